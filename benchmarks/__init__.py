@@ -1,0 +1,1 @@
+"""The main job measured: data sets, scenarios, the report."""

@@ -1,0 +1,1 @@
+"""Freshness: entries, marks and leases. Knows nothing about SQL."""

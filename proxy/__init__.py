@@ -1,0 +1,1 @@
+"""What composes repositories, cache and routing, and the command line."""

@@ -1,0 +1,1 @@
+"""Which node answers: positions, replicas, shards. Knows nothing about caching."""
