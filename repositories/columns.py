@@ -1,0 +1,144 @@
+"""Column types of the tables, and everything in SQL that differs between PostgreSQL and SQLite.
+
+This is the one place that says where they differ; a repository never asks for the dialect's name.
+
+================  =====================================  =============================================
+what              PostgreSQL                             SQLite
+================  =====================================  =============================================
+ids               ``uuid``; text that is none: DataError  ``CHAR(36)``; text that is none finds nothing
+row locks         ``FOR UPDATE``                         none: one writer at a time, from its first write
+day in a zone     ``AT TIME ZONE``                       a function registered on the connection
+================  =====================================  =============================================
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import CHAR, ColumnElement, DateTime, Dialect, String, Text, func
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DataError
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+    from sqlalchemy.orm import InstrumentedAttribute, Session
+
+_LOCAL_DATE = "tidegate_local_date"
+
+
+class StringUUID(TypeDecorator[str]):
+    """An id: ``uuid`` in PostgreSQL, 36 characters elsewhere, ``str`` in Python.
+
+    Every spelling that PostgreSQL reads (upper case, no hyphens, braces) finds the same row in SQLite too.
+    """
+
+    impl = CHAR
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Use the native type where there is one."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.UUID(as_uuid=False))
+        return dialect.type_descriptor(CHAR(36))
+
+    def process_bind_param(self, value: str | uuid.UUID | None, dialect: Dialect) -> str | None:
+        """Send the canonical spelling; leave text that is no UUID to the database to refuse."""
+        if value is None or (dialect.name == "postgresql" and isinstance(value, str)):
+            return value
+        try:
+            return str(uuid.UUID(str(value)))
+        except ValueError:
+            return str(value)
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A timestamp without time zone that means UTC; aware values are converted, naive ones are taken as UTC."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # given
+        """Convert in Python, so that the session's time zone does not matter."""
+        return naive_utc(value)
+
+
+class EnumText(TypeDecorator["StrEnum"]):
+    """A text column that comes back as a member of *enum_class*."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, enum_class: type[StrEnum], length: int = 20) -> None:
+        self._enum_class = enum_class
+        super().__init__(length)
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002  # given
+        """Refuse a value that could not be read back."""
+        return None if value is None else self._enum_class(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002  # given
+        """Make the member."""
+        return None if value is None else self._enum_class(value)
+
+
+class LongText(TypeDecorator[str]):
+    """JSON and other text of any size."""
+
+    impl = Text
+    cache_ok = True
+
+
+def naive_utc(value: datetime | None) -> datetime | None:
+    """*value* as the columns hold it: UTC without a time zone. Naive values are taken as UTC."""
+    if value is None or value.tzinfo is None:
+        return value
+    return value.astimezone(UTC).replace(tzinfo=None)
+
+
+def naive_utc_now() -> datetime:
+    """The present time, as the columns hold it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def local_date(
+    session: Session, column: ColumnElement[datetime] | InstrumentedAttribute[datetime], timezone: str
+) -> ColumnElement[str]:
+    """The day of *column* in *timezone*, as text in the form YYYY-MM-DD.
+
+    Raises:
+        ValueError: *timezone* is no name the database knows.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        local = func.timezone(timezone, func.timezone("UTC", column))
+        return func.to_char(local, "YYYY-MM-DD", type_=String)
+    zone = _zone(timezone)
+
+    def as_local_date(text: str) -> str:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC).astimezone(zone).date().isoformat()
+
+    name = f"{_LOCAL_DATE}_{timezone.replace('/', '_').replace('+', 'p').replace('-', 'm').lower()}"
+    raw: Any = session.connection().connection.driver_connection
+    raw.create_function(name, 1, as_local_date, deterministic=True)
+    return getattr(func, name)(column, type_=String)  # type: ignore[no-any-return]  # func is untyped by nature
+
+
+def _zone(timezone: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError) as error:
+        raise unknown_timezone(timezone) from error
+
+
+def unknown_timezone(timezone: object) -> ValueError:
+    """The error for a time zone that does not exist."""
+    return ValueError(f"unknown timezone {timezone!r}: expected a name like 'UTC' or 'Asia/Shanghai'")
+
+
+def is_unknown_timezone(error: DataError) -> bool:
+    """Whether PostgreSQL refused a statement for the time zone in it (SQLSTATE 22023)."""
+    return getattr(error.orig, "sqlstate", None) == "22023" or getattr(error.orig, "pgcode", None) == "22023"
