@@ -18,7 +18,7 @@ from tidegate.repositories.enums import (
     PauseReasonType,
     WorkflowTriggerStatus,
 )
-from tidegate.repositories.lazy import LazyColumns
+from tidegate.repositories.lazy import LazyColumns, never_null
 from tidegate.repositories.payloads import NodePayloads, RunPayloads
 
 
@@ -284,3 +284,6 @@ class WorkflowTriggerLog(Base):
     created_by: Mapped[str]
     triggered_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+never_null(WorkflowRun, "graph", "inputs", "outputs")

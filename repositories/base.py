@@ -1,0 +1,100 @@
+"""What every repository is built on: a transaction template, and batches with bounded memory."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sqlalchemy.orm import Session, sessionmaker
+
+T = TypeVar("T")
+
+BATCH_SIZE = 1000
+"""How many rows a batch holds unless the caller says otherwise."""
+
+
+class SQLAlchemyRepository:
+    """A repository over one ``sessionmaker``; making one costs nothing and opens nothing.
+
+    Args:
+        session_maker: opens the sessions; its engine is the caller's.
+    """
+
+    def __init__(self, session_maker: sessionmaker[Session]) -> None:
+        self._session_maker = session_maker
+
+    def _read(self, operation: Callable[[Session], T]) -> T:
+        """Run *operation* in a session of its own; what it returns comes back detached."""
+        with self._session_maker() as session:
+            return operation(session)
+
+    def _transact(self, operation: Callable[[Session], T]) -> T:
+        """Run *operation* in a transaction and commit it.
+
+        On failure everything is rolled back, :meth:`_on_failure` is told, and the exception is raised unchanged.
+        """
+        with self._session_maker() as session:
+            try:
+                result = operation(session)
+                session.commit()
+            except BaseException as error:
+                session.rollback()
+                self._on_failure(error)
+                raise
+        return result
+
+    def _on_failure(self, error: BaseException) -> None:
+        """Told of every transaction that failed, after its rollback; for subclasses."""
+
+    def _transact_until_empty(self, operation: Callable[[Session], int], batch_size: int) -> int:
+        """Run *operation*, one transaction each, until it changes fewer than *batch_size* rows.
+
+        Args:
+            operation: changes at most *batch_size* rows and returns how many.
+            batch_size: rows a transaction; see :func:`checked_batch_size`.
+
+        Returns:
+            The rows changed by all of them. What was committed before a failure stays committed.
+        """
+        checked_batch_size(batch_size)
+        total = 0
+        while True:
+            changed = self._transact(operation)
+            total += changed
+            if changed < batch_size:
+                return total
+
+
+def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
+    """*items* in lists of at most *size*; never holds more than one list.
+
+    Raises:
+        ValueError: *size* is not a positive whole number.
+    """
+    checked_batch_size(size)
+    source = iter(items)
+    while chunk := list(islice(source, size)):
+        yield chunk
+
+
+def checked_batch_size(batch_size: int) -> int:
+    """*batch_size*, if it can work.
+
+    Raises:
+        ValueError: it is not a whole number from 1 to 100,000.
+    """
+    return checked_count("batch_size", batch_size, 1, 100_000)
+
+
+def checked_count(name: str, value: int, least: int, most: int) -> int:
+    """*value*, if it is a whole number from *least* to *most*.
+
+    Raises:
+        ValueError: it is not; the message names the argument, the value and the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}, not {value!r}")
+    return value

@@ -1,0 +1,191 @@
+"""Lazy columns: a list selects the light columns; the first touch of a heavy one reads it for the whole list.
+
+The hook is SQLAlchemy's own: ``InstanceState.callables`` holds, per instance, what fetches an attribute that is not
+loaded. It works on detached instances, which a session's deferred loading does not. ``make_transient`` deletes those
+hooks; what is left then is caught by the ``init_scalar`` event (a read) and by ``before_insert`` (a store), so that
+a column never turns into NULL because nobody had looked at it.
+
+``vars(row)`` and a ``merge`` into another database see only what is loaded: call :func:`load` first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sqlalchemy import event, inspect, select
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.base import LoaderCallableStatus, PassiveFlag
+
+from tidegate.errors import LazyColumnError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import Row
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.orm import InstanceState, Mapper, Session
+
+_PAGE: Final = "tidegate.lazy"
+_Rows = TypeVar("_Rows", bound="Iterable[Any]")
+
+
+class LazyColumns:
+    """Base of models whose rows may be light: ``copy``, ``deepcopy`` and ``pickle`` see every column."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Load what is missing, then reduce as usual."""
+        load((self,))
+        return super().__reduce_ex__(protocol)
+
+
+class LazyPage:
+    """The light rows of one answer, and how to read the rest of them.
+
+    Args:
+        session_maker: opens a session on the node that answered; not used for rows that are attached to a session.
+        model: the rows' class; its primary key is one column called ``id``.
+        keys: names of the columns that were not selected.
+    """
+
+    def __init__(self, session_maker: Callable[[], Session], model: type[Any], keys: Sequence[str]) -> None:
+        self._session_maker = session_maker
+        self._model = model
+        self._keys = tuple(keys)
+        self._ids: dict[InstanceState[Any], str] = {}
+
+    def adopt(self, rows: Iterable[Any]) -> None:
+        """Make the lazy columns of *rows* readable through this page."""
+        for row in rows:
+            state: InstanceState[Any] = inspect(row)
+            missing = [key for key in self._keys if key not in state.dict]
+            if not missing:
+                continue
+            self._ids[state] = row.id
+            state.info[_PAGE] = self
+            # Until an instance has callables of its own, the attribute is one empty mapping shared by the class.
+            callables = state.__dict__.setdefault("callables", {})
+            callables.update((key, _Touch(self, key)) for key in missing)
+
+    def missing(self, state: InstanceState[Any]) -> list[str]:
+        """The lazy columns of one row that have not been read yet."""
+        return [key for key in self._keys if key not in state.dict]
+
+    def fetch(self, keys: Sequence[str], states: Iterable[InstanceState[Any]] | None, session: Session | None) -> None:
+        """Read *keys* of *states* (None: of every row that is still alive) in one query, and keep what was found."""
+        alive = {s: o for s in (self._ids if states is None else states) if (o := s.obj()) is not None}
+        wanted = {self._id(s): [] for s in alive if any(key not in s.dict for key in keys)}  # type: dict[str, list[Any]]
+        if not wanted:
+            return
+        for state in alive:
+            wanted.setdefault(self._id(state), []).append(state)
+        for found in self._query(keys, list(wanted), session):
+            for state in wanted[found[0]]:
+                self._keep(state, alive[state], dict(zip(keys, found[1:], strict=True)))
+
+    def _query(self, keys: Sequence[str], ids: list[str], session: Session | None) -> Sequence[Row[Any]]:
+        columns = [getattr(self._model, key) for key in keys]
+        statement = select(self._model.id, *columns).where(self._model.id.in_(ids))
+        if session is None:
+            with self._session_maker() as own:
+                return own.execute(statement).all()
+        with session.no_autoflush:
+            return session.execute(statement).all()
+
+    def _keep(self, state: InstanceState[Any], row: Any, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            if key not in state.dict:
+                set_committed_value(row, key, value)
+            state.callables.pop(key, None) if "callables" in state.__dict__ else None
+        if not self.missing(state):
+            state.info.pop(_PAGE, None)
+            self._ids.pop(state, None)
+
+    def _id(self, state: InstanceState[Any]) -> str:
+        known = self._ids.get(state)
+        if known is None:  # a copy that merge(load=False) made takes the callables along
+            known = state.identity[0] if state.identity else state.dict["id"]
+            self._ids[state] = known
+        return known
+
+    def touch(self, state: InstanceState[Any], keys: Sequence[str], session: Session | None) -> None:
+        """Read *keys* for the whole page, because *state* needs them.
+
+        Raises:
+            LazyColumnError: the row of *state* is gone.
+        """
+        row_id = self._id(state)
+        self.fetch(keys, None, session)
+        gone = [key for key in keys if key not in state.dict]
+        if gone:
+            raise LazyColumnError(
+                f"{self._model.__name__} {row_id} was deleted after the list was read: {', '.join(gone)} cannot be "
+                "loaded any more; call tidegate.load(rows) before deleting what a list returned"
+            )
+
+
+class _Touch:
+    """What SQLAlchemy calls when one lazy column of one row is asked for."""
+
+    __slots__ = ("_key", "_page")
+
+    def __init__(self, page: LazyPage, key: str) -> None:
+        self._page = page
+        self._key = key
+
+    def __call__(self, state: InstanceState[Any], passive: PassiveFlag) -> LoaderCallableStatus:
+        if not passive & PassiveFlag.SQL_OK:
+            return LoaderCallableStatus.PASSIVE_NO_RESULT
+        self._page.touch(state, (self._key,), state.session)
+        return LoaderCallableStatus.ATTR_WAS_SET
+
+
+def load(rows: _Rows) -> _Rows:
+    """Read the lazy columns of *rows* that have not been read, one query for each list they came from.
+
+    Args:
+        rows: instances as the repositories return them; those without lazy columns are passed over.
+
+    Returns:
+        *rows*, for chaining.
+
+    Raises:
+        LazyColumnError: a row is no longer in the database.
+    """
+    pages: dict[LazyPage, list[InstanceState[Any]]] = {}
+    for row in rows:
+        state = inspect(row, raiseerr=False)
+        page = None if state is None else state.info.get(_PAGE)
+        if page is not None and page.missing(state):
+            pages.setdefault(page, []).append(state)
+    for page, states in pages.items():
+        keys = sorted({key for state in states for key in page.missing(state)})
+        page.fetch(keys, states, states[0].session)
+        for state in states:
+            if page.missing(state):
+                page.touch(state, page.missing(state), state.session)
+    return rows
+
+
+def never_null(model: type[LazyColumns], *keys: str) -> None:
+    """Guard *keys* of *model* against ``make_transient``: a read or an INSERT loads them, or raises."""
+
+    def on_insert(_mapper: Mapper[Any], _connection: Connection, row: Any) -> None:
+        load_transient(inspect(row))
+
+    def on_read(key: str) -> Callable[[Any, Any, dict[str, Any]], Any]:
+        def read(row: Any, value: Any, dict_: dict[str, Any]) -> Any:
+            load_transient(inspect(row))
+            return dict_.get(key, value)
+
+        return read
+
+    event.listen(model, "before_insert", on_insert, propagate=True)
+    for key in keys:
+        event.listen(getattr(model, key), "init_scalar", on_read(key), retval=True, propagate=True)
+
+
+def load_transient(state: InstanceState[Any]) -> None:
+    """Load what a row still lacks of its list, by the identity it had there."""
+    page = state.info.get(_PAGE)
+    if page is not None and page.missing(state):
+        page.touch(state, page.missing(state), None)
