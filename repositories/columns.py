@@ -20,12 +20,12 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import CHAR, ColumnElement, DateTime, Dialect, String, Text, func
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DataError
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
     from enum import StrEnum
 
+    from sqlalchemy.exc import DataError
     from sqlalchemy.orm import InstrumentedAttribute, Session
 
 _LOCAL_DATE = "tidegate_local_date"

@@ -141,5 +141,5 @@ class NodePayloads:
         return _decode(storage.load(key))
 
 
-def _decode(value: str | bytes | None) -> Any:
-    return json.loads(value) if value else None
+def _decode(value: str | bytes | None) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", json.loads(value)) if value else None
