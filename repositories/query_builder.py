@@ -165,7 +165,7 @@ class Query(Generic[Model]):
         """Lock the rows until the transaction ends, where the database has row locks."""
         return replace(self, locked=True)
 
-    def statement(self) -> Select[tuple[Model]]:
+    def statement(self) -> Select[Model]:
         """The SELECT of whole rows."""
         return self._finish(select(self.model).options(*self.options))
 

@@ -1,0 +1,145 @@
+"""Tidegate's indexes: what makes a page cost the same at any size of an app. Made while the tables are in use.
+
+On PostgreSQL each is created ``CONCURRENTLY``: no write waits. A creation that was broken off leaves an INVALID index,
+which is found by the next one, dropped and built again.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSpec:
+    """One index; *columns* as they stand in the DDL."""
+
+    name: str
+    table: str
+    columns: str
+
+    def create_sql(self, *, concurrently: bool = True) -> str:
+        """The statement that creates it."""
+        how = "CONCURRENTLY " if concurrently else ""
+        return f"CREATE INDEX {how}IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
+
+    def drop_sql(self, *, concurrently: bool = True) -> str:
+        """The statement that drops it."""
+        how = "CONCURRENTLY " if concurrently else ""
+        return f"DROP INDEX {how}IF EXISTS {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the creation of one index is; blocks are 0 where the phase does not count them."""
+
+    index: str
+    phase: str
+    blocks_done: int
+    blocks_total: int
+
+
+INDEXES: Final = (
+    IndexSpec(
+        "tidegate_runs_page_idx",
+        "workflow_runs",
+        "tenant_id, app_id, triggered_from, created_at DESC, id DESC",
+    ),
+    IndexSpec(
+        "tidegate_runs_status_page_idx",
+        "workflow_runs",
+        "tenant_id, app_id, triggered_from, status, created_at DESC, id DESC",
+    ),
+)
+
+_STATES = text(
+    "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+    " JOIN pg_class t ON t.oid = i.indrelid WHERE c.relname = ANY(:names) AND pg_table_is_visible(t.oid)"
+)
+_PROGRESS = text(
+    "SELECT phase, blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE datname = current_database()"
+)
+_POLL_S: Final = 0.5
+
+
+def index_states(engine: Engine) -> dict[str, str]:
+    """Each of Tidegate's indexes by name: "valid", "invalid" (a creation was broken off) or "missing"."""
+    names = [spec.name for spec in INDEXES]
+    states = dict.fromkeys(names, "missing")
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            for name, valid in connection.execute(_STATES, {"names": names}):
+                states[name] = "valid" if valid else "invalid"
+            return states
+        listed = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'index'"))
+        return states | {row[0]: "valid" for row in listed if row[0] in states}
+
+
+def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None = None) -> list[str]:
+    """Create what is missing and build again what is invalid.
+
+    Args:
+        engine: the primary's engine; it needs two connections at once.
+        progress: told about twice a second how far the present index is.
+
+    Returns:
+        The names of the indexes that were created.
+    """
+    states = index_states(engine)
+    todo = [spec for spec in INDEXES if states[spec.name] != "valid"]
+    for spec in todo:
+        with _autocommit(engine) as connection:
+            concurrently = connection.dialect.name == "postgresql"
+            if states[spec.name] == "invalid":
+                connection.execute(text(spec.drop_sql(concurrently=concurrently)))
+            with _reported(engine, spec.name, progress if concurrently else None):
+                connection.execute(text(spec.create_sql(concurrently=concurrently)))
+    return [spec.name for spec in todo]
+
+
+def drop_indexes(engine: Engine) -> list[str]:
+    """Drop those of Tidegate's indexes that are there, and return their names."""
+    there = [spec for spec in INDEXES if index_states(engine)[spec.name] != "missing"]
+    for spec in there:
+        with _autocommit(engine) as connection:
+            connection.execute(text(spec.drop_sql(concurrently=connection.dialect.name == "postgresql")))
+    return [spec.name for spec in there]
+
+
+@contextmanager
+def _autocommit(engine: Engine) -> Iterator[Connection]:
+    # CONCURRENTLY waits for other transactions, so it must not run inside one.
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        yield connection
+
+
+@contextmanager
+def _reported(engine: Engine, name: str, progress: Callable[[Progress], None] | None) -> Iterator[None]:
+    if progress is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        with _autocommit(engine) as connection:
+            while not done.wait(_POLL_S):
+                for row in connection.execute(_PROGRESS):
+                    progress(Progress(name, row.phase, row.blocks_done, row.blocks_total))
+
+    watcher = threading.Thread(target=watch, name="tidegate-index-progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()

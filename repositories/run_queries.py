@@ -1,0 +1,176 @@
+"""Reading runs: by page, by id, in batches; and counting them."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import func, select
+
+from tidegate.repositories.base import SQLAlchemyRepository, checked_batch_size, checked_count
+from tidegate.repositories.columns import naive_utc_now
+from tidegate.repositories.enums import WorkflowExecutionStatus, WorkflowRunTriggeredFrom
+from tidegate.repositories.lazy import LazyPage
+from tidegate.repositories.models import WorkflowRun
+from tidegate.repositories.pagination import (
+    LAZY_RUN_COLUMNS,
+    MAX_PAGE,
+    InfiniteScrollPagination,
+    page_parameters,
+    page_statement,
+)
+from tidegate.repositories.query_builder import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.repositories.enums import WorkflowType
+
+_COUNTED: Final = ("running", "succeeded", "failed", "stopped", "partial-succeeded")
+_TIME_RANGE: Final = re.compile(r"(\d{1,9})([dhms])", re.ASCII)
+_UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+
+class RunQueries(SQLAlchemyRepository):
+    """The reading half of the run repository."""
+
+    def get_paginated_workflow_runs(
+        self,
+        tenant_id: str,
+        app_id: str,
+        triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTriggeredFrom],
+        limit: int = 20,
+        last_id: str | None = None,
+        status: str | None = None,
+    ) -> InfiniteScrollPagination[WorkflowRun]:
+        """One page of an app's runs, newest first by (created_at, id).
+
+        ``graph``, ``inputs`` and ``outputs`` are lazy: the first touch of one reads it for the whole page.
+
+        Args:
+            tenant_id: the tenant.
+            app_id: the app.
+            triggered_from: one source or several; an empty list means every source.
+            limit: rows a page, 0 to 10,000.
+            last_id: the last run of the page before; None for the first page.
+            status: only runs in this state.
+
+        Raises:
+            ValueError: *limit* is out of range, or the app has no run *last_id*.
+        """
+        checked_count("limit", limit, 0, MAX_PAGE)
+        sources = _sources(triggered_from)
+        statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last_id))
+        parameters = page_parameters(tenant_id, app_id, sources, status, last_id, limit + 1)
+        with self._session_maker() as session:
+            runs = list(session.scalars(statement, parameters))
+            if last_id and not runs:
+                here = (WorkflowRun.tenant_id == tenant_id, WorkflowRun.app_id == app_id, WorkflowRun.id == last_id)
+                if session.scalar(select(WorkflowRun.id).where(*here)) is None:
+                    raise ValueError("Last workflow run not exists")
+        page = runs[:limit]
+        LazyPage(self._session_maker, WorkflowRun, LAZY_RUN_COLUMNS).adopt(page)
+        return InfiniteScrollPagination(data=page, limit=limit, has_more=len(runs) > limit)
+
+    def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> WorkflowRun | None:
+        """One run of an app, whole; None if the app has no such run."""
+        query = Query(WorkflowRun).where("tenant_id", "eq", tenant_id).where("app_id", "eq", app_id)
+        return self._read(lambda session: session.scalar(query.where("id", "eq", run_id).statement()))
+
+    def get_workflow_run_by_id_without_tenant(self, run_id: str) -> WorkflowRun | None:
+        """One run, whole, of whatever tenant; the caller sees to it that its tenant may see it."""
+        query = Query(WorkflowRun).where("id", "eq", run_id)
+        return self._read(lambda session: session.scalar(query.statement()))
+
+    def get_workflow_runs_count(
+        self,
+        tenant_id: str,
+        app_id: str,
+        triggered_from: str,
+        status: str | None = None,
+        time_range: str | None = None,
+    ) -> dict[str, int]:
+        """How many runs an app has, in total and by state.
+
+        Args:
+            tenant_id: the tenant.
+            app_id: the app.
+            triggered_from: one source.
+            status: count only this state.
+            time_range: digits and one of d, h, m, s, like "7d": only runs as young as that; other text is ignored.
+
+        Returns:
+            total, running, succeeded, failed, stopped, partial-succeeded; other states count in the total only.
+        """
+        query = (
+            Query(WorkflowRun)
+            .where("tenant_id", "eq", tenant_id)
+            .where("app_id", "eq", app_id)
+            .where("triggered_from", "eq", triggered_from)
+            .where_if("status", "eq", status)
+            .where_if("created_at", "ge", _threshold(time_range))
+        )
+        grouped = query.columns(WorkflowRun.status, func.count()).group_by(WorkflowRun.status)
+        found = {row[0]: row[1] for row in self._read(lambda session: session.execute(grouped).all())}
+        return {"total": sum(found.values())} | {state: found.get(state, 0) for state in _COUNTED}
+
+    def get_expired_runs_batch(
+        self, tenant_id: str, before_date: datetime, batch_size: int = 1000
+    ) -> Sequence[WorkflowRun]:
+        """Whole runs created before *before_date*, oldest first, at most *batch_size*: for a loop that deletes them."""
+        query = Query(WorkflowRun).where("tenant_id", "eq", tenant_id).where("created_at", "lt", before_date)
+        ordered = query.order_by("created_at", "id").limit(checked_batch_size(batch_size))
+        return self._read(lambda session: session.scalars(ordered.statement()).all())
+
+    def get_runs_batch_by_time_range(
+        self,
+        start_from: datetime | None,
+        end_before: datetime,
+        last_seen: tuple[datetime, str] | None,
+        batch_size: int,
+        run_types: Sequence[WorkflowType] | None = None,
+        tenant_ids: Sequence[str] | None = None,
+    ) -> Sequence[WorkflowRun]:
+        """Whole, ended runs of a stretch of time, oldest first by (created_at, id).
+
+        Args:
+            start_from: created at or after; None: from the beginning.
+            end_before: created before.
+            last_seen: (created_at, id) of the last run of the batch before.
+            batch_size: at most this many.
+            run_types: only these types; an empty list finds nothing.
+            tenant_ids: only these tenants; None or an empty list: all.
+        """
+        checked_batch_size(batch_size)
+        if run_types is not None and not run_types:
+            return []
+        query = (
+            Query(WorkflowRun)
+            .where("created_at", "lt", end_before)
+            .where("status", "in", WorkflowExecutionStatus.ended_values())
+            .where_if("created_at", "ge", start_from)
+            .where_if("type", "in", run_types)
+            .where_if("tenant_id", "in", tenant_ids)
+            .order_by("created_at", "id")
+            .after(last_seen)
+            .limit(batch_size)
+        )
+        return self._read(lambda session: session.scalars(query.statement()).all())
+
+
+def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTriggeredFrom]) -> tuple[str, ...]:
+    if isinstance(triggered_from, str):
+        return (str(triggered_from),)
+    # A source named twice would be an arm twice, and its runs would come twice.
+    return tuple(dict.fromkeys(str(source) for source in triggered_from))
+
+
+def _threshold(time_range: str | None) -> datetime | None:
+    found = _TIME_RANGE.fullmatch(time_range or "")
+    if found is None:
+        return None
+    try:
+        return naive_utc_now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError:
+        return datetime.min  # noqa: DTZ901  # columns are naive; longer ago than time itself: everything
