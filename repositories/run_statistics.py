@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Row, Select, distinct, func
+from sqlalchemy import ColumnElement, Select, distinct, func
 from sqlalchemy.exc import DataError
 
 from tidegate.repositories.base import SQLAlchemyRepository
@@ -96,7 +96,7 @@ class RunStatistics(SQLAlchemyRepository):
         query: Query[WorkflowRun],
         timezone: str,
         shape: Callable[[Query[WorkflowRun], ColumnElement[str]], Select[Any]],
-    ) -> Sequence[Row[Any]]:
+    ) -> Sequence[Any]:
         with self._session_maker() as session:
             # Grouped and ordered by its label: written out again, the bound zone would be another parameter, and
             # PostgreSQL would not see that both are the same day.

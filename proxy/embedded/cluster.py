@@ -1,0 +1,215 @@
+"""Shards of a primary and its replicas, and a cache, in a temporary folder."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tidegate.errors import EmbeddedServerError, SettingsError
+from tidegate.proxy.embedded import cleanup
+from tidegate.proxy.embedded.binaries import postgres_bin, valkey_binary
+from tidegate.proxy.embedded.postgres import PostgresNode
+from tidegate.proxy.embedded.process import give_to_server, reachable
+from tidegate.proxy.embedded.valkey import ValkeyNode
+from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+
+_NODE_BYTES: Final = 150_000_000
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
+_MOST: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One primary with its replicas."""
+
+    primary: PostgresNode
+    replicas: tuple[PostgresNode, ...]
+
+
+class Cluster:
+    """Real servers on free loopback ports; a context manager, or :meth:`start` and :meth:`close`.
+
+    They are gone, with their folder, on a normal end, an exception, SIGTERM, SIGHUP and SIGINT; after a SIGKILL of
+    this process, the next start on the machine removes them.
+
+    Args:
+        shards: how many primaries, 1 to 16.
+        replicas: how many replicas each has, 0 to 16.
+        cache: whether there is a Valkey.
+        postgres_settings: settings of PostgreSQL to add or replace.
+        folder: where the temporary folder is made; None: the system's place.
+
+    Raises:
+        SettingsError: a number is out of range.
+        EmbeddedServerError: a program is missing, the disk is short, or a server does not start.
+    """
+
+    def __init__(
+        self,
+        shards: int = 1,
+        replicas: int = 0,
+        cache: bool = True,
+        *,
+        postgres_settings: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        for name, value, least in (("shards", shards, 1), ("replicas", replicas, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+                raise SettingsError(f"{name} must be a whole number from {least} to {_MOST}, not {value!r}")
+        self._shape = (shards, replicas)
+        self._with_cache = cache
+        self._postgres_settings = dict(postgres_settings or {})
+        self._parent = folder or Path(tempfile.gettempdir())
+        self._folder: Path | None = None
+        self._owner_pid = 0
+        self._handlers: dict[int, Any] = {}
+        self._shards: tuple[Shard, ...] = ()
+        self._cache: ValkeyNode | None = None
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards, once started."""
+        return self._shards
+
+    @property
+    def cache(self) -> ValkeyNode:
+        """The cache server.
+
+        Raises:
+            EmbeddedServerError: this cluster was made without one, or has not been started.
+        """
+        if self._cache is None:
+            raise EmbeddedServerError("no cache: the cluster was made with cache=False, or has not been started")
+        return self._cache
+
+    def start(self) -> Self:
+        """Start every server; all answer, and replicas stream, when this returns."""
+        if self._folder is not None:
+            raise EmbeddedServerError("this cluster runs already; close() it first")
+        cleanup.remove_orphans(self._parent)
+        self._check_disk()
+        self._folder = Path(tempfile.mkdtemp(prefix=cleanup.PREFIX, dir=self._parent))
+        self._owner_pid = os.getpid()
+        cleanup.claim(self._folder)
+        # The servers' user must pass through; others learn no names, and each server's folder is its own.
+        self._folder.chmod(0o711)
+        atexit.register(self.close)
+        self._take_signals()
+        try:
+            self._start_servers(self._folder)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """End every server and remove the folder; harmless when repeated, and in a forked child."""
+        if self._folder is None or os.getpid() != self._owner_pid:
+            return
+        folder, self._folder = self._folder, None
+        for node in self._nodes():
+            node.end()
+        if self._cache is not None:
+            self._cache.resume()
+            self._cache.stop()
+        cleanup.remove(folder)
+        self._give_signals_back()
+        atexit.unregister(self.close)
+
+    def settings(self) -> Settings:
+        """What another process needs to use these servers; can be pickled."""
+        shards = tuple(
+            ShardSettings(name=f"s{i}", primary=s.primary.url, replicas=tuple(r.url for r in s.replicas))
+            for i, s in enumerate(self._shards)
+        )
+        return Settings(shards=shards, cache=CacheSettings(url=self._cache.url if self._cache else None))
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _nodes(self) -> list[PostgresNode]:
+        return [node for shard in self._shards for node in (*shard.replicas, shard.primary)]
+
+    def _start_servers(self, folder: Path) -> None:
+        programs = reachable(postgres_bin() / "postgres", folder).parent
+        shards, replicas = self._shape
+        self._shards = tuple(
+            Shard(
+                self._node(folder, f"s{i}_primary", programs),
+                tuple(self._node(folder, f"s{i}_replica{j}", programs) for j in range(replicas)),
+            )
+            for i in range(shards)
+        )
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            started = pool.map(self._start_shard, self._shards)
+            if self._with_cache:
+                self._start_cache(folder)
+            list(started)
+
+    def _node(self, folder: Path, name: str, programs: Path) -> PostgresNode:
+        return PostgresNode(name, _own_folder(folder / name), programs)
+
+    def _start_shard(self, shard: Shard) -> None:
+        shard.primary.create(self._postgres_settings)
+        for replica in shard.replicas:
+            shard.primary.create_replica(replica, self._postgres_settings)
+        shard.primary.launch()
+        shard.primary.make_database()
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            list(pool.map(PostgresNode.launch, shard.replicas))
+            list(pool.map(PostgresNode.wait_database, shard.replicas))
+
+    def _start_cache(self, folder: Path) -> None:
+        self._cache = ValkeyNode(_own_folder(folder / "valkey"), reachable(valkey_binary(), folder))
+        self._cache.start()
+
+    def _check_disk(self) -> None:
+        shards, replicas = self._shape
+        need = shards * (1 + replicas) * _NODE_BYTES
+        free = shutil.disk_usage(self._parent).free
+        if free < need:
+            raise EmbeddedServerError(f"{self._parent} has {free:,} bytes free; these servers need {need:,}")
+
+    def _take_signals(self) -> None:
+        # SIGINT raises KeyboardInterrupt, which ends in close() like any exception.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in _SIGNALS:
+            before = signal.getsignal(signum)
+            if before is not signal.SIG_IGN:
+                self._handlers[signum] = before
+                signal.signal(signum, self._on_signal)
+
+    def _give_signals_back(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum, before in self._handlers.items():
+                signal.signal(signum, before)
+            self._handlers = {}
+
+    def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
+        before = self._handlers.get(signum, signal.SIG_DFL)
+        self.close()
+        # The host program, or the shell that started it, must see this signal as if nobody had been here.
+        signal.signal(signum, before)
+        os.kill(os.getpid(), signum)
+
+
+def _own_folder(path: Path) -> Path:
+    path.mkdir(mode=0o700)
+    give_to_server(path)
+    return path

