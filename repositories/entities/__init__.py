@@ -1,0 +1,1 @@
+"""The domain objects: what a run and a node execution are apart from their rows."""

@@ -1,0 +1,123 @@
+"""Repositories by the class paths in the settings; building one costs microseconds."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic_settings import BaseSettings
+
+from tidegate.errors import RepositoryImportError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.repositories.api_workflow_node_execution_repository import DifyAPIWorkflowNodeExecutionRepository
+    from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
+    from tidegate.repositories.workflow_execution_repository import (
+        WorkflowExecutionRepository,
+        WorkflowNodeExecutionRepository,
+    )
+
+_HERE = "tidegate.repositories"
+
+
+class RepositorySettings(BaseSettings):
+    """Class paths, each from the environment variable of its name in capitals."""
+
+    api_workflow_run_repository: str = (
+        f"{_HERE}.sqlalchemy_api_workflow_run_repository.DifyAPISQLAlchemyWorkflowRunRepository"
+    )
+    api_workflow_node_execution_repository: str = (
+        f"{_HERE}.sqlalchemy_api_workflow_node_execution_repository.DifyAPISQLAlchemyWorkflowNodeExecutionRepository"
+    )
+    core_workflow_execution_repository: str = (
+        f"{_HERE}.workflow_execution_repository.SQLAlchemyWorkflowExecutionRepository"
+    )
+    core_workflow_node_execution_repository: str = (
+        f"{_HERE}.workflow_node_execution_repository.SQLAlchemyWorkflowNodeExecutionRepository"
+    )
+
+
+@cache
+def repository_settings() -> RepositorySettings:
+    """The process's settings, read once; ``repository_settings.cache_clear()`` has them read again."""
+    return RepositorySettings()
+
+
+@cache
+def _resolve(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _build(setting: str, *args: Any) -> Any:
+    path = getattr(repository_settings(), setting)
+    try:
+        repository = _resolve(path)
+    except Exception as error:
+        raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be imported: {error}") from error
+    try:
+        return repository(*args)
+    except ValueError:  # what the repository says about its arguments is the caller's to read
+        raise
+    except Exception as error:
+        raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be built: {error}") from error
+
+
+class DifyAPIRepositoryFactory:
+    """Repositories of the service side."""
+
+    @classmethod
+    def create_api_workflow_run_repository(
+        cls, session_maker: sessionmaker[Session]
+    ) -> DifyAPISQLAlchemyWorkflowRunRepository:
+        """The run repository.
+
+        Raises:
+            RepositoryImportError: the class cannot be imported or built.
+        """
+        return _build("api_workflow_run_repository", session_maker)  # type: ignore[no-any-return]  # by its path
+
+    @classmethod
+    def create_api_workflow_node_execution_repository(
+        cls, session_maker: sessionmaker[Session]
+    ) -> DifyAPIWorkflowNodeExecutionRepository:
+        """The node execution repository.
+
+        Raises:
+            RepositoryImportError: the class cannot be imported or built.
+        """
+        return _build("api_workflow_node_execution_repository", session_maker)  # type: ignore[no-any-return]  # by path
+
+
+class DifyCoreRepositoryFactory:
+    """Repositories of the write side."""
+
+    @classmethod
+    def create_workflow_execution_repository(
+        cls, session_factory: sessionmaker[Session] | Engine, user: Any, app_id: str | None, triggered_from: Any
+    ) -> WorkflowExecutionRepository:
+        """Where runs are saved.
+
+        Raises:
+            RepositoryImportError: the class cannot be imported or built.
+            ValueError: the arguments do not do.
+        """
+        args = (session_factory, user, app_id, triggered_from)
+        return _build("core_workflow_execution_repository", *args)  # type: ignore[no-any-return]  # by its path
+
+    @classmethod
+    def create_workflow_node_execution_repository(
+        cls, session_factory: sessionmaker[Session] | Engine, user: Any, app_id: str | None, triggered_from: Any
+    ) -> WorkflowNodeExecutionRepository:
+        """Where node executions are saved.
+
+        Raises:
+            RepositoryImportError: the class cannot be imported or built.
+            ValueError: the arguments do not do.
+        """
+        args = (session_factory, user, app_id, triggered_from)
+        return _build("core_workflow_node_execution_repository", *args)  # type: ignore[no-any-return]  # by its path

@@ -1,0 +1,182 @@
+"""The plain node execution repository of the service side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import selectinload
+
+from tidegate.repositories.base import SQLAlchemyRepository, batches, checked_batch_size
+from tidegate.repositories.models import WorkflowNodeExecutionModel as Node
+from tidegate.repositories.models import WorkflowNodeExecutionOffload as Offload
+from tidegate.repositories.query_builder import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+    from tidegate.repositories.entities.workflow_node_execution import OrderConfig, WorkflowNodeExecution
+
+
+class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
+    """Node executions on one database, with no cache and no routing; batches must be from 1 to 100,000 rows.
+
+    Args:
+        session_maker: a ``sessionmaker`` bound to the database's engine.
+    """
+
+    def get_node_last_execution(self, tenant_id: str, app_id: str, workflow_id: str, node_id: str) -> Node | None:
+        """The newest execution of one node, with ``offload_data``; of equal times the greatest id."""
+        query = (
+            _whole()
+            .where("tenant_id", "eq", tenant_id)
+            .where("app_id", "eq", app_id)
+            .where("workflow_id", "eq", workflow_id)
+            .where("node_id", "eq", node_id)
+            .order_by("created_at", "id", direction="desc")
+            .limit(1)
+        )
+        return self._read(lambda session: session.scalars(query.statement()).first())
+
+    def get_executions_by_workflow_run(self, tenant_id: str, app_id: str, workflow_run_id: str) -> Sequence[Node]:
+        """The executions of one run with ``offload_data``, by time, then index, then id."""
+        query = (
+            _whole()
+            .where("tenant_id", "eq", tenant_id)
+            .where("app_id", "eq", app_id)
+            .where("workflow_run_id", "eq", workflow_run_id)
+            .order_by("created_at", "index", "id")
+        )
+        return self._read(lambda session: session.scalars(query.statement()).all())
+
+    def get_execution_by_id(self, execution_id: str, tenant_id: str | None = None) -> Node | None:
+        """One execution, of *tenant_id* if given, with ``offload_data``."""
+        query = _whole().where("id", "eq", execution_id)
+        if tenant_id is not None:
+            query = query.where("tenant_id", "eq", tenant_id)
+        return self._read(lambda session: session.scalars(query.statement()).first())
+
+    def get_expired_executions_batch(
+        self, tenant_id: str, before_date: datetime, batch_size: int = 1000
+    ) -> Sequence[Node]:
+        """At most *batch_size* of the tenant's executions created before *before_date*, by (created_at, id).
+
+        Raises:
+            ValueError: *batch_size* is out of range.
+        """
+        query = _expired(tenant_id, before_date).limit(checked_batch_size(batch_size))
+        return self._read(lambda session: session.scalars(query.statement()).all())
+
+    def delete_expired_executions(self, tenant_id: str, before_date: datetime, batch_size: int = 1000) -> int:
+        """Delete what was created before *before_date*, with its offloads, a commit a batch.
+
+        Returns:
+            The executions deleted.
+
+        Raises:
+            ValueError: *batch_size* is out of range.
+        """
+        return self._delete_matching(_expired(tenant_id, before_date), batch_size)
+
+    def delete_executions_by_app(self, tenant_id: str, app_id: str, batch_size: int = 1000) -> int:
+        """Delete the executions of an app with their offloads, a commit a batch.
+
+        Returns:
+            The executions deleted.
+
+        Raises:
+            ValueError: *batch_size* is out of range.
+        """
+        query = Query(Node).where("tenant_id", "eq", tenant_id).where("app_id", "eq", app_id)
+        return self._delete_matching(query, batch_size)
+
+    def delete_executions_by_ids(self, execution_ids: Sequence[str]) -> int:
+        """Delete some executions with their offloads, in one transaction; returns the executions deleted."""
+        if not execution_ids:
+            return 0
+        return self._transact(lambda session: sum(_delete(session, ids)[0] for ids in batches(execution_ids)))
+
+    def count_by_runs(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
+        """How many (node executions, offloads) belong to some runs."""
+        nodes = offloads = 0
+        for ids in batches(dict.fromkeys(run_ids)):
+            query = Query(Node).where("workflow_run_id", "in", ids)
+            nodes += session.scalar(query.columns(func.count())) or 0
+            joined = query.join(Offload, Offload.node_execution_id == Node.id)
+            offloads += session.scalar(joined.columns(func.count())) or 0
+        return nodes, offloads
+
+    def delete_by_runs(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
+        """Delete the (node executions, offloads) of some runs without a commit; returns how many of each."""
+        nodes = offloads = 0
+        for runs in batches(run_ids):
+            query = Query(Node).where("workflow_run_id", "in", runs)
+            for ids in batches(session.scalars(query.columns(Node.id)).all()):
+                deleted = _delete(session, ids)
+                nodes, offloads = nodes + deleted[0], offloads + deleted[1]
+        return nodes, offloads
+
+    def get_offloads_by_execution_ids(self, session: Session, node_execution_ids: Sequence[str]) -> Sequence[Offload]:
+        """The offloads of some executions."""
+        return [
+            row
+            for ids in batches(dict.fromkeys(node_execution_ids))
+            for row in session.scalars(select(Offload).where(Offload.node_execution_id.in_(ids)))
+        ]
+
+    def save(self, execution: WorkflowNodeExecution) -> NoReturn:  # noqa: ARG002  # the protocol's
+        """Not here: raises NotImplementedError."""
+        raise _no_user("save")
+
+    def save_execution_data(self, execution: WorkflowNodeExecution) -> NoReturn:  # noqa: ARG002  # the protocol's
+        """Not here: raises NotImplementedError."""
+        raise _no_user("save_execution_data")
+
+    def get_by_workflow_run(
+        self,
+        workflow_run_id: str,  # noqa: ARG002  # the protocol's
+        order_config: OrderConfig | None = None,  # noqa: ARG002  # the protocol's
+    ) -> NoReturn:
+        """Not here: raises NotImplementedError."""
+        raise _no_user("get_by_workflow_run")
+
+    def _delete_matching(self, query: Query[Node], batch_size: int) -> int:
+        statement = query.limit(checked_batch_size(batch_size)).columns(Node.id)
+
+        def one_batch(session: Session) -> tuple[int, int]:
+            ids = list(session.scalars(statement))
+            return len(ids), sum(_delete(session, part)[0] for part in batches(ids))
+
+        total = 0
+        while True:
+            found, deleted = self._transact(one_batch)
+            total += deleted
+            # By what was found, not deleted: another deleter may have been faster, and rows may be left.
+            if found < batch_size:
+                return total
+
+
+def _whole() -> Query[Node]:
+    return Query(Node).with_options(selectinload(Node.offload_data))
+
+
+def _expired(tenant_id: str, before_date: datetime) -> Query[Node]:
+    query = Query(Node).where("tenant_id", "eq", tenant_id).where("created_at", "lt", before_date)
+    return query.order_by("created_at", "id")
+
+
+def _delete(session: Session, ids: Sequence[str]) -> tuple[int, int]:
+    unsynchronized = {"synchronize_session": False}
+    of_nodes = delete(Offload).where(Offload.node_execution_id.in_(ids))
+    offloads: Any = session.execute(of_nodes, execution_options=unsynchronized)
+    nodes: Any = session.execute(delete(Node).where(Node.id.in_(ids)), execution_options=unsynchronized)
+    return nodes.rowcount, offloads.rowcount
+
+
+def _no_user(method: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{method}() needs a user and an app: it is a method of SQLAlchemyWorkflowNodeExecutionRepository"
+    )
