@@ -30,8 +30,9 @@ class IndexSpec:
 
     def create_sql(self, *, concurrently: bool = True) -> str:
         """The statement that creates it."""
-        how = "CONCURRENTLY " if concurrently else ""
-        return f"CREATE INDEX {how}IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
+        if not concurrently:  # SQLite: NULLS LAST is what DESC means there, and may not be written in an index
+            return f"CREATE INDEX IF NOT EXISTS {self.name} ON {self.table} ({self.columns.replace(' NULLS LAST', '')})"
+        return f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
 
     def drop_sql(self, *, concurrently: bool = True) -> str:
         """The statement that drops it."""
@@ -53,12 +54,12 @@ INDEXES: Final = (
     IndexSpec(
         "tidegate_runs_page_idx",
         "workflow_runs",
-        "tenant_id, app_id, triggered_from, created_at DESC, id DESC",
+        "tenant_id, app_id, triggered_from, created_at DESC NULLS LAST, id DESC NULLS LAST",
     ),
     IndexSpec(
         "tidegate_runs_status_page_idx",
         "workflow_runs",
-        "tenant_id, app_id, triggered_from, status, created_at DESC, id DESC",
+        "tenant_id, app_id, triggered_from, status, created_at DESC NULLS LAST, id DESC NULLS LAST",
     ),
 )
 

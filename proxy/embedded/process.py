@@ -45,7 +45,7 @@ def reachable(program: Path, within: Path) -> Path:
     """*program*, or a copy of its installation below *within* if the servers' user cannot enter its folder."""
     try:
         run([str(program), "--version"], cwd=within)
-    except (EmbeddedServerError, OSError):
+    except EmbeddedServerError:
         home = program.parent.parent
         target = within / "install" / home.name
         if not target.exists():
@@ -65,7 +65,10 @@ def run(command: Sequence[str], cwd: Path) -> None:
     Raises:
         EmbeddedServerError: it failed; the message ends with what it printed.
     """
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **server_user())  # noqa: S603  # fixed programs
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **server_user())  # noqa: S603  # fixed programs
+    except OSError as error:
+        raise EmbeddedServerError(f"{command[0]} cannot be run in {cwd} by the servers' user: {error}") from error
     if done.returncode:
         raise EmbeddedServerError(f"{Path(command[0]).name} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 

@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -73,17 +74,18 @@ def child(folder: Path, how: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", _CHILD, str(folder), how], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
+    with process.stdout as output:
+        assert output.readline() == "up\n"
     return process
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    tmp_path.chmod(0o711)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.geteuid() and parent.name.startswith("pytest"):
-            parent.chmod(0o711)
-    return tmp_path
+def place() -> Iterator[Path]:
+    """A folder that the servers' user can pass through, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="tide-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_a_write_reaches_every_replica_and_a_paused_one_later(replicated: Cluster) -> None:
