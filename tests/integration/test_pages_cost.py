@@ -142,11 +142,14 @@ def test_every_source_costs_a_probe_and_no_more_rows(engine: Engine) -> None:
 def test_a_page_touches_no_toast_block(cluster: Cluster, database_url: str) -> None:
     engine = create_engine(database_url)
     Base.metadata.create_all(engine)
-    heavy = text(
-        RUNS.replace("'{}', '{}', '{}'", "g::text || repeat(md5(g::text), 900), '{}', '{}'").replace("600000", "90")
-    )
+    graph = "(SELECT string_agg(md5(CAST(g * 1000 + n AS text)), '') FROM generate_series(1, 300) n)"
+    heavy = text(RUNS.replace("'{}', '{}', '{}'", f"{graph}, '{{}}', '{{}}'").replace("600000", "90"))
     with engine.begin() as connection:
         connection.execute(heavy, {"tenant": TENANT, "big": LISTED, "small": SMALL})
+        print(
+            "XX",
+            connection.execute(text("select max(length(graph)), max(pg_column_size(graph)) from workflow_runs")).all(),
+        )
     query = text("SELECT toast_blks_read + toast_blks_hit FROM pg_statio_all_tables WHERE relname = 'workflow_runs'")
 
     def toast() -> int:
