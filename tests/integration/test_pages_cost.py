@@ -146,10 +146,6 @@ def test_a_page_touches_no_toast_block(cluster: Cluster, database_url: str) -> N
     heavy = text(RUNS.replace("'{}', '{}', '{}'", f"{graph}, '{{}}', '{{}}'").replace("600000", "90"))
     with engine.begin() as connection:
         connection.execute(heavy, {"tenant": TENANT, "big": LISTED, "small": SMALL})
-        print(
-            "XX",
-            connection.execute(text("select max(length(graph)), max(pg_column_size(graph)) from workflow_runs")).all(),
-        )
     query = text("SELECT toast_blks_read + toast_blks_hit FROM pg_statio_all_tables WHERE relname = 'workflow_runs'")
 
     def toast() -> int:
