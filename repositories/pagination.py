@@ -83,18 +83,24 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
         arms = [*(WorkflowRun.triggered_from == source for source in _KNOWN_SOURCES), *_unknown_sources()]
     if len(arms) == 1:
         statement = select(WorkflowRun).options(load_only(*_LIGHT, raiseload=False)).where(arms[0], *common)
-        return _newest_first(statement, WorkflowRun)
-    selects = [select(_newest_first(select(*_LIGHT).where(arm, *common), WorkflowRun).subquery()) for arm in arms]
+        return _newest_first(statement, WorkflowRun, with_status=with_status)
+    selects = [
+        select(_newest_first(select(*_LIGHT).where(arm, *common), WorkflowRun, with_status=with_status).subquery())
+        for arm in arms
+    ]
     run = aliased(WorkflowRun, union_all(*selects).subquery("page"))
     light = [getattr(run, column.key) for column in _LIGHT]
-    return _newest_first(select(run).options(load_only(*light, raiseload=False)), run)
+    return _newest_first(select(run).options(load_only(*light, raiseload=False)), run, with_status=with_status)
 
 
-def _newest_first(statement: Select[Any], run: type[WorkflowRun]) -> Select[Any]:
+def _newest_first(statement: Select[Any], run: type[WorkflowRun], *, with_status: bool) -> Select[Any]:
     # NULLS LAST changes nothing, as neither column can be NULL, but it is the order of Tidegate's indexes alone: for
     # an app with much of the table, PostgreSQL would else walk the index on (created_at, id) and discard other apps'
     # runs, without bound when the app has been quiet.
-    newest = (run.created_at.desc().nulls_last(), run.id.desc().nulls_last())
+    # The one with the status is ordered NULLS FIRST by id, so that neither index of Tidegate's can serve for the other:
+    # a generic plan that takes a rare status for a common one would walk the whole app by the index without it.
+    by_id = run.id.desc().nulls_first() if with_status else run.id.desc().nulls_last()
+    newest = (run.created_at.desc().nulls_last(), by_id)
     return statement.order_by(*newest).limit(bindparam("row_count"))
 
 

@@ -32,7 +32,7 @@ INSERT INTO workflow_runs (id, tenant_id, app_id, workflow_id, type, triggered_f
 SELECT gen_random_uuid(), :tenant, CASE WHEN g % 3 = 0 THEN CAST(:big AS uuid) WHEN g % 600 = 1 THEN :small
        ELSE CAST(lpad(to_hex(g % 200), 32, 'a') AS uuid) END, gen_random_uuid(), 'workflow',
        CASE WHEN g % 24000 = 0 THEN 'webhook' WHEN g % 9 = 0 THEN 'debugging' ELSE 'app-run' END,
-       '1', '{}', '{}', '{}', CASE WHEN g % 30000 = 0 THEN 'stopped' ELSE 'succeeded' END,
+       '1', '{}', '{}', '{}', CASE WHEN g % 30000 = 0 THEN 'stopped' WHEN g % 10 = 1 THEN 'failed' ELSE 'succeeded' END,
        'account', gen_random_uuid(), TIMESTAMP '2026-01-01' + g / 3 * INTERVAL '1 second'
 FROM generate_series(1, 600000) g
 """
