@@ -49,12 +49,19 @@ class SQLAlchemyRepository:
     def _on_failure(self, error: BaseException) -> None:
         """Told of every transaction that failed, after its rollback; for subclasses."""
 
-    def _transact_until_empty(self, operation: Callable[[Session], int], batch_size: int) -> int:
-        """Run *operation*, one transaction each, until it changes fewer than *batch_size* rows.
+    def _transact_until_empty(
+        self,
+        operation: Callable[[Session], tuple[int, int]],
+        batch_size: int,
+        after_commit: Callable[[], None] | None = None,
+    ) -> int:
+        """Run *operation*, one transaction each, until it finds fewer than *batch_size* rows.
 
         Args:
-            operation: changes at most *batch_size* rows and returns how many.
+            operation: changes at most *batch_size* rows, and returns how many it found and how many it changed. What
+                it found decides: another one may have been faster with some of them, and rows may be left.
             batch_size: rows a transaction; see :func:`checked_batch_size`.
+            after_commit: called after each commit.
 
         Returns:
             The rows changed by all of them. What was committed before a failure stays committed.
@@ -62,9 +69,11 @@ class SQLAlchemyRepository:
         checked_batch_size(batch_size)
         total = 0
         while True:
-            changed = self._transact(operation)
+            found, changed = self._transact(operation)
             total += changed
-            if changed < batch_size:
+            if after_commit is not None:
+                after_commit()
+            if found < batch_size:
                 return total
 
 
@@ -72,12 +81,23 @@ def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
     """*items* in lists of at most *size*; never holds more than one list.
 
     Raises:
-        ValueError: *size* is not a positive whole number.
+        ValueError: *size* is not from 1 to 100,000, or *items* is one text, whose letters nobody means.
     """
     checked_batch_size(size)
-    source = iter(items)
+    source = iter(not_one_text(items))
     while chunk := list(islice(source, size)):
         yield chunk
+
+
+def not_one_text(items: Iterable[T]) -> Iterable[T]:
+    """*items*, unless it is one text, whose letters nobody means.
+
+    Raises:
+        ValueError: it is one text.
+    """
+    if isinstance(items, str):
+        raise ValueError(f"expected a list of ids, not the text {items!r}")  # noqa: TRY004  # as for other bad values
+    return items
 
 
 def checked_batch_size(batch_size: int) -> int:

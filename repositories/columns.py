@@ -64,6 +64,8 @@ class UTCDateTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  # given
         """Convert in Python, so that the session's time zone does not matter."""
+        if value is not None and not isinstance(value, datetime):
+            raise TypeError(f"expected a datetime, aware or naive UTC, not {value!r}")
         return naive_utc(value)
 
 

@@ -6,45 +6,19 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pydantic_settings import BaseSettings
-
-from tidegate.errors import RepositoryImportError
+from tidegate.errors import RepositoryImportError, SettingsError
+from tidegate.repositories.settings import repository_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.repositories.api_workflow_node_execution_repository import DifyAPIWorkflowNodeExecutionRepository
-    from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
+    from tidegate.repositories.api_workflow_run_repository import APIWorkflowRunRepository
     from tidegate.repositories.workflow_execution_repository import (
         WorkflowExecutionRepository,
         WorkflowNodeExecutionRepository,
     )
-
-_HERE = "tidegate.repositories"
-
-
-class RepositorySettings(BaseSettings):
-    """Class paths, each from the environment variable of its name in capitals."""
-
-    api_workflow_run_repository: str = (
-        f"{_HERE}.sqlalchemy_api_workflow_run_repository.DifyAPISQLAlchemyWorkflowRunRepository"
-    )
-    api_workflow_node_execution_repository: str = (
-        f"{_HERE}.sqlalchemy_api_workflow_node_execution_repository.DifyAPISQLAlchemyWorkflowNodeExecutionRepository"
-    )
-    core_workflow_execution_repository: str = (
-        f"{_HERE}.workflow_execution_repository.SQLAlchemyWorkflowExecutionRepository"
-    )
-    core_workflow_node_execution_repository: str = (
-        f"{_HERE}.workflow_node_execution_repository.SQLAlchemyWorkflowNodeExecutionRepository"
-    )
-
-
-@cache
-def repository_settings() -> RepositorySettings:
-    """The process's settings, read once; ``repository_settings.cache_clear()`` has them read again."""
-    return RepositorySettings()
 
 
 @cache
@@ -61,7 +35,7 @@ def _build(setting: str, *args: Any) -> Any:
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be imported: {error}") from error
     try:
         return repository(*args)
-    except ValueError:  # what the repository says about its arguments is the caller's to read
+    except (ValueError, SettingsError):  # what the repository says about its arguments is the caller's to read
         raise
     except Exception as error:
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be built: {error}") from error
@@ -71,9 +45,7 @@ class DifyAPIRepositoryFactory:
     """Repositories of the service side."""
 
     @classmethod
-    def create_api_workflow_run_repository(
-        cls, session_maker: sessionmaker[Session]
-    ) -> DifyAPISQLAlchemyWorkflowRunRepository:
+    def create_api_workflow_run_repository(cls, session_maker: sessionmaker[Session]) -> APIWorkflowRunRepository:
         """The run repository.
 
         Raises:

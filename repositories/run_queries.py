@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -162,8 +163,10 @@ class RunQueries(SQLAlchemyRepository):
 def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTriggeredFrom]) -> tuple[str, ...]:
     if isinstance(triggered_from, str):
         return (str(triggered_from),)
+    if triggered_from is not None and not isinstance(triggered_from, Iterable):
+        raise ValueError(f"triggered_from must be one source or a list of them, not {triggered_from!r}")
     # A source named twice would be an arm twice, and its runs would come twice.
-    return tuple(dict.fromkeys(str(source) for source in triggered_from))
+    return tuple(dict.fromkeys(str(source) for source in triggered_from or ()))
 
 
 def _threshold(time_range: str | None) -> datetime | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
-from tidegate.repositories.base import SQLAlchemyRepository, batches, checked_batch_size
+from tidegate.repositories.base import SQLAlchemyRepository, batches, checked_batch_size, not_one_text
 from tidegate.repositories.models import WorkflowNodeExecutionModel as Node
 from tidegate.repositories.models import WorkflowNodeExecutionOffload as Offload
 from tidegate.repositories.query_builder import Query
+from tidegate.repositories.related import count_nodes_of_runs, delete_nodes, delete_nodes_of_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,33 +98,21 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         """Delete some executions with their offloads, in one transaction; returns the executions deleted."""
         if not execution_ids:
             return 0
-        return self._transact(lambda session: sum(_delete(session, ids)[0] for ids in batches(execution_ids)))
+        return self._transact(lambda session: delete_nodes(session, execution_ids)[0])
 
     def count_by_runs(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
         """How many (node executions, offloads) belong to some runs."""
-        nodes = offloads = 0
-        for ids in batches(dict.fromkeys(run_ids)):
-            query = Query(Node).where("workflow_run_id", "in", ids)
-            nodes += session.scalar(query.columns(func.count())) or 0
-            joined = query.join(Offload, Offload.node_execution_id == Node.id)
-            offloads += session.scalar(joined.columns(func.count())) or 0
-        return nodes, offloads
+        return count_nodes_of_runs(session, run_ids)
 
     def delete_by_runs(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
         """Delete the (node executions, offloads) of some runs without a commit; returns how many of each."""
-        nodes = offloads = 0
-        for runs in batches(run_ids):
-            query = Query(Node).where("workflow_run_id", "in", runs)
-            for ids in batches(session.scalars(query.columns(Node.id)).all()):
-                deleted = _delete(session, ids)
-                nodes, offloads = nodes + deleted[0], offloads + deleted[1]
-        return nodes, offloads
+        return delete_nodes_of_runs(session, run_ids)
 
     def get_offloads_by_execution_ids(self, session: Session, node_execution_ids: Sequence[str]) -> Sequence[Offload]:
         """The offloads of some executions."""
         return [
             row
-            for ids in batches(dict.fromkeys(node_execution_ids))
+            for ids in batches(dict.fromkeys(not_one_text(node_execution_ids)))
             for row in session.scalars(select(Offload).where(Offload.node_execution_id.in_(ids)))
         ]
 
@@ -147,16 +136,10 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         statement = query.limit(checked_batch_size(batch_size)).columns(Node.id)
 
         def one_batch(session: Session) -> tuple[int, int]:
-            ids = list(session.scalars(statement))
-            return len(ids), sum(_delete(session, part)[0] for part in batches(ids))
+            ids = session.scalars(statement).all()
+            return len(ids), delete_nodes(session, ids)[0]
 
-        total = 0
-        while True:
-            found, deleted = self._transact(one_batch)
-            total += deleted
-            # By what was found, not deleted: another deleter may have been faster, and rows may be left.
-            if found < batch_size:
-                return total
+        return self._transact_until_empty(one_batch, batch_size)
 
 
 def _whole() -> Query[Node]:
@@ -166,14 +149,6 @@ def _whole() -> Query[Node]:
 def _expired(tenant_id: str, before_date: datetime) -> Query[Node]:
     query = Query(Node).where("tenant_id", "eq", tenant_id).where("created_at", "lt", before_date)
     return query.order_by("created_at", "id")
-
-
-def _delete(session: Session, ids: Sequence[str]) -> tuple[int, int]:
-    unsynchronized = {"synchronize_session": False}
-    of_nodes = delete(Offload).where(Offload.node_execution_id.in_(ids))
-    offloads: Any = session.execute(of_nodes, execution_options=unsynchronized)
-    nodes: Any = session.execute(delete(Node).where(Node.id.in_(ids)), execution_options=unsynchronized)
-    return nodes.rowcount, offloads.rowcount
 
 
 def _no_user(method: str) -> NotImplementedError:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
+from tidegate.repositories.run_archive import RunArchive
+from tidegate.repositories.run_deletion import RunDeletion
+from tidegate.repositories.run_pauses import RunPauses
 from tidegate.repositories.run_queries import RunQueries
 from tidegate.repositories.run_statistics import RunStatistics
 
+if TYPE_CHECKING:
+    from tidegate.repositories.entities.workflow_execution import WorkflowExecution
 
-class DifyAPISQLAlchemyWorkflowRunRepository(RunQueries, RunStatistics):
+
+class DifyAPISQLAlchemyWorkflowRunRepository(RunQueries, RunStatistics, RunArchive, RunPauses, RunDeletion):
     """Workflow runs on one database, with no cache and no routing.
 
     Args:
         session_maker: a ``sessionmaker`` bound to the database's engine.
+        storage: where the states of paused runs lie; None: what TIDEGATE_PAUSE_STORAGE names, once one is needed.
     """
+
+    def save(self, execution: WorkflowExecution) -> NoReturn:  # the protocol's
+        """Not here: raises NotImplementedError."""
+        raise NotImplementedError(
+            "save() needs a user and an app: it is a method of SQLAlchemyWorkflowExecutionRepository"
+        )

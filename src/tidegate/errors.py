@@ -9,8 +9,9 @@
       QueryError               a query that cannot be composed: names the operator or field, and those known
       LazyColumnError          a lazy column cannot be loaded any more, because its row is gone
       EmbeddedServerError      an embedded server did not start, stop or answer in time
+      WorkflowRunError         a run cannot be paused, or a pause resumed or deleted; a RuntimeError
 
-What a plain repository raises (``ValueError``, ``WorkflowRunError``, the database's own errors) passes unchanged.
+What else a plain repository raises (``ValueError``, the database's own errors) passes unchanged.
 """
 
 from __future__ import annotations
@@ -42,3 +43,7 @@ class LazyColumnError(TidegateError):
 
 class EmbeddedServerError(TidegateError):
     """An embedded server did not start, stop or answer in time; the message ends with its log."""
+
+
+class WorkflowRunError(TidegateError, RuntimeError):
+    """A run is not in the state that pausing or resuming needs, or its pause is not there."""

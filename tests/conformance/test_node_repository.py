@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import func, select
 
 from tidegate.errors import RepositoryImportError
-from tidegate.repositories.factory import DifyAPIRepositoryFactory, repository_settings
+from tidegate.repositories.factory import DifyAPIRepositoryFactory
 from tidegate.repositories.models import WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, new_id
+from tidegate.repositories.settings import repository_settings
 from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
 )

@@ -1,0 +1,34 @@
+"""What the environment says of the plain repositories."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from pydantic_settings import BaseSettings
+
+_HERE = "tidegate.repositories"
+
+
+class RepositorySettings(BaseSettings):
+    """Class paths and the pause storage, each from the environment variable of its name in capitals."""
+
+    api_workflow_run_repository: str = (
+        f"{_HERE}.sqlalchemy_api_workflow_run_repository.DifyAPISQLAlchemyWorkflowRunRepository"
+    )
+    api_workflow_node_execution_repository: str = (
+        f"{_HERE}.sqlalchemy_api_workflow_node_execution_repository.DifyAPISQLAlchemyWorkflowNodeExecutionRepository"
+    )
+    core_workflow_execution_repository: str = (
+        f"{_HERE}.workflow_execution_repository.SQLAlchemyWorkflowExecutionRepository"
+    )
+    core_workflow_node_execution_repository: str = (
+        f"{_HERE}.workflow_node_execution_repository.SQLAlchemyWorkflowNodeExecutionRepository"
+    )
+    tidegate_pause_storage: str | None = None
+    """Where states of paused runs lie; see :func:`tidegate.repositories.storage.storage_from`."""
+
+
+@cache
+def repository_settings() -> RepositorySettings:
+    """The process's settings, read once; ``repository_settings.cache_clear()`` has them read again."""
+    return RepositorySettings()
