@@ -20,6 +20,7 @@ from tidegate.repositories.models import WorkflowRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy.orm import InstrumentedAttribute
 
@@ -44,12 +45,17 @@ class InfiniteScrollPagination(Generic[Row]):
         data: the rows, newest first; callers may assign another list.
         limit: how many were asked for.
         has_more: whether another page follows.
+        span: of a page below a cursor that is not the last: when the cursor's row, and the first row of the page
+            after, were created; what happens to rows of other days does not change this page.
     """
 
-    def __init__(self, data: Sequence[Row], limit: int, has_more: bool) -> None:
+    def __init__(
+        self, data: Sequence[Row], limit: int, has_more: bool, span: tuple[datetime, datetime] | None = None
+    ) -> None:
         self.data = data
         self.limit = limit
         self.has_more = has_more
+        self.span = span
 
 
 def page_parameters(
@@ -61,7 +67,7 @@ def page_parameters(
 
 
 @lru_cache(maxsize=64)
-def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -> Select[WorkflowRun]:
+def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -> Select[Any]:
     """The statement of a page; made once a shape, so that SQLAlchemy computes its cache key once.
 
     Args:
@@ -70,19 +76,23 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
         with_cursor: whether the page follows a row.
 
     Returns:
-        A SELECT of light ``WorkflowRun`` rows, newest first, for the values of :func:`page_parameters`.
+        A SELECT of light ``WorkflowRun`` rows, newest first, for the values of :func:`page_parameters`; with a cursor
+        also of its row's ``created_at``, the same in every row.
     """
     common = [WorkflowRun.tenant_id == bindparam("tenant_id"), WorkflowRun.app_id == bindparam("app_id")]
     if with_status:
         common.append(WorkflowRun.status == bindparam("status"))
-    if with_cursor:
-        common.append(tuple_(WorkflowRun.created_at, WorkflowRun.id) < _cursor())
+    cursor_at = _cursor_at() if with_cursor else None
+    if cursor_at is not None:
+        here = tuple_(cursor_at, bindparam("last_id", type_=StringUUID()))
+        common.append(tuple_(WorkflowRun.created_at, WorkflowRun.id) < here)
+    extra = [] if cursor_at is None else [cursor_at]
     if source_count:
         arms = [WorkflowRun.triggered_from == bindparam(f"source_{i}") for i in range(source_count)]
     else:
         arms = [*(WorkflowRun.triggered_from == source for source in _KNOWN_SOURCES), *_unknown_sources()]
     if len(arms) == 1:
-        statement = select(WorkflowRun).options(load_only(*_LIGHT, raiseload=False)).where(arms[0], *common)
+        statement = select(WorkflowRun, *extra).options(load_only(*_LIGHT, raiseload=False)).where(arms[0], *common)
         return _newest_first(statement, WorkflowRun, with_status=with_status)
     selects = [
         select(_newest_first(select(*_LIGHT).where(arm, *common), WorkflowRun, with_status=with_status).subquery())
@@ -90,7 +100,7 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
     ]
     run = aliased(WorkflowRun, union_all(*selects).subquery("page"))
     light = [getattr(run, column.key) for column in _LIGHT]
-    return _newest_first(select(run).options(load_only(*light, raiseload=False)), run, with_status=with_status)
+    return _newest_first(select(run, *extra).options(load_only(*light, raiseload=False)), run, with_status=with_status)
 
 
 def _newest_first(statement: Select[Any], run: type[WorkflowRun], *, with_status: bool) -> Select[Any]:
@@ -104,16 +114,15 @@ def _newest_first(statement: Select[Any], run: type[WorkflowRun], *, with_status
     return statement.order_by(*newest).limit(bindparam("row_count"))
 
 
-def _cursor() -> ColumnElement[Any]:
-    """(created_at, id) of the cursor's row; a position, whatever source and status the row has by now.
+def _cursor_at() -> ColumnElement[Any]:
+    """When the cursor's row was created: a position, whatever source and status the row has by now.
 
     Looked up once for all arms; where there is no such row, the comparison is with NULL and finds nothing.
     """
     run = aliased(WorkflowRun)
     here = (run.tenant_id == bindparam("tenant_id"), run.app_id == bindparam("app_id"), run.id == bindparam("last_id"))
     cursor = select(run.created_at).where(*here).cte("cursor_run")
-    created_at = select(cursor.c.created_at).scalar_subquery()
-    return tuple_(created_at, bindparam("last_id", type_=StringUUID()))
+    return select(cursor.c.created_at).scalar_subquery()
 
 
 def _unknown_sources() -> list[ColumnElement[bool]]:

@@ -65,14 +65,16 @@ class RunQueries(SQLAlchemyRepository):
         statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last_id))
         parameters = page_parameters(tenant_id, app_id, sources, status, last_id, limit + 1)
         with self._session_maker() as session:
-            runs = list(session.scalars(statement, parameters))
-            if last_id and not runs:
+            rows = session.execute(statement, parameters).all()
+            if last_id and not rows:
                 here = (WorkflowRun.tenant_id == tenant_id, WorkflowRun.app_id == app_id, WorkflowRun.id == last_id)
                 if session.scalar(select(WorkflowRun.id).where(*here)) is None:
                     raise ValueError("Last workflow run not exists")
-        page = runs[:limit]
+        page = [row[0] for row in rows[:limit]]
         LazyPage(self._session_maker, WorkflowRun, LAZY_RUN_COLUMNS).adopt(page)
-        return InfiniteScrollPagination(data=page, limit=limit, has_more=len(runs) > limit)
+        has_more = len(rows) > limit
+        span = (rows[0][1], rows[limit][0].created_at) if last_id and has_more else None
+        return InfiniteScrollPagination(data=page, limit=limit, has_more=has_more, span=span)
 
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> WorkflowRun | None:
         """One run of an app, whole; None if the app has no such run."""
@@ -167,6 +169,11 @@ def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTrig
         raise ValueError(f"triggered_from must be one source or a list of them, not {triggered_from!r}")
     # A source named twice would be an arm twice, and its runs would come twice.
     return tuple(dict.fromkeys(str(source) for source in triggered_from or ()))
+
+
+def is_time_range(time_range: str | None) -> bool:
+    """Whether :meth:`RunQueries.get_workflow_runs_count` counts only young runs for *time_range*."""
+    return _TIME_RANGE.fullmatch(time_range or "") is not None
 
 
 def _threshold(time_range: str | None) -> datetime | None:

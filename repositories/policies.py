@@ -1,0 +1,104 @@
+"""What a gate knows of a repository: one row a method, one row a tracked model. Plain data.
+
+A *tag* names something that an answer depends on, inside one tenant. Templates name columns or arguments:
+``"runs:{app_id}:{created_at:day}"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Literal, TypeAlias
+
+from tidegate.errors import PolicyError
+
+AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
+"""The tags of an answer, of the call's arguments and the answer; asked after the query."""
+
+PRIMARY: Final = "primary"
+HOUR: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A method that changes nothing.
+
+    Args:
+        guard: template, of arguments, of the tag that is bumped whenever any tag of the answer is; None: not cached.
+        answer_tags: the tags the answer depends on; None: the guard alone.
+        ttl: how long an answer may be kept; it is checked against its tags all the same.
+        negative_ttl: the same for None, for which less is kept.
+        node: ``"primary"`` for what must not be read from a replica, or any node.
+        when: whether these arguments may be cached at all; None: always.
+        near: the near cache's mode: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
+    """
+
+    guard: str | None = None
+    answer_tags: AnswerTags | None = None
+    ttl: timedelta = HOUR
+    negative_ttl: timedelta = timedelta(minutes=1)
+    node: Literal["any", "primary"] = "any"
+    when: Callable[[Mapping[str, Any]], bool] | None = None
+    near: Literal["off", "strict", "bounded"] = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A method that may change rows; their tags follow from the rows."""
+
+
+Policy: TypeAlias = Read | Write
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTable(Mapping[str, Policy]):
+    """One policy for each public method of a repository.
+
+    Args:
+        methods: policies by method name.
+        tenant: the argument that names the tenant.
+        ids: the arguments that are UUIDs, which every spelling of the same id makes the same call.
+    """
+
+    methods: Mapping[str, Policy]
+    tenant: str = "tenant_id"
+    ids: frozenset[str] = field(default_factory=lambda: frozenset({"tenant_id"}))
+
+    def __getitem__(self, method: str) -> Policy:
+        return self.methods[method]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.methods)
+
+    def __len__(self) -> int:
+        return len(self.methods)
+
+    def check(self, cls: type[Any]) -> None:
+        """See that every public method of *cls* has a row, and every row a method.
+
+        Raises:
+            PolicyError: they do not agree; the message names the methods.
+        """
+        public = {name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))}
+        if missing := sorted(public - set(self.methods)):
+            raise PolicyError(f"{cls.__name__} has methods without a policy: {', '.join(missing)}")
+        if surplus := sorted(set(self.methods) - public):
+            raise PolicyError(f"policies without a method on {cls.__name__}: {', '.join(surplus)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A model whose rows are in answers: which tags a change of a row bumps.
+
+    Args:
+        model: the mapped class; its primary key is one column.
+        tenant: the column of the tenant; None where the row has none, and *parent* tells it.
+        tags: templates of columns.
+        parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
+    """
+
+    model: type[Any]
+    tenant: str | None = "tenant_id"
+    tags: tuple[str, ...] = ()
+    parent: tuple[str, type[Any]] | None = None

@@ -1,0 +1,93 @@
+"""The policies of the run repository."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from tidegate.repositories.columns import naive_utc
+from tidegate.repositories.policies import PRIMARY, PolicyTable, Read, Write
+from tidegate.repositories.run_queries import is_time_range
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MOST_DAYS: Final = 31
+"""An answer that depends on more days than this depends on its whole app instead."""
+
+
+def page_days(arguments: Mapping[str, Any], page: Any) -> Sequence[str]:
+    """A page below a cursor depends on the days from its cursor to the row that decided ``has_more``.
+
+    The first page, a last page and a page of very many days depend on the app.
+    """
+    app_id = arguments["app_id"]
+    if page.span is None:
+        return (f"runs:{app_id}",)
+    newest, oldest = page.span
+    return days(app_id, newest, oldest)
+
+
+def range_days(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
+    """Statistics of a closed range depend on its days, others on the app."""
+    start, end = arguments["start_date"], arguments["end_date"]
+    if start is None or end is None:
+        return (f"runs:{arguments['app_id']}",)
+    return days(arguments["app_id"], end, start)
+
+
+def days(app_id: str, newest: datetime, oldest: datetime) -> Sequence[str]:
+    """The tags of an app's days from *oldest* to *newest*, both included; the app's own tag for too many."""
+    first, last = _day(oldest), _day(newest)
+    count = (last - first).days + 1
+    if not 0 < count <= MOST_DAYS:
+        return (f"runs:{app_id}",)
+    return [f"runs:{app_id}:{first + timedelta(days=i):%Y%m%d}" for i in range(count)]
+
+
+def _day(moment: datetime) -> date:
+    utc = naive_utc(moment)
+    return utc.date() if utc is not None else moment.date()
+
+
+def _without_clock(arguments: Mapping[str, Any]) -> bool:
+    return not is_time_range(arguments["time_range"])
+
+
+_STATISTICS: Final = Read(guard="runs:{app_id}", answer_tags=range_days)
+
+WORKFLOW_RUN_POLICIES: Final = PolicyTable(
+    {
+        "get_paginated_workflow_runs": Read(guard="runs:{app_id}", answer_tags=page_days),
+        "get_workflow_run_by_id": Read(guard="run:{run_id}", near="strict"),
+        "get_workflow_run_by_id_without_tenant": Read(),
+        "get_workflow_runs_count": Read(guard="runs:{app_id}", when=_without_clock),
+        # Loops that delete what they read: never cached, never from a replica.
+        "get_expired_runs_batch": Read(node=PRIMARY),
+        "get_runs_batch_by_time_range": Read(node=PRIMARY),
+        "get_archived_run_ids": Read(),
+        "get_archived_logs_by_time_range": Read(),
+        "get_archived_runs_by_time_range": Read(),
+        "get_archived_log_by_run_id": Read(),
+        "get_pause_records_by_run_id": Read(),
+        "get_pause_reason_records_by_run_id": Read(),
+        "get_app_logs_by_run_id": Read(),
+        "count_runs_with_related": Read(node=PRIMARY),
+        "get_workflow_pause": Read(node=PRIMARY),
+        "get_daily_runs_statistics": _STATISTICS,
+        "get_daily_terminals_statistics": _STATISTICS,
+        "get_daily_token_cost_statistics": _STATISTICS,
+        "get_average_app_interaction_statistics": _STATISTICS,
+        "delete_runs_by_ids": Write(),
+        "delete_runs_by_app": Write(),
+        "delete_archive_log_by_run_id": Write(),
+        "create_archive_logs": Write(),
+        "delete_runs_with_related": Write(),
+        "create_workflow_pause": Write(),
+        "resume_workflow_pause": Write(),
+        "delete_workflow_pause": Write(),
+        "prune_pauses": Write(),
+        "save": Write(),
+    },
+    ids=frozenset({"tenant_id", "app_id", "run_id", "last_id", "workflow_run_id"}),
+)
