@@ -1,0 +1,189 @@
+"""A store in the memory of one process: what the protocol does, said with ``marks`` alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tidegate.cache import marks
+from tidegate.cache.marks import Noted, Refusal, Root
+from tidegate.cache.store import Change, Filling, Hit, Lookup, Miss, NoRoot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from tidegate.repositories.position import Origin, Position
+
+MOST_TAGS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    body: bytes
+    noted: Noted
+    tags: tuple[str, ...]
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    token: str
+    noted: Noted
+    until_ms: int
+
+
+class MemoryStore:
+    """Entries, marks and leases of one process.
+
+    Args:
+        now_ms: a clock in milliseconds.
+        most_tags: fields a tenant may have before the oldest are dropped.
+    """
+
+    def __init__(
+        self, now_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000, most_tags: int = MOST_TAGS
+    ) -> None:
+        self._now_ms = now_ms
+        self._most_tags = most_tags
+        self._lock = threading.RLock()
+        self.roots: dict[str, Root] = {}
+        self.entries: dict[tuple[str, str], _Entry] = {}
+        self._leases: dict[tuple[str, str], _Lease] = {}
+        self._blobs: dict[tuple[str, str], bytes] = {}
+
+    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
+        """See :meth:`Store.lookup`."""
+        with self._lock:
+            root = self.roots.get(tenant)
+            if root is None:
+                return NoRoot()
+            kept = None if refresh else self.entries.get((tenant, entry))
+            if kept is None or kept.until_ms <= self._now_ms():
+                return self._miss(root, guard, Refusal.NO_ENTRY)
+            refusal = marks.stale(root, kept.noted, kept.tags)
+            return Hit(kept.body, kept.noted, kept.tags) if refusal is None else self._miss(root, guard, refusal)
+
+    def _miss(self, root: Root, guard: str, reason: Refusal) -> Miss:
+        mark, now = root.mark(guard), self._now_ms()
+        since = {**root.intents, **mark.intents}
+        return Miss(
+            noted=Noted(root.nonce, root.counter),
+            reason=reason,
+            state=root.state,
+            origin=root.origin,
+            position=root.position.merged(mark.position),
+            intents={xid: now - opened for xid, opened in since.items()},
+            awaits=root.awaits,
+            guard_generation=mark.generation,
+        )
+
+    def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:
+        """See :meth:`Store.lease`."""
+        with self._lock:
+            now, held = self._now_ms(), self._leases.get((tenant, entry))
+            if held is not None and held.until_ms > now:
+                hopeless = held.noted.nonce != miss.noted.nonce or miss.guard_generation > held.noted.counter
+                if not hopeless:
+                    return False
+            self._leases[tenant, entry] = _Lease(token, miss.noted, now + lease_ms)
+            return True
+
+    def release(self, tenant: str, entry: str, token: str) -> None:
+        """See :meth:`Store.release`."""
+        with self._lock:
+            if self._holds(tenant, entry, token):
+                del self._leases[tenant, entry]
+
+    def _holds(self, tenant: str, entry: str, token: str) -> bool:
+        held = self._leases.get((tenant, entry))
+        return held is not None and held.token == token and held.until_ms > self._now_ms()
+
+    def fill(self, tenant: str, filling: Filling) -> Refusal | None:
+        """See :meth:`Store.fill`."""
+        with self._lock:
+            root = self.roots.get(tenant)
+            if root is None:
+                return Refusal.NO_ROOT
+            if not self._holds(tenant, filling.entry, filling.token):
+                return Refusal.LEASE
+            del self._leases[tenant, filling.entry]
+            refusal = marks.may_not_fill(root, filling.noted, filling.tags, filling.origin)
+            if refusal is None:
+                until = self._now_ms() + filling.ttl_ms
+                self.entries[tenant, filling.entry] = _Entry(filling.body, filling.noted, filling.tags, until)
+                self._blobs.update({(tenant, name): blob for name, blob in filling.blobs.items()})
+            return refusal
+
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str]) -> bool:
+        """See :meth:`Store.check`."""
+        with self._lock:
+            root = self.roots.get(tenant)
+            return root is not None and marks.stale(root, noted, tags) is None
+
+    def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
+        """See :meth:`Store.blobs`."""
+        with self._lock:
+            return [self._blobs.get((tenant, name)) for name in hashes]
+
+    def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
+        """See :meth:`Store.make_root`."""
+        with self._lock:
+            root = self.roots.get(tenant)
+            if root is None or root.origin < origin:
+                self.roots[tenant] = Root(nonce, origin)
+
+    def complete_root(self, tenant: str, nonce: str, xid: str, position: Position) -> None:
+        """See :meth:`Store.complete_root`."""
+        self._change(tenant, lambda root: marks.completed(root, nonce, xid, position))
+
+    def end_quarantine(self, tenant: str, nonce: str, position: Position) -> None:
+        """See :meth:`Store.end_quarantine`."""
+        self._change(tenant, lambda root: marks.released(root, nonce, position))
+
+    def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
+        """See :meth:`Store.open`."""
+        for change, nonce in zip(changes, nonces, strict=True):
+            with self._lock:
+                self.make_root(change.tenant, nonce, origin)
+                if self.roots[change.tenant].origin == origin:
+                    step = partial(marks.opened, xid=xid, tags=change.tags, whole=change.whole, now_ms=self._now_ms())
+                    self._change(change.tenant, step)
+
+    def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
+        """See :meth:`Store.stamp`."""
+        for change in changes:
+            with self._lock:
+                root = self.roots.get(change.tenant)
+                if root is not None and root.origin == origin:
+                    self._change(change.tenant, _stamp(change, xid, position))
+
+    def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
+        """See :meth:`Store.resolve`."""
+        self._change(tenant, lambda root: marks.resolved(root, xids, position))
+
+    def bump(self, changes: Sequence[Change], position: Position) -> None:
+        """See :meth:`Store.bump`."""
+        for change in changes:
+            self._change(change.tenant, _stamp(change, "", position))
+
+    def _change(self, tenant: str, step: Callable[[Root], Root]) -> None:
+        with self._lock:
+            root = self.roots.get(tenant)
+            if root is not None:
+                self.roots[tenant] = marks.trimmed(step(root), self._most_tags)
+
+    def lose_marks(self, tenant: str) -> None:
+        """Forget a tenant's marks and keep its entries: what an eviction or a failover may do."""
+        with self._lock:
+            self.roots.pop(tenant, None)
+
+    def drop(self, tenant: str, tag: str) -> None:
+        """Drop the field of one tag."""
+        self._change(tenant, lambda root: marks.dropped(root, tag))
+
+
+def _stamp(change: Change, xid: str, position: Position) -> Callable[[Root], Root]:
+    return partial(marks.stamped, xid=xid, tags=change.tags, whole=change.whole, position=position)
