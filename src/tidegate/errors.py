@@ -4,7 +4,8 @@
 
     TidegateError
       SettingsError            a setting that cannot work: names the setting, the value, and what would
-      PolicyError              a repository and its policy table do not agree
+      CacheUnavailable         only where the caller asked for consistency over availability; nothing was committed
+      PolicyError              a repository and its policy table do not agree, or a write that no rule can see
       RepositoryImportError    a class path in the settings cannot be imported or built
       QueryError               a query that cannot be composed: names the operator or field, and those known
       LazyColumnError          a lazy column cannot be loaded any more, because its row is gone
@@ -26,7 +27,11 @@ class SettingsError(TidegateError):
 
 
 class PolicyError(TidegateError):
-    """A repository and its policy table do not agree."""
+    """A repository and its policy table do not agree, or a write names no tenant whose marks could be changed."""
+
+
+class CacheUnavailable(TidegateError):  # noqa: N818  # the name that the design gives it
+    """The cache could not be told of a write, which was refused: nothing was committed."""
 
 
 class RepositoryImportError(TidegateError):

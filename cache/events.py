@@ -1,0 +1,88 @@
+"""What happened, for whoever listens: frozen facts, handed to one callable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from tidegate.cache.marks import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An answer came from the cache; *where* is "store", "near" or "flight" (another thread had just filled it)."""
+
+    tenant: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """No fresh entry was there."""
+
+    tenant: str
+    reason: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """An answer was stored; *size* in bytes, blobs included."""
+
+    tenant: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotFilled:
+    """An answer was not stored; *reason* says why."""
+
+    tenant: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """An entry was there and was not the answer to this call: somebody else wrote it, or it was damaged."""
+
+    tenant: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """The store did not answer; *where* names what was asked of it."""
+
+    where: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bumped:
+    """A transaction's tags were stamped after its commit."""
+
+    tenants: int
+    tags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """A root was brought on: made, completed, released, or rid of a dead writer's intents."""
+
+    tenant: str
+    step: str
+
+
+Event: TypeAlias = Served | Missed | Filled | NotFilled | Undecodable | StoreFailed | Bumped | Tended
+
+
+class Observer(Protocol):
+    """Told of every event; must be quick, and must not raise."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note."""
+        ...
+
+
+def ignore(_event: Event, /) -> None:
+    """An observer that does not care."""

@@ -1,0 +1,99 @@
+"""One call as the read path sees it, and how long a read may take over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tidegate.repositories.position import NOWHERE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tidegate.cache.store import Hit
+    from tidegate.repositories.position import Origin, Position
+
+
+class NotAnAnswer(Exception):  # noqa: N818  # an entry, not a mistake of ours
+    """A body is not the answer to the call it was stored for."""
+
+
+class Uncacheable(Exception):  # noqa: N818  # an answer, not a mistake of ours
+    """An answer that cannot be stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Which node will do: one that has reached *position*, or only the primary."""
+
+    position: Position
+    primary: bool
+
+
+ONLY_PRIMARY: Final = Need(NOWHERE, primary=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node answered; *origin* None means that it must not be stored."""
+
+    value: object
+    origin: Origin | None
+
+
+class Request(Protocol):
+    """One call, as the read-through sees it."""
+
+    @property
+    def tenant(self) -> str:
+        """The tenant, in canonical form."""
+        ...
+
+    @property
+    def entry(self) -> str:
+        """The digest of the call."""
+        ...
+
+    @property
+    def guard(self) -> str:
+        """The tag that is bumped whenever a tag of the answer is."""
+        ...
+
+    def query(self, need: Need) -> Answer:
+        """Ask a node, in a session begun for this."""
+        ...
+
+    def tags(self, value: object) -> tuple[str, ...]:
+        """The tags of an answer."""
+        ...
+
+    def ttl_ms(self, value: object) -> int:
+        """How long an answer may be kept."""
+        ...
+
+    def freeze(self, value: object) -> tuple[bytes, Mapping[str, bytes]]:
+        """An answer as (body, blobs); raises :class:`Uncacheable`."""
+        ...
+
+    def thaw(self, body: bytes, hit: Hit | None) -> object:
+        """A new answer of a body; raises :class:`NotAnAnswer`. *hit* None: this process has just stored it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times in milliseconds.
+
+    Args:
+        lease_ms: how long a filler has before another may fill.
+        wait_ms: how long others wait for it before they read for themselves.
+        poll_ms: how often they look, at first; less and less often.
+        beta: how early an entry is refreshed before it ends (XFetch, Vattani et al. 2015); 0: never.
+        steps: how many steps a read takes to bring a root on before it reads the primary.
+    """
+
+    lease_ms: int = 5_000
+    wait_ms: int = 1_000
+    poll_ms: int = 4
+    beta: float = 1.0
+    steps: int = 4

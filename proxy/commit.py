@@ -1,0 +1,129 @@
+"""Writing: an intent before COMMIT, a stamp after it, and the outbox where the cache does not answer.
+
+    before COMMIT   open the intent: readers of these tags go to the primary, and nothing read meanwhile is stored
+    COMMIT
+    after COMMIT    stamp: new generations, the position of the commit, the intent closed
+
+Once the intent is open only a COMMIT that returned closes it, or whoever meets it and asks ``pg_xact_status``; so a
+writer may die anywhere, and an answer to COMMIT may be lost. Nothing raises after COMMIT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tidegate.cache.events import Bumped, StoreFailed, ignore
+from tidegate.cache.keeper import fresh_nonce
+from tidegate.cache.store import StoreUnavailable
+from tidegate.errors import CacheUnavailable
+from tidegate.repositories.position import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tidegate.cache.events import Observer
+    from tidegate.cache.store import Change, Store
+    from tidegate.repositories.position import Position
+
+
+class Committing(Protocol):
+    """A connection whose transaction is about to be committed, or was."""
+
+    def transaction_id(self) -> tuple[str, Position]:
+        """The transaction's own id, and a position that tells the timeline; inside the transaction."""
+        ...
+
+    def position(self) -> Position:
+        """A position not before the commit's; after it, on the same connection, leaving no transaction open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What was opened before a COMMIT, to be closed after it."""
+
+    changes: Sequence[Change]
+    xid: str
+    origin: Origin
+
+
+class Outbox(Protocol):
+    """Where changes go, inside their transaction, when the cache cannot be told."""
+
+    def put(self, connection: Committing, changes: Sequence[Change]) -> None:
+        """Write *changes* in the connection's transaction."""
+        ...
+
+
+class Commit:
+    """The write path over one store, for the engines of one shard.
+
+    Args:
+        store: marks; None for a gate that must not or cannot speak to the cache, and writes the outbox.
+        outbox: where changes go then; None: they are refused.
+        shard: the shard's name.
+        epoch: the revision of the shard map.
+        consistency: refuse a write with ``CacheUnavailable`` rather than use the outbox.
+        observe: told what happened.
+        nonce: gives a text never used before.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        outbox: Outbox | None,
+        *,
+        shard: str = "",
+        epoch: int = 0,
+        consistency: bool = False,
+        observe: Observer = ignore,
+        nonce: Callable[[], str] = fresh_nonce,
+    ) -> None:
+        self._store: Final = store
+        self._outbox: Final = outbox
+        self._shard: Final = shard
+        self._epoch: Final = epoch
+        self._consistency: Final = consistency
+        self._observe: Final = observe
+        self._nonce: Final = nonce
+
+    def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
+        """Open the intents of a transaction, or write its outbox.
+
+        Returns:
+            What :meth:`after_commit` must close; None if nothing was opened for sure.
+
+        Raises:
+            CacheUnavailable: the cache does not answer, and the outbox must not be used; nothing is committed.
+        """
+        reason = "this gate has none"
+        if self._store is not None:
+            xid, position = connection.transaction_id()
+            origin = Origin(self._epoch, position.timeline, self._shard)
+            try:
+                self._store.open(changes, xid, origin, [self._nonce() for _ in changes])
+            except StoreUnavailable as error:
+                # The intent may have been opened all the same; then a reader will ask how the transaction ended.
+                reason = str(error)
+                self._observe(StoreFailed("open", reason))
+            else:
+                return Ticket(changes, xid, origin)
+        if self._consistency or self._outbox is None:
+            raise CacheUnavailable(
+                f"the cache cannot be told of this write ({reason}), and writes must not go on without it: "
+                "nothing was committed; availability = true lets them use the outbox"
+            )
+        self._outbox.put(connection, changes)
+        return None
+
+    def after_commit(self, connection: Committing, ticket: Ticket) -> None:
+        """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
+        if self._store is None:
+            return
+        try:
+            self._store.stamp(ticket.changes, ticket.xid, ticket.origin, connection.position())
+        except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
+            self._observe(StoreFailed("stamp", str(error)))
+        else:
+            self._observe(Bumped(len(ticket.changes), sum(len(change.tags) for change in ticket.changes)))
