@@ -131,9 +131,13 @@ class MemoryStore:
     def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
         """See :meth:`Store.make_root`."""
         with self._lock:
-            root = self.roots.get(tenant)
-            if root is None or root.origin < origin:
-                self.roots[tenant] = Root(nonce, origin)
+            self._rooted(tenant, nonce, origin)
+
+    def _rooted(self, tenant: str, nonce: str, origin: Origin) -> Root:
+        root = self.roots.get(tenant)
+        if root is None or root.origin < origin:
+            root = self.roots[tenant] = Root(nonce, origin)
+        return root
 
     def complete_root(self, tenant: str, nonce: str, xid: str, position: Position) -> None:
         """See :meth:`Store.complete_root`."""
@@ -147,8 +151,7 @@ class MemoryStore:
         """See :meth:`Store.open`."""
         for change, nonce in zip(changes, nonces, strict=True):
             with self._lock:
-                self.make_root(change.tenant, nonce, origin)
-                if self.roots[change.tenant].origin == origin:
+                if self._rooted(change.tenant, nonce, origin).origin == origin:
                     step = partial(marks.opened, xid=xid, tags=change.tags, whole=change.whole, now_ms=self._now_ms())
                     self._change(change.tenant, step)
 

@@ -1,0 +1,148 @@
+"""Each rule of the protocol taken away, as a patch of the real code; and a world in which that must show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from simulation.world import TENANT, Shape, SimConnection, SimRequest, SimWriter
+
+from tidegate.cache import marks
+from tidegate.cache.keeper import Keeper
+from tidegate.cache.marks import Mark, Root, State
+from tidegate.cache.memory_store import MemoryStore
+from tidegate.repositories.position import NOWHERE
+
+if TYPE_CHECKING:
+    import pytest
+
+    from tidegate.cache.request import Answer, Need
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A rule, what takes it away, and a world where it is needed."""
+
+    rule: str
+    shape: Shape
+
+    def apply(self, patch: pytest.MonkeyPatch) -> None:
+        globals()[f"_without_{self.rule}"](patch)
+
+
+def _without_intent(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryStore, "open", lambda *_args: None)
+
+
+def _without_fence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(marks, "may_not_fill", lambda root, noted, _tags, _origin: marks.stale(root, noted, ()))
+    _store_with_present_counter(patch)
+
+
+def _without_noted(patch: pytest.MonkeyPatch) -> None:
+    _store_with_present_counter(patch)
+
+
+def _store_with_present_counter(patch: pytest.MonkeyPatch) -> None:
+    fill = MemoryStore.fill
+
+    def filled(self: MemoryStore, tenant: str, filling: Any) -> Any:
+        root = self.roots.get(tenant)
+        if root is not None and root.nonce == filling.noted.nonce:
+            filling = replace(filling, noted=replace(filling.noted, counter=root.counter))
+        return fill(self, tenant, filling)
+
+    patch.setattr(MemoryStore, "fill", filled)
+
+
+def _without_position(patch: pytest.MonkeyPatch) -> None:
+    query = SimRequest.query
+
+    def anywhere(self: SimRequest, need: Need) -> Answer:
+        return query(self, replace(need, position=NOWHERE))
+
+    patch.setattr(SimRequest, "query", anywhere)
+
+
+def _without_nonce(patch: pytest.MonkeyPatch) -> None:
+    rooted = MemoryStore._rooted
+    patch.setattr(MemoryStore, "_rooted", lambda self, tenant, _nonce, origin: rooted(self, tenant, "same", origin))
+
+
+def _without_quarantine(patch: pytest.MonkeyPatch) -> None:
+    def clean(self: Any, tenant: str, nonce: str, origin: Any) -> Root:
+        root: Root | None = self.roots.get(tenant)
+        if root is None or root.origin < origin:
+            root = self.roots[tenant] = Root(nonce, origin, State.CLEAN, position=self.world.primary.position)
+        return root
+
+    patch.setattr(MemoryStore, "_rooted", clean)
+
+
+def _without_pending(patch: pytest.MonkeyPatch) -> None:
+    """The finder asks the primary first, and stores the root, in quarantine, after."""
+
+    def make(self: Any, tenant: str) -> None:
+        xid, position = self._primary.transaction(tenant)
+        nonce = self._nonce()
+        self._store.make_root(tenant, nonce, self._primary.origin(tenant))
+        marks_now = self._store.roots[tenant]
+        if marks_now.nonce == nonce:
+            self._store.roots[tenant] = marks.completed(marks_now, nonce, xid, position)
+
+    patch.setattr(Keeper, "make", make)
+
+
+def _without_resolve(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(marks, "resolved", lambda root, xids, _position: _forgotten(root, set(xids)))
+
+
+def _without_unknown(patch: pytest.MonkeyPatch) -> None:
+    def failed(self: SimWriter, connection: SimConnection) -> None:
+        store = self._world.store
+        if TENANT in store.roots:
+            store.roots[TENANT] = _forgotten(store.roots[TENANT], {connection.xid})
+
+    patch.setattr(SimWriter, "commit_failed", failed)
+
+
+def _forgotten(root: Root, xids: set[str]) -> Root:
+    def without(intents: Any) -> Any:
+        return {xid: since for xid, since in intents.items() if xid not in xids}
+
+    tags = {tag: replace(mark, intents=without(mark.intents)) for tag, mark in root.tags.items()}
+    return replace(root, tags=tags, intents=without(root.intents))
+
+
+def _without_maxmerge(patch: pytest.MonkeyPatch) -> None:
+    stamped = marks.stamped
+
+    def overwritten(root: Root, xid: str, tags: Any, *, whole: bool, position: Any) -> Root:
+        new = stamped(root, xid, tags, whole=whole, position=position)
+        return replace(new, tags={**new.tags, **{tag: replace(new.tags[tag], position=position) for tag in tags}})
+
+    patch.setattr(marks, "stamped", overwritten)
+
+
+def _without_floor(patch: pytest.MonkeyPatch) -> None:
+    def gone(root: Root, tag: str) -> Root:
+        if root.tags.get(tag, Mark()).intents:
+            return root
+        return replace(root, tags={other: mark for other, mark in root.tags.items() if other != tag})
+
+    patch.setattr(marks, "dropped", gone)
+
+
+MUTANTS = [
+    Mutant("intent", Shape(readers=2)),
+    Mutant("fence", Shape(readers=2)),
+    Mutant("noted", Shape(readers=2)),
+    Mutant("position", Shape(readers=1)),
+    Mutant("nonce", Shape(readers=2, reads=2, faults={"lose": 2})),
+    Mutant("quarantine", Shape(readers=3, faults={"lose": 1})),
+    Mutant("pending", Shape(readers=1, reads=2, faults={"lose": 1}, replicas=0, rooted=False)),
+    Mutant("resolve", Shape(readers=2, faults={"dies after commit": 1})),
+    Mutant("unknown", Shape(readers=2, faults={"commit answer lost": 1})),
+    Mutant("maxmerge", Shape(writers=2, readers=1)),
+    Mutant("floor", Shape(readers=2, faults={"drop": 1})),
+]
