@@ -1,0 +1,75 @@
+"""One invocation of a repository method on its way through the layers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from tidegate.cache.request import ONLY_PRIMARY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.cache.request import Need
+    from tidegate.repositories.policies import Policy
+    from tidegate.repositories.position import Origin
+
+
+@dataclass(slots=True)
+class Call:
+    """A call with its arguments bound and its ids in canonical form.
+
+    Args:
+        repository: the facade it was made on.
+        name: "Class.method", for keys and telemetry.
+        method: the method's name.
+        plain: the plain method.
+        policy: its row.
+        arguments: every argument by name, defaults included, in the order of the signature.
+        tenant: the tenant, None where the call names none.
+        need: which node will do; set by the layers above the routing.
+        origin: whose data answered, set by the routing; None: not known, and so not to be stored.
+    """
+
+    repository: Any
+    name: str
+    method: str
+    plain: Callable[..., object]
+    policy: Policy
+    arguments: Mapping[str, Any]
+    tenant: str | None
+    need: Need = ONLY_PRIMARY
+    origin: Origin | None = None
+
+    def run_plain(self, session_maker: sessionmaker[Session] | None = None) -> object:
+        """Run the plain method on a copy of the repository, bound to *session_maker* (None: to its own).
+
+        The copy is of the same class, so that overridden helpers count; a public method that the plain one calls on
+        itself is no new call: it runs plain, on the same node.
+        """
+        return self.plain(bound_copy(self.repository, session_maker), **self.arguments)
+
+
+class Layer(Protocol):
+    """Takes a call and passes it on, or answers it."""
+
+    def __call__(self, call: Call, /) -> object:
+        """The answer of *call*."""
+        ...
+
+
+Pipeline: TypeAlias = "Callable[[Call], object]"
+"""A layer with all below it."""
+
+
+def bound_copy(repository: Any, session_maker: sessionmaker[Session] | None) -> Any:
+    """A copy of *repository* whose methods run plain, on *session_maker* where one is given."""
+    twin = copy.copy(repository)
+    twin.__dict__["_tidegate_pipeline"] = None
+    if session_maker is not None:
+        own = repository.__dict__["_tidegate_session_maker"]
+        twin.__dict__.update({key: session_maker for key, value in vars(repository).items() if value is own})
+    return twin
