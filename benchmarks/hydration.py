@@ -8,6 +8,7 @@ machine slows all of them; the ratio is of medians.
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from datetime import datetime, timedelta
@@ -45,7 +46,7 @@ class Page:
 
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
         self.session_maker = session_maker
-        self.tenant, self.app, self.call = new_id(), new_id(), b"a call's fingerprint"
+        self.tenant, self.app, self.workflow, self.call = new_id(), new_id(), new_id(), b"a call's fingerprint"
         with session_maker.begin() as session:
             session.add_all([self._run(i) for i in range(ROWS + 1)])
         self.repository = DifyAPISQLAlchemyWorkflowRunRepository(session_maker)
@@ -60,7 +61,7 @@ class Page:
         return WorkflowRun(
             tenant_id=self.tenant,
             app_id=self.app,
-            workflow_id=new_id(),
+            workflow_id=self.workflow,
             type="workflow",
             triggered_from="app-run",
             version="2026-03-01 12:00:00",
@@ -98,7 +99,7 @@ class Page:
 
 
 class Bare:
-    """The floor: columns in msgpack, datetimes as text, straight into instances.
+    """The floor: columns in msgpack, constant ones once, datetimes as text; the rows' values, and instances of them.
 
     Args:
         session_maker: for the lazy columns.
@@ -107,28 +108,33 @@ class Bare:
 
     def __init__(self, session_maker: sessionmaker[Session], rows: list[WorkflowRun]) -> None:
         self._session_maker = session_maker
-        self._keys = [attribute.key for attribute in inspect(WorkflowRun).column_attrs]
-        self._keys = [key for key in self._keys if key not in LAZY_RUN_COLUMNS]
-        columns = [[getattr(row, key) for row in rows] for key in self._keys]
+        keys = [attribute.key for attribute in inspect(WorkflowRun).column_attrs]
+        columns = {key: [getattr(row, key) for row in rows] for key in keys if key not in LAZY_RUN_COLUMNS}
+        constant = {key: column[0] for key, column in columns.items() if len(set(column)) == 1}
+        self._keys = [key for key in columns if key not in constant]
         self._moments = [i for i, key in enumerate(self._keys) if key in {"created_at", "finished_at"}]
+        varying = [columns[key] for key in self._keys]
         for i in self._moments:
-            columns[i] = [value.isoformat() for value in columns[i]]
-        self.packed = msgpack.packb(columns)
+            varying[i] = [value.isoformat() for value in varying[i]]
+        self.packed = msgpack.packb([constant, varying])
         self._known = {key: vars(inspect(rows[0]))[key] for key in ("key", "load_options", "load_path")}
         self.ready = self.values()
 
     def values(self) -> list[dict[str, Any]]:
         """The rows' values."""
-        columns = msgpack.unpackb(self.packed)
+        constant, columns = msgpack.unpackb(self.packed)
         for i in self._moments:
             columns[i] = list(map(datetime.fromisoformat, columns[i]))
-        keys = self._keys
-        return [dict(zip(keys, row)) for row in zip(*columns)]  # noqa: B905  # the floor checks nothing
+        rows = [constant.copy() for _ in columns[0]]
+        for key, column in zip(self._keys, columns):  # noqa: B905  # the floor checks nothing
+            for row, value in zip(rows, column):  # noqa: B905
+                row[key] = value
+        return rows
 
     def build(self, rows: list[dict[str, Any]]) -> list[WorkflowRun]:
-        """Instances of them."""
+        """Instances; *rows* may be used again."""
         manager, known, new = WorkflowRun.__mapper__.class_manager, self._known, WorkflowRun.__new__
-        made, states = [], []
+        made, states, ids = [], [], []
         for values in rows:
             row = new(WorkflowRun)
             state: InstanceState[Any] = InstanceState(row, manager)
@@ -140,21 +146,35 @@ class Bare:
             state.__dict__ = mine
             made.append(row)
             states.append(state)
-        LazyPage(self._session_maker, WorkflowRun, LAZY_RUN_COLUMNS).adopt_new(states, [row["id"] for row in rows])
+            ids.append(values["id"])
+        LazyPage(self._session_maker, WorkflowRun, LAZY_RUN_COLUMNS).adopt_new(states, ids)
         return made
 
 
 def measure(candidates: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The median time of a call in us, of each candidate; they take turns."""
+    """The median time of a call in us, of each candidate; they take turns, in another order each round.
+
+    Garbage is collected between the rounds: within them, it would hit whoever comes after the one that made it.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, call in candidates.items():
+    turns = list(candidates)
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            random.shuffle(turns)
+            for name in turns:
+                times[name].append(_once(candidates[name]))
             gc.collect(0)
-            start = time.perf_counter()
-            for _ in range(CALLS_A_ROUND):
-                call()
-            times[name].append((time.perf_counter() - start) / CALLS_A_ROUND * 1e6)
+    finally:
+        gc.enable()
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _once(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    for _ in range(CALLS_A_ROUND):
+        call()
+    return (time.perf_counter() - start) / CALLS_A_ROUND * 1e6
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ key answers nothing.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack
 from sqlalchemy import inspect
@@ -51,8 +51,7 @@ class Encoded:
     blobs: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decoded:
+class Decoded(NamedTuple):
     """A body, parsed and checked; never changed, so that threads may share it.
 
     Args:
@@ -132,7 +131,7 @@ class Codec:
         texts = {name: _text(name, blobs.get(name)) for name in decoded.blobs}
         size_bytes = decoded.size_bytes + sum(len(blobs[name]) for name in decoded.blobs)
         rows = decoded.rows.resolved(texts)
-        return replace(decoded, rows=rows, blobs=frozenset(), size_bytes=size_bytes)
+        return decoded._replace(rows=rows, blobs=frozenset(), size_bytes=size_bytes)
 
     def build(
         self, decoded: Decoded, session_maker: Callable[[], Session], blobs: Mapping[str, bytes] = _EMPTY

@@ -6,9 +6,8 @@ the loaded values, the identity key; detached, since there is no session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.state import InstanceState
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 _STATE = "_sa_instance_state"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Related:
+class Related(NamedTuple):
     """What rows have in one relationship: *counts* of *rows* each, in order; -1 for none where one could be."""
 
     key: str
@@ -36,8 +34,7 @@ class Related:
     rows: Rows | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Rows(NamedTuple):
     """Some rows of one model, parsed; never changed, so that threads may share it.
 
     Args:
@@ -56,6 +53,8 @@ class Rows:
 
     def blobs(self) -> set[str]:
         """The hashes of the blobs that are needed."""
+        if not self.references and not self.related:
+            return set()
         own = {name for column in self.references.values() for name in column if name is not None}
         return own.union(*(part.rows.blobs() for part in self.related if part.rows is not None))
 
@@ -66,8 +65,10 @@ class Rows:
             for row, name in zip(values, column, strict=True):
                 if name is not None:
                     row[key] = texts[name]
-        related = [replace(part, rows=part.rows and part.rows.resolved(texts)) for part in self.related]
-        return replace(self, values=values, references={}, related=related)
+        related = [
+            part._replace(rows=None if part.rows is None else part.rows.resolved(texts)) for part in self.related
+        ]
+        return self._replace(values=values, references={}, related=related)
 
     def build(self, session_maker: Callable[[], Session]) -> list[Any]:
         """New instances, detached; their lazy columns are read through *session_maker*."""
@@ -114,34 +115,34 @@ def read(layouts: Layouts, table: Any, tenant: str, parent: Layout | None = None
     text, count, constants, columns, tables = table
     layout = layouts.parse(text, parent, relationship)
     model = layout.model
-    if parent is not None and parent.model.mapper.relationships[relationship].mapper is not model.mapper:
-        raise Undecodable("related rows of another model")
-    if type(count) is not int or not 0 < count <= MOST_ROWS:
+    if type(count) is not int or not 0 < count <= (MOST_ROWS if layout.told_apart else 1):
         raise Undecodable("a number of rows that cannot be")
+    values = _values(layout, count, constants, columns)
+    if model.has_tenant and values[0].get(TENANT) != tenant:
+        raise NotThisAnswer("rows of another tenant")
+    keys = zip(*[[row[key] for row in values] for key in model.primary_key], strict=True)
+    identities = list(zip(repeat(model.identity_class), keys, repeat(None)))  # repeat has no end
+    related = [
+        _read_related(layouts, layout, relationship, one, tenant, count)
+        for relationship, one in zip(layout.relationships, tables, strict=True)
+    ]
+    return Rows(layout, values, identities, _references(layout, values) if layout.blobs else {}, related)
+
+
+def _values(layout: Layout, count: int, constants: Any, columns: Any) -> list[dict[str, Any]]:
     base: dict[str, Any] = {_STATE: None}
     for (key, convert), value in zip(layout.constant, constants, strict=True):
         base[key] = value if convert is None else convert((value,))[0]
-    if model.has_tenant and base.get(TENANT) != tenant:
-        raise NotThisAnswer("rows of another tenant")
     values = [base.copy() for _ in range(count)]
     for (key, convert), wire in zip(layout.varying, columns, strict=True):
         if len(wire) != count:
             raise Undecodable("a column of the wrong length")
         for row, value in zip(values, wire if convert is None else convert(wire)):  # noqa: B905  # just checked
             row[key] = value
-    if count > 1 and not {key for key, _ in layout.varying}.intersection(model.primary_key):
-        raise Undecodable("rows with the same primary key")
-    key_columns = [[row[key] for row in values] for key in model.primary_key]
-    identities = list(zip(repeat(model.identity_class), zip(*key_columns, strict=True), repeat(None)))
-    related = [_read_related(layouts, layout, rel, one, count, tenant) for rel, one in _pairs(layout, tables)]
-    return Rows(layout, values, identities, _references(layout, values), related)
+    return values
 
 
-def _pairs(layout: Layout, tables: Any) -> list[tuple[Any, Any]]:
-    return list(zip(layout.relationships, tables, strict=True))
-
-
-def _read_related(layouts: Layouts, layout: Layout, relationship: Any, one: Any, count: int, tenant: str) -> Related:
+def _read_related(layouts: Layouts, layout: Layout, relationship: Any, one: Any, tenant: str, count: int) -> Related:
     counts, table = one
     if len(counts) != count:
         raise Undecodable("related rows for another number of rows")

@@ -85,6 +85,7 @@ class Layout:
         json: columns that are unpacked for each row made.
         lazy: columns that are read at their first touch.
         relationships: those that are loaded.
+        told_apart: whether each row has a primary key of its own: there can be one row only, else.
         known: what the state of each row knows: SQLAlchemy's options, to be replayed by ``refresh``, and its path.
     """
 
@@ -95,6 +96,7 @@ class Layout:
     json: frozenset[str]
     lazy: tuple[str, ...]
     relationships: tuple[RelationshipProperty[Any], ...]
+    told_apart: bool
     known: dict[str, Any]
 
 
@@ -146,6 +148,10 @@ def _parse(model: Model, letters: str, parent: Layout | None, relationship: str)
     kinds = list(zip(model.keys, columns, model.enums, strict=True))
     relationships = tuple(r for r, sign in zip(model.relationships, loaded, strict=True) if sign == LOADED)
     lazy = tuple(key for key, letter, _ in kinds if letter == LAZY)
+    if any(key == TENANT and not letter.islower() for key, letter, _ in kinds):
+        raise Undecodable("rows of several tenants, or of none")
+    if parent is not None and parent.model.mapper.relationships[relationship].mapper is not model.mapper:
+        raise Undecodable("related rows of another model")
     if parent is not None and (relationships or lazy):
         raise Undecodable("a related row with relationships or lazy columns of its own")
     return Layout(
@@ -156,6 +162,7 @@ def _parse(model: Model, letters: str, parent: Layout | None, relationship: str)
         json=frozenset(key for key, letter, _ in kinds if letter in "jJ"),
         lazy=lazy,
         relationships=relationships,
+        told_apart=any(letter.isupper() and key in model.primary_key for key, letter, _ in kinds),
         known=_known(model, lazy, relationships) if parent is None else _known_of_related(model, parent, relationship),
     )
 
