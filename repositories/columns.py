@@ -76,16 +76,16 @@ class EnumText(TypeDecorator["StrEnum"]):
     cache_ok = True
 
     def __init__(self, enum_class: type[StrEnum], length: int = 20) -> None:
-        self._enum_class = enum_class
+        self.enum_class = enum_class
         super().__init__(length)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002  # given
         """Refuse a value that could not be read back."""
-        return None if value is None else self._enum_class(value).value
+        return None if value is None else self.enum_class(value).value
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002  # given
         """Make the member."""
-        return None if value is None else self._enum_class(value)
+        return None if value is None else self.enum_class(value)
 
 
 class LongText(TypeDecorator[str]):

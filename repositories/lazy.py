@@ -52,6 +52,7 @@ class LazyPage:
         self._model = model
         self._keys = tuple(keys)
         self._ids: dict[InstanceState[Any], str] = {}
+        self._touches = {key: _Touch(self, key) for key in self._keys}
 
     def adopt(self, rows: Iterable[Any]) -> None:
         """Make the lazy columns of *rows* readable through this page."""
@@ -64,7 +65,20 @@ class LazyPage:
             state.info[_PAGE] = self
             # Until an instance has callables of its own, the attribute is one empty mapping shared by the class.
             callables = state.__dict__.setdefault("callables", {})
-            callables.update((key, _Touch(self, key)) for key in missing)
+            callables.update((key, self._touches[key]) for key in missing)
+
+    def adopt_new(self, states: Sequence[InstanceState[Any]], ids: Iterable[str]) -> None:
+        """Do :meth:`adopt` for rows just made, which have none of the lazy columns and no hooks yet.
+
+        Args:
+            states: of the rows.
+            ids: theirs, in the same order.
+        """
+        self._ids.update(zip(states, ids, strict=True))
+        for state in states:
+            known = state.__dict__
+            known["info"] = {_PAGE: self}
+            known["callables"] = self._touches.copy()
 
     def missing(self, state: InstanceState[Any]) -> list[str]:
         """The lazy columns of one row that have not been read yet."""
@@ -137,6 +151,12 @@ class _Touch:
             return LoaderCallableStatus.PASSIVE_NO_RESULT
         self._page.touch(state, (self._key,), state.session)
         return LoaderCallableStatus.ATTR_WAS_SET
+
+
+def lazy_keys(state: InstanceState[Any]) -> Sequence[str]:
+    """The lazy columns of a row that have not been read yet."""
+    page = state.info.get(_PAGE) if "info" in state.__dict__ else None
+    return () if page is None else page.missing(state)
 
 
 def load(rows: _Rows) -> _Rows:

@@ -1,0 +1,203 @@
+"""Values of a column as msgpack carries them, and back: exactly, or not at all.
+
+A *kind* is one letter. Lower case: the column's value is the same in every row, and is stored once; upper case: one
+value a row. None is None in every kind.
+
+====  ==============================  ======================================================
+kind  values                          stored as
+====  ==============================  ======================================================
+p     str, int, float, bool, bytes    themselves
+b     str, some over the threshold    themselves, or the hash of a blob (16 bytes)
+t     datetime, naive or UTC          ISO text: read back six times faster than microseconds
+d     date                            ISO text
+n     Decimal                         text
+u     UUID                            16 bytes
+e     members of the column's enum    their values
+j     JSON: dict, list and plain      msgpack of its own, unpacked anew for every row made
+====  ==============================  ======================================================
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+import msgpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from enum import Enum
+
+MOST_DEPTH: Final = 32
+"""How deep lists and mappings of an answer may nest."""
+
+_PLAIN: Final = frozenset({str, int, float, bool, bytes})
+_JSON: Final = frozenset({dict, list, str, int, float, bool})
+_ATOMS: Final = frozenset({type(None), bool, float, bytes})
+_INT64: Final = range(-(2**63), 2**64)
+
+
+class Uncacheable(Exception):  # noqa: N818  # a property of the answer, not a mistake
+    """The answer cannot be stored so that exactly the same comes back: do not cache it."""
+
+
+class Unreadable(Exception):  # noqa: N818  # a property of what is stored, not a mistake
+    """What is stored cannot be used: treat it as a miss, count it and report it."""
+
+
+class Undecodable(Unreadable):
+    """It is broken: cut off, damaged, no body at all, or a blob is not what its hash says."""
+
+
+class NotThisAnswer(Unreadable):
+    """It is whole, but of another tenant, call, schema or release than what was asked for."""
+
+
+def is_plain(value: object, depth: int = MOST_DEPTH) -> bool:
+    """Whether msgpack gives back exactly *value*: nothing but plain dict (keys str), list and scalars, not too deep."""
+    # By type(), not isinstance(): a member of a StrEnum is a str, and would come back as a mere one.
+    match value:
+        case int() if type(value) is int:
+            return value in _INT64
+        case str() if type(value) is str:
+            return _is_utf8(value)
+        case list() if type(value) is list:
+            return depth > 0 and all(is_plain(item, depth - 1) for item in value)
+        case dict() if type(value) is dict:
+            keys = all(type(key) is str and _is_utf8(key) for key in value)
+            return depth > 0 and keys and all(is_plain(item, depth - 1) for item in value.values())
+        case _:
+            return type(value) in _ATOMS
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True
+
+
+def pack(value: object) -> bytes:
+    """*value*, which :func:`is_plain`, as bytes."""
+    packed = msgpack.packb(value, strict_types=True)
+    assert isinstance(packed, bytes)  # noqa: S101  # for the type checkers: only autoreset=False gives None
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """What :func:`pack` packed, anew at every call.
+
+    Raises:
+        Undecodable: *packed* is no such thing.
+    """
+    try:
+        return msgpack.unpackb(packed, max_ext_len=0)
+    except Exception as error:  # msgpack has a dozen kinds of its own, and Unicode's
+        raise Undecodable(f"not msgpack: {type(error).__name__}") from error
+
+
+def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> str:
+    """The kind, in lower case, that carries all of *values*.
+
+    Raises:
+        Uncacheable: there is none.
+    """
+    types = set(map(type, values)) - {type(None)}
+    if types <= _PLAIN:
+        if not all(map(is_plain, values)):
+            raise Uncacheable("a column holds a whole number over 64 bits, or text that is no Unicode")
+        return "b" if types == {str} and any(is_large(value, blob_bytes) for value in values) else "p"
+    if len(types) == 1:
+        only = types.pop()
+        found = _KIND_OF_TYPE.get(only) or ("e" if enum is not None and only is enum else None)
+        if found is not None:
+            return found
+        types = {only}
+    if types <= _JSON and all(map(is_plain, values)):
+        return "j"
+    raise Uncacheable(f"a column holds values of {', '.join(sorted(kind.__qualname__ for kind in types))}")
+
+
+def is_large(value: str | None, blob_bytes: int) -> bool:
+    """Whether a text goes into a blob."""
+    return value is not None and len(value) * 4 > blob_bytes and len(value.encode()) > blob_bytes
+
+
+def blob_hash(content: bytes) -> bytes:
+    """What a blob is called, 16 bytes: a hash of its content."""
+    return blake2b(content, digest_size=16).digest()
+
+
+def _moment(value: datetime) -> str:
+    if value.fold or (value.tzinfo is not None and value.tzinfo is not UTC):
+        raise Uncacheable(
+            f"a column holds a datetime in {value.tzinfo}: only naive ones and UTC come back as they were"
+        )
+    return value.isoformat()
+
+
+def _number(value: Decimal) -> str:
+    if value.is_snan():
+        raise Uncacheable("a column holds a signalling NaN")
+    return str(value)
+
+
+def _member(value: Enum) -> Any:
+    if not is_plain(value.value):
+        raise Uncacheable(f"a column holds {value!r}, whose value is no text or number")
+    return value.value
+
+
+_KIND_OF_TYPE: Final[dict[type, str]] = {datetime: "t", date: "d", Decimal: "n", UUID: "u"}
+_TO_WIRE: Final[dict[str, Callable[[Any], Any]]] = {
+    "t": _moment,
+    "d": date.isoformat,
+    "n": _number,
+    "u": lambda value: value.bytes,
+    "e": _member,
+    "j": pack,
+}
+_FROM_WIRE: Final[dict[str, Callable[[Any], Any]]] = {
+    "t": datetime.fromisoformat,
+    "d": date.fromisoformat,
+    "n": Decimal,
+    "u": lambda packed: UUID(bytes=packed),
+}
+
+
+def to_wire(kind: str, values: Iterable[Any]) -> list[Any]:
+    """*values* of that kind as msgpack carries them; blobs are the caller's to replace.
+
+    Raises:
+        Uncacheable: one of them would not come back as it was.
+    """
+    convert = _TO_WIRE.get(kind)
+    if convert is None:
+        return list(values)
+    return [None if value is None else convert(value) for value in values]
+
+
+def from_wire(kind: str, enum: type[Enum] | None) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
+    """How a column of that kind is made of what msgpack gave; None: it is the same.
+
+    The function raises all kinds of errors on what :func:`to_wire` cannot have made.
+    """
+    if kind == "e" and enum is not None:
+        members: Mapping[Any, Enum] = {member.value: member for member in enum}
+        convert: Callable[[Any], Any] | None = members.__getitem__
+    else:
+        convert = _FROM_WIRE.get(kind)
+    if convert is None:
+        return None
+    one = convert
+
+    def column(wire: Sequence[Any]) -> Sequence[Any]:
+        if None in wire:
+            return [None if value is None else one(value) for value in wire]
+        return list(map(one, wire))
+
+    return column
