@@ -9,6 +9,7 @@
       QueryError               a query that cannot be composed: names the operator or field, and those known
       LazyColumnError          a lazy column cannot be loaded any more, because its row is gone
       EmbeddedServerError      an embedded server did not start, stop or answer in time
+      BenchmarkError           a benchmark cannot run here, or what it compares does not agree
 
 What a plain repository raises (``ValueError``, ``WorkflowRunError``, the database's own errors) passes unchanged.
 """
@@ -42,3 +43,7 @@ class LazyColumnError(TidegateError):
 
 class EmbeddedServerError(TidegateError):
     """An embedded server did not start, stop or answer in time; the message ends with its log."""
+
+
+class BenchmarkError(TidegateError):
+    """A benchmark cannot run here, or its contenders answer differently; the message says what would help."""
