@@ -16,7 +16,7 @@ from tidegate.benchmarks.index_cost import measure_writes
 from tidegate.benchmarks.machine import machine, versions
 from tidegate.benchmarks.measuring import measure
 from tidegate.benchmarks.report import Report
-from tidegate.benchmarks.scenarios import deepest_pages, scenarios
+from tidegate.benchmarks.scenarios import deepest_page, scenarios
 from tidegate.benchmarks.targets import Targets
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.calls import Repositories
     from tidegate.benchmarks.data_set import DataSet
     from tidegate.benchmarks.databases import Databases
-    from tidegate.benchmarks.scenarios import DeepPage, Scenario
+    from tidegate.benchmarks.scenarios import Scenario
     from tidegate.benchmarks.steps import Steps
 
 
@@ -65,7 +65,7 @@ def run_benchmark(data_set: DataSet, *, rounds: int, server: URL | None, steps: 
 def _measured(
     places: Databases, data_set: DataSet, contenders: Sequence[Repositories], rounds: int, steps: Steps
 ) -> Report:
-    asked, deep_pages = _asked(data_set, contenders[0])
+    asked, deepest = _asked(data_set, contenders[0])
     with steps.step("comparing the answers of all", len(asked)) as advance:
         for scenario in asked:
             check_agreement(scenario, contenders)
@@ -84,15 +84,15 @@ def _measured(
         database_bytes={"plain": places.plain_bytes, "baseline": places.baseline_bytes},
         contenders=[contender.name for contender in contenders],
         measured=measured,
-        goals=goals(measured, deep_pages),
+        goals=goals(measured, deepest),
         writes=writes,
     )
 
 
-def _asked(data_set: DataSet, contender: Repositories) -> tuple[list[Scenario], list[DeepPage]]:
+def _asked(data_set: DataSet, contender: Repositories) -> tuple[list[Scenario], int]:
     with Session(contender.engine) as session:
-        targets = Targets(session, data_set.population.main_app)
-        return scenarios(targets), deepest_pages(targets.runs_of_main())
+        targets = Targets(session, data_set.population)
+        return scenarios(targets), deepest_page(targets.runs_of_main())
 
 
 @contextmanager

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 LEAST_RUNS: Final = 200
 MOST_RUNS: Final = 10_000_000
 WEBHOOK_RUNS: Final = 25
-"""How many runs of the whale's main app a webhook started."""
+"""How many runs of the whale's main app, and of its quiet app, a webhook started."""
 PAUSED_RUNS: Final = 10
-"""How many runs of the whale's main app wait."""
+"""How many runs of the whale's main app are paused."""
 CHUNK_RUNS: Final = 250
 RUN_COLUMNS: Final = (
     *("id", "tenant_id", "app_id", "workflow_id", "type", "triggered_from", "version", "graph", "inputs", "status"),
@@ -116,9 +116,7 @@ class DataSet:
         self.population = Population(runs, seed)
         self._prose = Prose(seed)
         self._graph = lru_cache(maxsize=_GRAPHS_KEPT)(self._make_graph)
-        # Spread over all of time; a run cannot be both, and the webhooks go first.
-        self._paused = {int((i + 0.25) * runs / PAUSED_RUNS) for i in range(PAUSED_RUNS)}
-        self._webhooks = {int((i + 0.5) * runs / WEBHOOK_RUNS) for i in range(WEBHOOK_RUNS)}
+        self._rare = self._rare_positions()
 
     @property
     def chunks(self) -> range:
@@ -138,6 +136,15 @@ class DataSet:
             made.nodes.extend(nodes)
             made.offloads.extend(offloads)
         return made
+
+    def _rare_positions(self) -> dict[int, tuple[App, Source, Status]]:
+        """Runs whose number is the same in any data set, each kind spread over its app's time."""
+        main, quiet, unit = self.population.main_app, self.population.quiet_app, self.runs / (2 * WEBHOOK_RUNS)
+        paused = {int((5 * i + 1.25) * unit): (main, Source.APP_RUN, Status.PAUSED) for i in range(PAUSED_RUNS)}
+        webhooks = {int((2 * i + 1) * unit): (main, Source.WEBHOOK, Status.SUCCEEDED) for i in range(WEBHOOK_RUNS)}
+        # The fractions of the unit differ, so that no run is of two kinds.
+        until_quiet = {int((i + 0.75) * unit): (quiet, Source.WEBHOOK, Status.SUCCEEDED) for i in range(WEBHOOK_RUNS)}
+        return paused | webhooks | until_quiet
 
     def _rng(self, *names: object) -> Random:
         return Random(":".join(map(str, (self.seed, *names))))  # noqa: S311  # data, not secrets
@@ -160,13 +167,17 @@ class DataSet:
             if position not in of_whale:
                 app = burst_app if burst_left else self.population.other_app(rng)
             else:
-                app = self.population.main_app if burst_left else self.population.whale_app(rng)
+                app = self.population.main_app if burst_left else self._whale_app(rng, position)
             origins.append(self._origin(rng, position, app, time))
         return origins
 
+    def _whale_app(self, rng: Random, position: int) -> App:
+        app = self.population.whale_app(rng)
+        return self.population.main_app if app is self.population.quiet_app and position >= self.runs // 2 else app
+
     def _positions_of_whale(self, rng: Random, positions: range) -> set[int]:
         """Exactly half of them, and among these the rare runs of its main app."""
-        rare = {position for position in positions if position in self._webhooks or position in self._paused}
+        rare = {position for position in positions if position in self._rare}
         rest = [position for position in positions if position not in rare]
         return rare | set(rng.sample(rest, max(0, len(positions) // 2 - len(rare))))
 
@@ -175,13 +186,11 @@ class DataSet:
         return START + timedelta(microseconds=int(share * SPAN / timedelta(microseconds=1)))
 
     def _origin(self, rng: Random, position: int, app: App, time: datetime) -> Origin:
-        main = self.population.main_app
-        if position in self._webhooks:
-            return Origin(main, Source.WEBHOOK, Status.SUCCEEDED, time)
-        if position in self._paused:
-            return Origin(main, Source.APP_RUN, Status.PAUSED, time)
-        sources = _MAIN_SOURCES if app is main else _RAG_SOURCES if app.kind is WorkflowType.RAG_PIPELINE else _SOURCES
-        states = _MAIN_STATES if app is main else _OTHER_STATES
+        if position in self._rare:
+            return Origin(*self._rare[position], time)
+        known = app in (self.population.main_app, self.population.quiet_app)
+        sources = _MAIN_SOURCES if known else _RAG_SOURCES if app.kind is WorkflowType.RAG_PIPELINE else _SOURCES
+        states = _MAIN_STATES if known else _OTHER_STATES
         return Origin(app, sources.pick(rng), states.pick(rng), time)
 
     def _run(self, rng: Random, origin: Origin, workflow: Workflow, graph: Graph) -> dict[str, Any]:

@@ -56,10 +56,14 @@ class Population:
         rng = Random(f"{seed}:population")  # noqa: S311  # data, not secrets
         tenants = min(max(runs // _RUNS_PER_TENANT, _FEWEST_TENANTS), _MOST_TENANTS)
         whale = random_uuid(rng)
-        # Of typical size whatever the seed: what the largest app's graphs weigh decides what its pages cost.
-        quartiles = [_graph_bytes(share) for share in (0.5, 0.75, 0.25, 0.5)]
-        self.main_app = App(random_uuid(rng), whale, WorkflowType.WORKFLOW, _workflows(rng, quartiles), 2_000)
-        self._whale_apps = [self.main_app, *(_app(rng, whale, i) for i in range(1, _WHALE_APPS))]
+        # Of the mean size whatever the seed: reading a graph costs what its bytes do, so that pages of the main app
+        # cost what pages cost on average.
+        mean = (MOST_GRAPH_BYTES - LEAST_GRAPH_BYTES) / log(MOST_GRAPH_BYTES / LEAST_GRAPH_BYTES)
+        sizes = [round(mean), _graph_bytes(0.75), _graph_bytes(0.25), round(mean)]
+        self.main_app = App(random_uuid(rng), whale, WorkflowType.WORKFLOW, _workflows(rng, sizes), 2_000)
+        self.quiet_app = App(random_uuid(rng), whale, WorkflowType.WORKFLOW, _workflows(rng, sizes), 2_000)
+        others = (_app(rng, whale, i) for i in range(2, _WHALE_APPS))
+        self._whale_apps = [self.main_app, self.quiet_app, *others]
         rest = _zipf(_WHALE_APPS - 1)
         self._whale_weights = list(
             accumulate([_MAIN_APP_SHARE, *(w * (1 - _MAIN_APP_SHARE) / sum(rest) for w in rest)])
@@ -80,7 +84,7 @@ class Population:
         return self.main_app.tenant_id
 
     def whale_app(self, rng: Random) -> App:
-        """An app of the whale: its main app in four of five cases."""
+        """An app of the whale: its main app in four of five cases; its second is the one that will be quiet."""
         return rng.choices(self._whale_apps, cum_weights=self._whale_weights)[0]
 
     def other_app(self, rng: Random) -> App:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 PAGE: Final = 20
 DEEP_PAGE: Final = 5_000
 FIRST_PAGE: Final = "first page of 20"
-RARE_SOURCE: Final = f"app-run + webhook ({WEBHOOK_RUNS} runs)"
+RARE_SOURCE: Final = f"app-run + webhook ({WEBHOOK_RUNS})"
+RARE_SOURCE_QUIET: Final = f"quiet app, {RARE_SOURCE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +30,14 @@ class Scenario:
     calls: tuple[Call, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeepPage:
-    """A page far down, and the first page of as many rows, to compare it with."""
-
-    number: int
-    rows: int
-
-    @property
-    def first_name(self) -> str:
-        """The scenario of the first page."""
-        return FIRST_PAGE if self.rows == PAGE else f"first page of {self.rows}"
-
-    @property
-    def name(self) -> str:
-        """The scenario of the page itself."""
-        return f"page {self.number:,} of {self.rows}"
+def deepest_page(runs_of_app: int) -> int:
+    """The number of the deepest whole page of an app, 5,000 at most."""
+    return max(2, min(DEEP_PAGE, runs_of_app // PAGE))
 
 
-def deepest_pages(runs_of_app: int) -> list[DeepPage]:
-    """The deepest whole page of 20 in an app, at most page 5,000; and page 5,000, of fewer rows if need be.
-
-    Page 5,000 is left out where the app has fewer than 5,000 runs.
-    """
-    deepest = DeepPage(max(2, min(DEEP_PAGE, runs_of_app // PAGE)), PAGE)
-    rows = min(PAGE, runs_of_app // DEEP_PAGE)
-    return [deepest] if rows in {0, PAGE} else [deepest, DeepPage(DEEP_PAGE, rows)]
+def page_name(number: int) -> str:
+    """The scenario of one page."""
+    return f"page {number:,} of 20"
 
 
 def scenarios(targets: Targets) -> list[Scenario]:
@@ -82,15 +65,13 @@ def _pages(targets: Targets) -> list[Scenario]:
 
 
 def _deep_pages(targets: Targets) -> list[Scenario]:
-    made: list[Scenario] = []
-    for deep in deepest_pages(targets.runs_of_main()):
-        if deep.rows != PAGE:
-            made.append(Scenario(deep.first_name, (_page(targets.main, Source.APP_RUN, limit=deep.rows),)))
-        cursor = targets.cursor((deep.number - 1) * deep.rows)
-        made.append(
-            Scenario(deep.name, (_page(targets.main, Source.APP_RUN, limit=deep.rows, last_id=cursor),)),
-        )
-    return made
+    deepest = deepest_page(targets.runs_of_main())
+    numbers = sorted({2, max(2, deepest // 10), deepest})
+    cursors = {number: targets.cursor((number - 1) * PAGE) for number in numbers}
+    return [
+        Scenario(page_name(number), (_page(targets.main, Source.APP_RUN, last_id=cursor),))
+        for number, cursor in cursors.items()
+    ]
 
 
 def _pages_by_status(targets: Targets) -> list[Scenario]:
@@ -109,6 +90,8 @@ def _pages_by_sources(targets: Targets) -> list[Scenario]:
         Scenario("app-run + debugging", (_page(targets.main, (Source.APP_RUN, Source.DEBUGGING)),)),
         Scenario(RARE_SOURCE, (_page(targets.main, (Source.APP_RUN, Source.WEBHOOK)),)),
         Scenario("every source", (_page(targets.main, ()),)),
+        Scenario("quiet app, first page", (_page(targets.quiet, Source.APP_RUN),)),
+        Scenario(RARE_SOURCE_QUIET, (_page(targets.quiet, (Source.APP_RUN, Source.WEBHOOK)),)),
     ]
 
 

@@ -14,7 +14,7 @@ from tidegate.repositories.models import WorkflowRun as Run
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from tidegate.benchmarks.population import App
+    from tidegate.benchmarks.population import Population
 
 _ORDINARY_RUNS: Final = 100
 _RUNS_BY_ID: Final = 50
@@ -44,12 +44,13 @@ class Targets:
 
     Args:
         session: on a database that holds the data set.
-        main_app: the whale's main app.
+        population: whose apps they are.
     """
 
-    def __init__(self, session: Session, main_app: App) -> None:
+    def __init__(self, session: Session, population: Population) -> None:
         self._session = session
-        self.main = Where(main_app.tenant_id, main_app.id)
+        self.main = Where(population.main_app.tenant_id, population.main_app.id)
+        self.quiet = Where(population.quiet_app.tenant_id, population.quiet_app.id)
 
     def runs_of_main(self, source: Source = Source.APP_RUN, status: str | None = None) -> int:
         """How many runs the main app has from *source*, of one state or of all."""

@@ -15,6 +15,8 @@ from tidegate.benchmarks.data_set import (
     CHUNK_RUNS,
     PAUSED_RUNS,
     RUN_COLUMNS,
+    SPAN,
+    START,
     WEBHOOK_RUNS,
     Chunk,
     DataSet,
@@ -107,6 +109,9 @@ def test_every_source_and_state_is_there_and_the_rare_ones_are_as_rare_as_said(
     of_main = [run for run in runs if run["app_id"] == data_set.population.main_app.id]
     assert sum(run["triggered_from"] == "webhook" for run in of_main) == WEBHOOK_RUNS
     assert sum(run["status"] == "paused" for run in of_main) == PAUSED_RUNS
+    of_quiet = [run for run in runs if run["app_id"] == data_set.population.quiet_app.id]
+    assert sum(run["triggered_from"] == "webhook" for run in of_quiet) == WEBHOOK_RUNS
+    assert max(run["created_at"] for run in of_quiet) < START + SPAN * 0.51
     common = [run for run in of_main if run["triggered_from"] == "app-run"]
     assert 0.3 * RUNS < len(common) < 0.4 * RUNS
 

@@ -12,7 +12,7 @@ from tidegate.benchmarks.goals import goals
 from tidegate.benchmarks.index_cost import WriteCost
 from tidegate.benchmarks.measuring import Cost, Measured, Timing, timing
 from tidegate.benchmarks.report import WIDTH, Report, as_json, show
-from tidegate.benchmarks.scenarios import FIRST_PAGE, RARE_SOURCE, DeepPage, deepest_pages
+from tidegate.benchmarks.scenarios import FIRST_PAGE, RARE_SOURCE_QUIET, deepest_page, page_name
 from tidegate.benchmarks.steps import Steps
 from tidegate.errors import BenchmarkError, SettingsError
 
@@ -28,28 +28,21 @@ def test_percentiles_are_of_all_samples_in_milliseconds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "expected"),
-    [
-        (25, [(2, 20)]),
-        (3_520, [(176, 20)]),
-        (35_200, [(1_760, 20), (5_000, 7)]),
-        (100_000, [(5_000, 20)]),
-        (900_000, [(5_000, 20)]),
-    ],
+    ("runs", "number"), [(25, 2), (3_520, 176), (99_999, 4_999), (100_000, 5_000), (900_000, 5_000)]
 )
-def test_the_deep_pages_are_the_deepest_there_are(runs: int, expected: list[tuple[int, int]]) -> None:
-    assert [(page.number, page.rows) for page in deepest_pages(runs)] == expected
+def test_the_deepest_page_is_whole_and_5000_at_most(runs: int, number: int) -> None:
+    assert deepest_page(runs) == number
 
 
 def measured(scenario: str, contender: str, p50_ms: float) -> Measured:
     return Measured(scenario, contender, Timing(p50_ms, p50_ms * 2, p50_ms * 3, 10), Cost(1, 21.0))
 
 
-DEEP = DeepPage(176, 20)
+DEEP = page_name(176)
 MEASURED = [
     *(measured(FIRST_PAGE, name, p50) for name, p50 in (("plain", 1.0), ("baseline", 2.0))),
-    *(measured(RARE_SOURCE, name, p50) for name, p50 in (("plain", 1.0), ("baseline", 9.9))),
-    *(measured(DEEP.name, name, p50) for name, p50 in (("plain", 1.16), ("baseline", 0.5))),
+    *(measured(RARE_SOURCE_QUIET, name, p50) for name, p50 in (("plain", 1.0), ("baseline", 9.9))),
+    *(measured(DEEP, name, p50) for name, p50 in (("plain", 1.16), ("baseline", 0.5))),
 ]
 
 
@@ -64,13 +57,13 @@ def report() -> Report:
         database_bytes={"plain": 2, "baseline": 1},
         contenders=["plain", "baseline"],
         measured=MEASURED,
-        goals=goals(MEASURED, [DEEP]),
+        goals=goals(MEASURED, 176),
         writes=[WriteCost("INSERT of a run", Timing(1, 1, 1, 9), Timing(1.5, 1, 1, 9))],
     )
 
 
 def test_a_goal_is_reached_on_its_side_of_the_bound() -> None:
-    found = goals(MEASURED, [DEEP])
+    found = goals(MEASURED, 176)
     assert [(goal.reached, round(goal.value, 2)) for goal in found] == [(True, 2.0), (False, 9.9), (False, 1.16)]
 
 
@@ -80,7 +73,7 @@ def test_the_report_is_json_with_machine_versions_seed_and_every_scenario() -> N
         *("runs", "seed", "rounds", "machine", "versions", "rows", "database_bytes"),
         *("scenarios", "goals", "index_cost"),
     }
-    assert [scenario["name"] for scenario in found["scenarios"]] == [FIRST_PAGE, RARE_SOURCE, DEEP.name]
+    assert [scenario["name"] for scenario in found["scenarios"]] == [FIRST_PAGE, RARE_SOURCE_QUIET, DEEP]
     first = found["scenarios"][0]
     assert first["times_faster_p50"] == {"plain": 2.0}
     assert first["contenders"]["baseline"] == {
@@ -99,7 +92,7 @@ def test_the_table_shows_what_was_lost_too_and_what_was_missed() -> None:
     show(report(), console)
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
-    (lost,) = [line for line in printed.splitlines() if DEEP.name in line and "│" in line]
+    (lost,) = [line for line in printed.splitlines() if DEEP in line and "│" in line]
     assert "0.43" in lost
     assert "missed" in printed
     assert "set for 100,000 runs; this was 10,000" in printed
@@ -107,7 +100,7 @@ def test_the_table_shows_what_was_lost_too_and_what_was_missed() -> None:
 
 
 def test_a_third_contender_is_one_more_column() -> None:
-    rows = [*MEASURED, *(measured(name, "cached", 0.1) for name in (FIRST_PAGE, RARE_SOURCE, DEEP.name))]
+    rows = [*MEASURED, *(measured(name, "cached", 0.1) for name in (FIRST_PAGE, RARE_SOURCE_QUIET, DEEP))]
     base = report()
     values = {name: getattr(base, name) for name in Report.__slots__}
     wider = Report(**(values | {"contenders": ["plain", "cached", "baseline"], "measured": rows}))
