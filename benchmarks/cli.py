@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Final
 
+import psycopg
 import typer
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.benchmarks.data_set import LEAST_RUNS, MOST_RUNS
 from tidegate.errors import BenchmarkError, SettingsError, TidegateError
@@ -80,10 +82,10 @@ def _run(runs: int, seed: int, rounds: int, json_path: Path | None, url: str | N
         server = server_url(url) if url else None
         data_set = DataSet(runs, seed)
         report = run_benchmark(data_set, rounds=rounds, server=server, steps=Steps(console))
-    except (TidegateError, ValueError) as error:
+    except (TidegateError, SQLAlchemyError, psycopg.Error, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    show(report, console)
+    show(report, Console(width=max(WIDTH, console.width)))  # a narrow terminal breaks lines, and no figure is lost
     if json_path:
         json_path.write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
         console.print(f"written: {json_path}", highlight=False)

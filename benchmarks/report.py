@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REFERENCE: Final = "baseline"
 """The contender that the others are compared with."""
-WIDTH: Final = 118
+WIDTH: Final = 120
 """Columns the tables need."""
 
 
@@ -85,7 +85,9 @@ def show(report: Report, console: Console) -> None:
     console.print(_scenario_table(report))
     console.print(
         "Milliseconds a call. faster: p50 of the baseline divided by p50 of the other; below 1 in red, the baseline is "
-        "faster.\nqueries, rows: statements sent and rows received a call, counted in a pass of its own.",
+        "faster.\n"
+        "queries, rows: statements sent and rows received a call, counted in a pass of its own.\n"
+        "quiet: an app that ran in the first half of the time only.",
         style="dim",
     )
     console.print()
@@ -93,7 +95,8 @@ def show(report: Report, console: Console) -> None:
     console.print("Each statement with its commit, on a server that does not wait for its disk.", style="dim")
     console.print()
     for goal in report.goals:
-        mark = "[green]reached[/]" if goal.reached else "[red]missed [/]"
+        below = "[red]missed [/]" if report.runs >= GOAL_RUNS else "[yellow]not yet[/]"
+        mark = "[green]reached[/]" if goal.reached else below
         side = "at most" if goal.at_most else "at least"
         console.print(f"{mark} {goal.text}: {goal.value:.2f}, goal {side} {goal.bound:g}", highlight=False)
     if report.runs != GOAL_RUNS:
@@ -116,7 +119,7 @@ def _scenario_table(report: Report) -> Table:
     for name in report.challengers():
         table.add_column(f"{name}\nfaster", justify="right")
     table.add_column("queries\n" + " / ".join(c[0] for c in report.contenders), justify="right")
-    table.add_column("rows\n" + " / ".join(c[0] for c in report.contenders), justify="right")
+    table.add_column("rows\n" + " / ".join(c[0] for c in report.contenders), justify="right", no_wrap=True)
     for name, found in report.by_scenario().items():
         table.add_row(name, *_cells(report, found))
     return table

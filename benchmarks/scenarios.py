@@ -19,7 +19,7 @@ PAGE: Final = 20
 DEEP_PAGE: Final = 5_000
 FIRST_PAGE: Final = "first page of 20"
 RARE_SOURCE: Final = f"app-run + webhook ({WEBHOOK_RUNS})"
-RARE_SOURCE_QUIET: Final = f"quiet app, {RARE_SOURCE}"
+RARE_SOURCE_QUIET: Final = f"quiet: {RARE_SOURCE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _pages_by_sources(targets: Targets) -> list[Scenario]:
         Scenario("app-run + debugging", (_page(targets.main, (Source.APP_RUN, Source.DEBUGGING)),)),
         Scenario(RARE_SOURCE, (_page(targets.main, (Source.APP_RUN, Source.WEBHOOK)),)),
         Scenario("every source", (_page(targets.main, ()),)),
-        Scenario("quiet app, first page", (_page(targets.quiet, Source.APP_RUN),)),
+        Scenario("quiet: first page of 20", (_page(targets.quiet, Source.APP_RUN),)),
         Scenario(RARE_SOURCE_QUIET, (_page(targets.quiet, (Source.APP_RUN, Source.WEBHOOK)),)),
     ]
 

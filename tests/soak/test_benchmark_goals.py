@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_goal_is_reached_whatever_the_seed(seed: int, record_property: Callable[[str, object], None]) -> None:
+# At 300,000 runs the main app has page 5,000 of 20; at 100,000, of which half are the whale's, no app can have it.
+@pytest.mark.parametrize(("runs", "seed"), [(GOAL_RUNS, 1), (GOAL_RUNS, 2), (300_000, 1)])
+def test_every_goal_is_reached_whatever_the_seed(
+    runs: int, seed: int, record_property: Callable[[str, object], None]
+) -> None:
     console = Console(width=WIDTH)
-    report = run_benchmark(DataSet(GOAL_RUNS, seed), rounds=30, server=None, steps=Steps(console))
+    report = run_benchmark(DataSet(runs, seed), rounds=30, server=None, steps=Steps(console))
     show(report, console)
     for goal in report.goals:
         record_property(goal.text, goal.value)

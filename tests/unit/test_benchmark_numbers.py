@@ -87,14 +87,14 @@ def test_the_report_is_json_with_machine_versions_seed_and_every_scenario() -> N
     assert found["index_cost"][0]["ratio_p50"] == 1.5
 
 
-def test_the_table_shows_what_was_lost_too_and_what_was_missed() -> None:
+def test_the_table_shows_what_was_lost_and_what_was_not_reached() -> None:
     console = Console(file=io.StringIO(), width=WIDTH)
     show(report(), console)
     assert isinstance(console.file, io.StringIO)
     printed = console.file.getvalue()
     (lost,) = [line for line in printed.splitlines() if DEEP in line and "│" in line]
     assert "0.43" in lost
-    assert "missed" in printed
+    assert "not yet" in printed
     assert "set for 100,000 runs; this was 10,000" in printed
     assert "…" not in printed
 
