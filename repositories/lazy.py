@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import event, inspect, select
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.attributes import instance_dict, instance_state, set_committed_value
 from sqlalchemy.orm.base import LoaderCallableStatus, PassiveFlag
 
 from tidegate.errors import LazyColumnError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import InstanceState, Mapper, Session
 
 _PAGE: Final = "tidegate.lazy"
+_ID: Final = "tidegate.lazy.id"
 _Rows = TypeVar("_Rows", bound="Iterable[Any]")
 
 
@@ -51,21 +52,23 @@ class LazyPage:
         self._session_maker = session_maker
         self._model = model
         self._keys = tuple(keys)
-        self._ids: dict[InstanceState[Any], str] = {}
-        self._touches = {key: _Touch(self, key) for key in self._keys}
+        # Weak, and the states' own: a page that held its states would be garbage in cycles, twenty of them a page.
+        self._rows: list[Callable[[], Any]] = []
 
     def adopt(self, rows: Iterable[Any]) -> None:
         """Make the lazy columns of *rows* readable through this page."""
+        touches = {key: _Touch(self, key) for key in self._keys}
         for row in rows:
-            state: InstanceState[Any] = inspect(row)
-            missing = [key for key in self._keys if key not in state.dict]
+            state = instance_state(row)
+            loaded = instance_dict(row)
+            missing = {key: touch for key, touch in touches.items() if key not in loaded}
             if not missing:
                 continue
-            self._ids[state] = row.id
+            self._rows.append(state.obj)
             state.info[_PAGE] = self
+            state.info[_ID] = loaded["id"]
             # Until an instance has callables of its own, the attribute is one empty mapping shared by the class.
-            callables = state.__dict__.setdefault("callables", {})
-            callables.update((key, self._touches[key]) for key in missing)
+            state.__dict__.setdefault("callables", {}).update(missing)
 
     def adopt_new(self, states: Sequence[InstanceState[Any]], ids: Iterable[str]) -> None:
         """Do :meth:`adopt` for rows just made, which have none of the lazy columns and no hooks yet.
@@ -74,11 +77,12 @@ class LazyPage:
             states: of the rows.
             ids: theirs, in the same order.
         """
-        self._ids.update(zip(states, ids, strict=True))
-        for state in states:
+        touches = {key: _Touch(self, key) for key in self._keys}
+        for state, row_id in zip(states, ids, strict=True):
+            self._rows.append(state.obj)
             known = state.__dict__
-            known["info"] = {_PAGE: self}
-            known["callables"] = self._touches.copy()
+            known["info"] = {_PAGE: self, _ID: row_id}
+            known["callables"] = touches.copy()
 
     def missing(self, state: InstanceState[Any]) -> list[str]:
         """The lazy columns of one row that have not been read yet."""
@@ -86,15 +90,16 @@ class LazyPage:
 
     def fetch(self, keys: Sequence[str], states: Iterable[InstanceState[Any]] | None, session: Session | None) -> None:
         """Read *keys* of *states* (None: of every row that is still alive) in one query, and keep what was found."""
-        alive = {s: o for s in (self._ids if states is None else states) if (o := s.obj()) is not None}
-        wanted = {self._id(s): [] for s in alive if any(key not in s.dict for key in keys)}  # type: dict[str, list[Any]]
+        rows = [row() for row in self._rows] if states is None else [state.obj() for state in states]
+        wanted: dict[str, list[Any]] = {}
+        for row in rows:
+            if row is not None and any(key not in instance_dict(row) for key in keys):
+                wanted.setdefault(self._id(instance_state(row)), []).append(row)
         if not wanted:
             return
-        for state in alive:
-            wanted.setdefault(self._id(state), []).append(state)
         for found in self._query(keys, list(wanted), session):
-            for state in wanted[found[0]]:
-                self._keep(state, alive[state], dict(zip(keys, found[1:], strict=True)))
+            for row in wanted[found[0]]:
+                self._keep(instance_state(row), row, dict(zip(keys, found[1:], strict=True)))
 
     def _query(self, keys: Sequence[str], ids: list[str], session: Session | None) -> Sequence[Row[Any]]:
         columns = [getattr(self._model, key) for key in keys]
@@ -112,14 +117,14 @@ class LazyPage:
             state.callables.pop(key, None) if "callables" in state.__dict__ else None
         if not self.missing(state):
             state.info.pop(_PAGE, None)
-            self._ids.pop(state, None)
+            state.info.pop(_ID, None)
 
     def _id(self, state: InstanceState[Any]) -> str:
-        known = self._ids.get(state)
+        known = state.info.get(_ID)
         if known is None:  # a copy that merge(load=False) made takes the callables along
-            known = state.identity[0] if state.identity else state.dict["id"]
-            self._ids[state] = known
-        return known
+            known = state.info[_ID] = state.identity[0] if state.identity else state.dict["id"]
+            self._rows.append(state.obj)
+        return str(known)
 
     def touch(self, state: InstanceState[Any], keys: Sequence[str], session: Session | None) -> None:
         """Read *keys* for the whole page, because *state* needs them.

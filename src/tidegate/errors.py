@@ -11,6 +11,7 @@
       LazyColumnError          a lazy column cannot be loaded any more, because its row is gone
       EmbeddedServerError      an embedded server did not start, stop or answer in time
       WorkflowRunError         a run cannot be paused, or a pause resumed or deleted; a RuntimeError
+      BenchmarkError           a benchmark cannot run here, or what it compares does not agree
 
 What else a plain repository raises (``ValueError``, the database's own errors) passes unchanged.
 """
@@ -52,3 +53,7 @@ class EmbeddedServerError(TidegateError):
 
 class WorkflowRunError(TidegateError, RuntimeError):
     """A run is not in the state that pausing or resuming needs, or its pause is not there."""
+
+
+class BenchmarkError(TidegateError):
+    """A benchmark cannot run here, or its contenders answer differently; the message says what would help."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle  # noqa: TID251  # shown to work for hosts that pickle rows; Tidegate itself never does
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,6 +50,18 @@ def statements(session_maker: sessionmaker[Session]) -> list[str]:
     engine = session_maker.kw["bind"]
     event.listen(engine, "before_cursor_execute", lambda *a: seen.append(a[2]))
     return seen
+
+
+def test_a_page_leaves_nothing_for_the_garbage_collector(page: Page) -> None:
+    rows = page()
+    states = [weakref.ref(inspect(row)) for row in rows]
+    assert rows[0].graph
+    gc.disable()
+    try:
+        del rows
+        assert {state() for state in states} == {None}
+    finally:
+        gc.enable()
 
 
 def test_a_page_is_one_statement_without_the_heavy_columns(page: Page, statements: list[str]) -> None:

@@ -1,0 +1,109 @@
+"""The main job, from the disk check to the report."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import make_url
+from sqlalchemy.orm import Session
+
+from tidegate.benchmarks.answers import check_agreement
+from tidegate.benchmarks.calls import baseline, plain
+from tidegate.benchmarks.databases import SERVER_SETTINGS, check_disk, databases, disk_need, gigabytes
+from tidegate.benchmarks.goals import goals
+from tidegate.benchmarks.index_cost import measure_writes
+from tidegate.benchmarks.machine import machine, versions
+from tidegate.benchmarks.measuring import measure
+from tidegate.benchmarks.report import Report
+from tidegate.benchmarks.scenarios import deepest_page, scenarios
+from tidegate.benchmarks.targets import Targets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy import URL
+
+    from tidegate.benchmarks.calls import Repositories
+    from tidegate.benchmarks.data_set import DataSet
+    from tidegate.benchmarks.databases import Databases
+    from tidegate.benchmarks.scenarios import Scenario
+    from tidegate.benchmarks.steps import Steps
+
+
+def run_benchmark(data_set: DataSet, *, rounds: int, server: URL | None, steps: Steps) -> Report:
+    """Load *data_set* twice, measure, and clean up.
+
+    Args:
+        data_set: the rows.
+        rounds: how many times every scenario is gone through.
+        server: a PostgreSQL server of the caller's; None: one is started, and gone at the end.
+        steps: shows what is being done.
+
+    Raises:
+        BenchmarkError: the disk is short, the server is in use, or contenders answer differently.
+        EmbeddedServerError: no server could be started.
+    """
+    need = disk_need(data_set.runs)
+    steps.console.print(f"On the disk this needs at most {need}.", highlight=False)
+    with ExitStack() as stack:
+        if server is None:
+            check_disk(need)
+            server = stack.enter_context(_embedded(steps))
+        places = stack.enter_context(databases(server, data_set, steps))
+        steps.console.print(
+            f"On the disk are {gigabytes(places.plain_bytes)} with Tidegate's indexes "
+            f"and {gigabytes(places.baseline_bytes)} without.",
+            highlight=False,
+        )
+        contenders = (plain(places.plain), baseline(places.baseline))
+        for contender in contenders:
+            stack.callback(contender.engine.dispose)
+        return _measured(places, data_set, contenders, rounds, steps)
+
+
+def _measured(
+    places: Databases, data_set: DataSet, contenders: Sequence[Repositories], rounds: int, steps: Steps
+) -> Report:
+    asked, deepest = _asked(data_set, contenders[0])
+    with steps.step("comparing the answers of all", len(asked)) as advance:
+        for scenario in asked:
+            check_agreement(scenario, contenders)
+            advance(1)
+    with steps.step(f"measuring {len(asked)} scenarios", rounds * len(asked)) as advance:
+        measured = measure(asked, contenders, rounds=rounds, seed=data_set.seed, advance=advance)
+    with steps.step("measuring writes", rounds + 1) as advance:
+        writes = measure_writes(places, data_set, rounds=rounds, advance=advance)
+    return Report(
+        runs=data_set.runs,
+        seed=data_set.seed,
+        rounds=rounds,
+        machine=machine(),
+        versions=versions(contenders[0].engine),
+        rows=places.rows,
+        database_bytes={"plain": places.plain_bytes, "baseline": places.baseline_bytes},
+        contenders=[contender.name for contender in contenders],
+        measured=measured,
+        goals=goals(measured, deepest),
+        writes=writes,
+    )
+
+
+def _asked(data_set: DataSet, contender: Repositories) -> tuple[list[Scenario], int]:
+    with Session(contender.engine) as session:
+        targets = Targets(session, data_set.population)
+        return scenarios(targets), deepest_page(targets.runs_of_main())
+
+
+@contextmanager
+def _embedded(steps: Steps) -> Iterator[URL]:
+    # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
+    from tidegate.proxy.embedded import Cluster
+
+    cluster = Cluster(cache=False, postgres_settings=SERVER_SETTINGS)
+    with steps.step("starting PostgreSQL"):
+        cluster.start()
+    try:
+        yield make_url(cluster.shards[0].primary.url)
+    finally:
+        cluster.close()

@@ -1,0 +1,110 @@
+"""``tidegate bench`` and ``tidegate demo``; the command line finds them by the entry points ``tidegate.commands``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import psycopg
+import typer
+from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
+
+from tidegate.benchmarks.data_set import LEAST_RUNS, MOST_RUNS
+from tidegate.errors import BenchmarkError, SettingsError, TidegateError
+from tidegate.repositories.base import checked_count
+
+DEMO_RUNS: Final = 10_000
+DEMO_ROUNDS: Final = 20
+BENCH_RUNS: Final = 100_000
+BENCH_ROUNDS: Final = 60
+_LEAST_ROUNDS: Final = 1
+_MOST_ROUNDS: Final = 10_000
+
+Runs = Annotated[int, typer.Option(help=f"Runs to generate, {LEAST_RUNS} to {MOST_RUNS:,}.")]
+Seed = Annotated[int, typer.Option(help="The same seed and --runs give the same rows, byte for byte.")]
+Rounds = Annotated[
+    int, typer.Option(help=f"Rounds to measure, {_LEAST_ROUNDS} to {_MOST_ROUNDS:,}: each times a call up to 5 times.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the report to this file, as JSON.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help="An empty database on a test server of your own [default: a server is started, and gone at the end]. "
+        "The benchmark makes two databases beside it, and drops them at the end; your user must be allowed to.",
+        show_default=False,
+    ),
+]
+
+
+def bench(
+    runs: Runs = BENCH_RUNS,
+    seed: Seed = 1,
+    rounds: Rounds = BENCH_ROUNDS,
+    json_path: Json = None,
+    url: Url = None,
+) -> None:
+    """Measure the plain repositories against the statements of Dify 1.12, on the same generated rows.
+
+    Loads the rows into two databases: one with Dify's indexes alone, for the baseline, and one with Tidegate's beside
+    them. Compares the answers, then times every scenario with both by turns. Prints the disk that is needed first.
+
+    Example: tidegate bench --runs 100000 --seed 7 --json report.json
+    """
+    _run(runs, seed, rounds, json_path, url)
+
+
+def demo(seed: Seed = 1, json_path: Json = None) -> None:
+    """The benchmark in small: 10,000 runs, in a minute or two, with nothing to set up.
+
+    Example: tidegate demo
+    """
+    _run(DEMO_RUNS, seed, DEMO_ROUNDS, json_path, None)
+
+
+def _run(runs: int, seed: int, rounds: int, json_path: Path | None, url: str | None) -> None:
+    # Imported here, so that other commands do not wait for it.
+    from tidegate.benchmarks.benchmark import run_benchmark
+    from tidegate.benchmarks.data_set import DataSet
+    from tidegate.benchmarks.databases import server_url
+    from tidegate.benchmarks.report import WIDTH, as_json, show
+    from tidegate.benchmarks.steps import Steps
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    try:
+        _check_drivers()
+        checked_count("--rounds", rounds, _LEAST_ROUNDS, _MOST_ROUNDS)
+        _check_writable(json_path)
+        server = server_url(url) if url else None
+        data_set = DataSet(runs, seed)
+        report = run_benchmark(data_set, rounds=rounds, server=server, steps=Steps(console))
+    except (TidegateError, SQLAlchemyError, psycopg.Error, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    show(report, Console(width=max(WIDTH, console.width)))  # a narrow terminal breaks lines, and no figure is lost
+    if json_path:
+        json_path.write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
+        console.print(f"written: {json_path}", highlight=False)
+
+
+def _check_drivers() -> None:
+    missing = [name for name in ("psycopg2", "psutil") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BenchmarkError(f"{' and '.join(missing)} is missing; install: pip install 'tidegate[bench]'")
+
+
+def _check_writable(path: Path | None) -> None:
+    """Find out before the work, not after it."""
+    if path is None:
+        return
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"--json {path} cannot be written: {error.strerror}; give a file in a folder there is"
+        ) from None

@@ -1,0 +1,49 @@
+"""What the plain repositories are expected to reach, and whether a run of the benchmark shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tidegate.benchmarks.scenarios import FIRST_PAGE, RARE_SOURCE_QUIET, page_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.benchmarks.measuring import Measured
+
+GOAL_RUNS: Final = 100_000
+"""The goals are set for this many runs."""
+_FIRST_PAGE_TIMES: Final = 2.0
+_RARE_SOURCE_TIMES: Final = 10.0
+_DEEP_PAGE_RATIO: Final = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One expectation at p50, with what was measured."""
+
+    text: str
+    value: float
+    bound: float
+    at_most: bool
+
+    @property
+    def reached(self) -> bool:
+        """Whether the value is on the right side of the bound."""
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+
+def goals(measured: Sequence[Measured], deepest_page: int) -> list[Goal]:
+    """The goals, with what *measured* says of them; *deepest_page* is compared with the first."""
+    p50_ms = {(m.scenario, m.contender): m.timing.p50_ms for m in measured}
+
+    def faster(name: str) -> float:
+        return p50_ms[name, "baseline"] / p50_ms[name, "plain"]
+
+    deep = p50_ms[page_name(deepest_page), "plain"] / p50_ms[FIRST_PAGE, "plain"]
+    return [
+        Goal(f"{FIRST_PAGE}, baseline / plain", faster(FIRST_PAGE), _FIRST_PAGE_TIMES, at_most=False),
+        Goal(f"{RARE_SOURCE_QUIET}, baseline / plain", faster(RARE_SOURCE_QUIET), _RARE_SOURCE_TIMES, at_most=False),
+        Goal(f"{page_name(deepest_page)} / {FIRST_PAGE}, plain", deep, _DEEP_PAGE_RATIO, at_most=True),
+    ]

@@ -1,0 +1,96 @@
+"""What the page indexes cost the writes of a run: the same statements with and without them, in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import cycle, islice
+from random import Random
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+
+from tidegate.benchmarks.data_set import RUN_COLUMNS, SPAN, START
+from tidegate.benchmarks.databases import conninfo
+from tidegate.benchmarks.measuring import Timing, timing
+from tidegate.benchmarks.population import random_uuid
+from tidegate.repositories.enums import WorkflowExecutionStatus as Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from tidegate.benchmarks.data_set import DataSet
+    from tidegate.benchmarks.databases import Databases
+
+_BLOCK_RUNS: Final = 10
+_UPDATE: Final = SQL(
+    "UPDATE workflow_runs SET status = %(status)s, finished_at = %(finished_at)s, elapsed_time = %(elapsed_time)s"
+    " WHERE id = %(id)s"
+)
+_INSERT: Final = SQL("INSERT INTO workflow_runs ({}) VALUES ({})").format(
+    SQL(", ").join(map(Identifier, RUN_COLUMNS)), SQL(", ").join(SQL("%({})s").format(SQL(c)) for c in RUN_COLUMNS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCost:
+    """One statement with its commit, on Dify's indexes alone and with Tidegate's beside them."""
+
+    statement: str
+    without_indexes: Timing
+    with_indexes: Timing
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long it takes with the indexes, at the median."""
+        return self.with_indexes.p50_ms / self.without_indexes.p50_ms
+
+
+def measure_writes(
+    places: Databases, data_set: DataSet, *, rounds: int, advance: Callable[[float], None]
+) -> list[WriteCost]:
+    """Insert runs and then set their status, in both databases, in blocks by turns; the rows stay there."""
+    rng = Random(f"{data_set.seed}:writes")  # noqa: S311  # data, not secrets
+    runs = _new_runs(rng, data_set)
+    with (
+        psycopg.connect(conninfo(places.baseline), autocommit=True) as without_indexes,
+        psycopg.connect(conninfo(places.plain), autocommit=True) as with_indexes,
+    ):
+        lanes = [_Lane(without_indexes), _Lane(with_indexes)]
+        for _ in range(rounds + 1):
+            block = list(islice(runs, _BLOCK_RUNS))
+            for lane in rng.sample(lanes, len(lanes)):
+                lane.run_block(block)
+            advance(1)
+    # The first block warmed them up.
+    inserts = [timing(lane.insert_ns[_BLOCK_RUNS:]) for lane in lanes]
+    updates = [timing(lane.update_ns[_BLOCK_RUNS:]) for lane in lanes]
+    return [WriteCost("INSERT of a run", *inserts), WriteCost("UPDATE of a run's status", *updates)]
+
+
+def _new_runs(rng: Random, data_set: DataSet) -> Iterator[dict[str, Any]]:
+    """Runs like the newest ones, that have just begun."""
+    begun = {"status": Status.RUNNING.value, "finished_at": None, "elapsed_time": 0.0}
+    for number, row in enumerate(cycle(data_set.chunk(data_set.chunks[-1]).runs)):
+        at = START + SPAN + timedelta(seconds=number)
+        yield dict(zip(RUN_COLUMNS, row, strict=True)) | begun | {"id": random_uuid(rng), "created_at": at}
+
+
+class _Lane:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self.insert_ns: list[int] = []
+        self.update_ns: list[int] = []
+
+    def run_block(self, runs: list[dict[str, Any]]) -> None:
+        self.insert_ns.extend(self._timed(_INSERT, run) for run in runs)
+        for run in runs:
+            ended = {"status": Status.SUCCEEDED.value, "finished_at": run["created_at"], "elapsed_time": 1.5}
+            self.update_ns.append(self._timed(_UPDATE, ended | {"id": run["id"]}))
+
+    def _timed(self, statement: Any, values: Mapping[str, Any]) -> int:
+        began = perf_counter_ns()
+        self._connection.execute(statement, values, prepare=True)
+        return perf_counter_ns() - began

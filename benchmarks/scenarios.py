@@ -1,0 +1,151 @@
+"""What is measured: named calls on a loaded data set. Who answers them is not said here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tidegate.benchmarks.calls import Call
+from tidegate.benchmarks.data_set import PAUSED_RUNS, SPAN, START, WEBHOOK_RUNS
+from tidegate.repositories.enums import WorkflowExecutionStatus as Status
+from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.benchmarks.targets import Targets, Where
+
+PAGE: Final = 20
+DEEP_PAGE: Final = 5_000
+FIRST_PAGE: Final = "first page of 20"
+RARE_SOURCE: Final = f"app-run + webhook ({WEBHOOK_RUNS})"
+RARE_SOURCE_QUIET: Final = f"quiet: {RARE_SOURCE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Calls that are made in turn, measured under one name."""
+
+    name: str
+    calls: tuple[Call, ...]
+
+
+def deepest_page(runs_of_app: int) -> int:
+    """The number of the deepest whole page of an app, 5,000 at most."""
+    return max(2, min(DEEP_PAGE, runs_of_app // PAGE))
+
+
+def page_name(number: int) -> str:
+    """The scenario of one page."""
+    return f"page {number:,} of 20"
+
+
+def scenarios(targets: Targets) -> list[Scenario]:
+    """All scenarios, for the data set that *targets* looks into."""
+    return [
+        *_pages(targets),
+        *_deep_pages(targets),
+        *_pages_by_status(targets),
+        *_pages_by_sources(targets),
+        *_runs_by_id(targets),
+        *_counts(targets),
+        *_statistics(targets),
+        *_nodes(targets),
+    ]
+
+
+def _pages(targets: Targets) -> list[Scenario]:
+    first = (targets.main, Source.APP_RUN)
+    return [
+        Scenario(FIRST_PAGE, (_page(*first),)),
+        Scenario("first page, graphs touched", (_page(*first, touch=("graph",)),)),
+        Scenario("first page, all columns touched", (_page(*first, touch=("graph", "inputs", "outputs")),)),
+        Scenario("first page of an ordinary app", (_page(targets.ordinary_app(), Source.APP_RUN),)),
+    ]
+
+
+def _deep_pages(targets: Targets) -> list[Scenario]:
+    deepest = deepest_page(targets.runs_of_main())
+    numbers = sorted({2, max(2, deepest // 10), deepest})
+    cursors = {number: targets.cursor((number - 1) * PAGE) for number in numbers}
+    return [
+        Scenario(page_name(number), (_page(targets.main, Source.APP_RUN, last_id=cursor),))
+        for number, cursor in cursors.items()
+    ]
+
+
+def _pages_by_status(targets: Targets) -> list[Scenario]:
+    common, rare = Status.SUCCEEDED.value, Status.PAUSED.value
+    half_way = max(1, targets.runs_of_main(status=common) // 2)
+    cursor = targets.cursor(half_way, status=common)
+    return [
+        Scenario("succeeded, first page", (_page(targets.main, Source.APP_RUN, status=common),)),
+        Scenario("succeeded, half way down", (_page(targets.main, Source.APP_RUN, last_id=cursor, status=common),)),
+        Scenario(f"paused ({PAUSED_RUNS} runs)", (_page(targets.main, Source.APP_RUN, status=rare),)),
+    ]
+
+
+def _pages_by_sources(targets: Targets) -> list[Scenario]:
+    return [
+        Scenario("app-run + debugging", (_page(targets.main, (Source.APP_RUN, Source.DEBUGGING)),)),
+        Scenario(RARE_SOURCE, (_page(targets.main, (Source.APP_RUN, Source.WEBHOOK)),)),
+        Scenario("every source", (_page(targets.main, ()),)),
+        Scenario("quiet: first page of 20", (_page(targets.quiet, Source.APP_RUN),)),
+        Scenario(RARE_SOURCE_QUIET, (_page(targets.quiet, (Source.APP_RUN, Source.WEBHOOK)),)),
+    ]
+
+
+def _page(
+    where: Where,
+    sources: Source | Sequence[Source],
+    *,
+    limit: int = PAGE,
+    last_id: str | None = None,
+    status: str | None = None,
+    touch: tuple[str, ...] = (),
+) -> Call:
+    arguments = (where.tenant_id, where.app_id, sources, limit, last_id, status)
+    return Call("runs", "get_paginated_workflow_runs", arguments, touch)
+
+
+def _runs_by_id(targets: Targets) -> list[Scenario]:
+    here, ids = (targets.main.tenant_id, targets.main.app_id), targets.run_ids()
+    return [
+        Scenario("run by id", tuple(Call("runs", "get_workflow_run_by_id", (*here, run)) for run in ids)),
+        Scenario(
+            "run by id, without tenant",
+            tuple(Call("runs", "get_workflow_run_by_id_without_tenant", (run,)) for run in ids),
+        ),
+    ]
+
+
+def _counts(targets: Targets) -> list[Scenario]:
+    here = (targets.main.tenant_id, targets.main.app_id, Source.APP_RUN.value)
+    return [
+        Scenario("count by state", (Call("runs", "get_workflow_runs_count", here),)),
+        Scenario("count of failed", (Call("runs", "get_workflow_runs_count", (*here, Status.FAILED.value)),)),
+    ]
+
+
+def _statistics(targets: Targets) -> list[Scenario]:
+    month = (START + SPAN / 3, START + SPAN * 2 / 3)
+    asked = (targets.main.tenant_id, targets.main.app_id, Source.APP_RUN.value, *month, "Asia/Shanghai")
+    methods = {
+        "runs a day": "get_daily_runs_statistics",
+        "creators a day": "get_daily_terminals_statistics",
+        "tokens a day": "get_daily_token_cost_statistics",
+        "interactions a day": "get_average_app_interaction_statistics",
+    }
+    return [Scenario(f"{name}, one month", (Call("runs", method, asked),)) for name, method in methods.items()]
+
+
+def _nodes(targets: Targets) -> list[Scenario]:
+    here, place = (targets.main.tenant_id, targets.main.app_id), targets.busy_node()
+    of_runs = [Call("nodes", "get_executions_by_workflow_run", (*here, run)) for run in targets.runs_with_nodes()]
+    last = Call("nodes", "get_node_last_execution", (*here, place.workflow_id, place.node_id))
+    by_id = [Call("nodes", "get_execution_by_id", (node,)) for node in targets.node_ids()]
+    return [
+        Scenario("nodes of a run", tuple(of_runs)),
+        Scenario("last execution of a node", (last,)),
+        Scenario("node execution by id", tuple(by_id)),
+    ]
