@@ -30,10 +30,8 @@ class IndexSpec:
 
     def create_sql(self, *, concurrently: bool = True) -> str:
         """The statement that creates it."""
-        if not concurrently:  # SQLite: where NULLs go may not be written in an index
-            columns = self.columns.replace(" NULLS LAST", "").replace(" NULLS FIRST", "")
-            return f"CREATE INDEX IF NOT EXISTS {self.name} ON {self.table} ({columns})"
-        return f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
+        how = "CONCURRENTLY " if concurrently else ""
+        return f"CREATE INDEX {how}IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
 
     def drop_sql(self, *, concurrently: bool = True) -> str:
         """The statement that drops it."""
@@ -55,12 +53,12 @@ INDEXES: Final = (
     IndexSpec(
         "tidegate_runs_page_idx",
         "workflow_runs",
-        "tenant_id, app_id, triggered_from, created_at DESC NULLS LAST, id DESC NULLS LAST",
+        "tenant_id, app_id, triggered_from, created_at, id",
     ),
     IndexSpec(
         "tidegate_runs_status_page_idx",
         "workflow_runs",
-        "tenant_id, app_id, triggered_from, status, created_at DESC NULLS LAST, id DESC NULLS FIRST",
+        "tenant_id, app_id, triggered_from, status, created_at, id",
     ),
 )
 
