@@ -36,7 +36,8 @@ help:  ## show this
 	@touch $@
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) -m 'not alone'
+	$(BIN)/pytest -m alone -rP
 	.venv-sa20/bin/pytest -n $(WORKERS) -m fast
 
 check: .venv/.dev  ## ruff, mypy, pyright, import-linter
