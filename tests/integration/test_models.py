@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, create_engine, select, text
+from sqlalchemy.orm import Session
 
-from tidegate.repositories.models import Base
+from tidegate.repositories.models import Base, WorkflowRun, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ TABLES = {
     "workflow_trigger_logs": f"""{IDS}, workflow_run_id uuid null, root_node_id varchar(255) null,
         trigger_metadata text, trigger_type varchar(255), trigger_data text, inputs text, outputs text null,
         status varchar(50), error text null, queue_name varchar(100), celery_task_id varchar(255) null,
-        retry_count int4, elapsed_time float8 null, total_tokens int8 null, {CREATED}, created_by_role varchar(255),
+        retry_count int4, elapsed_time float8 null, total_tokens int4 null, {CREATED}, created_by_role varchar(255),
         created_by varchar(255), triggered_at timestamp null, finished_at timestamp null""",
 }
 INDEXES = {
@@ -99,3 +100,15 @@ def test_each_table_has_its_primary_key_these_indexes_and_no_other(connection: C
 
 def test_there_is_no_foreign_key(connection: Connection) -> None:
     assert connection.execute(text("SELECT count(*) FROM pg_constraint WHERE contype = 'f'")).scalar() == 0
+
+
+def test_a_run_may_use_more_tokens_than_an_int_holds(connection: Connection) -> None:
+    given = {"total_tokens": 3_000_000_000, "elapsed_time": 1.5} | dict.fromkeys(
+        ("id", "tenant_id", "app_id"), new_id()
+    )
+    given |= dict.fromkeys(("workflow_id", "created_by"), new_id())
+    given |= dict.fromkeys(("type", "triggered_from", "version", "status", "created_by_role"), "x")
+    with Session(connection) as session:
+        session.add(WorkflowRun(**given))
+        session.flush()
+        assert session.scalar(select(WorkflowRun.total_tokens)) == 3_000_000_000
