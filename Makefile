@@ -46,7 +46,8 @@ demo: .venv/.bench  ## the main job on servers of its own: 10,000 runs, in 4 min
 	$(BIN)/tidegate demo
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) -m 'not alone'
+	$(BIN)/pytest -m alone -rP
 	.venv-sa20/bin/pytest -n $(WORKERS) -m fast
 
 check: .venv/.dev  ## ruff, mypy, pyright, import-linter

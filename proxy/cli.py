@@ -52,7 +52,7 @@ def init(
         for spec in INDEXES:
             typer.echo((spec.drop_sql() if undo else spec.create_sql()) + ";")
         return
-    with _reported_errors(), _engine(url) as engine:
+    with _engine(url) as engine:
         if undo:
             typer.echo(f"dropped: {', '.join(drop_indexes(engine)) or 'nothing was there'}")
             return
@@ -64,7 +64,7 @@ def init(
 @app.command()
 def doctor(url: Url = None) -> None:
     """Check a database for what Tidegate needs; exits with 1 if something is missing."""
-    with _reported_errors(), _engine(url) as engine:
+    with _engine(url) as engine:
         wrong = {name: state for name, state in index_states(engine).items() if state != "valid"}
         for name, state in wrong.items():
             typer.echo(f"index {name} is {state}: pages cost more the larger an app is; run: tidegate init")
@@ -90,25 +90,30 @@ def _show(bars: Bars) -> Callable[[Progress], None]:
 
 @contextmanager
 def _engine(url: str | None) -> Iterator[Engine]:
+    """An engine, and its errors as one line without the password, and exit status 2."""
     given = url or os.environ.get("TIDEGATE_DATABASE_URL")
-    if not given:
-        raise SettingsError("no database: give --url or set TIDEGATE_DATABASE_URL, like postgresql+psycopg://host/dify")
     try:
-        engine = create_engine(make_url(given))
-    except (ArgumentError, ImportError) as error:
-        raise SettingsError(
-            f"--url cannot be used ({type(error).__name__}); expected postgresql+psycopg://..."
-        ) from None
+        engine = _engine_for(given)
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     try:
         yield engine
+    except (TidegateError, SQLAlchemyError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip()
+        password = str(engine.url.password or "")
+        typer.echo(f"error: {cause.replace(password, '***') if password else cause}", err=True)
+        raise typer.Exit(2) from None
     finally:
         engine.dispose()
 
 
-@contextmanager
-def _reported_errors() -> Iterator[None]:
+def _engine_for(given: str | None) -> Engine:
+    if not given:
+        raise SettingsError("no database: give --url or set TIDEGATE_DATABASE_URL, like postgresql+psycopg://host/dify")
     try:
-        yield
-    except (TidegateError, SQLAlchemyError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        return create_engine(make_url(given))
+    except (ArgumentError, ImportError, ValueError) as error:  # whose messages may hold the URL
+        raise SettingsError(
+            f"the database's URL cannot be used ({type(error).__name__}); expected postgresql+psycopg://user@host/dify"
+        ) from None

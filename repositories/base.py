@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,15 +35,16 @@ class SQLAlchemyRepository:
     def _transact(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a transaction and commit it.
 
-        On failure everything is rolled back, :meth:`_on_failure` is told, and the exception is raised unchanged.
+        On failure everything is rolled back, :meth:`_on_failure` is told, and the exception is raised unchanged; should
+        the rollback or the hook fail as well, a note on the exception says so.
         """
         with self._session_maker() as session:
             try:
                 result = operation(session)
                 session.commit()
             except BaseException as error:
-                session.rollback()
-                self._on_failure(error)
+                _beside(error, "rollback", session.rollback)
+                _beside(error, "failure hook", partial(self._on_failure, error))
                 raise
         return result
 
@@ -77,6 +79,14 @@ class SQLAlchemyRepository:
                 return total
 
 
+def _beside(error: BaseException, what: str, step: Callable[[], None]) -> None:
+    """Do *step*; if it fails, the caller still sees *error*, which is the cause, with a note."""
+    try:
+        step()
+    except Exception as also:  # noqa: BLE001  # whatever it is, it must not hide the cause
+        error.add_note(f"the {what} failed too: {type(also).__name__}: {also}")
+
+
 def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
     """*items* in lists of at most *size*; never holds more than one list.
 
@@ -87,6 +97,7 @@ def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
     source = iter(not_one_text(items))
     while chunk := list(islice(source, size)):
         yield chunk
+        del chunk  # before the next is read
 
 
 def not_one_text(items: Iterable[T]) -> Iterable[T]:

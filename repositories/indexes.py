@@ -7,11 +7,12 @@ which is found by the next one, dropped and built again.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,10 +31,8 @@ class IndexSpec:
 
     def create_sql(self, *, concurrently: bool = True) -> str:
         """The statement that creates it."""
-        if not concurrently:  # SQLite: where NULLs go may not be written in an index
-            columns = self.columns.replace(" NULLS LAST", "").replace(" NULLS FIRST", "")
-            return f"CREATE INDEX IF NOT EXISTS {self.name} ON {self.table} ({columns})"
-        return f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
+        how = "CONCURRENTLY " if concurrently else ""
+        return f"CREATE INDEX {how}IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
 
     def drop_sql(self, *, concurrently: bool = True) -> str:
         """The statement that drops it."""
@@ -55,12 +54,12 @@ INDEXES: Final = (
     IndexSpec(
         "tidegate_runs_page_idx",
         "workflow_runs",
-        "tenant_id, app_id, triggered_from, created_at DESC NULLS LAST, id DESC NULLS LAST",
+        "tenant_id, app_id, triggered_from, created_at, id",
     ),
     IndexSpec(
         "tidegate_runs_status_page_idx",
         "workflow_runs",
-        "tenant_id, app_id, triggered_from, status, created_at DESC NULLS LAST, id DESC NULLS FIRST",
+        "tenant_id, app_id, triggered_from, status, created_at, id",
     ),
 )
 
@@ -68,10 +67,10 @@ _STATES = text(
     "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
     " JOIN pg_class t ON t.oid = i.indrelid WHERE c.relname = ANY(:names) AND pg_table_is_visible(t.oid)"
 )
-_PROGRESS = text(
-    "SELECT phase, blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE datname = current_database()"
-)
+_PROGRESS = text("SELECT phase, blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = :pid")
 _POLL_S: Final = 0.5
+_LOCK: Final = 0x7469_6465  # "tide": one creation or removal of indexes at a time, in each database
+_LOCK_POLL_S: Final = 0.1
 
 
 def index_states(engine: Engine) -> dict[str, str]:
@@ -90,6 +89,8 @@ def index_states(engine: Engine) -> dict[str, str]:
 def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None = None) -> list[str]:
     """Create what is missing and build again what is invalid.
 
+    Where two do so at once, the second waits, and finds all done.
+
     Args:
         engine: the primary's engine; it needs two connections at once.
         progress: told about twice a second how far the present index is.
@@ -97,25 +98,45 @@ def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None =
     Returns:
         The names of the indexes that were created.
     """
-    states = index_states(engine)
-    todo = [spec for spec in INDEXES if states[spec.name] != "valid"]
-    for spec in todo:
-        with _autocommit(engine) as connection:
-            concurrently = connection.dialect.name == "postgresql"
+    with _alone(engine, progress) as connection:
+        states = index_states(engine)
+        todo = [spec for spec in INDEXES if states[spec.name] != "valid"]
+        concurrently = connection.dialect.name == "postgresql"
+        for spec in todo:
             if states[spec.name] == "invalid":
                 connection.execute(text(spec.drop_sql(concurrently=concurrently)))
-            with _reported(engine, spec.name, progress if concurrently else None):
+            with _reported(engine, connection, spec.name, progress if concurrently else None):
                 connection.execute(text(spec.create_sql(concurrently=concurrently)))
     return [spec.name for spec in todo]
 
 
 def drop_indexes(engine: Engine) -> list[str]:
     """Drop those of Tidegate's indexes that are there, and return their names."""
-    there = [spec for spec in INDEXES if index_states(engine)[spec.name] != "missing"]
-    for spec in there:
-        with _autocommit(engine) as connection:
+    with _alone(engine, None) as connection:
+        states = index_states(engine)
+        there = [spec for spec in INDEXES if states[spec.name] != "missing"]
+        for spec in there:
             connection.execute(text(spec.drop_sql(concurrently=connection.dialect.name == "postgresql")))
     return [spec.name for spec in there]
+
+
+@contextmanager
+def _alone(engine: Engine, progress: Callable[[Progress], None] | None) -> Iterator[Connection]:
+    """A connection that holds the lock; it is gone with the connection, however that ends."""
+    with _autocommit(engine) as connection:
+        if connection.dialect.name != "postgresql":
+            yield connection
+            return
+        # Tried again and again rather than waited for: who waits in a statement has a snapshot, and the one who holds
+        # the lock waits in CREATE INDEX CONCURRENTLY for all snapshots to go.
+        while not connection.execute(select(func.pg_try_advisory_lock(_LOCK))).scalar_one():
+            if progress is not None:
+                progress(Progress(INDEXES[0].name, "waiting for another tidegate init", 0, 0))
+            time.sleep(_LOCK_POLL_S)
+        try:
+            yield connection
+        finally:
+            connection.execute(select(func.pg_advisory_unlock(_LOCK)))
 
 
 @contextmanager
@@ -126,16 +147,19 @@ def _autocommit(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def _reported(engine: Engine, name: str, progress: Callable[[Progress], None] | None) -> Iterator[None]:
+def _reported(
+    engine: Engine, at_work: Connection, name: str, progress: Callable[[Progress], None] | None
+) -> Iterator[None]:
     if progress is None:
         yield
         return
     done = threading.Event()
+    pid = at_work.execute(select(func.pg_backend_pid())).scalar_one()
 
     def watch() -> None:
         with _autocommit(engine) as connection:
             while not done.wait(_POLL_S):
-                for row in connection.execute(_PROGRESS):
+                for row in connection.execute(_PROGRESS, {"pid": pid}):
                     progress(Progress(name, row.phase, row.blocks_done, row.blocks_total))
 
     watcher = threading.Thread(target=watch, name="tidegate-index-progress", daemon=True)

@@ -9,7 +9,7 @@ import uuid
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import Index, PrimaryKeyConstraint, String, UniqueConstraint, text
+from sqlalchemy import BigInteger, Index, PrimaryKeyConstraint, String, UniqueConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from tidegate.repositories.columns import EnumText, LongText, StringUUID, UTCDateTime, naive_utc_now
@@ -68,7 +68,7 @@ class WorkflowRun(RunPayloads, Base):
     outputs: Mapped[str | None] = mapped_column(LongText, default="{}")
     error: Mapped[str | None] = mapped_column(LongText)
     elapsed_time: Mapped[float] = mapped_column(default=0, server_default=text("0"))
-    total_tokens: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    total_tokens: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     total_steps: Mapped[int | None] = mapped_column(default=0, server_default=text("0"))
     created_by_role: Mapped[str]
     created_by: Mapped[str] = _uuid()
@@ -239,7 +239,7 @@ class WorkflowArchiveLog(Base):
     run_triggered_from: Mapped[str]
     run_error: Mapped[str | None] = mapped_column(LongText)
     run_elapsed_time: Mapped[float] = mapped_column(default=0, server_default=text("0"))
-    run_total_tokens: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    run_total_tokens: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     run_total_steps: Mapped[int | None] = mapped_column(default=0, server_default=text("0"))
     run_created_at: Mapped[datetime]
     run_finished_at: Mapped[datetime | None]

@@ -1,30 +1,31 @@
 """Pages of runs: one statement, whose cost does not depend on the size of the app.
 
-A page over k trigger sources is a UNION ALL of k arms, each ordered and limited along an index on
-(tenant, app, source[, status], created_at desc, id desc), merged by one more ORDER BY and LIMIT. ``IN`` or ``ANY``
-instead of arms would sort every row of the app. The cursor's row is looked up inside the statement.
+A page over k trigger sources is a UNION ALL of k arms, each a stretch of one of Tidegate's indexes that is walked
+backwards and limited, merged by one more ORDER BY and LIMIT. ``IN`` or ``ANY`` instead of arms would sort every row of
+the app. The cursor's row is looked up inside the statement.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, literal, select, tuple_, union_all
 from sqlalchemy.orm import aliased, load_only
 
-from tidegate.repositories.columns import StringUUID
+from tidegate.repositories.columns import StringUUID, UTCDateTime
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom
 from tidegate.repositories.models import WorkflowRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from sqlalchemy.orm import InstrumentedAttribute
 
 Row = TypeVar("Row")
+_Cursor: TypeAlias = "tuple[ColumnElement[datetime], ColumnElement[str]]"
 
 LAZY_RUN_COLUMNS: Final = ("graph", "inputs", "outputs")
 MAX_PAGE: Final = 10_000
@@ -35,6 +36,12 @@ _LIGHT: Final[list[InstrumentedAttribute[Any]]] = [
     for attribute in WorkflowRun.__mapper__.column_attrs
     if attribute.key not in LAZY_RUN_COLUMNS
 ]
+_TENANT: Final = bindparam("tenant_id", type_=StringUUID())
+_APP: Final = bindparam("app_id", type_=StringUUID())
+_STATUS: Final = bindparam("status", type_=String())
+_LAST_ID: Final = bindparam("last_id", type_=StringUUID())
+_ROW_COUNT: Final = bindparam("row_count", type_=Integer(), literal_execute=True)
+"""Written into the statement: for a LIMIT it does not know, PostgreSQL plans to read a tenth of all rows."""
 _KNOWN_SOURCES: Final = tuple(sorted(source.value for source in WorkflowRunTriggeredFrom))
 
 
@@ -79,50 +86,84 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
         A SELECT of light ``WorkflowRun`` rows, newest first, for the values of :func:`page_parameters`; with a cursor
         also of its row's ``created_at``, the same in every row.
     """
-    common = [WorkflowRun.tenant_id == bindparam("tenant_id"), WorkflowRun.app_id == bindparam("app_id")]
-    if with_status:
-        common.append(WorkflowRun.status == bindparam("status"))
-    cursor_at = _cursor_at() if with_cursor else None
-    if cursor_at is not None:
-        here = tuple_(cursor_at, bindparam("last_id", type_=StringUUID()))
-        common.append(tuple_(WorkflowRun.created_at, WorkflowRun.id) < here)
-    extra = [] if cursor_at is None else [cursor_at]
     if source_count:
-        arms = [WorkflowRun.triggered_from == bindparam(f"source_{i}") for i in range(source_count)]
+        sources = [bindparam(f"source_{i}", type_=String()) for i in range(source_count)]
     else:
-        arms = [*(WorkflowRun.triggered_from == source for source in _KNOWN_SOURCES), *_unknown_sources()]
-    if len(arms) == 1:
-        statement = select(WorkflowRun, *extra).options(load_only(*_LIGHT, raiseload=False)).where(arms[0], *common)
-        return _newest_first(statement, WorkflowRun, with_status=with_status)
-    selects = [
-        select(_newest_first(select(*_LIGHT).where(arm, *common), WorkflowRun, with_status=with_status).subquery())
-        for arm in arms
-    ]
-    run = aliased(WorkflowRun, union_all(*selects).subquery("page"))
+        sources = [literal(source, String()) for source in _KNOWN_SOURCES]
+    cursor = _cursor() if with_cursor else None
+    extra = cursor[:1] if cursor else ()
+    if len(sources) == 1:
+        newest = _newest_of_source(select(WorkflowRun, *extra), sources[0], with_status=with_status, cursor=cursor)
+        return newest.options(load_only(*_LIGHT, raiseload=False))
+    arms = [_arm(source, with_status=with_status, cursor=cursor) for source in sources]
+    if not source_count:
+        arms += [_newest_of_gap(gap, with_status=with_status, cursor=cursor) for gap in _unknown_sources()]
+    run = aliased(WorkflowRun, union_all(*arms).subquery("page"))
     light = [getattr(run, column.key) for column in _LIGHT]
-    return _newest_first(select(run, *extra).options(load_only(*light, raiseload=False)), run, with_status=with_status)
+    page = select(run, *extra).options(load_only(*light, raiseload=False))
+    return page.order_by(run.created_at.desc(), run.id.desc()).limit(_ROW_COUNT)
 
 
-def _newest_first(statement: Select[Any], run: type[WorkflowRun], *, with_status: bool) -> Select[Any]:
-    # NULLS LAST changes nothing, as neither column can be NULL, but it is the order of Tidegate's indexes alone: for
-    # an app with much of the table, PostgreSQL would else walk the index on (created_at, id) and discard other apps'
-    # runs, without bound when the app has been quiet.
-    # The one with the status is ordered NULLS FIRST by id, so that neither index of Tidegate's can serve for the other:
-    # a generic plan that takes a rare status for a common one would walk the whole app by the index without it.
-    by_id = run.id.desc().nulls_first() if with_status else run.id.desc().nulls_last()
-    newest = (run.created_at.desc().nulls_last(), by_id)
-    return statement.order_by(*newest).limit(bindparam("row_count"))
+def _newest_of_source(
+    statement: Select[Any], source: ColumnElement[str], *, with_status: bool, cursor: _Cursor | None
+) -> Select[Any]:
+    """One stretch of one index, walked backwards from the cursor, or from the end, to the start of the source.
+
+    Written as two comparisons of rows under the index's whole order, not as ``tenant_id = ... AND app_id = ...``: of
+    equalities PostgreSQL expects so few rows, where most apps have few, that sorting what any other index finds looks
+    as cheap, and for the app that has many it reads them all. By the comparisons it expects many rows, so that no sort
+    looks cheap. Where Tidegate's indexes have not been made, Dify's on the first three columns serves, with a sort.
+    """
+    run = WorkflowRun
+    columns: list[InstrumentedAttribute[Any]] = [run.tenant_id, run.app_id, run.triggered_from]
+    values: list[ColumnElement[Any]] = [_TENANT, _APP, source]
+    if with_status:
+        columns, values = [*columns, run.status], [*values, _STATUS]
+    first = tuple_(*columns) >= tuple_(*values)
+    if cursor:
+        last = tuple_(*columns, run.created_at, run.id) < tuple_(*values, *cursor)
+    else:
+        last = tuple_(*columns) <= tuple_(*values)
+    newest = (column.desc() for column in (*columns, run.created_at, run.id))
+    return statement.where(first, last).order_by(*newest).limit(_ROW_COUNT)
 
 
-def _cursor_at() -> ColumnElement[Any]:
-    """When the cursor's row was created: a position, whatever source and status the row has by now.
+def _arm(source: ColumnElement[str], *, with_status: bool, cursor: _Cursor | None) -> Select[Any]:
+    # The equalities, which hold for every row already, tell PostgreSQL that the rows are in order of (created_at, id),
+    # so that it merges the arms and takes from each no more than it needs. Under the LIMIT they choose no index.
+    found = _newest_of_source(select(*_LIGHT), source, with_status=with_status, cursor=cursor).subquery()
+    same = [found.c.tenant_id == _TENANT, found.c.app_id == _APP, found.c.triggered_from == source]
+    if with_status:
+        same.append(found.c.status == _STATUS)
+    arm = select(found).where(*same).order_by(found.c.created_at.desc(), found.c.id.desc())
+    return select(arm.subquery())
 
-    Looked up once for all arms; where there is no such row, the comparison is with NULL and finds nothing.
+
+def _newest_of_gap(gap: ColumnElement[bool], *, with_status: bool, cursor: _Cursor | None) -> Select[Any]:
+    run = WorkflowRun
+    here = [run.tenant_id == _TENANT, run.app_id == _APP, gap]
+    if with_status:
+        here.append(run.status == _STATUS)
+    if cursor:
+        here.append(tuple_(run.created_at, run.id) < tuple_(*cursor))
+    # NULLS LAST changes nothing, as neither column can be NULL, but no index has that order: in that of (created_at,
+    # id) PostgreSQL might look for runs of no app.
+    newest = (run.created_at.desc().nulls_last(), run.id.desc().nulls_last())
+    return select(select(*_LIGHT).where(*here).order_by(*newest).limit(_ROW_COUNT).subquery())
+
+
+def _cursor() -> _Cursor:
+    """(created_at, id) of the cursor's row; a position, whatever source and status the row has by now.
+
+    Looked up once for all arms; where there is no such row, nothing is older. By the primary key first, and only then
+    by tenant and app: asked for all three at once, PostgreSQL may take a page index for an app of many runs, in which
+    it would read every entry of the app to find the id.
     """
     run = aliased(WorkflowRun)
-    here = (run.tenant_id == bindparam("tenant_id"), run.app_id == bindparam("app_id"), run.id == bindparam("last_id"))
-    cursor = select(run.created_at).where(*here).cte("cursor_run")
-    return select(cursor.c.created_at).scalar_subquery()
+    row = select(run.tenant_id, run.app_id, run.created_at).where(run.id == _LAST_ID)
+    cursor = row.cte("cursor_run").prefix_with("MATERIALIZED", dialect="postgresql")
+    created_at = select(cursor.c.created_at).where(cursor.c.tenant_id == _TENANT, cursor.c.app_id == _APP)
+    return func.coalesce(created_at.scalar_subquery(), literal(datetime.min, UTCDateTime())), _LAST_ID  # noqa: DTZ901  # naive
 
 
 def _unknown_sources() -> list[ColumnElement[bool]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
 from tidegate.errors import TidegateError
 from tidegate.proxy.embedded.cluster import Cluster
+
+_INTERRUPTED: Final = 128 + signal.SIGINT
 
 cluster_app = typer.Typer(no_args_is_help=True, help="PostgreSQL and Valkey of Tidegate's own, for trying things out.")
 
@@ -30,12 +32,14 @@ def up(
     """
     console = Console()
     try:
-        running = Cluster(shards, replicas)
         with console.status("starting servers ..."):
-            running.start()
+            running = Cluster(shards, replicas).start()
     except TidegateError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("ended before all servers ran", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     try:
         _print_urls(running)
         signal.pause()

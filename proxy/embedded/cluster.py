@@ -17,7 +17,7 @@ from tidegate.errors import EmbeddedServerError, SettingsError
 from tidegate.proxy.embedded import cleanup
 from tidegate.proxy.embedded.binaries import postgres_bin, valkey_binary
 from tidegate.proxy.embedded.postgres import PostgresNode
-from tidegate.proxy.embedded.process import give_to_server, reachable
+from tidegate.proxy.embedded.process import give_to_server, reachable, reachable_alone, servers_pass_through
 from tidegate.proxy.embedded.valkey import ValkeyNode
 from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
 
@@ -42,7 +42,8 @@ class Cluster:
     """Real servers on free loopback ports; a context manager, or :meth:`start` and :meth:`close`.
 
     They are gone, with their folder, on a normal end, an exception, SIGTERM, SIGHUP and SIGINT; after a SIGKILL of
-    this process, the next start on the machine removes them.
+    this process, the next start on the machine removes them. Only a main thread can take signals: of a cluster that
+    another thread started, SIGTERM and SIGHUP leave what SIGKILL leaves.
 
     Args:
         shards: how many primaries, 1 to 16.
@@ -71,10 +72,11 @@ class Cluster:
         self._shape = (shards, replicas)
         self._with_cache = cache
         self._postgres_settings = dict(postgres_settings or {})
-        self._parent = folder or Path(tempfile.gettempdir())
+        self._parent = folder or _temporary_folder()
         self._folder: Path | None = None
         self._owner_pid = 0
         self._handlers: dict[int, Any] = {}
+        self._starting = False
         self._shards: tuple[Shard, ...] = ()
         self._cache: ValkeyNode | None = None
 
@@ -94,6 +96,11 @@ class Cluster:
             raise EmbeddedServerError("no cache: the cluster was made with cache=False, or has not been started")
         return self._cache
 
+    @property
+    def ended(self) -> bool:
+        """Whether it does not run: not started yet, or closed."""
+        return self._folder is None
+
     def start(self) -> Self:
         """Start every server; all answer, and replicas stream, when this returns."""
         if self._folder is not None:
@@ -107,11 +114,18 @@ class Cluster:
         self._folder.chmod(0o711)
         atexit.register(self.close)
         self._take_signals()
+        self._starting = True
         try:
             self._start_servers(self._folder)
+        except _SignalWhileStarting as signalled:
+            self._starting = False
+            self._on_signal(signalled.signum, None)
+            raise EmbeddedServerError("ended by a signal while it started") from None
         except BaseException:
+            self._starting = False
             self.close()
             raise
+        self._starting = False
         return self
 
     def close(self) -> None:
@@ -155,11 +169,15 @@ class Cluster:
             )
             for i in range(shards)
         )
-        with ThreadPoolExecutor(max_workers=4) as pool:
+        pool = ThreadPoolExecutor(max_workers=4)
+        try:
             started = pool.map(self._start_shard, self._shards)
             if self._with_cache:
                 self._start_cache(folder)
             list(started)
+        finally:
+            # Interrupted: shards that are starting go on until they run, and are ended then; others never start.
+            pool.shutdown(cancel_futures=True)
 
     def _node(self, folder: Path, name: str, programs: Path) -> PostgresNode:
         return PostgresNode(name, _own_folder(folder / name), programs)
@@ -175,7 +193,7 @@ class Cluster:
             list(pool.map(PostgresNode.wait_database, shard.replicas))
 
     def _start_cache(self, folder: Path) -> None:
-        self._cache = ValkeyNode(_own_folder(folder / "valkey"), reachable(valkey_binary(), folder))
+        self._cache = ValkeyNode(_own_folder(folder / "valkey"), reachable_alone(valkey_binary(), folder))
         self._cache.start()
 
     def _check_disk(self) -> None:
@@ -196,17 +214,43 @@ class Cluster:
                 signal.signal(signum, self._on_signal)
 
     def _give_signals_back(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for signum, before in self._handlers.items():
-                signal.signal(signum, before)
-            self._handlers = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for signum in list(self._handlers):
+            # A cluster that started later passes signals on to this one: it stays in the chain until that one ends.
+            if signal.getsignal(signum) == self._on_signal:
+                signal.signal(signum, self._handler_before(self, signum))
+
+    @staticmethod
+    def _handler_before(cluster: Cluster, signum: int) -> Any:
+        """The handler that was there before *cluster*, and before those that have ended meanwhile."""
+        before = cluster._handlers.pop(signum, signal.SIG_DFL)
+        earlier = getattr(before, "__self__", None)
+        if isinstance(earlier, Cluster) and earlier.ended:
+            return Cluster._handler_before(earlier, signum)
+        return before
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
+        if os.getpid() == self._owner_pid and self._starting:
+            # Threads are starting servers: close() must come after them, or it would miss some.
+            raise _SignalWhileStarting(signum)
         before = self._handlers.get(signum, signal.SIG_DFL)
         self.close()
         # The host program, or the shell that started it, must see this signal as if nobody had been here.
         signal.signal(signum, before)
         os.kill(os.getpid(), signum)
+
+
+class _SignalWhileStarting(BaseException):  # ends a start as KeyboardInterrupt does
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def _temporary_folder() -> Path:
+    # root's own may be closed to others (macOS, pam_tmpdir), and the servers run as nobody then.
+    usual = Path(tempfile.gettempdir())
+    return usual if servers_pass_through(usual) else Path("/tmp")  # noqa: S108  # mkdtemp makes a folder of its own in it
 
 
 def _own_folder(path: Path) -> Path:

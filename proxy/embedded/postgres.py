@@ -59,7 +59,11 @@ class PostgresNode:
     def create(self, settings: Mapping[str, str]) -> None:
         """Make the data folder of a primary."""
         options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-        locale = ("--locale-provider=builtin", "--locale=C.UTF-8")
+        locale = (
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--locale=C",
+        )  # macOS has no C.UTF-8 of its own
         run([str(self._programs / "initdb"), "-D", str(self._folder), *options, *locale], cwd=self._folder)
         self._configure(dict(SETTINGS) | dict(settings))
 
@@ -74,7 +78,8 @@ class PostgresNode:
         give_to_server(replica._folder)  # another of its own kind
 
     def _configure(self, settings: Mapping[str, str]) -> None:
-        own = {"port": str(self.port), "unix_socket_directories": str(self._folder)}
+        # No socket file: its path may have 103 bytes at most, and temporary folders are sometimes longer.
+        own = {"port": str(self.port), "unix_socket_directories": ""}
         lines = [f"{name} = '{value}'" for name, value in (dict(settings) | own).items()]
         (self._folder / "tidegate.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
         configuration = self._folder / "postgresql.conf"

