@@ -63,14 +63,23 @@ os.setuid(nobody.pw_uid)
 print(os.geteuid(), flush=True)
 """
 _STARTING = """
-import sys
+import sys, threading
 from pathlib import Path
-from tidegate.proxy.embedded import Cluster, postgres
-launch = postgres.PostgresNode.launch
-def told(node):
-    launch(node)
+from tidegate.proxy.embedded import Cluster, cleanup, postgres
+launch, end, remove = postgres.PostgresNode.launch, postgres.PostgresNode.end, cleanup.remove
+ended, launched = threading.Event(), threading.Event()
+def launch_late(node):
     print("starting", flush=True)
-postgres.PostgresNode.launch = told
+    ended.wait(1)  # whoever ends servers before all that start are up misses this one
+    launch(node)
+    launched.set()
+def end_early(node):
+    end(node)
+    ended.set()
+def remove_late(folder):
+    launched.wait(10)
+    remove(folder)
+postgres.PostgresNode.launch, postgres.PostgresNode.end, cleanup.remove = launch_late, end_early, remove_late
 with Cluster(2, 1, folder=Path(sys.argv[1])):
     raise AssertionError("nobody ended it")
 """
