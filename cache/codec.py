@@ -95,8 +95,10 @@ class Codec:
         rows = Dehydration(self._layouts, tenant, self._blob_bytes)
         try:
             payload = pack([tenant, call, *_shape(rows, answer)])
-        except (ValueError, TypeError, OverflowError) as error:
-            raise Uncacheable(f"an answer that msgpack cannot hold: {error}") from error
+        except Uncacheable:
+            raise
+        except Exception as error:  # an answer is the host's: what its objects do when they are looked at is not known
+            raise Uncacheable(f"an answer that cannot be encoded: {type(error).__name__}: {error}") from error
         return Encoded(_FORMAT + zlib.crc32(payload).to_bytes(4, "big") + payload, rows.blobs)
 
     def decode(self, tenant: str, call: bytes, body: bytes) -> Decoded:

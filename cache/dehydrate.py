@@ -72,22 +72,27 @@ class Dehydration:
         if model.has_tenant and TENANT not in present:
             raise Uncacheable("rows without their tenant")
         for row in rows:
-            state: InstanceState[Any] = inspect(row)
-            if type(row) is not model.cls or vars(row).keys() != present or frozenset(lazy_keys(state)) != lazy:
+            if type(row) is not model.cls:
+                raise Uncacheable("rows of more than one model, or None among them")
+            if vars(row).keys() != present or frozenset(lazy_keys(inspect(row))) != lazy:
                 raise Uncacheable("rows that are not all loaded alike")
-            if not state.detached or state.modified or state.expired_attributes or not lazy >= state.callables.keys():
-                raise Uncacheable(f"{model.cls.__qualname__} is not detached and unchanged, as a query leaves it")
-            identity = tuple(vars(row).get(key) for key in model.primary_key)
-            if state.key != (model.identity_class, identity, None):
-                raise Uncacheable(f"{model.cls.__qualname__} with an identity that is not its primary key")
-            if model.has_tenant and vars(row)[TENANT] != self._tenant:
-                raise Uncacheable("a row of another tenant")
-            if id(row) in self._seen:
-                raise Uncacheable("a row that is in the answer twice")
-            self._seen.add(id(row))
+            self._check_state(model, row, lazy)
         if len({inspect(row).key for row in rows}) != len(rows):
             raise Uncacheable("two rows with the same primary key")
         return lazy
+
+    def _check_state(self, model: Model, row: Any, lazy: frozenset[str]) -> None:
+        state: InstanceState[Any] = inspect(row)
+        if not state.detached or state.modified or state.expired_attributes or not lazy >= state.callables.keys():
+            raise Uncacheable(f"{model.cls.__qualname__} is not detached and unchanged, as a query leaves it")
+        identity = tuple(vars(row).get(key) for key in model.primary_key)
+        if state.key != (model.identity_class, identity, None):
+            raise Uncacheable(f"{model.cls.__qualname__} with an identity that is not its primary key")
+        if model.has_tenant and vars(row)[TENANT] != self._tenant:
+            raise Uncacheable("a row of another tenant")
+        if id(row) in self._seen:
+            raise Uncacheable("a row that is in the answer twice")
+        self._seen.add(id(row))
 
     def _column(self, model: Model, i: int, values: list[Any]) -> tuple[str, list[Any]]:
         kind = kind_of(values, model.enums[i], self._blob_bytes)
