@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,14 +23,15 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tidegate.cache.breaker import Breaker, Pauses
+from tidegate.cache.command import packed
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tidegate.cache.command import Command, Link
     from tidegate.cache.redis_url import Target, Timeouts
-    from tidegate.cache.scripts import Script
 
 T = TypeVar("T")
 
@@ -38,36 +39,7 @@ _MOST_IDLE: Final = 128
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
-class Command(NamedTuple):
-    """A script with its keys and arguments; without a script, the keys of an MGET."""
-
-    script: Script | None
-    keys: Sequence[bytes]
-    args: Sequence[bytes] = ()
-
-    def parts(self, *, whole_text: bool = False) -> tuple[bytes, ...]:
-        """What is sent; the script's text instead of its digest, for a server that does not have it."""
-        if self.script is None:
-            return (b"MGET", *self.keys)
-        name, text = (b"EVAL", self.script.text) if whole_text else (b"EVALSHA", self.script.sha)
-        return (name, text, b"%d" % len(self.keys), *self.keys, *self.args)
-
-
-def packed(parts: tuple[bytes, ...]) -> bytes:
-    """As the protocol has it."""
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
-
-
-class Link(Protocol):
-    """A server, or a cluster of them."""
-
-    def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """Send all, and decode the replies; raise :class:`StoreUnavailable` if they do not come or make no sense."""
-        ...
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        ...
+Client: TypeAlias = "redis.Redis | redis.RedisCluster"
 
 
 class ServerLink:
@@ -275,7 +247,7 @@ class ClusterLink:
             link.close()
 
 
-def client_of(target: Target, timeouts: Timeouts) -> redis.Redis | redis.RedisCluster:
+def client_of(target: Target, timeouts: Timeouts) -> Client:
     """A redis-py client, which never waits longer than *timeouts* and never tries again of its own accord.
 
     Raises:
@@ -315,6 +287,6 @@ def _behind_sentinel(target: Target, waits: dict[str, Any]) -> redis.Redis:
     return client
 
 
-def link_of(client: redis.Redis | redis.RedisCluster, pauses: Pauses) -> Link:
+def link_of(client: Client, pauses: Pauses) -> Link:
     """A link by way of a ready client."""
     return ClusterLink(client, pauses) if isinstance(client, redis.RedisCluster) else ServerLink(client, pauses)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tidegate.cache import scripts
 from tidegate.cache.breaker import Pauses
+from tidegate.cache.command import Command
 from tidegate.cache.keys import Keys, decoded, encoded, token, untoken
 from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
-from tidegate.cache.redis_link import Command, client_of, link_of
+from tidegate.cache.redis_link import client_of, link_of
 from tidegate.cache.redis_url import Target, Timeouts
 from tidegate.cache.store import Hit, Miss, NoRoot
 from tidegate.repositories.position import Origin, Position
@@ -22,9 +23,8 @@ from tidegate.repositories.position import Origin, Position
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    import redis
-
-    from tidegate.cache.redis_link import Link
+    from tidegate.cache.command import Link
+    from tidegate.cache.redis_link import Client
     from tidegate.cache.scripts import Script
     from tidegate.cache.store import Change, Filling, Lookup
 
@@ -61,7 +61,7 @@ class RedisStore:
 
     def __init__(
         self,
-        client: redis.Redis | redis.RedisCluster,
+        client: Client,
         ns: str,
         *,
         most_tags: int = MOST_TAGS,

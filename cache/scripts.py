@@ -207,7 +207,7 @@ put(KEYS[2], ARGV[5], ARGV[3])
 for i = 4, #KEYS do
   local blob = ARGV[i + 2]
   local there = redis.pcall('STRLEN', KEYS[i])
-  if there ~= #blob then
+  if there ~= #blob or there == 0 then
     put(KEYS[i], blob, ARGV[3])
   elseif call('PTTL', KEYS[i]) < tonumber(ARGV[3]) then
     call('PEXPIRE', KEYS[i], ARGV[3])

@@ -46,7 +46,9 @@ class ValkeyNode:
         """Start it, empty."""
         network = ("--bind", "127.0.0.1", "--port", str(self.port))
         memory = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
-        self._server.start([str(self._program), *network, *memory, "--dir", str(self._folder), *self._options], self._answers)
+        self._server.start(
+            [str(self._program), *network, *memory, "--dir", str(self._folder), *self._options], self._answers
+        )
 
     def stop(self) -> None:
         """Shut down in good order."""
@@ -80,7 +82,7 @@ class ValkeyNode:
 
 
 def join(nodes: Sequence[ValkeyNode]) -> None:
-    """Make one cluster of running servers that were started with ``--cluster-enabled yes``; each gets its share of slots.
+    """Make one cluster of running servers, started with ``--cluster-enabled yes``; each gets its share of slots.
 
     Raises:
         EmbeddedServerError: they do not agree in time.
