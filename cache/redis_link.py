@@ -42,6 +42,10 @@ _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERD
 Client: TypeAlias = "redis.Redis | redis.RedisCluster"
 
 
+class _Moved(StoreUnavailable):
+    """The keys are on another server of the cluster."""
+
+
 class ServerLink:
     """One server, found anew at each connection (Sentinel).
 
@@ -69,9 +73,6 @@ class ServerLink:
             raise StoreUnavailable("the server failed a moment ago; it is asked again after a pause")
         try:
             replies = self._replies(commands)
-        except (AskError, MovedError):
-            self.breaker.succeeded()
-            raise
         except Exception as error:  # a parser may raise anything on garbage
             self._failed()
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
@@ -165,7 +166,7 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
         if isinstance(reply, redis.RedisError):
             if isinstance(reply, (AskError, MovedError)):
                 succeeded()
-                raise reply
+                raise _Moved(f"{reply}: of a cluster, whose URL would be redis+cluster://")
             # Out of memory or not permitted: others may be served. No master: nobody will be.
             gone = isinstance(reply, redis.ReadOnlyError) or str(reply).startswith(_NO_SERVER)
             (failed if gone else succeeded)()
@@ -214,7 +215,7 @@ class ClusterLink:
             link = self._links.setdefault(node.name, ServerLink(self._client.get_redis_connection(node), self._pauses))
         try:
             return link.ask(commands, decode)
-        except (AskError, MovedError):
+        except _Moved:
             return self._follow(commands, decode)
         except StoreUnavailable:
             self._refresh()

@@ -51,7 +51,7 @@ class RedisStore:
         client: a redis-py client, for one server or a cluster; its time-outs are the store's.
         ns: the database's namespace, up to 40 hexadecimal digits.
         most_tags: fields a tenant may have before the oldest are dropped.
-        marks_ttl_ms: how long marks stay after the last write or fill; those of a longer entry stay as long as it.
+        marks_ttl_ms: how long marks stay after the last write or fill; an entry whose marks are gone is void.
         most_bytes: the largest answer that is stored, body and large values together.
         pauses: of the circuit breaker.
 

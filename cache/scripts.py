@@ -206,7 +206,7 @@ if root.origin ~= ARGV[1] then return 9 end
 put(KEYS[2], ARGV[5], ARGV[3])
 for i = 4, #KEYS do
   local blob = ARGV[i + 2]
-  local there = redis.pcall('STRLEN', KEYS[i])
+  local there = text('STRLEN', KEYS[i])
   if there ~= #blob or there == 0 then
     put(KEYS[i], blob, ARGV[3])
   elseif call('PTTL', KEYS[i]) < tonumber(ARGV[3]) then
@@ -271,7 +271,8 @@ local function load()
 end
 
 local function make(nonce, origin)
-  call('UNLINK', key)
+  -- Only if need be: after a first write, a server that is full no longer refuses the script's others.
+  if call('EXISTS', key) == 1 then call('UNLINK', key) end
   return {state = 'p', counter = 0, floor = 0, at = NOWHERE, opens = 0, nonce = nonce, awaits = 'w', origin = origin,
     intents = ''}
 end
