@@ -40,6 +40,7 @@ class Refusal(StrEnum):
     INTENT = "a transaction may be committing"
     LEASE = "the lease was lost"
     ORIGIN = "from another origin"
+    TOO_LARGE = "larger than the store takes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tidegate.repositories.position import Origin, Position
 
 MOST_TAGS: Final = 10_000
+MOST_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,18 @@ class MemoryStore:
     Args:
         now_ms: a clock in milliseconds.
         most_tags: fields a tenant may have before the oldest are dropped.
+        most_bytes: the largest answer that is stored, body and large values together.
     """
 
     def __init__(
-        self, now_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000, most_tags: int = MOST_TAGS
+        self,
+        now_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+        most_tags: int = MOST_TAGS,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._now_ms = now_ms
         self._most_tags = most_tags
+        self._most_bytes = most_bytes
         self._lock = threading.RLock()
         self.roots: dict[str, Root] = {}
         self.entries: dict[tuple[str, str], _Entry] = {}
@@ -103,6 +109,9 @@ class MemoryStore:
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
         """See :meth:`Store.fill`."""
+        if filling.size > self._most_bytes:
+            self.release(tenant, filling.entry, filling.token)
+            return Refusal.TOO_LARGE
         with self._lock:
             root = self.roots.get(tenant)
             if root is None:

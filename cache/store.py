@@ -97,6 +97,11 @@ class Filling:
     ttl_ms: int
     blobs: Mapping[str, bytes]
 
+    @property
+    def size(self) -> int:
+        """Bytes of body and large values."""
+        return len(self.body) + sum(map(len, self.blobs.values()))
+
 
 class Store(Protocol):
     """Entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
@@ -114,7 +119,7 @@ class Store(Protocol):
         ...
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
-        """Store an answer, unless something says no; gives the lease back either way."""
+        """Store an answer, unless something says no (first of all its size); gives the lease back either way."""
         ...
 
     def check(self, tenant: str, noted: Noted, tags: Sequence[str]) -> bool:

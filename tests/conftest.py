@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tidegate.proxy.embedded import Cluster
+from tidegate.proxy.embedded.binaries import valkey_binary
+from tidegate.proxy.embedded.process import give_to_server
+from tidegate.proxy.embedded.valkey import ValkeyNode, join
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _numbers = itertools.count()
 
@@ -34,3 +39,37 @@ def database_url(cluster: Cluster) -> Iterator[str]:
 def valkey_url(cluster: Cluster) -> str:
     cluster.cache.flush()
     return cluster.cache.url
+
+
+@pytest.fixture(scope="session")
+def start_valkey() -> Iterator[Callable[..., ValkeyNode]]:
+    """Starts a Valkey of one's own with these options."""
+    nodes: list[ValkeyNode] = []
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+
+        def start(*options: str) -> ValkeyNode:
+            home = Path(folder, str(len(nodes)), "data")
+            home.mkdir(parents=True)
+            give_to_server(home.parent)
+            node = ValkeyNode(home, valkey_binary(), options)
+            nodes.append(node)
+            node.start()
+            return node
+
+        yield start
+        for node in nodes:
+            node.resume()
+            node.kill()
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(start_valkey: Callable[..., ValkeyNode]) -> ValkeyNode:
+    return start_valkey()
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(start_valkey: Callable[..., ValkeyNode]) -> list[ValkeyNode]:
+    nodes = [start_valkey("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(3)]
+    join(nodes)
+    return nodes

@@ -1,0 +1,102 @@
+"""URLs of Valkey and Redis: what they may look like; what they are shown as, which is never with a password.
+
+::
+
+    redis://[user:password@]host:port/db                                 one server
+    redis+sentinel://[user:password@]host:port,host:port/service/db      the master that Sentinel names
+    redis+cluster://[user:password@]host:port,host:port                  a cluster, by some of its servers
+
+``rediss`` instead of ``redis`` is with TLS. Options follow a question mark, by redis-py's names:
+``?ssl_ca_certs=/etc/ssl/cache.pem``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from tidegate.errors import SettingsError
+
+Kind: TypeAlias = Literal["server", "sentinel", "cluster"]
+
+_KINDS: Final[dict[str, Kind]] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
+_PORTS: Final[dict[Kind, int]] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+_FORMS: Final = (
+    "redis://host:port/db, redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port "
+    "(rediss... for TLS) would work"
+)
+
+
+class Timeouts(NamedTuple):
+    """How long a call waits, in milliseconds."""
+
+    connect_ms: int
+    read_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a URL names.
+
+    Args:
+        kind: one server, servers behind Sentinel, or a cluster.
+        hosts: the server's, the sentinels', or some of the cluster's; with ports.
+        tls: whether connections are encrypted.
+        service: the name under which Sentinel knows the master, else empty.
+        server_url: user, password, database and options, as a URL of one server.
+        shown: the URL without password and options.
+    """
+
+    kind: Kind
+    hosts: tuple[tuple[str, int], ...]
+    tls: bool
+    service: str
+    server_url: str = field(repr=False)
+    shown: str
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Take *url* apart.
+
+        Raises:
+            SettingsError: it cannot be one of the above; the message says what would work, and shows no password.
+        """
+        scheme, separator, rest = url.partition("://")
+        secure, _, kind_name = scheme.partition("+")
+        if not separator or secure not in ("redis", "rediss") or kind_name not in _KINDS:
+            shown = f"{scheme}://..." if separator else "a text without ://"
+            raise SettingsError(f"cache.url is {shown}; {_FORMS}")
+        kind = _KINDS[kind_name]
+        # A password may hold a slash or a question mark unescaped; the hosts begin behind the last @ of what precedes.
+        user, at, location = rest.rpartition("@")
+        place = urlsplit(f"//{location}")
+        shown = f"{scheme}://{'***@' if at else ''}{place.netloc}{place.path}"
+        hosts = tuple(_host(text, _PORTS[kind], shown) for text in place.netloc.split(","))
+        service, database = _path(kind, place.path, shown)
+        host, port = hosts[0]
+        server_url = f"{secure}://{user}{at}{f'[{host}]' if ':' in host else host}:{port}/{database}?{place.query}"
+        return cls(kind, hosts, secure == "rediss", service, server_url, shown)
+
+
+def _host(text: str, port: int, shown: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text}")
+        host, given = parts.hostname, parts.port
+    except ValueError as error:
+        raise SettingsError(f"cache.url is {shown}: {error}; {_FORMS}") from None
+    if not host:
+        raise SettingsError(f"cache.url is {shown}, with {text!r} for a host; {_FORMS}")
+    return host, port if given is None else given
+
+
+def _path(kind: Kind, path: str, shown: str) -> tuple[str, str]:
+    """The service (of Sentinel only) and the database."""
+    parts = [unquote(part) for part in path.split("/")[1:]]
+    service = parts.pop(0) if kind == "sentinel" and parts else ""
+    database = parts.pop(0) if parts else ""
+    if parts or (kind == "sentinel" and not service) or not (database or "0").isdecimal():
+        raise SettingsError(f"cache.url is {shown}, with {path!r} behind the hosts; {_FORMS}")
+    if kind == "cluster" and database not in ("", "0"):
+        raise SettingsError(f"cache.url is {shown}, with database {database}; a cluster has only database 0")
+    return service, database or "0"

@@ -1,0 +1,451 @@
+"""What every store does: in memory, on one server, on a cluster of three."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.memory_store import MemoryStore
+from tidegate.cache.redis_store import RedisStore
+from tidegate.cache.store import Change, Filling, Hit, Miss, NoRoot, Store
+from tidegate.repositories.position import NOWHERE, Origin, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TENANT, ENTRY, GUARD, DAY = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "d1", "runs:app", "runs:app:20260101"
+ORIGIN = Origin(1, 1, "s0")
+
+
+@pytest.fixture(params=["memory", "server", "cluster"])
+def make_store(request: pytest.FixtureRequest) -> Callable[..., Store]:
+    waits = {"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000}
+
+    def make(**bounds: Any) -> Store:
+        ns = secrets.token_hex(8)
+        if request.param == "memory":
+            return MemoryStore(**bounds)
+        if request.param == "server":
+            return RedisStore.from_url(request.getfixturevalue("shared_valkey").url, ns, **waits, **bounds)
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in request.getfixturevalue("valkey_cluster"))
+        store = RedisStore.from_url(f"redis+cluster://{hosts}", ns, **waits, **bounds)
+        request.addfinalizer(store.close)
+        return store
+
+    return make
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store]) -> Store:
+    return make_store()
+
+
+def clean(store: Store, tenant: str = TENANT, nonce: str = "nonce", origin: Origin = ORIGIN) -> None:
+    store.make_root(tenant, nonce, origin)
+    store.complete_root(tenant, nonce, "77", NOWHERE)
+    store.end_quarantine(tenant, nonce, NOWHERE)
+
+
+def miss(store: Store, guard: str = GUARD, tenant: str = TENANT, entry: str = ENTRY) -> Miss:
+    found = store.lookup(tenant, entry, guard)
+    assert isinstance(found, Miss), found
+    return found
+
+
+def filling(noted: Noted, **overrides: Any) -> Filling:
+    values: dict[str, Any] = {
+        "entry": ENTRY,
+        "noted": noted,
+        "token": "token",
+        "origin": ORIGIN,
+        "tags": (DAY,),
+        "body": b"the answer",
+        "ttl_ms": 60_000,
+        "blobs": {},
+    }
+    return Filling(**(values | overrides))
+
+
+def holding(noted: Miss, token: str) -> Filling:
+    return filling(noted.noted, token=token)
+
+
+def fill(store: Store, noted: Miss | None = None, tenant: str = TENANT, **overrides: Any) -> Refusal | None:
+    entry = overrides.get("entry", ENTRY)
+    noted = noted or miss(store, tenant=tenant, entry=entry)
+    assert store.lease(tenant, entry, noted, "token", 60_000)
+    return store.fill(tenant, filling(noted.noted, **overrides))
+
+
+def write(store: Store, xid: str, *tags: str, lsn: int = 1, whole: bool = False) -> None:
+    change = [Change(TENANT, frozenset(tags), whole)]
+    store.open(change, xid, ORIGIN, ["other"])
+    store.stamp(change, xid, ORIGIN, Position(1, lsn))
+
+
+def test_without_a_root_nothing_is_answered_stored_or_closed(store: Store) -> None:
+    change = [Change(TENANT, frozenset({DAY}), whole=True)]
+    store.stamp(change, "5", ORIGIN, Position(1, 1))
+    store.bump(change, Position(1, 1))
+    store.resolve(TENANT, ["5"], Position(1, 1))
+    store.complete_root(TENANT, "nonce", "5", Position(1, 1))
+    store.end_quarantine(TENANT, "nonce", Position(1, 1))
+    assert store.lookup(TENANT, ENTRY, GUARD) == NoRoot()
+    assert not store.check(TENANT, Noted("nonce", 0), [DAY])
+    assert store.fill(TENANT, filling(Noted("nonce", 0))) is Refusal.NO_ROOT
+
+
+def test_a_root_is_pending_then_in_quarantine_then_clean(store: Store) -> None:
+    store.make_root(TENANT, "nonce", ORIGIN)
+    assert miss(store) == Miss(Noted("nonce", 0), Refusal.NO_ENTRY, State.PENDING, ORIGIN, NOWHERE, {})
+    store.end_quarantine(TENANT, "nonce", Position(1, 9))
+    assert miss(store).state is State.PENDING
+    store.complete_root(TENANT, "another", "77", Position(1, 9))
+    assert miss(store).state is State.PENDING
+    store.complete_root(TENANT, "nonce", "77", Position(1, 3))
+    assert miss(store) == Miss(Noted("nonce", 0), Refusal.NO_ENTRY, State.QUARANTINE, ORIGIN, Position(1, 3), {}, "77")
+    store.complete_root(TENANT, "nonce", "78", Position(1, 9))
+    store.end_quarantine(TENANT, "another", Position(1, 9))
+    assert miss(store).awaits == "77"
+    store.end_quarantine(TENANT, "nonce", Position(0, 5))
+    assert miss(store) == Miss(Noted("nonce", 1), Refusal.NO_ENTRY, State.CLEAN, ORIGIN, Position(1, 5), {})
+    assert not store.check(TENANT, Noted("nonce", 0), [DAY])
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_root_that_is_not_clean_neither_answers_nor_stores(store: Store, steps: int) -> None:
+    clean(store)
+    assert fill(store) is None
+    noted = miss(store, entry="other")
+    store.make_root(TENANT, "nonce", newer := ORIGIN._replace(epoch=2))
+    if steps:
+        store.complete_root(TENANT, "nonce", "77", NOWHERE)
+    assert miss(store).reason is Refusal.STATE
+    assert not store.check(TENANT, noted.noted, [DAY])
+    assert fill(store, noted, origin=newer) is Refusal.STATE
+
+
+def test_a_filled_answer_is_found_with_what_was_noted(store: Store) -> None:
+    clean(store)
+    write(store, "5", DAY)
+    noted = miss(store)
+    assert fill(store, noted, tags=(DAY, "run:1"), body=b"\r\n\x00\n 1") is None
+    assert store.lookup(TENANT, ENTRY, GUARD) == Hit(b"\r\n\x00\n 1", noted.noted, (DAY, "run:1"))
+    refreshed = store.lookup(TENANT, ENTRY, GUARD, refresh=True)
+    assert isinstance(refreshed, Miss)
+    assert refreshed.reason is Refusal.NO_ENTRY
+    assert store.check(TENANT, noted.noted, [DAY, "run:1"])
+    assert miss(store, entry="d2").reason is Refusal.NO_ENTRY
+    assert store.lookup("another tenant", ENTRY, GUARD) == NoRoot()
+
+
+def test_an_entry_ends_with_its_time(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    assert fill(store, noted, ttl_ms=0) is None
+    assert miss(store).reason is Refusal.NO_ENTRY
+    assert fill(store, noted, ttl_ms=40) is None
+    deadline = time.monotonic() + 5
+    while isinstance(store.lookup(TENANT, ENTRY, GUARD), Hit):
+        assert time.monotonic() < deadline
+    assert miss(store).reason is Refusal.NO_ENTRY
+
+
+def test_a_bump_voids_what_depends_on_the_tag_and_nothing_else(store: Store) -> None:
+    clean(store)
+    assert fill(store) is None
+    store.bump([Change(TENANT, frozenset({GUARD, "run:1"}))], Position(1, 1))
+    assert isinstance(store.lookup(TENANT, ENTRY, GUARD), Hit)
+    store.bump([Change(TENANT, frozenset({DAY}))], Position(1, 1))
+    assert miss(store).reason is Refusal.BUMPED
+
+
+def test_an_open_intent_voids_until_it_is_stamped_and_the_stamp_voids_again(store: Store) -> None:
+    clean(store)
+    assert fill(store) is None
+    change = [Change(TENANT, frozenset({DAY}))]
+    store.open(change, "5", ORIGIN, ["other"])
+    assert miss(store).reason is Refusal.BUMPED
+    noted = miss(store)
+    assert fill(store, noted) is Refusal.INTENT
+    assert not store.check(TENANT, noted.noted, [DAY])
+    store.stamp(change, "5", ORIGIN, Position(1, 1))
+    assert fill(store, noted) is Refusal.BUMPED
+    assert fill(store) is None
+
+
+def test_a_late_fill_is_refused(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    store.bump([Change(TENANT, frozenset({DAY}))], Position(1, 1))
+    assert fill(store, noted) is Refusal.BUMPED
+    store.bump([Change(TENANT, whole=True)], Position(1, 1))
+    assert fill(store, noted, tags=()) is Refusal.FLOOR
+    store.make_root(TENANT, "next", ORIGIN._replace(timeline=2))
+    assert fill(store, noted) is Refusal.NONCE
+    assert fill(store, entry="d2", origin=ORIGIN) is Refusal.STATE
+    assert miss(store).reason is Refusal.NO_ENTRY
+
+
+def test_what_another_origin_answered_is_not_stored(store: Store) -> None:
+    clean(store)
+    for other in (Origin(2, 1, "s0"), Origin(1, 2, "s0"), Origin(1, 1, "s1"), Origin(0, 1, "s0")):
+        assert fill(store, origin=other) is Refusal.ORIGIN
+    assert miss(store).reason is Refusal.NO_ENTRY
+
+
+def test_the_whole_tenant_is_voided_by_the_floor(store: Store) -> None:
+    clean(store)
+    assert fill(store, tags=()) is None
+    store.bump([Change(TENANT, whole=True)], Position(3, 2))
+    found = miss(store)
+    assert (found.reason, found.position) == (Refusal.FLOOR, Position(3, 2))
+    assert fill(store) is None
+
+
+def test_an_intent_on_the_whole_tenant_is_everyones(store: Store) -> None:
+    clean(store)
+    assert fill(store) is None
+    change = [Change(TENANT, whole=True)]
+    store.open(change, "5", ORIGIN, ["other"])
+    found = miss(store, guard="never bumped")
+    assert (found.reason, list(found.intents), found.dirty) == (Refusal.INTENT, ["5"], True)
+    assert fill(store, found, tags=("never bumped",)) is Refusal.INTENT
+    store.stamp(change, "6", ORIGIN, Position(1, 1))
+    assert list(miss(store).intents) == ["5"]
+    store.stamp(change, "5", ORIGIN, Position(1, 1))
+    assert miss(store).intents == {}
+    assert fill(store) is None
+
+
+def test_a_miss_notes_the_greater_position_number_by_number(store: Store) -> None:
+    clean(store)
+    store.bump([Change(TENANT, whole=True)], Position(2, 0xAA))
+    for at, greatest in (
+        ((1, 0xB), (2, 0xAA)),
+        ((2, 0xFFFF_FFFF_FFFF_FFFF), (2, 2**64 - 1)),
+        ((0xFFFF_FFFF, 1), (2**32 - 1, 2**64 - 1)),
+    ):
+        store.bump([Change(TENANT, frozenset({GUARD}))], Position(*at))
+        assert miss(store).position == Position(*greatest)
+        assert miss(store, guard="another").position == Position(2, 0xAA)
+
+
+def test_intents_of_several_transactions_are_kept_apart(store: Store) -> None:
+    clean(store)
+    both, one = [Change(TENANT, frozenset({GUARD, DAY}))], [Change(TENANT, frozenset({GUARD}))]
+    store.open(both, "5", ORIGIN, ["other"])
+    store.open(one, "51", ORIGIN, ["other"])
+    store.open(one, "5", ORIGIN, ["other"])
+    assert sorted(miss(store).intents) == ["5", "51"]
+    store.stamp(one, "5", ORIGIN, Position(1, 1))
+    assert list(miss(store).intents) == ["51"]
+    assert list(miss(store, guard=DAY).intents) == ["5"]
+    store.stamp(both, "51", ORIGIN, Position(1, 1))
+    assert miss(store).intents == {}
+    assert list(miss(store, guard=DAY).intents) == ["5"]
+
+
+def test_an_intent_tells_its_age(store: Store) -> None:
+    clean(store)
+    before = time.monotonic()
+    store.open([Change(TENANT, frozenset({GUARD}))], "5", ORIGIN, ["other"])
+    while miss(store).intents["5"] < 30:
+        assert time.monotonic() < before + 5
+    assert miss(store).intents["5"] <= (time.monotonic() - before) * 1000 + 10
+
+
+def test_resolving_closes_intents_wherever_they_are_at_that_position(store: Store) -> None:
+    clean(store)
+    store.open([Change(TENANT, frozenset({GUARD, DAY}), whole=True)], "5", ORIGIN, ["other"])
+    store.open([Change(TENANT, frozenset({GUARD}))], "6", ORIGIN, ["other"])
+    noted = miss(store, guard=DAY)
+    store.resolve(TENANT, ["7", "5"], Position(1, 8))
+    assert list(miss(store).intents) == ["6"]
+    found = miss(store, guard=DAY)
+    assert (found.intents, found.position) == ({}, Position(1, 8))
+    assert fill(store, noted, tags=(DAY,)) is Refusal.FLOOR
+    assert fill(store, found, tags=(DAY,)) is None
+    store.resolve(TENANT, ["6", "5"], Position(1, 9))
+    assert miss(store, entry="d2").position == Position(1, 9)
+    assert miss(store, guard=DAY, entry="d2").position == Position(1, 8)
+
+
+def test_a_root_is_replaced_by_a_newer_origin_only(store: Store) -> None:
+    clean(store)
+    write(store, "5", DAY, lsn=9)
+    for nonce, older in enumerate((ORIGIN, Origin(0, 9, "s9"), Origin(1, 0, "s9"), Origin(1, 1, "S0"))):
+        store.make_root(TENANT, str(nonce), older)
+        store.open([Change(TENANT, frozenset({GUARD}))], "6", older, [str(nonce)]) if older != ORIGIN else None
+    assert miss(store).noted == Noted("nonce", 3)
+    assert miss(store).intents == {}
+    for nonce, newer in enumerate((Origin(1, 1, "s0a"), Origin(1, 1, "t"), Origin(1, 10, "a"), Origin(10, 0, ""))):
+        store.make_root(TENANT, f"new{nonce}", newer)
+        assert miss(store, guard=DAY) == Miss(
+            Noted(f"new{nonce}", 0), Refusal.NO_ENTRY, State.PENDING, newer, NOWHERE, {}
+        )
+
+
+def test_a_writer_finds_or_makes_a_pending_root_and_an_older_one_changes_nothing(store: Store) -> None:
+    change = [Change(TENANT, frozenset({GUARD}))]
+    store.open(change, "5", ORIGIN, ["made"])
+    found = miss(store)
+    assert (found.noted, found.state, list(found.intents)) == (Noted("made", 1), State.PENDING, ["5"])
+    older = ORIGIN._replace(epoch=0)
+    store.open(change, "6", older, ["never"])
+    store.stamp(change, "5", older, Position(9, 9))
+    assert miss(store).noted == Noted("made", 1)
+    assert list(miss(store).intents) == ["5"]
+    newer = ORIGIN._replace(epoch=2)
+    store.stamp(change, "5", newer, Position(9, 9))
+    assert list(miss(store).intents) == ["5"]
+    store.open(change, "7", newer, ["fresh"])
+    found = miss(store)
+    assert (found.noted, found.origin, list(found.intents)) == (Noted("fresh", 1), newer, ["7"])
+
+
+def test_a_completed_root_keeps_what_was_written_meanwhile(store: Store) -> None:
+    store.make_root(TENANT, "nonce", ORIGIN)
+    store.open([Change(TENANT, frozenset({GUARD}), whole=True)], "5", ORIGIN, ["other"])
+    store.bump([Change(TENANT, whole=True)], Position(1, 7))
+    store.complete_root(TENANT, "nonce", "77", Position(1, 3))
+    store.end_quarantine(TENANT, "nonce", Position(1, 5))
+    found = miss(store)
+    assert (found.position, list(found.intents), found.guard_generation) == (Position(1, 7), ["5"], 1)
+
+
+def test_only_one_may_fill_until_it_gives_the_lease_back(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    assert store.lease(TENANT, ENTRY, noted, "mine", 60_000)
+    assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
+    assert not store.lease(TENANT, ENTRY, noted, "mine", 60_000)
+    assert store.lease(TENANT, "d2", noted, "yours", 60_000)
+    store.release(TENANT, ENTRY, "yours")
+    assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
+    assert store.fill(TENANT, holding(noted, "yours")) is Refusal.LEASE
+    store.release(TENANT, ENTRY, "mine")
+    assert store.fill(TENANT, holding(noted, "mine")) is Refusal.LEASE
+    assert store.lease(TENANT, ENTRY, noted, "yours", 60_000)
+    assert store.fill(TENANT, holding(noted, "yours")) is None
+    assert store.fill(TENANT, holding(noted, "yours")) is Refusal.LEASE
+
+
+def test_a_lease_ends_with_its_time(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    assert store.lease(TENANT, ENTRY, noted, "dead", 30)
+    deadline = time.monotonic() + 5
+    while not store.lease(TENANT, ENTRY, noted, "next", 60_000):
+        assert time.monotonic() < deadline
+    assert store.fill(TENANT, holding(noted, "dead")) is Refusal.LEASE
+
+
+def test_a_lease_whose_fill_will_be_refused_is_taken_over(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    assert store.lease(TENANT, ENTRY, noted, "late", 60_000)
+    store.bump([Change(TENANT, frozenset({"another"}))], Position(1, 1))
+    assert not store.lease(TENANT, ENTRY, miss(store), "next", 60_000)
+    store.bump([Change(TENANT, frozenset({GUARD}))], Position(1, 1))
+    assert store.lease(TENANT, ENTRY, newer := miss(store), "next", 60_000)
+    store.make_root(TENANT, "remade", ORIGIN._replace(epoch=2))
+    assert store.lease(TENANT, ENTRY, miss(store), "third", 60_000)
+    assert store.fill(TENANT, holding(newer, "next")) is Refusal.LEASE
+
+
+def test_large_values_are_stored_with_their_answer_or_not_at_all(store: Store) -> None:
+    clean(store)
+    assert store.blobs(TENANT, []) == []
+    assert fill(store, origin=Origin(9, 9, ""), blobs={"h0": b"0"}) is Refusal.ORIGIN
+    assert fill(store, blobs={"h1": b"\x00" * 100_000, "h2": b""}) is None
+    assert fill(store, miss(store, entry="d2"), entry="d2", blobs={"h1": b"\x00" * 100_000}) is None
+    assert store.blobs(TENANT, ["h0", "h2", "h1"]) == [None, b"", b"\x00" * 100_000]
+    assert store.blobs("another", ["h1"]) == [None]
+
+
+def test_an_answer_over_the_bound_is_refused_and_gives_the_lease_back(make_store: Callable[..., Store]) -> None:
+    store = make_store(most_bytes=100)
+    clean(store)
+    assert fill(store, body=b"x" * 60, blobs={"h": b"x" * 41}) is Refusal.TOO_LARGE
+    assert store.blobs(TENANT, ["h"]) == [None]
+    assert fill(store, body=b"x" * 60, blobs={"h": b"x" * 40}) is None
+
+
+def test_a_transaction_over_several_tenants_marks_each(store: Store) -> None:
+    tenants = [f"tenant {n}" for n in range(8)]
+    for tenant in tenants[1:]:
+        clean(store, tenant)
+    changes = [Change(tenant, frozenset({GUARD}), whole=n == 3) for n, tenant in enumerate(tenants)]
+    store.open(changes, "5", ORIGIN, [f"made{n}" for n in range(8)])
+    assert [list(miss(store, tenant=tenant).intents) for tenant in tenants] == [["5"]] * 8
+    store.stamp(changes, "5", ORIGIN, Position(1, 4))
+    found = [miss(store, tenant=tenant) for tenant in tenants]
+    assert [m.noted.nonce for m in found] == ["made0", *["nonce"] * 7]
+    assert {(m.position, tuple(m.intents)) for m in found} == {(Position(1, 4), ())}
+    store.open([], "5", ORIGIN, [])
+
+
+@pytest.mark.parametrize(
+    "odd", ["", " ", "a b", "a\nb\r\0c", "}{:", "x\x01y", "tä\U0001f30a", "\ud800", "=,;%20", "t" * 5000]
+)
+def test_any_text_will_do_for_a_name(store: Store, odd: str) -> None:
+    clean(store, odd, f"n{odd}")
+    origin = ORIGIN._replace(shard=odd)
+    store.make_root(odd, nonce := f"m{odd}", origin._replace(epoch=3))
+    store.complete_root(odd, nonce, f"7{odd}", NOWHERE)
+    assert miss(store, tenant=odd).awaits == f"7{odd}"
+    store.end_quarantine(odd, nonce, NOWHERE)
+    noted = miss(store, odd, odd)
+    assert (noted.noted.nonce, noted.origin.shard) == (nonce, odd)
+    assert store.lease(odd, ENTRY, noted, odd, 60_000)
+    assert store.fill(odd, filling(noted.noted, token=odd, tags=(odd, DAY), origin=noted.origin)) is None
+    assert store.lookup(odd, ENTRY, odd) == Hit(b"the answer", noted.noted, (odd, DAY))
+    change = [Change(odd, frozenset({odd}))]
+    store.open(change, f"8{odd}", noted.origin, ["other"])
+    assert list(miss(store, odd, odd).intents) == [f"8{odd}"]
+    assert miss(store, f"{odd}{odd} ", odd).guard_generation == 0
+    store.stamp(change, f"8{odd}", noted.origin, NOWHERE)
+    assert miss(store, odd, odd).intents == {}
+    assert miss(store, odd, odd).reason is Refusal.BUMPED
+
+
+def test_thousands_of_tags_in_one_change_and_in_one_answer(store: Store) -> None:
+    clean(store)
+    tags = [f"run:{n:036d}" for n in range(9_000)]
+    assert fill(store, tags=tuple(tags)) is None
+    assert isinstance(store.lookup(TENANT, ENTRY, GUARD), Hit)
+    store.open([Change(TENANT, frozenset(tags))], "5", ORIGIN, ["other"])
+    assert [list(miss(store, guard=tag).intents) for tag in tags[::1000]] == [["5"]] * 9
+    store.stamp([Change(TENANT, frozenset(tags))], "5", ORIGIN, Position(1, 2))
+    assert miss(store, guard=tags[-1]).position == Position(1, 2)
+    assert fill(store, tags=tuple(tags)) is None
+    store.bump([Change(TENANT, frozenset({tags[-1]}))], Position(1, 2))
+    assert miss(store).reason is Refusal.BUMPED
+
+
+def test_dropped_marks_leave_their_generation_and_position_with_the_root(make_store: Callable[..., Store]) -> None:
+    store = make_store(most_tags=8)
+    clean(store)
+    store.open([Change(TENANT, frozenset({"open"}))], "5", ORIGIN, ["other"])
+    noted, n = {0: miss(store)}, 0
+    while noted[n].position == NOWHERE:
+        store.bump([Change(TENANT, frozenset({f"run:{n}"}))], Position(1, 100 + n))
+        n += 1
+        noted[n] = miss(store)
+    assert n >= 8
+    # run:0 is among the oldest, so it was dropped; an entry noted before its bump must not come back to life by that.
+    assert miss(store, guard="run:0").guard_generation == 0
+    assert miss(store, guard="run:0").position >= Position(1, 100)
+    assert not store.check(TENANT, noted[0].noted, ["run:0"])
+    assert fill(store, noted[0], tags=("run:0",)) is Refusal.FLOOR
+    assert store.check(TENANT, noted[n].noted, ["run:0"])
+    # the youngest mark is there, and so is what is open
+    assert miss(store, guard=f"run:{n - 1}").guard_generation == noted[n].noted.counter
+    assert list(miss(store, guard="open").intents) == ["5"]
+    store.stamp([Change(TENANT, frozenset({"open"}))], "5", ORIGIN, Position(1, 1))
+    assert miss(store, guard="open").intents == {}

@@ -1,0 +1,168 @@
+"""Random sequences of every method, on the store in memory and on a server: the same answers, step by step."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tidegate.cache.marks import Noted, Refusal
+from tidegate.cache.memory_store import MemoryStore
+from tidegate.cache.redis_store import RedisStore
+from tidegate.cache.store import Change, Filling, Miss
+from tidegate.repositories.position import Origin, Position
+
+if TYPE_CHECKING:
+    from tidegate.proxy.embedded.valkey import ValkeyNode
+
+TTL_MS = 3_600_000
+STEPS_IN_CI, HITS_IN_CI = 2_000, 50
+
+tenants = st.sampled_from(["t1", "t 2"])
+entries = st.sampled_from(["e1", "e2"])
+tags = st.sampled_from(["a", "b", "c d"])
+tag_sets = st.frozensets(tags, max_size=3)
+xids = st.sampled_from(["1", "2", "12"])
+origins = st.sampled_from([Origin(1, 1, "s0")] * 8 + [Origin(0, 1, "s0"), Origin(1, 2, "s0")])
+positions = st.builds(Position, st.integers(0, 2), st.sampled_from([0, 9, 0xAB, 2**33, 2**64 - 1]))
+tokens = st.sampled_from(["k1", "k2"])
+roots = st.integers(0, 3).map(lambda n: f"n{n}")
+changes = st.lists(st.builds(Change, tenants, tag_sets, st.booleans()), max_size=2)
+
+steps = st.one_of(
+    st.tuples(st.just("lookup"), tenants, entries, tags, st.booleans()),
+    st.tuples(st.just("lookup"), tenants, entries, tags, st.just(value=False)),
+    st.tuples(st.just("lease"), tenants, entries, tokens),
+    st.tuples(st.just("release"), tenants, entries, tokens),
+    st.tuples(st.just("read"), tenants, entries, tokens, tag_sets, origins),
+    st.tuples(st.just("fill"), tenants, entries, tokens, tag_sets, origins),
+    st.tuples(st.just("late"), tenants, entries, tokens, tag_sets),
+    st.tuples(st.just("late"), tenants, entries, tokens, tag_sets),
+    st.tuples(st.just("check"), tenants, tag_sets, st.integers(0, 3)),
+    st.tuples(st.just("blobs"), tenants),
+    st.tuples(st.just("clean"), tenants, origins, xids, positions),
+    st.tuples(st.just("make_root"), tenants, roots, origins),
+    st.tuples(st.just("complete_root"), tenants, roots, xids, positions),
+    st.tuples(st.just("end_quarantine"), tenants, roots, positions),
+    st.tuples(st.just("open"), changes, xids, origins),
+    st.tuples(st.just("stamp"), changes, xids, origins, positions),
+    st.tuples(st.just("write"), changes, xids, origins, positions),
+    st.tuples(st.just("resolve"), tenants, st.lists(xids, max_size=2, unique=True), positions),
+    st.tuples(st.just("bump"), changes, positions),
+)
+
+
+class Pair:
+    """Both stores. A miss is remembered, so that later steps can lease and fill by it."""
+
+    def __init__(self, server: RedisStore, counted: Counter[str]) -> None:
+        self._counted = counted
+        self._stores = (MemoryStore(), server)
+        self._missed: dict[tuple[str, str], Miss] = {}
+        self._nonces = itertools.count()
+
+    def run(self, name: str, *args: Any) -> None:
+        if name == "lookup":
+            self.lookup(*args)
+        elif name in ("lease", "read", "fill", "late"):
+            getattr(self, name)(*args)
+        elif name == "check":
+            tenant, of, behind = args
+            seen = self._missed.get((tenant, "e1"))
+            noted = Noted(seen.noted.nonce, max(seen.noted.counter - behind, 0)) if seen else Noted("n0", 0)
+            self.both("check", tenant, noted, sorted(of))
+        elif name == "blobs":
+            self.both("blobs", args[0], ["h1", "h2"])
+        elif name == "clean":
+            tenant, origin, xid, position = args
+            nonce = f"c{next(self._nonces)}"
+            self.both("make_root", tenant, nonce, origin)
+            self.both("complete_root", tenant, nonce, xid, position)
+            self.both("end_quarantine", tenant, nonce, position)
+        elif name == "open":
+            self.open(*args)
+        elif name == "write":
+            self.open(*args[:3])
+            self.both("stamp", *args)
+        else:
+            self.both(name, *args)
+
+    def open(self, of: list[Change], xid: str, origin: Origin) -> None:
+        self.both("open", of, xid, origin, [f"o{next(self._nonces)}" for _ in of])
+
+    def lookup(self, tenant: str, entry: str, guard: str, refresh: bool) -> None:  # drawn
+        found = self.both("lookup", tenant, entry, guard, refresh=refresh)
+        if isinstance(found, Miss):
+            self._missed[tenant, entry] = found
+
+    def lease(self, tenant: str, entry: str, token: str) -> None:
+        if (tenant, entry) in self._missed:
+            self.both("lease", tenant, entry, self._missed[tenant, entry], token, TTL_MS)
+
+    def fill(self, tenant: str, entry: str, token: str, of: frozenset[str], origin: Origin) -> None:
+        if (tenant, entry) in self._missed:
+            noted = self._missed[tenant, entry].noted
+            body, blobs = secrets.token_bytes(20), {f"h{len(of)}": b"large"}
+            self.both("fill", tenant, Filling(entry, noted, token, origin, tuple(of), body, TTL_MS, blobs))
+
+    def read(self, tenant: str, entry: str, token: str, of: frozenset[str], origin: Origin) -> None:
+        self.lookup(tenant, entry, "a", refresh=False)
+        self.lease(tenant, entry, token)
+        self.fill(tenant, entry, token, of, origin)
+        self.lookup(tenant, entry, "b", refresh=False)
+
+    def late(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
+        """An answer is stored, a tag bumped, and what was noted before is tried again."""
+        origin = Origin(1, 1, "s0")
+        self.read(tenant, entry, token, of, origin)
+        self.both("bump", [Change(tenant, frozenset(sorted(of)[:1]))], Position(1, 1))
+        self.lookup(tenant, entry, "a", refresh=False)
+        self.both("bump", [Change(tenant, frozenset(sorted(of)[:1]))], Position(1, 1))
+        self.lease(tenant, entry, token)
+        self.fill(tenant, entry, token, of, origin)
+
+    def both(self, name: str, *args: Any, **kwargs: Any) -> object:
+        ours, theirs = [getattr(store, name)(*args, **kwargs) for store in self._stores]
+        assert type(ours) is type(theirs), (name, args)
+        self._counted[f"{name}: {type(ours).__name__}"] += 1
+        if isinstance(ours, (Miss, Refusal)):
+            self._counted[ours.reason if isinstance(ours, Miss) else ours] += 1
+        if isinstance(ours, Miss):
+            fields = {key: getattr(ours, key) for key in ours.__slots__} | {"intents": set(ours.intents)}
+            assert fields == {key: getattr(theirs, key) for key in ours.__slots__} | {"intents": set(theirs.intents)}
+        else:
+            assert ours == theirs, (name, args)
+        return theirs
+
+
+def test_a_server_answers_as_memory_does(shared_valkey: ValkeyNode) -> None:
+    counted: Counter[str] = Counter()
+
+    @settings(
+        max_examples=150,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    @given(sequence=st.lists(steps, min_size=30, max_size=60))
+    def run(sequence: list[tuple[Any, ...]]) -> None:
+        store = RedisStore.from_url(
+            shared_valkey.url, secrets.token_hex(8), connect_timeout_ms=5_000, read_timeout_ms=5_000
+        )
+        pair = Pair(store, counted)
+        for name, *args in [("clean", "t1", Origin(1, 1, "s0"), "1", Position(0, 9)), *sequence]:
+            pair.run(name, *args)
+            counted["steps"] += 1
+        store.close()
+
+    run()
+    print(f"{counted['steps']} steps: {dict(sorted(counted.items()))}")  # noqa: T201  # what the test rests on
+    assert counted["steps"] >= STEPS_IN_CI
+    # What can be answered was answered, and refused for every reason there is.
+    assert counted["lookup: Hit"] >= HITS_IN_CI
+    assert set(counted) >= set(Refusal) - {Refusal.TOO_LARGE, Refusal.NO_ROOT}

@@ -1,0 +1,76 @@
+"""A store with one answer in it, and every method to call on it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.redis_store import RedisStore
+from tidegate.cache.store import Change, Filling, Hit, Miss
+from tidegate.repositories.position import NOWHERE, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ORIGIN = Origin(1, 1, "s0")
+CHANGE = [Change("t", frozenset({"tag"}))]
+MISS = Miss(Noted("n", 1), Refusal.NO_ENTRY, State.CLEAN, ORIGIN, NOWHERE, {})
+
+
+def filling(entry: str = "d", counter: int = 1, body: bytes = b"answer", **overrides: Any) -> Filling:
+    values: dict[str, Any] = {"token": "k", "origin": ORIGIN, "tags": ("tag",), "ttl_ms": 60_000, "blobs": {}}
+    return Filling(entry=entry, noted=Noted("n", counter), body=body, **(values | overrides))
+
+
+CALLS: dict[str, Callable[[RedisStore], object]] = {
+    "lookup": lambda store: store.lookup("t", "d", "tag"),
+    "lease": lambda store: store.lease("t", "d", MISS, "k", 60_000),
+    "release": lambda store: store.release("t", "d", "k"),
+    "fill": lambda store: store.fill("t", filling(blobs={"h": b"large"})),
+    "check": lambda store: store.check("t", Noted("n", 1), ["tag"]),
+    "blobs": lambda store: store.blobs("t", ["h", "h2"]),
+    "make_root": lambda store: store.make_root("t", "n", ORIGIN),
+    "complete_root": lambda store: store.complete_root("t", "n", "7", NOWHERE),
+    "end_quarantine": lambda store: store.end_quarantine("t", "n", NOWHERE),
+    "open": lambda store: store.open([*CHANGE, Change("t2", whole=True)], "5", ORIGIN, ["n", "n2"]),
+    "stamp": lambda store: store.stamp([*CHANGE, Change("t2", whole=True)], "5", ORIGIN, NOWHERE),
+    "resolve": lambda store: store.resolve("t", ["5"], NOWHERE),
+    "bump": lambda store: store.bump([*CHANGE, Change("t2", whole=True)], NOWHERE),
+}
+
+
+def put(store: RedisStore, entry: str = "d", body: bytes = b"answer") -> None:
+    store.make_root("t", "n", ORIGIN)
+    store.complete_root("t", "n", "7", NOWHERE)
+    store.end_quarantine("t", "n", NOWHERE)
+    assert store.lease("t", entry, MISS, "k", 60_000)
+    assert store.fill("t", filling(entry, body=body)) is None
+    assert isinstance(store.lookup("t", entry, "tag"), Hit)
+
+
+@pytest.fixture
+def ns() -> str:
+    return secrets.token_hex(8)
+
+
+@pytest.fixture
+def store_at(ns: str) -> Callable[..., RedisStore]:
+    """A patient store at a URL: what is shown is not how long it waits."""
+
+    def make(url: str, **bounds: Any) -> RedisStore:
+        return RedisStore.from_url(url, ns, **({"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000} | bounds))
+
+    return make
+
+
+@pytest.fixture
+def calls() -> dict[str, Callable[[RedisStore], object]]:
+    return CALLS
+
+
+@pytest.fixture
+def put_answer() -> Callable[..., None]:
+    return put
