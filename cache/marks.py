@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tidegate.repositories.position import NOWHERE, Origin, Position
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-NO_INTENTS: Mapping[str, int] = MappingProxyType({})
 
 
 class State(StrEnum):
@@ -43,6 +40,7 @@ class Refusal(StrEnum):
     INTENT = "a transaction may be committing"
     LEASE = "the lease was lost"
     ORIGIN = "from another origin"
+    TOO_LARGE = "larger than the store takes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Mark:
 
     generation: int = 0
     position: Position = NOWHERE
-    intents: Mapping[str, int] = NO_INTENTS
+    intents: Mapping[str, int] = field(default_factory=dict)
 
 
 UNMARKED = Mark()
@@ -67,7 +65,7 @@ class Root:
     counter: int = 0
     floor: int = 0
     position: Position = NOWHERE
-    intents: Mapping[str, int] = NO_INTENTS
+    intents: Mapping[str, int] = field(default_factory=dict)
     awaits: str = ""
     tags: Mapping[str, Mark] = field(default_factory=dict)
 
