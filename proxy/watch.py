@@ -114,7 +114,8 @@ class Watch:
         event.listen(engine, "rollback", self._forget)
         event.listen(engine, "rollback_twophase", lambda connection, _xid, _prepared: self._forget(connection))
         event.listen(engine, "checkin", lambda _raw, record: _forget_info(record.info))
-        event.listen(engine, "reset", lambda _raw, record, _state: _forget_info(record.info))
+        # A detached connection has no record any more; nor will it come back.
+        event.listen(engine, "reset", lambda _raw, record, _state: _forget_info(record.info if record else {}))
         event.listen(engine, "invalidate", lambda _raw, record, _error: _forget_info(record.info))
         dialect: Any = engine.dialect
         dialect.do_commit = self._then_after_commit(dialect.do_commit, lambda raw: raw)

@@ -163,7 +163,8 @@ def watch_engine() -> Iterator[Callable[..., Watched]]:
     def watched(engine: Engine, **options: Any) -> Watched:
         engines.append(engine)
         Base.metadata.create_all(engine)
-        recorder, statements = Recorder(), []  # type: Recorder, list[str]
+        recorder = Recorder()
+        statements: list[str] = []
         watch = attach(engine, TRACKED, recorder, **options)
         event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: statements.append(sql))
         return Watched(engine, watch, recorder, statements, sessionmaker(engine))
