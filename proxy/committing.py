@@ -1,0 +1,83 @@
+"""The connection that commits, as the commit protocol sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tidegate.proxy.lookups import transaction_id
+from tidegate.repositories.position import NOWHERE, Position
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Executable, PoolProxiedConnection
+
+_POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
+_FAILED: Final = 3
+"""The transaction status of libpq: the transaction has failed, and COMMIT will roll it back."""
+
+
+class CommittingConnection:
+    """One transaction on its way through COMMIT; see :class:`~tidegate.proxy.commit_protocol.Committing`.
+
+    Args:
+        connection: that commits.
+        transaction: its id and position, if a statement has brought them already.
+    """
+
+    def __init__(self, connection: Connection, transaction: tuple[str, Position] | None = None) -> None:
+        self._connection = connection
+        self._raw: PoolProxiedConnection = connection.connection
+        self._transaction = transaction
+
+    def transaction_id(self) -> tuple[str, Position]:
+        """See ``Committing``."""
+        if self._transaction is None:
+            self._transaction = transaction_id(self._connection)
+        return self._transaction
+
+    def execute(self, statement: Executable, parameters: Any = None) -> Any:
+        """See ``Committing``."""
+        return self._connection.execute(statement, parameters)
+
+    def position(self) -> Position:
+        """See ``Committing``."""
+        if self._connection.dialect.name != "postgresql":
+            return NOWHERE
+        raw: Any = self._raw.dbapi_connection
+        raw.autocommit = True
+        try:
+            cursor = raw.cursor()
+            try:
+                cursor.execute(_POSITION)
+                wal_file, lsn = cursor.fetchone()
+            finally:
+                cursor.close()
+        finally:
+            self._restore(raw)
+        return Position.parse(lsn, wal_file)
+
+    def _restore(self, raw: Any) -> None:
+        try:
+            raw.autocommit = False
+        except Exception:  # a connection that cannot be brought back must not be used again
+            self._raw.invalidate()
+            raise
+
+
+def has_failed(connection: Connection) -> bool:
+    """Whether the transaction has failed on the server, so that COMMIT will roll it back without a word."""
+    raw: Any = connection.connection.dbapi_connection
+    if hasattr(raw, "get_transaction_status"):
+        return bool(raw.get_transaction_status() == _FAILED)
+    info = getattr(raw, "info", None)
+    return getattr(info, "transaction_status", None) == _FAILED
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Whether each statement on *connection* commits itself."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    if level == "AUTOCOMMIT":
+        return True
+    raw: Any = connection.connection.dbapi_connection
+    return connection.dialect.name == "postgresql" and bool(getattr(raw, "autocommit", False))

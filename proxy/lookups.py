@@ -1,0 +1,110 @@
+"""Reading rows for their tags: before COMMIT together with the transaction's id, and locked before a bulk statement."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    String,
+    any_,
+    bindparam,
+    cast,
+    false,
+    func,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from tidegate.repositories.position import NOWHERE, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sqlalchemy import Connection, Select
+
+    from tidegate.proxy.changes import Collected, Lookup
+
+TRANSACTION: Final = (
+    cast(func.pg_current_xact_id(), String),
+    func.pg_walfile_name(func.pg_current_wal_insert_lsn(), type_=String),
+    cast(func.pg_current_wal_insert_lsn(), String),
+)
+"""The transaction's id, and the position: log file, LSN."""
+MOST_LOOKED_UP: Final = 1_000
+"""Rows of each table that one statement looks up."""
+
+
+def among(column: ColumnElement[Any], values: Collection[Any], dialect: str) -> ColumnElement[bool]:
+    """Whether *column* is one of *values*, in SQL that does not depend on their number where there are arrays."""
+    if dialect != "postgresql":  # one parameter each, as executemany takes no list
+        return column.in_([bindparam(None, value, type_=column.type) for value in values]) if values else false()
+    return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
+
+
+def resolve(connection: Connection, collected: Collected) -> tuple[str, Position] | None:
+    """Look up what *collected* asks for; on PostgreSQL the same statement brings the transaction's id and position.
+
+    Returns:
+        Those, or None if there was nothing to look up.
+    """
+    transaction = None
+    while lookups := collected.next_lookups(MOST_LOOKED_UP):
+        if connection.dialect.name == "postgresql":
+            head = _look_up(connection, collected, lookups)
+            transaction = transaction or head
+        else:
+            for lookup in lookups:
+                for row in connection.execute(_rows(lookup, connection.dialect.name)):
+                    collected.row(lookup.table, lookup.table.read(row))
+        for lookup in lookups:
+            collected.forget(*lookup)
+    return transaction
+
+
+def _look_up(connection: Connection, collected: Collected, lookups: Sequence[Lookup]) -> tuple[str, Position]:
+    """One statement for all: a full join ON false stands the tables' rows side by side, each row in its own table's."""
+    parts: list[FromClause] = [_rows(lookup, "postgresql").subquery() for lookup in lookups]
+    head = select(*(made.label(None) for made in TRANSACTION)).subquery()
+    side_by_side = reduce(lambda left, right: left.join(right, false(), full=True), parts)
+    columns = [column for part in (head, *parts) for column in part.c]
+    rows = connection.execute(select(*columns).select_from(head.outerjoin(side_by_side, true()))).all()
+    for row in rows:
+        at = len(TRANSACTION)
+        for lookup, part in zip(lookups, parts, strict=True):
+            collected.row(lookup.table, lookup.table.read(row[at : at + len(part.c)]))
+            at += len(part.c)
+    return transaction_of(rows[0])
+
+
+def _rows(lookup: Lookup, dialect: str) -> Select[Any]:
+    table = lookup.table
+    chain = table.chain()
+    columns = [named(table.table, name) for name in lookup.columns]
+    if len(columns) == 1:
+        wanted = among(columns[0], [key[0] for key in lookup.keys], dialect)
+    else:
+        wanted = tuple_(*columns).in_(lookup.keys)
+    labelled = [column.label(f"c{at}") for at, column in enumerate(chain.columns)]
+    return select(*labelled).select_from(chain.source).where(wanted)
+
+
+def named(table: FromClause, name: str) -> ColumnElement[Any]:
+    """The column of *table* that the database calls *name*."""
+    return next(column for column in table.c if column.name == name)
+
+
+def transaction_of(row: Sequence[Any]) -> tuple[str, Position]:
+    """The id and position in a row of :data:`TRANSACTION`."""
+    return row[0], Position.parse(row[2], row[1])
+
+
+def transaction_id(connection: Connection) -> tuple[str, Position]:
+    """The transaction's id and the position now, in one statement; ("", NOWHERE) without a log."""
+    if connection.dialect.name != "postgresql":
+        return "", NOWHERE
+    return transaction_of(connection.execute(select(*TRANSACTION)).one())

@@ -1,0 +1,37 @@
+"""Writes whose tenant no rule can tell: refused, or counted and let through."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from tidegate.errors import PolicyError
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Unnamed:
+    """What becomes of a write to a tracked table that names no tenant.
+
+    Args:
+        strict: refuse it; otherwise it is counted, and what was cached before it may be stale.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict: Final = strict
+        self.ignored = 0
+
+    def __call__(self, table: str, what: str) -> None:
+        """A write of *table* that was not understood, for *what*.
+
+        Raises:
+            PolicyError: in strict mode; nothing has been executed.
+        """
+        if self.strict:
+            raise PolicyError(
+                f"{what} writes {table}, which is tracked, and does not say for which tenant: use the ORM or a Core "
+                "statement on the table, or give the tenant as a parameter of its column's name and call "
+                "gate.invalidate(tenant_id) in the transaction for any other tenant"
+            )
+        self.ignored += 1
+        _log.warning("%s writes %s for tenants that cannot be told: what is cached of it may be stale", what, table)

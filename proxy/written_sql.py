@@ -1,0 +1,105 @@
+"""Which tables a piece of SQL text writes. Reads no more of SQL than that, and rather sees too much than too little."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WRITES: Final = re.compile(r"insert|update|delete|merge|truncate|copy|replace|commit|end|prepare", re.IGNORECASE)
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<skipped> --[^\n]* | /\*.*?\*/ | [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' )
+    | (?P<dollar>  \$(?P<tag>\w*)\$ (?P<body>.*?) \$(?P=tag)\$ )
+    | (?P<quoted>  "(?:[^"]|"")*" | `[^`]*` )
+    | (?P<word>    [^\W\d][\w$]* )
+    | (?P<other>   \S )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_BETWEEN: Final = frozenset({"INTO", "FROM", "ONLY", "TABLE", "OR", "IGNORE", "REPLACE", "ABORT", "FAIL", "ROLLBACK"})
+_VERBS: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "COPY", "REPLACE"})
+
+
+class Written(NamedTuple):
+    """What a text does: (verb, table) for each write, table names without schema; whether it ends the transaction."""
+
+    tables: tuple[tuple[str, str], ...] = ()
+    commits: bool = False
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+
+    @property
+    def keyword(self) -> str:
+        return self.text.upper() if self.kind == "word" else ""
+
+
+@lru_cache(maxsize=1024)
+def written(sql: str) -> Written:
+    """What *sql* writes; comments, strings and the bodies of functions do not count, those of DO blocks do."""
+    if not _WRITES.search(sql):
+        return Written()
+    tokens = list(_tokens(sql))
+    found = tuple(_found(tokens))
+    first = [token.keyword for token in tokens[:2]]
+    commits = first[:1] in (["COMMIT"], ["END"]) and first[1:] != ["PREPARED"]
+    return Written(found, commits or first == ["PREPARE", "TRANSACTION"])
+
+
+def _tokens(sql: str) -> Iterator[_Token]:
+    is_block = None
+    for match in _TOKEN.finditer(sql):
+        kind = match.lastgroup or ""
+        if match["skipped"] is not None:
+            continue
+        if match["dollar"] is not None:
+            if is_block:
+                yield from _tokens(match["body"])
+            continue
+        text = match[0]
+        if match["quoted"] is not None:
+            kind, text = "quoted", text[1:-1].replace('""', '"')
+        token = _Token(kind, text)
+        if is_block is None:
+            is_block = token.keyword == "DO"
+        yield token
+
+
+def _found(tokens: list[_Token]) -> Iterator[tuple[str, str]]:
+    for at, token in enumerate(tokens):
+        verb = token.keyword
+        if verb not in _VERBS:
+            continue
+        start = at + 1
+        while start < len(tokens) and tokens[start].keyword in _BETWEEN:
+            start += 1
+        name, after = _name(tokens, start)
+        if name is None or (verb == "COPY" and not _copies_in(tokens[after:])):
+            continue
+        yield verb, name
+        while verb == "TRUNCATE" and after < len(tokens) and tokens[after].text in {",", "*"}:
+            name, after = _name(tokens, after + 1)
+            if name is not None:
+                yield verb, name
+
+
+def _name(tokens: list[_Token], at: int) -> tuple[str | None, int]:
+    """The last part of the dotted name at *at*, and where it ends."""
+    name = None
+    while at < len(tokens) and tokens[at].kind in {"word", "quoted"}:
+        name = tokens[at].text.lower() if tokens[at].kind == "word" else tokens[at].text
+        at += 1
+        if at >= len(tokens) or tokens[at].text != ".":
+            break
+        at += 1
+    return name, at
+
+
+def _copies_in(rest: list[_Token]) -> bool:
+    return next((token.keyword == "FROM" for token in rest if token.keyword in {"FROM", "TO"}), False)
