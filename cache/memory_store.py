@@ -55,6 +55,7 @@ class MemoryStore:
         self._most_tags = most_tags
         self._most_bytes = most_bytes
         self._lock = threading.RLock()
+        self._off: set[str] = set()
         self.roots: dict[str, Root] = {}
         self.entries: dict[tuple[str, str], _Entry] = {}
         self._leases: dict[tuple[str, str], _Lease] = {}
@@ -180,6 +181,14 @@ class MemoryStore:
         """See :meth:`Store.bump`."""
         for change in changes:
             self._change(change.tenant, _stamp(change, "", position))
+
+    def switched_off(self) -> frozenset[str]:
+        """See :meth:`Store.switched_off`."""
+        return frozenset(self._off)
+
+    def switch(self, name: str, *, off: bool) -> None:
+        """See :meth:`Store.switch`."""
+        (self._off.add if off else self._off.discard)(name)
 
     def _change(self, tenant: str, step: Callable[[Root], Root]) -> None:
         with self._lock:

@@ -13,13 +13,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
+from struct import error as StructError  # noqa: N812  # struct's own name for it
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.events import Filled, Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
 from tidegate.cache.keeper import fresh_nonce
 from tidegate.cache.lease import Flights
-from tidegate.cache.request import ONLY_PRIMARY, Limits, Need, NotAnAnswer, Uncacheable
+from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
 from tidegate.cache.store import Filling, Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.cache.values import Uncacheable, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,20 +117,23 @@ class ReadThrough:
             try:
                 found = turn if isinstance(turn, Hit) else self._look(request)
                 if isinstance(found, Hit):
-                    with suppress(NotAnAnswer):
+                    with suppress(Unreadable):
                         return self._serve(request, found)
                     found = self._store.lookup(request.tenant, request.entry, request.guard, refresh=True)
                 turn = self._turn(request, found, patience)
             except StoreUnavailable as error:
                 self._observe(StoreFailed("read", str(error)))
                 turn = ONLY_PRIMARY
+            if isinstance(turn, _Shared):
+                with suppress(Unreadable, StoreUnavailable):
+                    value = request.thaw(turn.body[_TIMES.size :], None)
+                    self._observe(Served(request.tenant, "flight"))
+                    return value
+                turn = ONLY_PRIMARY
             if isinstance(turn, Need):
                 return request.query(turn).value
             if isinstance(turn, _Lead):
                 return self._lead(request, turn)
-            if isinstance(turn, _Shared):
-                self._observe(Served(request.tenant, "flight"))
-                return request.thaw(turn.body[_TIMES.size :], None)
 
     def _look(self, request: Request) -> Lookup:
         found = self._store.lookup(request.tenant, request.entry, request.guard)
@@ -140,9 +145,9 @@ class ReadThrough:
         try:
             until_ms, cost_ms = _TIMES.unpack_from(hit.body)
             value = request.thaw(hit.body[_TIMES.size :], hit)
-        except (NotAnAnswer, ValueError) as error:
+        except (Unreadable, StructError) as error:
             self._observe(Undecodable(request.tenant, str(error)))
-            raise NotAnAnswer from error
+            raise Unreadable from error
         self._observe(Served(request.tenant, "store"))
         if self._is_early(until_ms, cost_ms) and (lead := self._refresh(request)) is not None:
             return self._lead(request, lead)

@@ -14,14 +14,6 @@ if TYPE_CHECKING:
     from tidegate.repositories.position import Origin, Position
 
 
-class NotAnAnswer(Exception):  # noqa: N818  # an entry, not a mistake of ours
-    """A body is not the answer to the call it was stored for."""
-
-
-class Uncacheable(Exception):  # noqa: N818  # an answer, not a mistake of ours
-    """An answer that cannot be stored."""
-
-
 @dataclass(frozen=True, slots=True)
 class Need:
     """Which node will do: one that has reached *position*, or only the primary."""
@@ -72,11 +64,11 @@ class Request(Protocol):
         ...
 
     def freeze(self, value: object) -> tuple[bytes, Mapping[str, bytes]]:
-        """An answer as (body, blobs); raises :class:`Uncacheable`."""
+        """An answer as (body, blobs); raises :class:`~tidegate.cache.values.Uncacheable`."""
         ...
 
     def thaw(self, body: bytes, hit: Hit | None) -> object:
-        """A new answer of a body; raises :class:`NotAnAnswer`. *hit* None: this process has just stored it."""
+        """A new answer of a body; raises :class:`~tidegate.cache.values.Unreadable`. *hit* None: this process has just stored it."""
         ...
 
 

@@ -160,3 +160,11 @@ class Store(Protocol):
     def bump(self, changes: Sequence[Change], position: Position) -> None:
         """Void what depends on these, now: explicit invalidation, and the outbox."""
         ...
+
+    def switched_off(self) -> frozenset[str]:
+        """What is switched off for every gate on this database."""
+        ...
+
+    def switch(self, name: str, *, off: bool) -> None:
+        """Switch the cache off or on: "all", "method:" and a name, or "tenant:" and an id."""
+        ...

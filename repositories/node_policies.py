@@ -4,21 +4,39 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.repositories.policies import PRIMARY, PolicyTable, Read, Write
+from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def _with_tenant(arguments: Mapping[str, Any]) -> bool:
     return arguments["tenant_id"] is not None
 
 
+def of_node(_arguments: Mapping[str, Any], node: Any) -> Sequence[str]:
+    """One node execution; of one that is there, also what an explicit invalidation of its app or run bumps."""
+    if node is None:
+        return (GUARD,)
+    run = () if node.workflow_run_id is None else (f"nodesof:{node.workflow_run_id}",)
+    return (GUARD, f"app:{node.app_id}", *run)
+
+
+def of_run(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
+    """The node executions of one run."""
+    return (GUARD, f"app:{arguments['app_id']}", f"nodesof:{arguments['workflow_run_id']}")
+
+
+def of_last_node(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
+    """The newest execution of one node of a workflow."""
+    return (GUARD, f"app:{arguments['app_id']}")
+
+
 NODE_EXECUTION_POLICIES: Final = PolicyTable(
     {
-        "get_node_last_execution": Read(guard="lastnode:{workflow_id}:{node_id}"),
-        "get_executions_by_workflow_run": Read(guard="nodes:{workflow_run_id}"),
-        "get_execution_by_id": Read(guard="node:{execution_id}", when=_with_tenant),
+        "get_node_last_execution": Read(guard="lastnode:{workflow_id}:{node_id}", answer_tags=of_last_node),
+        "get_executions_by_workflow_run": Read(guard="nodes:{workflow_run_id}", answer_tags=of_run),
+        "get_execution_by_id": Read(guard="node:{execution_id}", answer_tags=of_node, when=_with_tenant),
         # Loops that delete what they read: never cached, never from a replica.
         "get_expired_executions_batch": Read(node=PRIMARY),
         "count_by_runs": Read(),

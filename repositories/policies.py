@@ -16,6 +16,8 @@ from tidegate.errors import PolicyError
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """The tags of an answer, of the call's arguments and the answer; asked after the query."""
 
+GUARD: Final = "{guard}"
+"""Among the tags of an answer: the call's guard, expanded."""
 PRIMARY: Final = "primary"
 HOUR: Final = timedelta(hours=1)
 
@@ -32,6 +34,7 @@ class Read:
         node: ``"primary"`` for what must not be read from a replica, or any node.
         when: whether these arguments may be cached at all; None: always.
         near: the near cache's mode: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
+        near_if: of an answer, whether a near cache may keep it; None: always.
     """
 
     guard: str | None = None
@@ -41,6 +44,7 @@ class Read:
     node: Literal["any", "primary"] = "any"
     when: Callable[[Mapping[str, Any]], bool] | None = None
     near: Literal["off", "strict", "bounded"] = "off"
+    near_if: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

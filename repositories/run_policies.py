@@ -6,12 +6,14 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.repositories.columns import naive_utc
-from tidegate.repositories.policies import PRIMARY, PolicyTable, Read, Write
+from tidegate.repositories.enums import WorkflowExecutionStatus
+from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
 from tidegate.repositories.run_queries import is_time_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_ENDED: Final = frozenset(WorkflowExecutionStatus.ended_values())
 MOST_DAYS: Final = 31
 """An answer that depends on more days than this depends on its whole app instead."""
 
@@ -21,19 +23,28 @@ def page_days(arguments: Mapping[str, Any], page: Any) -> Sequence[str]:
 
     The first page, a last page and a page of very many days depend on the app.
     """
-    app_id = arguments["app_id"]
     if page.span is None:
-        return (f"runs:{app_id}",)
+        return of_app(arguments, page)
     newest, oldest = page.span
-    return days(app_id, newest, oldest)
+    return days(arguments["app_id"], newest, oldest)
 
 
 def range_days(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
     """Statistics of a closed range depend on its days, others on the app."""
     start, end = arguments["start_date"], arguments["end_date"]
     if start is None or end is None:
-        return (f"runs:{arguments['app_id']}",)
+        return of_app(arguments, _answer)
     return days(arguments["app_id"], end, start)
+
+
+def of_app(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
+    """What the guard says, and ``app:``, which only an explicit invalidation of the app bumps."""
+    return (GUARD, f"app:{arguments['app_id']}")
+
+
+def has_ended(run: Any) -> bool:
+    """Whether a run will not change any more, until it is deleted."""
+    return run is not None and run.status in _ENDED
 
 
 def days(app_id: str, newest: datetime, oldest: datetime) -> Sequence[str]:
@@ -41,8 +52,9 @@ def days(app_id: str, newest: datetime, oldest: datetime) -> Sequence[str]:
     first, last = _day(oldest), _day(newest)
     count = (last - first).days + 1
     if not 0 < count <= MOST_DAYS:
-        return (f"runs:{app_id}",)
-    return [f"runs:{app_id}:{first + timedelta(days=i):%Y%m%d}" for i in range(count)]
+        return (GUARD, f"app:{app_id}")
+    of_days = [f"runs:{app_id}:{first + timedelta(days=i):%Y%m%d}" for i in range(count)]
+    return [*of_days, f"app:{app_id}"]
 
 
 def _day(moment: datetime) -> date:
@@ -59,9 +71,9 @@ _STATISTICS: Final = Read(guard="runs:{app_id}", answer_tags=range_days)
 WORKFLOW_RUN_POLICIES: Final = PolicyTable(
     {
         "get_paginated_workflow_runs": Read(guard="runs:{app_id}", answer_tags=page_days),
-        "get_workflow_run_by_id": Read(guard="run:{run_id}", near="strict"),
+        "get_workflow_run_by_id": Read(guard="run:{run_id}", answer_tags=of_app, near="strict", near_if=has_ended),
         "get_workflow_run_by_id_without_tenant": Read(),
-        "get_workflow_runs_count": Read(guard="runs:{app_id}", when=_without_clock),
+        "get_workflow_runs_count": Read(guard="runs:{app_id}", answer_tags=of_app, when=_without_clock),
         # Loops that delete what they read: never cached, never from a replica.
         "get_expired_runs_batch": Read(node=PRIMARY),
         "get_runs_batch_by_time_range": Read(node=PRIMARY),

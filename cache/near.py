@@ -1,0 +1,80 @@
+"""The near cache: decoded answers in this process, bounded, and never without asking the store whether they are fresh.
+
+It keeps what was parsed and checked, never instances: every caller gets new ones. It saves the body, its transfer and
+its decoding; the marks are compared in one round trip.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidegate.cache.marks import Noted
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A decoded answer, and what tells whether it is fresh; *size* in bytes."""
+
+    decoded: Any
+    noted: Noted
+    tags: tuple[str, ...]
+    size: int
+
+
+class Bounded:
+    """A mapping that forgets what was used longest ago.
+
+    Args:
+        most_bytes: of all values together.
+        most_entries: how many values.
+    """
+
+    def __init__(self, most_bytes: int, most_entries: int) -> None:
+        self._most_bytes = most_bytes
+        self._most_entries = most_entries
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, tenant: str, name: str) -> Any:
+        """The value, or None."""
+        with self._lock:
+            found = self._kept.get((tenant, name))
+            if found is None:
+                return None
+            self._kept.move_to_end((tenant, name))
+            return found[0]
+
+    def put(self, tenant: str, name: str, value: Any, size: int) -> None:
+        """Keep *value*, of *size* bytes; one that is larger than all may be is not kept."""
+        if size > self._most_bytes:
+            return
+        with self._lock:
+            self._drop((tenant, name))
+            self._kept[tenant, name] = (value, size)
+            self.size += size
+            while self.size > self._most_bytes or len(self._kept) > self._most_entries:
+                self._drop(next(iter(self._kept)))
+
+    def forget(self, tenant: str, name: str) -> None:
+        """Drop one value."""
+        with self._lock:
+            self._drop((tenant, name))
+
+    def clear(self) -> None:
+        """Drop all."""
+        with self._lock:
+            self._kept.clear()
+            self.size = 0
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self.size -= found[1]

@@ -1,0 +1,74 @@
+"""Kill switches: the cache off for all, for a method or for a tenant, from the settings or by the cache server.
+
+What is off is read from the database; writes go on marking what they change, so that it can be switched on again at
+any moment.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tidegate.cache.store import StoreUnavailable
+from tidegate.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tidegate.cache.store import Store
+
+ALL: Final = "all"
+_KINDS: Final = ("method:", "tenant:")
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+def checked_switch(name: str) -> str:
+    """*name*, if it is a switch.
+
+    Raises:
+        SettingsError: it is not "all", "method:" and a name, or "tenant:" and an id.
+    """
+    if name == ALL or any(name.startswith(kind) and len(name) > len(kind) for kind in _KINDS):
+        return name
+    raise SettingsError(f"{name!r} is no switch: expected 'all', 'method:get_workflow_run_by_id' or 'tenant:<id>'")
+
+
+class Switches:
+    """What is switched off.
+
+    Args:
+        fixed: by the settings.
+        store: asked what else is, about once a second by whoever comes by; None: nothing else can be.
+        every_s: how often it is asked, in seconds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        fixed: Iterable[str] = (),
+        store: Store | None = None,
+        *,
+        every_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fixed = frozenset(map(checked_switch, fixed))
+        self._store = store
+        self._every_s = every_s
+        self._clock = clock
+        self._next = clock()
+        self._off = self._fixed
+
+    def are_off(self, method: str, tenant: str) -> bool:
+        """Whether the cache is off for this call."""
+        now = self._clock()
+        if self._store is not None and now >= self._next:
+            self._next = now + self._every_s
+            self._ask(self._store)
+        off = self._off
+        return bool(off) and (ALL in off or f"method:{method}" in off or f"tenant:{tenant}" in off)
+
+    def _ask(self, store: Store) -> None:
+        try:
+            self._off = self._fixed | store.switched_off()
+        except StoreUnavailable:  # then there is no cache either; what was known stays
+            return
