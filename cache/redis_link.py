@@ -18,7 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.connection import parse_url
-from redis.exceptions import AskError, MovedError, NoScriptError
+from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
+_CLUSTER_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)  # the second is none of the first
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
@@ -153,6 +154,12 @@ class ServerLink:
                 return
 
 
+def _named(command: Command) -> tuple[str | bytes, ...]:
+    """As redis-py's clusters want it: the command's name is a text."""
+    name, *parts = command.parts(whole_text=True)
+    return (name.decode("ascii"), *parts)
+
+
 def _reply(connection: Any) -> Any:
     """A reply; the server's refusals as values, since those of other commands follow."""
     try:
@@ -205,7 +212,7 @@ class ClusterLink:
         client = self._client
         try:
             return client.nodes_manager.get_node_from_slot(client.keyslot(command.keys[0]))
-        except redis.RedisError as error:
+        except _CLUSTER_ERRORS as error:
             self._refresh()
             raise StoreUnavailable(f"no server for the slot: {error}") from error
 
@@ -224,8 +231,7 @@ class ClusterLink:
     def _follow(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """Slots are moving: let redis-py find them. What was done already may be done again; see ``_exchange``."""
         try:
-            replies = [self._client.execute_command(*c.parts(whole_text=True)) for c in commands]
-            return decode(replies)
+            return decode([self._client.execute_command(*_named(c)) for c in commands])
         except Exception as error:
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
 
@@ -237,7 +243,7 @@ class ClusterLink:
     def _learn(self) -> None:
         try:
             self._client.nodes_manager.initialize()
-        except redis.RedisError:
+        except _CLUSTER_ERRORS:
             pass  # the next failure asks again
         finally:
             self._mapping.release()
@@ -270,7 +276,7 @@ def client_of(target: Target, timeouts: Timeouts) -> Client:
         client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"cache.url is {target.shown}: {error}") from None
-    except redis.RedisError as error:
+    except _CLUSTER_ERRORS as error:
         raise StoreUnavailable(f"{target.shown}: {error}") from error
     return client
 

@@ -11,7 +11,7 @@ import pytest
 
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.binaries import valkey_binary
-from tidegate.proxy.embedded.process import give_to_server
+from tidegate.proxy.embedded.process import free_port, give_to_server
 from tidegate.proxy.embedded.valkey import ValkeyNode, join
 
 if TYPE_CHECKING:
@@ -69,7 +69,18 @@ def shared_valkey(start_valkey: Callable[..., ValkeyNode]) -> ValkeyNode:
 
 
 @pytest.fixture(scope="session")
-def valkey_cluster(start_valkey: Callable[..., ValkeyNode]) -> list[ValkeyNode]:
-    nodes = [start_valkey("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(3)]
-    join(nodes)
-    return nodes
+def start_valkey_cluster(start_valkey: Callable[..., ValkeyNode]) -> Callable[..., list[ValkeyNode]]:
+    """Starts three Valkeys that are one cluster; the bus has a port of its own, for the usual one may be too high."""
+
+    def start(*options: str) -> list[ValkeyNode]:
+        clustered = ("--cluster-enabled", "yes", *options)
+        nodes = [start_valkey(*clustered, "--cluster-port", str(free_port())) for _ in range(3)]
+        join(nodes)
+        return nodes
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(start_valkey_cluster: Callable[..., list[ValkeyNode]]) -> list[ValkeyNode]:
+    return start_valkey_cluster()

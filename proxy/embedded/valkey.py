@@ -81,6 +81,11 @@ class ValkeyNode:
             return False
 
 
+def _bus_port(node: ValkeyNode) -> int:
+    with redis.Redis.from_url(node.url, socket_timeout=5.0) as client:
+        return int(client.config_get("cluster-port")["cluster-port"]) or node.port + 10_000
+
+
 def join(nodes: Sequence[ValkeyNode]) -> None:
     """Make one cluster of running servers, started with ``--cluster-enabled yes``; each gets its share of slots.
 
@@ -93,7 +98,7 @@ def join(nodes: Sequence[ValkeyNode]) -> None:
         client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", i * share, min((i + 1) * share, _SLOTS) - 1)
     for node in nodes[1:]:
-        clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+        clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, _bus_port(node))
 
     def agree() -> bool:
         infos = [client.cluster("INFO") for client in clients]

@@ -191,6 +191,18 @@ def test_a_late_fill_is_refused(store: Store) -> None:
     assert miss(store).reason is Refusal.NO_ENTRY
 
 
+def test_an_entry_of_another_life_is_void_although_its_counter_is_high(store: Store) -> None:
+    clean(store)
+    for _ in range(5):
+        store.bump([Change(TENANT, frozenset({"another"}))], NOWHERE)
+    noted = miss(store)
+    assert fill(store, noted) is None
+    clean(store, nonce="next", origin=ORIGIN._replace(timeline=2))
+    assert miss(store).reason is Refusal.NONCE
+    assert not store.check(TENANT, noted.noted, [DAY])
+    assert fill(store, noted, origin=ORIGIN._replace(timeline=2)) is Refusal.NONCE
+
+
 def test_what_another_origin_answered_is_not_stored(store: Store) -> None:
     clean(store)
     for other in (Origin(2, 1, "s0"), Origin(1, 2, "s0"), Origin(1, 1, "s1"), Origin(0, 1, "s0")):

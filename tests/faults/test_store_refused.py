@@ -48,9 +48,11 @@ def test_a_replica_answers_nothing_and_promoted_it_has_no_root(
     start_valkey: Any, store_at: Any, put_answer: Any, calls: Calls
 ) -> None:
     master = start_valkey()
-    put_answer(store_at(master.url))
     replica = start_valkey("--replicaof", "127.0.0.1", str(master.port))
     inside = client(replica)
+    wait_for(lambda: inside.info("replication")["master_link_status"] == "up", "the replica follows")
+    # Not before: a server takes a new replication id as its first replica comes.
+    put_answer(store_at(master.url))
     wait_for(lambda: bool(inside.keys("tg:e:*")), "the replica has the entry")
     store = store_at(replica.url)
     for name, call in calls.items():
@@ -231,3 +233,16 @@ def test_an_entry_that_makes_no_sense_is_a_miss_and_can_be_replaced(
 
 def _with_blob(noted: Noted) -> Any:
     return replace(_filling(noted), blobs={"h": b"large"})
+
+
+def test_an_entry_that_nobody_can_have_filled_is_void_while_an_intent_is_open(
+    shared_valkey: ValkeyNode, ns: str, store_at: Any, put_answer: Any
+) -> None:
+    store = store_at(shared_valkey.url)
+    put_answer(store)
+    store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), ["other"])
+    spoil(shared_valkey, ns, ENTRY, "string", "1 nn 99 ttag\nbody")
+    found = store.lookup("t", "d", "tag")
+    assert isinstance(found, Miss)
+    assert found.reason is Refusal.INTENT
+    assert not store.check("t", Noted("n", 99), ["tag"])

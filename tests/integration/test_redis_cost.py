@@ -55,9 +55,9 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each packet held, in order."""
     packets: list[int] = []
-    plain = redis.Connection.send_packed_command
+    plain: Any = redis.Connection.send_packed_command
 
-    def send(self: Any, command: Any, check_health: bool = True) -> None:  # redis-py's
+    def send(self: Any, command: Any, check_health: bool = True) -> None:
         if not any(b"SETINFO" in part for part in command):
             packets.append(len(command))
         plain(self, command, check_health)

@@ -1,0 +1,238 @@
+"""Behind TLS, behind Sentinel, on a cluster: the store goes where its data goes, and trusts no other server's marks."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tidegate.cache.breaker import Pauses
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.proxy.embedded.binaries import valkey_binary
+from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
+from tidegate.repositories.position import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ORIGIN = Origin(1, 1, "s0")
+
+
+def certificate(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cache")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "cache.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+class TlsProxy:
+    """Takes TLS off and passes on."""
+
+    def __init__(self, pem: Path, port: int) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(pem)
+        self._behind = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self._start(self._accept)
+
+    def _start(self, target: Any, *args: Any) -> None:
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._start(self._talk, self._server.accept()[0])
+
+    def _talk(self, raw: socket.socket) -> None:
+        behind = ("127.0.0.1", self._behind)
+        with (
+            contextlib.suppress(OSError),
+            raw,
+            self._context.wrap_socket(raw, server_side=True) as outer,
+            socket.create_connection(behind) as inner,
+        ):
+            self._start(self._pump, inner, outer)
+            self._pump(outer, inner)
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.fixture
+def tls(shared_valkey: Any, tmp_path: Path) -> Iterator[tuple[TlsProxy, Path]]:
+    pem = certificate(tmp_path)
+    proxy = TlsProxy(pem, shared_valkey.port)
+    yield proxy, pem
+    proxy.close()
+
+
+def test_a_store_behind_tls(tls: tuple[TlsProxy, Path], store_at: Any, put_answer: Any) -> None:
+    proxy, pem = tls
+    store = store_at(f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={pem}")
+    put_answer(store, body=b"x" * 300_000)
+    assert store.lookup("t", "d", "tag").body == b"x" * 300_000
+    store.close()
+    with pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
+        store_at(f"rediss://127.0.0.1:{proxy.port}/0").lookup("t", "d", "tag")
+    with pytest.raises(StoreUnavailable):
+        store_at(f"redis://127.0.0.1:{proxy.port}/0", read_timeout_ms=200).lookup("t", "d", "tag")
+
+
+@pytest.fixture
+def sentinel(start_valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, int]]:
+    master = start_valkey()
+    replica = start_valkey("--replicaof", "127.0.0.1", str(master.port))
+    wait_for(lambda: _info(replica)["master_link_status"] == "up", "the replica follows")
+    folder, port = tmp_path_factory.mktemp("sentinel"), free_port()
+    for parent in (folder, folder.parent, folder.parent.parent):
+        parent.chmod(0o755)
+    home = folder / "home"
+    home.mkdir()
+    conf = home / "sentinel.conf"
+    conf.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {home}\nsentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+    )
+    give_to_server(home)
+    server = ServerProcess("sentinel", home)
+    watcher = redis.Redis(port=port, protocol=2)
+
+    def knows() -> bool:
+        try:
+            found: Any = watcher.sentinel_master("main")
+            return int(found["num-slaves"]) == 1
+        except redis.RedisError:
+            return False
+
+    server.start([str(valkey_binary()), str(conf), "--sentinel"], knows)
+    yield master, replica, port
+    server.end(9)
+
+
+def _info(node: Any) -> dict[str, Any]:
+    with redis.Redis.from_url(node.url, protocol=2) as client:
+        return dict(client.info("replication"))
+
+
+def test_after_a_failover_the_store_follows_and_trusts_no_old_mark(
+    sentinel: tuple[Any, Any, int], store_at: Any, put_answer: Any
+) -> None:
+    master, replica, port = sentinel
+    store = store_at(f"redis+sentinel://127.0.0.1:{port}/main/0", pauses=Pauses(first_s=0.05, longest_s=0.1))
+    put_answer(store)
+    inside = redis.Redis.from_url(replica.url, protocol=2)
+    wait_for(lambda: bool(inside.keys("tg:e:*")), "the replica has the entry")
+    master.kill()
+    deadline, found = time.monotonic() + 30, None
+    while found is None:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(StoreUnavailable):
+            found = store.lookup("t", "d", "tag")
+    # The marks came along (a master's last ones may not have), and are another life's.
+    assert inside.keys("tg:m:*")
+    assert found == NoRoot()
+    store.make_root("t", "n2", ORIGIN)
+    assert isinstance(store.lookup("t", "d", "tag"), Miss)
+
+
+@pytest.fixture
+def own_cluster(start_valkey_cluster: Any) -> list[Any]:
+    return list(start_valkey_cluster("--cluster-require-full-coverage", "no"))
+
+
+def _tenants(store: Any, nodes: list[Any]) -> dict[int, str]:
+    """A tenant for each node, by port."""
+    client = store._link._client
+    found: dict[int, str] = {}
+    for n in range(100):
+        slot = client.keyslot(store._keys.marks(f"t{n}"))
+        found.setdefault(client.nodes_manager.get_node_from_slot(slot).port, f"t{n}")
+    assert set(found) == {node.port for node in nodes}
+    return found
+
+
+def test_a_cluster_that_loses_a_server_or_moves_a_slot(own_cluster: list[Any], store_at: Any) -> None:
+    nodes = own_cluster
+    url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+    store = store_at(url, pauses=Pauses(first_s=60))
+    tenants = _tenants(store, nodes)
+    for tenant in tenants.values():
+        store.make_root(tenant, "n", ORIGIN)
+
+    moving = next(
+        f"m{n}"
+        for n in range(100)
+        if _port(store, f"m{n}") == nodes[1].port and _slot(store, f"m{n}") != _slot(store, tenants[nodes[1].port])
+    )
+    clients: list[Any] = [redis.Redis.from_url(node.url, protocol=2) for node in nodes]
+    target = clients[2].execute_command("CLUSTER", "MYID")
+    for client in (clients[2], clients[1], clients[0]):
+        client.execute_command("CLUSTER", "SETSLOT", _slot(store, moving), "NODE", target)
+    store.make_root(moving, "n", ORIGIN)
+    assert isinstance(store.lookup(moving, "d", "tag"), Miss)
+    assert _port(store, moving) == nodes[2].port
+
+    nodes[0].kill()
+    for _ in range(10):
+        with pytest.raises(StoreUnavailable):
+            store.lookup(tenants[nodes[0].port], "d", "tag")
+        for node in nodes[1:]:
+            assert isinstance(store.lookup(tenants[node.port], "d", "tag"), Miss)
+    start = time.perf_counter()
+    for _ in range(100):
+        with pytest.raises(StoreUnavailable, match="a moment ago"):
+            store.lookup(tenants[nodes[0].port], "d", "tag")
+    assert time.perf_counter() - start < 0.2
+    store.close()
+
+
+def _slot(store: Any, tenant: str) -> int:
+    return int(store._link._client.keyslot(store._keys.marks(tenant)))
+
+
+def _port(store: Any, tenant: str) -> int:
+    return int(store._link._client.nodes_manager.get_node_from_slot(_slot(store, tenant)).port)
+
+
+def test_no_cluster_answers(store_at: Any) -> None:
+    with pytest.raises(StoreUnavailable) as refused:
+        store_at(f"redis+cluster://user:secret@127.0.0.1:{free_port()}")
+    assert "secret" not in str(refused.value)
+    assert not isinstance(refused.value, Hit)
