@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tidegate.benchmarks.calls import Call, Contender
     from tidegate.benchmarks.scenarios import Scenario
@@ -73,28 +73,30 @@ def measure(
 ) -> list[Measured]:
     """Measure every scenario with every contender.
 
-    A round goes through all scenarios, and in each through all contenders, in an order of its own; each gets a block
-    of a few calls, of which one more before is not timed. Queries and rows are counted in a pass without a clock.
+    A round goes through all groups of scenarios, and in each through all its scenarios and contenders, in an order of
+    its own; each gets a block of a few calls, of which one more before is not timed. So what is compared is measured
+    within the same moments. Queries and rows are counted in a pass without a clock.
 
     Args:
         scenarios: what is asked.
         contenders: who answers.
         rounds: how many times round; a round gives up to 5 samples.
         seed: decides the orders.
-        advance: told each time that one scenario of one round is done.
+        advance: told how many more scenarios of a round are done.
     """
     lanes = {s.name: [_Lane(s, c) for c in contenders] for s in scenarios}
     costs = {(lane.scenario.name, lane.contender.name): lane.count() for row in lanes.values() for lane in row}
     blocks = {name: _block_calls([lane.warm_up() for lane in row]) for name, row in lanes.items()}
+    groups = _groups(scenarios, lanes)
     gc.collect()
     gc.freeze()
     try:
         for number in range(rounds):
             rng = Random(f"{seed}:order:{number}")  # noqa: S311  # an order, no secret
-            for name in rng.sample(list(lanes), len(lanes)):
-                for lane in rng.sample(lanes[name], len(contenders)):
-                    lane.run_block(blocks[name])
-                advance(1)
+            for group in rng.sample(groups, len(groups)):
+                for lane in rng.sample(group, len(group)):
+                    lane.run_block(blocks[lane.scenario.name])
+                advance(len(group) / len(contenders))
     finally:
         gc.unfreeze()
     return [
@@ -143,6 +145,13 @@ class _Lane:
         taken = perf_counter_ns() - began
         del answer
         return taken
+
+
+def _groups(scenarios: Sequence[Scenario], lanes: Mapping[str, list[_Lane]]) -> list[list[_Lane]]:
+    groups: dict[str, list[_Lane]] = {}
+    for scenario in scenarios:
+        groups.setdefault(scenario.group or scenario.name, []).extend(lanes[scenario.name])
+    return list(groups.values())
 
 
 def _block_calls(shortest_ns: Sequence[int]) -> int:

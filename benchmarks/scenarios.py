@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PAGE: Final = 20
 DEEP_PAGE: Final = 5_000
+_DEPTHS: Final = "pages at any depth"
 FIRST_PAGE: Final = "first page of 20"
 RARE_SOURCE: Final = f"app-run + webhook ({WEBHOOK_RUNS})"
 RARE_SOURCE_QUIET: Final = f"quiet: {RARE_SOURCE}"
@@ -24,10 +25,14 @@ RARE_SOURCE_QUIET: Final = f"quiet: {RARE_SOURCE}"
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Calls that are made in turn, measured under one name."""
+    """Calls that are made in turn, measured under one name.
+
+    Scenarios of one ``group`` are measured side by side, because they are compared with each other; of None, alone.
+    """
 
     name: str
     calls: tuple[Call, ...]
+    group: str | None = None
 
 
 def deepest_page(runs_of_app: int) -> int:
@@ -57,7 +62,7 @@ def scenarios(targets: Targets) -> list[Scenario]:
 def _pages(targets: Targets) -> list[Scenario]:
     first = (targets.main, Source.APP_RUN)
     return [
-        Scenario(FIRST_PAGE, (_page(*first),)),
+        Scenario(FIRST_PAGE, (_page(*first),), _DEPTHS),
         Scenario("first page, graphs touched", (_page(*first, touch=("graph",)),)),
         Scenario("first page, all columns touched", (_page(*first, touch=("graph", "inputs", "outputs")),)),
         Scenario("first page of an ordinary app", (_page(targets.ordinary_app(), Source.APP_RUN),)),
@@ -69,7 +74,7 @@ def _deep_pages(targets: Targets) -> list[Scenario]:
     numbers = sorted({2, max(2, deepest // 10), deepest})
     cursors = {number: targets.cursor((number - 1) * PAGE) for number in numbers}
     return [
-        Scenario(page_name(number), (_page(targets.main, Source.APP_RUN, last_id=cursor),))
+        Scenario(page_name(number), (_page(targets.main, Source.APP_RUN, last_id=cursor),), _DEPTHS)
         for number, cursor in cursors.items()
     ]
 
