@@ -76,3 +76,7 @@ class Keys:
     def blob(self, tenant: str, name: str) -> bytes:
         """A large value."""
         return encoded(f"tg:b:{self.tag(tenant)}:{name}")
+
+    def switches(self) -> bytes:
+        """A text: what is switched off for the whole namespace."""
+        return f"tg:off:{{{self._ns}}}".encode()

@@ -223,3 +223,13 @@ end
 save(root)
 return 1
 """
+
+SWITCH: Final = """
+local names = {}
+for name in string.gmatch(text('GET', KEYS[1]) or '', '%S+') do
+  if name ~= ARGV[1] then names[#names + 1] = name end
+end
+if ARGV[2] == '1' then names[#names + 1] = ARGV[1] end
+redis.call('SET', KEYS[1], table.concat(names, ' '))
+return 1
+"""

@@ -165,6 +165,15 @@ class RedisStore:
         at = _position(position)
         self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
 
+    def switched_off(self) -> frozenset[str]:
+        """See :meth:`Store.switched_off`."""
+        (names,) = self._link.ask((Command(None, (self._keys.switches(),)),), lambda replies: _blobs(replies, 1))
+        return frozenset(map(untoken, decoded(names or b"").split()))
+
+    def switch(self, name: str, *, off: bool) -> None:
+        """See :meth:`Store.switch`."""
+        self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
+
     def _altering(self, script: Script, tenant: str, *args: bytes) -> Command:
         return Command(script, (self._keys.marks(tenant),), (*self._bounds, *args))
 

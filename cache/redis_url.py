@@ -100,3 +100,12 @@ def _path(kind: Kind, path: str, shown: str) -> tuple[str, str]:
     if kind == "cluster" and database not in ("", "0"):
         raise SettingsError(f"cache.url is {shown}, with database {database}; a cluster has only database 0")
     return service, database or "0"
+
+
+def shown_url(url: str) -> str:
+    """*url* without its password and options: what names a cache in a message, and in the database.
+
+    Raises:
+        SettingsError: it cannot work.
+    """
+    return Target.of_url(url).shown

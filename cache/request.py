@@ -68,7 +68,11 @@ class Request(Protocol):
         ...
 
     def thaw(self, body: bytes, hit: Hit | None) -> object:
-        """A new answer of a body; raises :class:`~tidegate.cache.values.Unreadable`. *hit* None: this process has just stored it."""
+        """A new answer of a body; *hit* None: this process has just stored it.
+
+        Raises:
+            Unreadable: the body is not the answer to this call.
+        """
         ...
 
 

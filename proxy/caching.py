@@ -152,11 +152,13 @@ class CachedCall:
         if decoded.blobs:
             decoded = layer.codec.resolve(decoded, self._blobs(decoded.blobs))
         value = layer.codec.build(decoded, self.session_maker)
-        if self.near and hit is not None and layer.near is not None:
-            if self._policy.near_if is None or self._policy.near_if(value):
-                kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes)
-                layer.near.put(self.tenant, self.entry, kept, kept.size)
+        if hit is not None and self._may_be_near(value) and layer.near is not None:
+            kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes)
+            layer.near.put(self.tenant, self.entry, kept, kept.size)
         return value
+
+    def _may_be_near(self, value: object) -> bool:
+        return self.near and (self._policy.near_if is None or self._policy.near_if(value))
 
     def _blobs(self, names: frozenset[str]) -> Mapping[str, bytes]:
         found = {name: self._layer.blobs.get(self.tenant, name) for name in names}

@@ -41,6 +41,10 @@ class Collected:
         if tenant is not None:
             self._whole.add(as_text(tenant))
 
+    def tagged(self, tenant: Any, tags: Iterable[str]) -> None:
+        """Some tags of *tenant* change."""
+        self._add(tenant, tags)
+
     def look_up(self, table: TrackedTable, columns: tuple[str, ...], keys: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Rows that change, or have changed, and whose values are in the database; returns the keys that are new."""
         wanted = self._lookups.setdefault((table, columns), {})

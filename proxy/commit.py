@@ -17,6 +17,7 @@ from tidegate.cache.events import Bumped, StoreFailed, ignore
 from tidegate.cache.keeper import fresh_nonce
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable
+from tidegate.proxy.primary import clock_xid
 from tidegate.repositories.position import Origin
 
 if TYPE_CHECKING:
@@ -24,19 +25,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
-    from tidegate.repositories.position import Position
-
-
-class Committing(Protocol):
-    """A connection whose transaction is about to be committed, or was."""
-
-    def transaction_id(self) -> tuple[str, Position]:
-        """The transaction's own id, and a position that tells the timeline; inside the transaction."""
-        ...
-
-    def position(self) -> Position:
-        """A position not before the commit's; after it, on the same connection, leaving no transaction open."""
-        ...
+    from tidegate.proxy.commit_protocol import Committing
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +89,7 @@ class Commit:
         reason = "this gate has none"
         if self._store is not None:
             xid, position = connection.transaction_id()
+            xid = xid or clock_xid(self._nonce())
             origin = Origin(self._epoch, position.timeline, self._shard)
             try:
                 self._store.open(changes, xid, origin, [self._nonce() for _ in changes])

@@ -1,16 +1,16 @@
-"""What a gate is made of: shards, replicas and the cache."""
+"""What a gate is made of: shards, replicas and the cache; from a file, the environment, or code."""
 
 from __future__ import annotations
 
+import os
 import tomllib
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import SettingsError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class _Section(BaseModel):
@@ -18,10 +18,36 @@ class _Section(BaseModel):
 
 
 class CacheSettings(_Section):
-    """The cache; *url* None means none. The URL may hold a password, so it is in no ``repr``."""
+    """The cache. The URL may hold a password, so it is in no ``repr``.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``redis+sentinel://`` or ``redis+cluster://``; None: no cache.
+        near: whether answers whose policy allows it are also kept in the process.
+        near_bytes: of all that the process keeps, decoded answers and large values apart, each.
+        near_entries: how many of them.
+        when_away: what a write does when the cache cannot be told: ``"outbox"`` (availability) or ``"refuse"``
+            (consistency: the write raises ``CacheUnavailable``).
+        connect_timeout_ms: to connect to the cache.
+        read_timeout_ms: for one answer of the cache.
+        off: kill switches: "all", "method:get_workflow_run_by_id", "tenant:<id>".
+        strict_sql: refuse writes as text whose tenant cannot be told.
+        blob_bytes: values larger than this are stored once for all rows that share them.
+        most_bytes: an answer larger than this is not cached.
+        transaction_timeout_s: how long a transaction may take on a database that cannot tell how one ended (SQLite).
+    """
 
     url: str | None = Field(default=None, repr=False)
     near: bool = False
+    near_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    near_entries: int = Field(default=100_000, ge=0)
+    when_away: Literal["outbox", "refuse"] = "outbox"
+    connect_timeout_ms: int = Field(default=50, ge=1, le=60_000)
+    read_timeout_ms: int = Field(default=50, ge=1, le=60_000)
+    off: tuple[str, ...] = ()
+    strict_sql: bool = True
+    blob_bytes: int = Field(default=4096, ge=256)
+    most_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    transaction_timeout_s: float = Field(default=60.0, ge=0)
 
 
 class ShardSettings(_Section):
@@ -32,11 +58,26 @@ class ShardSettings(_Section):
     replicas: tuple[str, ...] = Field(default=(), repr=False)
 
 
+class PoolSettings(_Section):
+    """Connections of one process to one node.
+
+    Args:
+        size: kept open.
+        overflow: opened beyond that while needed.
+        timeout_s: how long a call waits for one, in seconds.
+    """
+
+    size: int = Field(default=10, ge=1)
+    overflow: int = Field(default=10, ge=0)
+    timeout_s: float = Field(default=30.0, gt=0)
+
+
 class Settings(_Section):
     """All of it; frozen, and can be pickled."""
 
     shards: tuple[ShardSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
+    pool: PoolSettings = PoolSettings()
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -46,9 +87,48 @@ class Settings(_Section):
             SettingsError: it cannot be read, is no TOML, or holds a setting that cannot work.
         """
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls._checked(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise SettingsError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The file that TIDEGATE_CONFIG names, else TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL.
+
+        Raises:
+            SettingsError: neither is set, or what is set cannot work.
+        """
+        given = _Environment()
+        if given.config:
+            return cls.from_toml(Path(given.config))
+        if not given.database_url:
+            raise SettingsError(
+                "no settings: give connect() a TOML file or Settings, or set TIDEGATE_CONFIG to the path of one, or "
+                "TIDEGATE_DATABASE_URL to a URL like postgresql+psycopg://host/dify (and TIDEGATE_CACHE_URL to one "
+                "like redis://host:6379/0)"
+            )
+        shard = {"name": "s0", "primary": given.database_url}
+        return cls._checked({"shards": [shard], "cache": {"url": given.cache_url}}, "environment")
+
+    @classmethod
+    def _checked(cls, values: dict[str, Any], where: str) -> Self:
+        try:
+            return cls.model_validate(values)
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-            raise SettingsError(f"{path}: {wrong}") from None
+            raise SettingsError(f"{where}: {wrong}") from None
+
+
+class _Environment(BaseSettings):
+    """TIDEGATE_CONFIG, TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
+
+    config: str | None = None
+    database_url: str | None = None
+    cache_url: str | None = None
+
+
+def environment_is_set() -> bool:
+    """Whether any of the variables of :meth:`Settings.from_environment` is there."""
+    return any(os.environ.get(f"TIDEGATE_{name}") for name in ("CONFIG", "DATABASE_URL", "CACHE_URL"))

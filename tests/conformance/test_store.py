@@ -461,3 +461,15 @@ def test_dropped_marks_leave_their_generation_and_position_with_the_root(make_st
     assert list(miss(store, guard="open").intents) == ["5"]
     store.stamp([Change(TENANT, frozenset({"open"}))], "5", ORIGIN, Position(1, 1))
     assert miss(store, guard="open").intents == {}
+
+
+def test_a_switch_is_off_until_it_is_switched_on_again(store: Store) -> None:
+    assert store.switched_off() == frozenset()
+    store.switch("all", off=True)
+    store.switch("method:a b", off=True)
+    store.switch("all", off=True)
+    assert store.switched_off() == {"all", "method:a b"}
+    store.switch("all", off=False)
+    assert store.switched_off() == {"method:a b"}
+    store.switch("method:a b", off=False)
+    assert store.switched_off() == frozenset()

@@ -270,6 +270,9 @@ class SimConnection:
         self._world.scheduler.step("asks for its position")
         return Position(self.node.timeline, len(self.node.log))
 
+    def execute(self, _statement: object, _parameters: object = None) -> None:
+        raise AssertionError("there is no outbox here")
+
     def commit(self, number: int) -> None:
         world = self._world
         world.scheduler.step("sends COMMIT")

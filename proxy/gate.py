@@ -1,0 +1,203 @@
+"""The gate: what a program holds. Repositories behind the cache, sessions on the primary, invalidation by hand."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+
+from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.proxy.facade import canonical_id, gated
+from tidegate.repositories.models import Base
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.position import NOWHERE
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
+from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
+    DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
+)
+from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
+from tidegate.repositories.workflow_execution_repository import SQLAlchemyWorkflowExecutionRepository
+from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyWorkflowNodeExecutionRepository
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.cache.store import Store
+    from tidegate.proxy.call import Pipeline
+    from tidegate.proxy.commit import Commit
+    from tidegate.proxy.outbox import Applier, Outbox
+    from tidegate.proxy.watch import Watch
+    from tidegate.repositories.policies import PolicyTable, Tracked
+
+C = TypeVar("C")
+DIFY_MODELS = tuple(mapper.class_ for mapper in Base.registry.mappers)
+
+
+class Gated:
+    """What a gated class has of its own: where its calls go, and the session maker it was made with."""
+
+    _tidegate_pipeline: Pipeline | None = None
+
+
+@gated(WORKFLOW_RUN_POLICIES)
+class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository, Gated):
+    """The run repository behind a gate; plain until a gate makes it its own."""
+
+
+@gated(NODE_EXECUTION_POLICIES)
+class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository, Gated):
+    """The node execution repository behind a gate; plain until a gate makes it its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a gate was put together from; see ``build``."""
+
+    engine: Engine
+    session_maker: sessionmaker[Session]
+    watch: Watch
+    commit: Commit
+    outbox: Outbox
+    applier: Applier | None
+    store: Store | None
+    pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
+    on_close: Callable[[], None]
+
+
+class Gate:
+    """Repositories behind one cache and one primary; also a context manager. Made by ``tidegate.connect``."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._closers = [parts.on_close]
+        self._pipeline = parts.pipeline(DIFY_MODELS)
+        self.workflow_runs = self.adopt(WorkflowRuns(parts.session_maker), parts.session_maker)
+        self.node_executions = self.adopt(NodeExecutions(parts.session_maker), parts.session_maker)
+
+    @property
+    def engine(self) -> Engine:
+        """The primary's engine, watched."""
+        return self._parts.engine
+
+    @property
+    def session_maker(self) -> sessionmaker[Session]:
+        """Makes sessions on the primary; what they commit is marked in the cache."""
+        return self._parts.session_maker
+
+    def adopt(self, repository: C, session_maker: sessionmaker[Session], pipeline: Pipeline | None = None) -> C:
+        """Have the calls of a gated *repository* go through this gate; gives it back."""
+        if self._parts.applier is not None:
+            self._parts.applier.ensure_started()
+        repository.__dict__["_tidegate_session_maker"] = session_maker
+        repository.__dict__["_tidegate_pipeline"] = pipeline or self._pipeline
+        return repository
+
+    def workflow_executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowExecutionRepository:
+        """Where runs are saved, for *user*: an account (``current_tenant_id``) or an end user (``tenant_id``)."""
+        return SQLAlchemyWorkflowExecutionRepository(self.session_maker, user, app_id, triggered_from)
+
+    def workflow_node_executions(
+        self, user: Any, app_id: str, triggered_from: Any
+    ) -> SQLAlchemyWorkflowNodeExecutionRepository:
+        """Where node executions are saved, for *user*."""
+        return SQLAlchemyWorkflowNodeExecutionRepository(self.session_maker, user, app_id, triggered_from)
+
+    def wrap(self, cls: type[C], policies: PolicyTable, tracked: Iterable[Tracked]) -> type[C]:
+        """A subclass of *cls*, a repository of your own, whose calls go through this gate.
+
+        Args:
+            cls: takes a ``session_maker`` first, or by that name.
+            policies: one row for each public method.
+            tracked: the models whose rows are in its answers, and the tags that a change of one bumps.
+
+        Raises:
+            PolicyError: *policies* and *cls* do not agree.
+        """
+        watched = tuple(tracked)
+        self._parts.watch.tables.add(watched)
+        pipeline = self._parts.pipeline(tuple(row.model for row in watched))
+        gate = self
+
+        def made(self: Any, *args: Any, **kwargs: Any) -> None:
+            cls.__init__(self, *args, **kwargs)
+            session_maker = kwargs["session_maker"] if "session_maker" in kwargs else args[0]
+            gate.adopt(self, session_maker, pipeline)
+
+        members = {"__init__": made, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        return cast("type[C]", gated(policies)(type(cls.__name__, (cls, Gated), members)))
+
+    @contextmanager
+    def session(self, tenant_id: str) -> Iterator[Session]:
+        """A session on the tenant's primary, watched; the caller commits."""
+        del tenant_id  # with shards it will choose one
+        with self.session_maker() as session:
+            yield session
+
+    def invalidate(
+        self,
+        tenant_id: str,
+        *,
+        app_id: str | None = None,
+        run_id: str | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """Void what is cached of a tenant, or of one app or run of it, in one round trip: for changes no gate saw.
+
+        Args:
+            tenant_id: the tenant.
+            app_id: only answers about this app.
+            run_id: only answers about this run and its node executions; not pages and counts it is in.
+            session: take effect with the commit of its transaction, and not before.
+        """
+        tenant = canonical_id(tenant_id)
+        tags = [] if app_id is None else [f"app:{canonical_id(app_id)}"]
+        if run_id is not None:
+            run = canonical_id(run_id)
+            tags += [f"run:{run}", f"nodes:{run}", f"nodesof:{run}"]
+        change = Change(tenant, frozenset(tags), whole=not tags)
+        if session is not None:
+            self._with_commit(session, change)
+            return
+        if self._parts.store is not None:
+            try:
+                self._parts.store.bump([change], NOWHERE)
+            except StoreUnavailable:
+                self._by_outbox(change)
+        else:
+            self._by_outbox(change)
+
+    def _with_commit(self, session: Session, change: Change) -> None:
+        collected = self._parts.watch.collected(session.connection())
+        if change.whole:
+            collected.whole(change.tenant)
+        else:
+            collected.tagged(change.tenant, change.tags)
+
+    def _by_outbox(self, change: Change) -> None:
+        with self.session_maker() as session:
+            self._parts.outbox.put(cast("Any", session.connection()), [change])
+            session.commit()
+
+    def also_close(self, closer: Callable[[], None]) -> None:
+        """Call *closer* when the gate is closed, after what it has of its own."""
+        self._closers.append(closer)
+
+    def close(self) -> None:
+        """End what runs beside the program, and close connections; harmless when repeated."""
+        if self._parts.applier is not None:
+            self._parts.applier.close()
+        store = self._parts.store
+        if store is not None and hasattr(store, "close"):
+            store.close()
+        closers, self._closers = self._closers, []
+        for closer in closers:
+            closer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

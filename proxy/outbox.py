@@ -1,0 +1,159 @@
+"""The outbox: changes that the cache could not be told of, written in their own transaction, applied by any gate.
+
+Until a row is applied, hits elsewhere may be older than the write by that time: the outbox window. Rows are taken with
+SKIP LOCKED and deleted in the transaction that applies them: never "those after the last seen", as commits come out of
+order. A row that is applied twice bumps twice, which is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import delete, insert, select, text
+
+from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.proxy.state import OUTBOX
+from tidegate.repositories.position import NOWHERE, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Engine
+    from sqlalchemy.engine import Connection
+
+    from tidegate.cache.store import Store
+    from tidegate.proxy.commit_protocol import Committing
+
+_CHANNEL: Final = "tidegate_outbox"
+_BATCH: Final = 200
+_POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())"
+_log: Final = logging.getLogger(__name__)
+
+
+class Outbox:
+    """Where a transaction puts its changes.
+
+    Args:
+        notify: whether the database has NOTIFY.
+    """
+
+    def __init__(self, *, notify: bool) -> None:
+        self._notify = notify
+
+    def put(self, connection: Committing, changes: Sequence[Change]) -> None:
+        """Write *changes* in the connection's transaction; they are there if it is committed, and only then."""
+        rows = [{"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole} for c in changes]
+        connection.execute(insert(OUTBOX), rows)
+        if self._notify:
+            connection.execute(text(f"NOTIFY {_CHANNEL}"))
+
+
+def apply(engine: Engine, store: Store) -> int:
+    """Apply what lies in the outbox.
+
+    Returns:
+        How many rows.
+
+    Raises:
+        StoreUnavailable: the cache cannot be told; nothing was taken out.
+    """
+    total = 0
+    while True:
+        with engine.begin() as connection:
+            ids = select(OUTBOX.c.id).order_by(OUTBOX.c.id).limit(_BATCH).with_for_update(skip_locked=True)
+            taken = delete(OUTBOX).where(OUTBOX.c.id.in_(ids)).returning(OUTBOX.c.tenant, OUTBOX.c.tags, OUTBOX.c.whole)
+            rows = connection.execute(taken).all()
+            if rows:
+                changes = [Change(row.tenant, frozenset(json.loads(row.tags)), row.whole) for row in rows]
+                store.bump(changes, _position(connection))
+        total += len(rows)
+        if len(rows) < _BATCH:
+            return total
+
+
+def _position(connection: Connection) -> Position:
+    if connection.dialect.name != "postgresql":
+        return NOWHERE
+    ((lsn, file),) = connection.exec_driver_sql(_POSITION).all()
+    return Position.parse(lsn, file)
+
+
+class Applier:
+    """A thread that applies the outbox: when it is notified, and every quarter of a second.
+
+    Args:
+        engine: the primary's.
+        store: the cache that serves this database.
+        poll_s: how often it looks without being notified, in seconds.
+    """
+
+    def __init__(self, engine: Engine, store: Store, *, poll_s: float = 0.25) -> None:
+        self._engine = engine
+        self._store = store
+        self._poll_s = poll_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def ensure_started(self) -> None:
+        """Start the thread in this process, if it does not run; threads do not survive a fork."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._stop = threading.Event()
+                self._thread = threading.Thread(target=self._run, name="tidegate-outbox", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        listener = None
+        while not self._stop.is_set():
+            try:
+                listener = listener or self._listener()
+                apply(self._engine, self._store)
+                self._wait(listener)
+            except StoreUnavailable:
+                self._stop.wait(self._poll_s)
+            except Exception as error:  # noqa: BLE001  # the database is away: the rows wait where they are
+                _log.warning("the outbox could not be applied: %s", error)
+                _close(listener)
+                listener = None
+                self._stop.wait(4 * self._poll_s)
+        _close(listener)
+
+    def _listener(self) -> Any:
+        """A connection of its own that listens; None where the driver cannot wait for notifications."""
+        if self._engine.driver != "psycopg":
+            return None
+        import psycopg
+
+        url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="tidegate-outbox")
+        connection.execute(f"LISTEN {_CHANNEL}".encode())
+        return connection
+
+    def _wait(self, listener: Any) -> None:
+        if listener is None:
+            self._stop.wait(self._poll_s)
+            return
+        for _ in listener.notifies(timeout=self._poll_s, stop_after=1):
+            return
+
+
+def _close(listener: Any) -> None:
+    if listener is not None:
+        with suppress(Exception):
+            listener.close()

@@ -1,0 +1,140 @@
+"""Tidegate's own tables on a primary: which cache serves this database, and the outbox."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Identity,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    select,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateTable, DropTable
+
+from tidegate.errors import SettingsError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+METADATA: Final = MetaData()
+STATE: Final = Table(
+    "tidegate_state",
+    METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""Named facts; "cache" is the server that serves this database, as :func:`cache_name` says it."""
+OUTBOX: Final = Table(
+    "tidegate_outbox",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
+    Column("created_at", DateTime, nullable=False, server_default=func.current_timestamp()),
+    Column("tenant", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("whole", Boolean, nullable=False),
+)
+"""What was changed while the cache could not be told: a tenant, tags as JSON, or all of it."""
+
+_NAMESPACE: Final = (
+    "SELECT (SELECT system_identifier FROM pg_control_system())::text, current_database(), current_schema()"
+)
+
+
+def namespace(engine: Engine) -> str:
+    """The database's own name for its keys: of system identifier, database and schema; 16 hexadecimal digits."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            (named,) = connection.exec_driver_sql(_NAMESPACE).all()
+            parts = [str(part) for part in named]
+        else:
+            parts = [connection.dialect.name, _state_value(engine, "id", uuid4().hex)]
+    return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:
+    """The statements that make the tables, or drop them."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
+    shape = DropTable if undo else CreateTable
+    return [
+        str(shape(table).compile(dialect=dialect)).strip().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
+        for table in METADATA.sorted_tables
+    ]
+
+
+def make_tables(engine: Engine) -> list[str]:
+    """Make what is missing.
+
+    Returns:
+        The names of the tables that were made.
+
+    Raises:
+        SettingsError: they are missing, and this user may not make them.
+    """
+    missing = [table for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name)]
+    try:
+        METADATA.create_all(engine, tables=missing)
+    except DBAPIError as error:
+        if all(inspect(engine).has_table(table.name) for table in missing):  # another gate was faster
+            return []
+        names = ", ".join(table.name for table in missing)
+        raise SettingsError(
+            f"the database has no {names}, and this user may not make them: run 'tidegate init' as one who may"
+        ) from error
+    return [table.name for table in missing]
+
+
+def drop_tables(engine: Engine) -> list[str]:
+    """Drop those that are there, and return their names."""
+    there = [table for table in METADATA.sorted_tables if inspect(engine).has_table(table.name)]
+    METADATA.drop_all(engine, tables=there)
+    return [table.name for table in there]
+
+
+def serving_cache(engine: Engine, name: str | None) -> str | None:
+    """The cache that serves this database: the first that a gate came with, or None while none has.
+
+    Args:
+        engine: the primary's.
+        name: of the cache that this gate comes with, None for none.
+    """
+    return _state_value(engine, "cache", name) if name is not None else _found(engine, "cache")
+
+
+def replace_serving_cache(engine: Engine, name: str) -> None:
+    """Say that another cache serves this database from now on; every gate must be started anew with it."""
+    with engine.begin() as connection:
+        connection.execute(update(STATE).where(STATE.c.name == "cache").values(value=name))
+
+
+def _state_value(engine: Engine, name: str, first: str) -> str:
+    found = _found(engine, name)
+    if found is not None:
+        return found
+    try:
+        with engine.begin() as connection:
+            connection.execute(insert(STATE).values(name=name, value=first))
+    except DBAPIError:  # another gate was faster
+        return _found(engine, name) or first
+    return first
+
+
+def _found(engine: Engine, name: str) -> str | None:
+    with engine.connect() as connection:
+        return connection.scalar(select(STATE.c.value).where(STATE.c.name == name))
