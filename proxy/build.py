@@ -93,8 +93,8 @@ def gate_on(
         store: a cache to use instead of the one that the settings name.
     """
     shard = settings.shards[0].name if settings.shards else "s0"
-    make_tables(engine)
     note_origins(engine, shard)
+    make_tables(engine)
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
     commit = Commit(store, outbox, shard=shard, consistency=settings.cache.when_away == "refuse", observe=observe)
     watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)

@@ -47,10 +47,13 @@ def note_origins(engine: Engine, shard: str, epoch: int = 0) -> None:
     def ask(raw: Any, record: Any) -> None:
         record.info[_KEY] = _ask(raw, shard, epoch) if postgresql else Origin(epoch, 0, shard)
 
-    def note(_raw: Any, record: Any, _proxy: Any) -> None:
+    def note(raw: Any, record: Any, _proxy: Any) -> None:
         seen = _seen.get()
-        if seen is not None:
-            seen.add(record.info.get(_KEY))
+        if seen is None:
+            return
+        if _KEY not in record.info:  # opened before this engine was a gate's
+            ask(raw, record)
+        seen.add(record.info[_KEY])
 
     event.listen(engine, "connect", ask)
     event.listen(engine, "checkout", note)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tests.conformance.conftest import Behind
+
     Make = Callable[..., WorkflowRun]
 
 pytestmark = pytest.mark.fast
@@ -35,8 +37,8 @@ NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
 @pytest.fixture
-def runs(session_maker: sessionmaker[Session]) -> DifyAPISQLAlchemyWorkflowRunRepository:
-    return DifyAPISQLAlchemyWorkflowRunRepository(session_maker, storage=MemoryStorage())
+def runs(behind: Behind) -> DifyAPISQLAlchemyWorkflowRunRepository:
+    return behind.runs(storage=MemoryStorage())
 
 
 @pytest.mark.parametrize("bad", ["not-a-uuid", "", "12345678", "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10x"])

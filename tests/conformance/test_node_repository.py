@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tests.conformance.conftest import Behind
+
     Make = Callable[..., str]
 
 pytestmark = pytest.mark.fast
@@ -31,8 +33,8 @@ NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
 @pytest.fixture
-def nodes(session_maker: sessionmaker[Session]) -> DifyAPISQLAlchemyWorkflowNodeExecutionRepository:
-    return DifyAPISQLAlchemyWorkflowNodeExecutionRepository(session_maker)
+def nodes(behind: Behind) -> DifyAPISQLAlchemyWorkflowNodeExecutionRepository:
+    return behind.nodes()
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tests.conformance.conftest import Behind
+
     Make = Callable[..., WorkflowRun]
     Runs = DifyAPISQLAlchemyWorkflowRunRepository
 
@@ -39,8 +41,8 @@ def storage() -> MemoryStorage:
 
 
 @pytest.fixture
-def runs(session_maker: sessionmaker[Session], storage: MemoryStorage) -> Runs:
-    return DifyAPISQLAlchemyWorkflowRunRepository(session_maker, storage=storage)
+def runs(behind: Behind, storage: MemoryStorage) -> Runs:
+    return behind.runs(storage=storage)
 
 
 def rows(session_maker: sessionmaker[Session]) -> tuple[int, int]:

@@ -9,7 +9,6 @@ import pytest
 
 from tidegate.repositories.entities.pause_reason import SchedulingPause
 from tidegate.repositories.models import WorkflowAppLog, WorkflowArchiveLog, new_id
-from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 from tidegate.repositories.storage import MemoryStorage
 
 if TYPE_CHECKING:
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tests.conformance.conftest import Behind
     from tidegate.repositories.models import WorkflowRun
+    from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
     Make = Callable[..., WorkflowRun]
 
@@ -27,8 +28,8 @@ NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
 @pytest.fixture
-def runs(session_maker: sessionmaker[Session]) -> DifyAPISQLAlchemyWorkflowRunRepository:
-    return DifyAPISQLAlchemyWorkflowRunRepository(session_maker, storage=MemoryStorage())
+def runs(behind: Behind) -> DifyAPISQLAlchemyWorkflowRunRepository:
+    return behind.runs(storage=MemoryStorage())
 
 
 def app_log(run: WorkflowRun) -> WorkflowAppLog:

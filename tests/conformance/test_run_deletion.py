@@ -22,13 +22,15 @@ from tidegate.repositories.related import count_where, delete_where
 from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
 )
-from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 from tidegate.repositories.storage import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy.orm import Session, sessionmaker
+
+    from tests.conformance.conftest import Behind
+    from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
     Family = Callable[..., WorkflowRun]
 
@@ -52,8 +54,8 @@ def storage() -> MemoryStorage:
 
 
 @pytest.fixture
-def runs(session_maker: sessionmaker[Session], storage: MemoryStorage) -> DifyAPISQLAlchemyWorkflowRunRepository:
-    return DifyAPISQLAlchemyWorkflowRunRepository(session_maker, storage=storage)
+def runs(behind: Behind, storage: MemoryStorage) -> DifyAPISQLAlchemyWorkflowRunRepository:
+    return behind.runs(storage=storage)
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ import pytest
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.enums import WorkflowType
 from tidegate.repositories.models import new_id
-from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy.orm import Session, sessionmaker
-
+    from tests.conformance.conftest import Behind
     from tidegate.repositories.models import WorkflowRun
+    from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
     Make = Callable[..., WorkflowRun]
 
@@ -28,8 +27,8 @@ NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
 @pytest.fixture
-def runs(session_maker: sessionmaker[Session]) -> DifyAPISQLAlchemyWorkflowRunRepository:
-    return DifyAPISQLAlchemyWorkflowRunRepository(session_maker)
+def runs(behind: Behind) -> DifyAPISQLAlchemyWorkflowRunRepository:
+    return behind.runs()
 
 
 def walk(runs: DifyAPISQLAlchemyWorkflowRunRepository, sources: Source | Sequence[Source], limit: int) -> list[str]:
