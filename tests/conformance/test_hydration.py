@@ -272,6 +272,8 @@ def test_a_row_that_is_expired_leaves_the_others_of_its_page_lazy(data: Data) ->
     with data.session_maker() as session:
         session.add(first)
         session.expire(first)
+        assert not inspect(first).callables
+        assert inspect(second).callables.keys() == {"graph", "inputs", "outputs"}
         assert first.graph == BIG
     assert "graph" not in vars(second)
     assert second.graph == BIG
