@@ -135,7 +135,7 @@ def blob_hash(content: bytes) -> bytes:
 def _moment(value: datetime) -> str:
     if value.fold or (value.tzinfo is not None and value.tzinfo is not UTC):
         raise Uncacheable(
-            f"a column holds a datetime in {value.tzinfo}: only naive ones and UTC come back as they were"
+            f"a column holds {value!r}: of datetimes only naive ones and those in datetime.UTC come back as they were"
         )
     return value.isoformat()
 

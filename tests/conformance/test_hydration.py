@@ -267,6 +267,18 @@ def test_lazy_columns_are_read_in_one_query_for_the_page(data: Data) -> None:
         assert [row.to_dict() for row in cached.data] == [row.to_dict() for row in plain.data]
 
 
+def test_a_row_that_is_expired_leaves_the_others_of_its_page_lazy(data: Data) -> None:
+    first, second, *_ = data.cached("first").data
+    with data.session_maker() as session:
+        session.add(first)
+        session.expire(first)
+        assert not inspect(first).callables
+        assert inspect(second).callables.keys() == {"graph", "inputs", "outputs"}
+        assert first.graph == BIG
+    assert "graph" not in vars(second)
+    assert second.graph == BIG
+
+
 def test_a_lazy_column_of_a_row_that_is_gone_raises(data: Data) -> None:
     cached = data.cached("first")
     with data.session_maker.begin() as session:

@@ -9,7 +9,7 @@ import zlib
 from datetime import UTC, date, datetime
 from decimal import Decimal  # noqa: TC003  # SQLAlchemy evaluates it
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID  # noqa: TC003  # the same
 from zoneinfo import ZoneInfo
 
@@ -45,11 +45,15 @@ from sqlalchemy.orm import (
     selectinload,
     sessionmaker,
 )
+from sqlalchemy.orm.attributes import set_committed_value
 
 from tidegate.cache.codec import Codec
 from tidegate.cache.values import NotThisAnswer, Uncacheable, Undecodable, Unreadable
 from tidegate.repositories.columns import EnumText
 from tidegate.repositories.pagination import InfiniteScrollPagination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.fast
 
@@ -81,6 +85,7 @@ class Boat(Base):
     colour: Mapped[Colour | None] = mapped_column(EnumText(Colour))
     harbour_id: Mapped[int | None] = mapped_column(ForeignKey("harbours.id"))
     harbour: Mapped[Harbour | None] = relationship(back_populates="boats")
+    home: Mapped[Harbour | None] = relationship(viewonly=True)
     crew: Mapped[set[Sailor]] = relationship()
 
 
@@ -191,6 +196,17 @@ def test_plain_answers_come_back_exactly(answer: object) -> None:
     assert first is not second or not isinstance(first, list | dict)
 
 
+def test_equal_values_of_other_types_are_not_one_constant() -> None:
+    made: list[dict[str, Any]] = [
+        {"papers": 1, "length": 0.0},
+        {"papers": True, "length": -0.0},
+        {"papers": 1.0, "length": 0.0},
+    ]
+    back = round_trip([boat(number=i, **values) for i, values in enumerate(made)])
+    assert shown([row.papers for row in back]) == "[1, True, 1.0]"
+    assert shown([row.length for row in back]) == "[0.0, -0.0, 0.0]"
+
+
 def test_none_is_an_answer() -> None:
     assert round_trip(None) is None
 
@@ -279,9 +295,9 @@ def test_rows_that_a_query_did_not_leave_so_are_uncacheable() -> None:
             return list(session.scalars(statement))
 
     assert len(round_trip(loaded(select(Boat)))) == 2
-    changed, unmapped, twice = (loaded(select(Boat)) for _ in range(3))
+    changed, (unmapped, _), twice = (loaded(select(Boat)) for _ in range(3))
     changed[0].name = "other"
-    unmapped[0].remark = "mine"
+    unmapped.remark = "mine"
     uncacheable: list[Any] = [
         changed,
         unmapped,
@@ -290,6 +306,7 @@ def test_rows_that_a_query_did_not_leave_so_are_uncacheable() -> None:
         loaded(select(Boat).options(selectinload(Boat.crew)).where(Boat.number == 1)),  # a set
         loaded(select(Boat).options(defer(Boat.name))),  # which raises when it is touched
         loaded(select(Ghost)),
+        loaded(select(Boat).options(joinedload(Boat.harbour), joinedload(Boat.home)).where(Boat.number == 1)),
     ]
     for answer in uncacheable:
         with pytest.raises(Uncacheable):
@@ -357,6 +374,8 @@ def test_forged_bodies_raise_one_kind_of_error_or_are_the_tenants(data: st.DataO
 def test_the_answer_of_another_tenant_call_or_schema_is_refused() -> None:
     with pytest.raises(NotThisAnswer):
         decode_and_build(BODY.body, tenant=OTHER)
+    with pytest.raises(NotThisAnswer):  # no rows in it that would say whose it is
+        CODEC.decode(OTHER, CALL, CODEC.encode(TENANT, CALL, {"total": 3}).body)
     with pytest.raises(NotThisAnswer):
         decode_and_build(BODY.body, call=b"another")
     with pytest.raises(NotThisAnswer, match="schema"):
@@ -367,15 +386,75 @@ def test_rows_of_another_tenant_in_a_body_of_ours_are_refused() -> None:
     theirs = CODEC.encode(OTHER, CALL, [boat(tenant_id=OTHER), boat(number=2, tenant_id=OTHER)])
     payload: Any = msgpack.unpackb(theirs.body[5:])
     payload[0] = TENANT
+    packed: Any = msgpack.packb(payload)
     with pytest.raises(NotThisAnswer, match="rows of another tenant"):
-        CODEC.decode(TENANT, CALL, sealed(msgpack.packb(payload)))
+        CODEC.decode(TENANT, CALL, sealed(packed))
     layout = bytearray(payload[3][0])
     layout[16 + 1] = ord("P")  # the tenant once a row: one of ours first, one of theirs behind it
     payload[3][0] = bytes(layout)
     payload[3][2] = [value for value in payload[3][2] if value != OTHER]
     payload[3][3].insert(1, [TENANT, OTHER])
+    packed = msgpack.packb(payload)
+    with pytest.raises(Unreadable, match="several tenants"):
+        CODEC.decode(TENANT, CALL, sealed(packed))
+
+
+NAME = 2  # where the column stands in a layout
+
+
+def forged(answer: object, change: Callable[[list[Any]], object]) -> bytes:
+    """A body of ours in which *change* altered the table: [layout, count, constants, columns, related]."""
+    payload: Any = msgpack.unpackb(CODEC.encode(TENANT, CALL, answer).body[5:])
+    change(payload[3])
+    packed: Any = msgpack.packb(payload)
+    return sealed(packed)
+
+
+def constant(table: list[Any], column: int, value: object) -> None:
+    letters = table[0][16:].decode()
+    table[2][sum(letter.islower() for letter in letters[:column])] = value
+
+
+ONE, TWO = [boat()], [boat(name="a"), boat(number=2, name="b")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "change"),
+    [
+        (TWO, lambda table: table[3][1].pop()),
+        (TWO, lambda table: table[3].pop()),
+        (TWO, lambda table: table[2].pop()),
+        (TWO, lambda table: table[3][1].append("c")),
+        (ONE, lambda table: table.__setitem__(1, 4000)),
+        (ONE, lambda table: table.__setitem__(1, 0)),
+        (ONE, lambda table: table.__setitem__(1, -1)),
+        (ONE, lambda table: table.__setitem__(0, table[0][:-1])),
+        (ONE, lambda table: table.__setitem__(0, table[0][:-1] + b"+")),
+        (ONE, lambda table: table.__setitem__(0, table[0][:18] + b"Z" + table[0][19:])),
+        (ONE, lambda table: constant(table, NAME, {"a": 1})),
+    ],
+)
+def test_a_forged_table_is_undecodable(answer: object, change: Callable[[list[Any]], object]) -> None:
     with pytest.raises(Unreadable):
-        CODEC.decode(TENANT, CALL, sealed(msgpack.packb(payload)))
+        CODEC.build(CODEC.decode(TENANT, CALL, forged(answer, change)), no_session)
+
+
+def test_a_forged_list_is_nothing_that_callers_could_share() -> None:
+    decoded = CODEC.decode(TENANT, CALL, forged(ONE, lambda table: constant(table, NAME, [1])))
+    built: Any = CODEC.build(decoded, no_session)
+    assert not isinstance(built[0].name, list)
+
+
+@pytest.mark.parametrize("counts", [[2], [0], [-1], [4000], [1, 0], []])
+def test_forged_counts_of_related_rows_are_undecodable(counts: list[int]) -> None:
+    row = boat(harbour_id=1)
+    harbour: Any = Harbour.__mapper__.class_manager.new_instance()
+    inspect(harbour).dict["id"] = 1
+    inspect(harbour).key = (Harbour, (1,), None)
+    set_committed_value(row, "harbour", harbour)
+    assert round_trip([row])[0].harbour.id == 1
+    with pytest.raises(Unreadable):
+        CODEC.decode(TENANT, CALL, forged([row], lambda table: table[4][0].__setitem__(0, counts)))
 
 
 @pytest.mark.parametrize("columns", [("name", String(5)), ("extra", String())])
@@ -404,6 +483,7 @@ def test_another_type_or_column_is_another_schema(columns: tuple[str, Any]) -> N
         b"\xdd\xff\xff\xff\xff" * 5000,
         b"\xdd\x00\x00\x10\x00" * 5000,
         b"\xdf\xff\xff\xff\xff" * 5000,
+        b"\xdd\x00\x00\xf0\x00" * 1000 + bytes(400_000),
         b"\xc6\xff\xff\xff\xff",
         b"\xdb\x7f\xff\xff\xff",
         b"\xc9\x7f\xff\xff\xff\x01",
