@@ -15,8 +15,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tidegate.errors import SettingsError, TidegateError
+from tidegate.proxy.cache_cli import invalidate, switch
 from tidegate.proxy.commands import add_commands
 from tidegate.proxy.embedded.cli import cluster_app
+from tidegate.proxy.state import ddl, drop_tables, make_tables
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tidegate: see each command's --help.")
 app.add_typer(cluster_app, name="cluster")
+app.command()(invalidate)
+app.command()(switch)
 add_commands(app)
 
 _console = Console()
@@ -41,24 +45,25 @@ def init(
     sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Drop what init made.")] = False,
 ) -> None:
-    """Create Tidegate's indexes, while the tables are in use.
+    """Create Tidegate's tables and indexes, while the database is in use.
 
-    Each index is created CONCURRENTLY, so no write waits. One that was broken off is found and built again; one that
-    is there is left alone, so running this again is harmless.
+    Each index is created CONCURRENTLY, so no write waits. One that was broken off is found and built again; what is
+    there is left alone, so running this again is harmless.
 
     Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
     """
     if sql:
-        for spec in INDEXES:
-            typer.echo((spec.drop_sql() if undo else spec.create_sql()) + ";")
+        for statement in (*ddl(undo=undo), *(spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES)):
+            typer.echo(statement + ";")
         return
     with _engine(url) as engine:
         if undo:
-            typer.echo(f"dropped: {', '.join(drop_indexes(engine)) or 'nothing was there'}")
+            typer.echo(f"dropped: {', '.join(drop_indexes(engine) + drop_tables(engine)) or 'nothing was there'}")
             return
+        made = make_tables(engine)
         with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
             created = create_indexes(engine, _show(bars))
-        typer.echo(f"created: {', '.join(created) or 'nothing, all are there'}")
+        typer.echo(f"created: {', '.join(made + created) or 'nothing, all are there'}")
 
 
 @app.command()

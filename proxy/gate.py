@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.errors import SettingsError
 from tidegate.proxy.facade import canonical_id, gated
+from tidegate.proxy.switches import checked_switch
 from tidegate.repositories.models import Base
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.position import NOWHERE
@@ -168,6 +170,24 @@ class Gate:
                 self._by_outbox(change)
         else:
             self._by_outbox(change)
+
+    def switch(self, name: str, *, off: bool) -> None:
+        """Switch the cache off or on for every gate on this database, within about a second.
+
+        Args:
+            name: "all", "method:" and a name, or "tenant:" and an id.
+            off: off or on.
+
+        Raises:
+            SettingsError: *name* is no switch, or this gate has no cache.
+            StoreUnavailable: the cache does not answer.
+        """
+        if self._parts.store is None:
+            raise SettingsError(
+                "this gate has no cache that could be switched: cache.url is not set, or not the one "
+                "that serves this database"
+            )
+        self._parts.store.switch(checked_switch(name), off=off)
 
     def _with_commit(self, session: Session, change: Change) -> None:
         collected = self._parts.watch.collected(session.connection())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -92,8 +91,11 @@ class Settings(_Section):
             raise SettingsError(f"{path}: {error}") from error
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls, *, with_database: bool = True) -> Self:
         """The file that TIDEGATE_CONFIG names, else TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL.
+
+        Args:
+            with_database: whether the environment must name a database; not where the program brings its engine.
 
         Raises:
             SettingsError: neither is set, or what is set cannot work.
@@ -101,6 +103,8 @@ class Settings(_Section):
         given = _Environment()
         if given.config:
             return cls.from_toml(Path(given.config))
+        if not with_database:
+            return cls._checked({"cache": {"url": given.cache_url}}, "environment")
         if not given.database_url:
             raise SettingsError(
                 "no settings: give connect() a TOML file or Settings, or set TIDEGATE_CONFIG to the path of one, or "
@@ -127,8 +131,3 @@ class _Environment(BaseSettings):
     config: str | None = None
     database_url: str | None = None
     cache_url: str | None = None
-
-
-def environment_is_set() -> bool:
-    """Whether any of the variables of :meth:`Settings.from_environment` is there."""
-    return any(os.environ.get(f"TIDEGATE_{name}") for name in ("CONFIG", "DATABASE_URL", "CACHE_URL"))

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import create_engine
 
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import free_port, give_to_server
 from tidegate.proxy.embedded.valkey import ValkeyNode, join
+from tidegate.proxy.state import make_tables
+from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +34,28 @@ def database_url(cluster: Cluster) -> Iterator[str]:
     primary = cluster.shards[0].primary
     name = f"test_{next(_numbers)}"
     primary.execute(f"CREATE DATABASE {name}", database="postgres")
+    yield primary.url.rsplit("/", 1)[0] + f"/{name}"
+    primary.execute(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> str:
+    """A database with the repositories' tables, to be copied."""
+    primary = cluster.shards[0].primary
+    primary.execute("CREATE DATABASE test_template", database="postgres")
+    engine = create_engine(primary.url.rsplit("/", 1)[0] + "/test_template")
+    Base.metadata.create_all(engine)
+    make_tables(engine)
+    engine.dispose()
+    return "test_template"
+
+
+@pytest.fixture
+def tables_url(cluster: Cluster, template: str) -> Iterator[str]:
+    """A fresh database with the tables in it."""
+    primary = cluster.shards[0].primary
+    name = f"test_{next(_numbers)}"
+    primary.execute(f"CREATE DATABASE {name} TEMPLATE {template}", database="postgres")
     yield primary.url.rsplit("/", 1)[0] + f"/{name}"
     primary.execute(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
 

@@ -40,7 +40,7 @@ def _engine(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
         return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     if kind.startswith("sqlite-file"):
         return create_engine(f"sqlite:///{tmp_path / 'tidegate.db'}")
-    return create_engine(request.getfixturevalue("database_url"))
+    return create_engine(request.getfixturevalue("tables_url"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -52,7 +52,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def session_maker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sessionmaker[Session]]:
     engine = _engine(request.param, tmp_path, request)
-    Base.metadata.create_all(engine)
+    if not request.param.startswith("postgresql"):
+        Base.metadata.create_all(engine)
     yield sessionmaker(engine)
     engine.dispose()
 
