@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, select, tuple_, union_all
 from sqlalchemy.orm import aliased, load_only
 
 from tidegate.repositories.columns import StringUUID
@@ -76,7 +76,7 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
     if with_status:
         common.append(WorkflowRun.status == bindparam("status"))
     if with_cursor:
-        common.append(tuple_(WorkflowRun.created_at, WorkflowRun.id) < _cursor())
+        common.append(tuple_(WorkflowRun.created_at, WorkflowRun.id) < _cursor(shared=source_count != 1))
     if source_count:
         arms = [WorkflowRun.triggered_from == bindparam(f"source_{i}") for i in range(source_count)]
     else:
@@ -104,16 +104,20 @@ def _newest_first(statement: Select[Any], run: type[WorkflowRun], *, with_status
     return statement.order_by(*newest).limit(bindparam("row_count"))
 
 
-def _cursor() -> ColumnElement[Any]:
+def _cursor(*, shared: bool) -> ColumnElement[Any]:
     """(created_at, id) of the cursor's row; a position, whatever source and status the row has by now.
 
-    Looked up once for all arms; where there is no such row, the comparison is with NULL and finds nothing.
+    Looked up once, also for several arms that share it; where there is no such row, the comparison is with NULL and
+    finds nothing.
     """
     run = aliased(WorkflowRun)
-    here = (run.tenant_id == bindparam("tenant_id"), run.app_id == bindparam("app_id"), run.id == bindparam("last_id"))
-    cursor = select(run.created_at).where(*here).cte("cursor_run")
-    created_at = select(cursor.c.created_at).scalar_subquery()
-    return tuple_(created_at, bindparam("last_id", type_=StringUUID()))
+    # Found by its id alone, and by no other index however the planner may estimate: tenant and app are compared after.
+    of_app = and_(run.tenant_id == bindparam("tenant_id"), run.app_id == bindparam("app_id"))
+    position = case((of_app, run.created_at)).label("created_at")
+    lookup = select(position).where(run.id == bindparam("last_id"))
+    if shared:
+        lookup = select(lookup.cte("cursor_run").c.created_at)
+    return tuple_(lookup.scalar_subquery(), bindparam("last_id", type_=StringUUID()))
 
 
 def _unknown_sources() -> list[ColumnElement[bool]]:
