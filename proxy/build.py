@@ -7,7 +7,7 @@ plain repository -> watched engine -> commit protocol       a write
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.settings import ShardSettings
+
+
+_CONNECT: Final[dict[str, Any]] = {"options": "-c timezone=UTC", "connect_timeout": 5}
+# Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
+_UNPREPARED: Final[dict[str, Any]] = {"prepare_threshold": None}
 
 
 def connect(
@@ -136,7 +141,7 @@ def _engine(shard: ShardSettings, settings: Settings) -> Engine:
             max_overflow=pool.overflow,
             pool_timeout=pool.timeout_s,
             pool_pre_ping=True,
-            connect_args={"options": "-c timezone=UTC", "connect_timeout": 5},
+            connect_args=_CONNECT | (_UNPREPARED if url.get_driver_name() == "psycopg" else {}),
         )
     except (ArgumentError, ImportError) as error:
         raise SettingsError(
