@@ -15,7 +15,7 @@ from sqlalchemy.orm import sessionmaker
 from tidegate.errors import PolicyError
 from tidegate.proxy.changes import MOST_TAGS, Collected
 from tidegate.proxy.committing import CommittingConnection, has_failed, is_autocommit
-from tidegate.proxy.inserts import inserted
+from tidegate.proxy.inserts import inserted, keys_came
 from tidegate.proxy.lookups import resolve
 from tidegate.proxy.statements import MOST_LOCKED, Statement
 from tidegate.proxy.tables import Tables
@@ -144,8 +144,14 @@ class Watch:
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> tuple[Any, Any, Any]:
-        if getattr(statement, "is_dml", False):
-            statement = self._dml(connection, statement, multiparams or [params])
+        dml = _dml_of(statement)
+        if dml is not None:
+            new = self._dml(connection, dml, multiparams or [params])
+            if dml is statement:
+                statement = new
+            elif new is not dml:  # select(Model).from_statement(update(Model)...)
+                statement = statement._clone()  # noqa: SLF001  # no public way to copy one
+                statement.element = new
         return statement, multiparams, params
 
     def _dml(self, connection: Connection, statement: Any, parameters: Any) -> Any:
@@ -163,10 +169,17 @@ class Watch:
     def _after_execute(
         self, connection: Connection, statement: Any, _multiparams: Any, _params: Any, _options: Any, result: Any
     ) -> None:
-        if not getattr(statement, "is_dml", False):
+        dml = _dml_of(statement)
+        if dml is None:
+            return
+        if dml.is_insert:
+            table = self.tables.of(dml.table)
+            if table is not None:
+                keys_came(result, table, self.collected(connection))
             return
         executed, table, keys = connection.info.pop(_TENTATIVE, (None, None, ()))
-        if executed is statement and keys and result.rowcount == 0:
+        # Not with RETURNING: SQLite counts rows as they are fetched.
+        if executed is dml and keys and not result.returns_rows and result.rowcount == 0:
             self.collected(connection).forget(table, (table.pk_column,), keys)
 
     def _before_cursor_execute(
@@ -190,10 +203,10 @@ class Watch:
         if getattr(context, "_tidegate_seen", False):  # the next batch of the same INSERT
             return
         context._tidegate_seen = True  # noqa: SLF001  # ours
-        statement = getattr(context.invoked_statement, "element", context.invoked_statement)
+        statement = _dml_of(context.invoked_statement)
         table = self.tables.of(statement.table)
         if table is not None:
-            inserted(connection, context, table, self.collected(connection), self.unnamed)
+            inserted(connection, context, statement, table, self.collected(connection), self.unnamed)
 
     def _text(self, connection: Connection, found: Written, parameters: Any) -> None:
         if found.commits:
@@ -257,6 +270,13 @@ class Watch:
 def _forget_info(info: Any) -> None:
     for name in (_COLLECTED, _TICKET, _ENDED, _TENTATIVE):
         info.pop(name, None)
+
+
+def _dml_of(statement: Any) -> Any:
+    """The INSERT, UPDATE or DELETE that *statement* is, or selects the rows of; None for any other."""
+    if not getattr(statement, "is_dml", False):
+        return None
+    return statement.element if getattr(statement, "is_from_statement", False) else statement
 
 
 def _besides(compiled: Any) -> Written:

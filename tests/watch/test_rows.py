@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, create_engine, delete, event, func, insert, li
 from sqlalchemy import column as sql_column
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import aliased
 
 from tidegate.errors import PolicyError
@@ -135,16 +136,20 @@ def test_rows_of_a_parent_that_went_earlier_are_nobodys(watched: Any) -> None:
     assert watched.take() == {}
 
 
-def test_a_pause_that_moves_to_another_run(watched: Any, tags_of: Any) -> None:
+def test_a_pause_that_moves_to_another_run(watched: Any) -> None:
     old, new = watched.store(), watched.store(tenant_id=OTHER)
     watched.store(WorkflowPause, workflow_run_id=old["id"])
     with watched.sessions() as session:
         session.scalars(select(WorkflowPause)).one().workflow_run_id = new["id"]
         session.commit()
-    assert watched.take() == {
-        TENANT: tags_of(old) | {f"pause:{old['id']}"},
-        OTHER: tags_of(new) | {f"pause:{new['id']}"},
-    }
+    assert watched.take() == {TENANT: "whole", OTHER: "whole"}  # its reasons move too, and nobody has read them
+
+
+def test_a_log_that_moves_to_another_tenant(watched: Any) -> None:
+    log = watched.store(WorkflowAppLog)
+    with watched.engine.begin() as connection:
+        connection.execute(update(WorkflowAppLog).values(tenant_id=OTHER))
+    assert watched.take() == {TENANT: {f"logs:{log['app_id']}"}, OTHER: {f"logs:{log['app_id']}"}}
 
 
 # Moves
@@ -195,7 +200,7 @@ def test_rows_that_move(watched: Any, tags_of: Any, what: str, how: str) -> None
     if run["tenant_id"] == after["tenant_id"]:
         assert found == {TENANT: tags_of(run) | tags_of(after)}
     else:
-        assert found == {TENANT: tags_of(run), OTHER: tags_of(after)}
+        assert found == {TENANT: "whole", OTHER: "whole"}  # its pauses move too, and nobody has read them
     assert [(row.id, row.app_id) for row in watched.rows()] == [(after["id"], after["app_id"])]
 
 
@@ -243,7 +248,7 @@ def test_upsert_that_moves(watched: Any, values_of: Any, tags_of: Any, exists: b
     with watched.engine.begin() as connection:
         connection.execute(statement.on_conflict_do_update(index_elements=[RUNS.c.id], set_=changed), [new])
     expected = {OTHER: tags_of(new)}
-    assert watched.take() == (expected | {TENANT: tags_of(old)} if exists else expected)
+    assert watched.take() == ({TENANT: "whole", OTHER: "whole"} if exists else expected)
 
 
 def test_upsert_by_constraint_name(postgresql: Any, tags_of: Any) -> None:
@@ -275,7 +280,8 @@ def test_past_the_bound_whole_tenants_count(watch_engine: Any, database_url: str
 
 def test_past_the_bound_a_tenant_that_is_computed_is_refused(watch_engine: Any, database_url: str) -> None:
     watched = watch_engine(create_engine(database_url), most_locked=1)
-    watched.store(), watched.store()
+    for _ in range(2):
+        watched.store()
     with watched.engine.begin() as connection, pytest.raises(PolicyError, match="computes the tenant"):
         connection.execute(update(RUNS).values(tenant_id=RUNS.c.app_id))
 
@@ -319,6 +325,10 @@ def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, 
             with postgresql.engine.begin() as other:
                 other.execute(update(RUNS).where(RUNS.c.id == late["id"]).values(app_id=APP))
             postgresql.recorder.take()
+            with postgresql.engine.connect() as other:  # and what has been read stays as it was
+                other.execute(text("SET LOCAL lock_timeout = 50"))
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    other.execute(update(RUNS).where(RUNS.c.id == run["id"]).values(status="moved"))
 
     event.listen(postgresql.engine, "after_cursor_execute", make_match)
     with postgresql.engine.begin() as connection:
@@ -326,6 +336,25 @@ def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, 
     assert moved
     assert postgresql.take() == {TENANT: tags_of(run)}
     assert [row.id for row in postgresql.rows()] == [late["id"]]
+
+
+def test_on_sqlite_what_has_been_read_stays_as_it_was(watch_engine: Any, tmp_path: Any, tags_of: Any) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'two.db'}", connect_args={"timeout": 0})
+    watched = watch_engine(engine)
+    run = watched.store()
+    tried: list[bool] = []
+
+    def move(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if sql.startswith("SELECT") and not tried:
+            tried.append(True)
+            with engine.connect() as other, pytest.raises(OperationalError, match="locked"):
+                other.execute(update(RUNS).values(app_id=APP2))
+
+    event.listen(engine, "after_cursor_execute", move)
+    with engine.begin() as connection:
+        assert connection.execute(delete(RUNS).where(RUNS.c.status == "running")).rowcount == 1
+    assert tried
+    assert watched.take() == {TENANT: tags_of(run)}
 
 
 def test_joins_subqueries_and_aliases(watched: Any, tags_of: Any) -> None:
