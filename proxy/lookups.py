@@ -115,4 +115,4 @@ def begin_immediately(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         raw: Any = connection.connection.dbapi_connection
         if not getattr(raw, "in_transaction", True):
-            raw.execute("BEGIN IMMEDIATE")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
