@@ -32,6 +32,8 @@ class Collected:
         self._most_tags = most_tags
         self._tags: dict[str, set[str]] = {}
         self._whole: set[str] = set()
+        self._moving: set[TrackedTable] = set()
+        self._until_keys_come: dict[object, set[str]] = {}
         self._lookups: dict[tuple[TrackedTable, tuple[str, ...]], dict[tuple[Any, ...], None]] = {}
         # Of rows that others name as their parent: a pause is deleted after its run, and the tenant is the run's.
         self._owners: dict[tuple[TrackedTable, str], str] = {}
@@ -57,8 +59,11 @@ class Collected:
         for key in keys:
             self._lookups[table, columns].pop(key, None)
 
-    def inserted(self, table: TrackedTable, values: Mapping[str, Any]) -> bool:
-        """A new row. Returns whether it could be told what it changes: not without a tenant or primary key."""
+    def inserted(self, table: TrackedTable, values: Mapping[str, Any], insert: object) -> bool:
+        """A new row of *insert*. Returns whether it could be told what it changes: not without tenant or primary key.
+
+        Where only the database knows the key, the whole tenant counts until :meth:`keys_came`.
+        """
         tenant = UNKNOWN if table.tenant is None else values[table.tenant]
         tags = () if table.parent or tenant is UNKNOWN else [made.expand(values) for made in table.templates]
         if table.parent is None and tenant is not UNKNOWN and UNKNOWN not in tags:
@@ -66,10 +71,16 @@ class Collected:
         elif values[table.pk] not in (UNKNOWN, None):
             self.look_up(table, (table.pk_column,), [(values[table.pk],)])
         elif tenant is not UNKNOWN:
-            self.whole(tenant)
+            if tenant is not None:
+                self._until_keys_come.setdefault(insert, set()).add(as_text(tenant))
         else:
             return False
         return True
+
+    def keys_came(self, insert: object, table: TrackedTable, keys: Sequence[Any]) -> None:
+        """The primary keys of all rows of an INSERT, which the database made."""
+        if self._until_keys_come.pop(insert, None):
+            self.look_up(table, (table.pk_column,), [(key,) for key in keys])
 
     def row(self, table: TrackedTable, levels: Sequence[Mapping[str, Any] | None]) -> str | None:
         """A row as the database has it, with its parents' (see ``TrackedTable.read``); returns its tenant."""
@@ -85,6 +96,8 @@ class Collected:
         if table.is_parent:
             self._owners[table, as_text(values[table.pk])] = tenant
         self._add(tenant, [made.expand(values) for made in table.templates])
+        if table in self._moving:
+            self.whole(tenant)
         return as_text(tenant)
 
     def _add(self, tenant: Any, tags: Iterable[Any]) -> None:
@@ -98,6 +111,15 @@ class Collected:
             elif tag is not None and tenant not in self._whole:
                 known.add(tag)
 
+    def owners_move(self, table: TrackedTable, rows: Iterable[Sequence[Any]]) -> None:
+        """*rows* of *table* go to other tenants, and with them the tags of all rows that name one of them as parent.
+
+        Those are not read: all of the old tenants counts as changed, and of the tenants the rows are looked up in.
+        """
+        self._moving.add(table)
+        for row in rows:
+            self.row(table, table.read(row))
+
     def next_lookups(self, most: int) -> list[Lookup]:
         """What is still to be looked up, at most *most* rows of each kind; until :meth:`forget` is told of them."""
         return [
@@ -108,8 +130,9 @@ class Collected:
 
     def changes(self) -> tuple[Change, ...]:
         """What changes, in the order of the tenants, so that all writers touch the tenants' marks in one order."""
-        tenants = sorted(self._whole | {tenant for tenant, tags in self._tags.items() if tags})
+        whole = self._whole.union(*self._until_keys_come.values())
+        tenants = sorted(whole | {tenant for tenant, tags in self._tags.items() if tags})
         return tuple(
-            Change(tenant, whole=True) if tenant in self._whole else Change(tenant, frozenset(self._tags[tenant]))
+            Change(tenant, whole=True) if tenant in whole else Change(tenant, frozenset(self._tags[tenant]))
             for tenant in tenants
         )

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import BindParameter, select, tuple_
 
 from tidegate.cache.tags import UNKNOWN
-from tidegate.proxy.lookups import among, named
+from tidegate.proxy.lookups import among, begin_immediately, named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from sqlalchemy import Connection, Insert
+    from sqlalchemy import Connection, Insert, Row
 
     from tidegate.proxy.changes import Collected
     from tidegate.proxy.tables import TrackedTable
@@ -26,29 +26,30 @@ class _Upsert(NamedTuple):
 
     target: tuple[str, ...] | None
     touches: bool
+    moves: bool = False
 
 
-def inserted(connection: Connection, context: Any, table: TrackedTable, collected: Collected, unnamed: Unnamed) -> bool:
-    """Collect what the INSERT of *context*, about to be executed, changes.
-
-    Returns:
-        Whether its rows' primary keys, once known, would tell more: see :func:`keys_came`.
-    """
-    statement: Insert = context.invoked_statement
-    statement = getattr(statement, "element", statement)
+def inserted(
+    connection: Connection, context: Any, statement: Insert, table: TrackedTable, collected: Collected, unnamed: Unnamed
+) -> None:
+    """Collect what the INSERT *statement* of *context*, about to be executed, changes."""
     if statement.select is not None:
         _from_select(statement, table, collected, unnamed)
-        return False
+        return
     upsert = _upsert(statement, table)
-    unknown = False
     for values in _rows(statement, context.compiled_parameters):
         fields = {field: values.get(column.name, UNKNOWN) for field, column in table.fields.items()}
         if upsert is not None and _conflicts(connection, table, upsert, values, collected):
             continue
-        if not collected.inserted(table, fields):
+        if not collected.inserted(table, fields, context):
             unnamed(table.table.name, "an INSERT without tenant or primary key")
-        unknown = unknown or fields[table.pk] in {UNKNOWN, None}
-    return unknown
+
+
+def keys_came(result: Any, table: TrackedTable, collected: Collected) -> None:
+    """After an INSERT: the primary keys that the database made, if it told them all."""
+    keys = [row[0] if row else None for row in result.context.inserted_primary_key_rows or ()]
+    if keys and len(keys) == len(result.context.compiled_parameters) and None not in keys:
+        collected.keys_came(result.context, table, keys)
 
 
 def _rows(statement: Insert, parameters: list[Mapping[str, Any]]) -> Iterator[_Values]:
@@ -94,12 +95,14 @@ def _from_select(statement: Insert, table: TrackedTable, collected: Collected, u
 def _upsert(statement: Insert, table: TrackedTable) -> _Upsert | None:
     clause: Any = statement._post_values_clause  # noqa: SLF001  # no public way to see it
     if clause is None or not hasattr(clause, "update_values_to_set"):
-        return None if clause is None or "do_nothing" in clause.__visit_name__ else _Upsert(None, touches=True)
+        return (
+            None if clause is None or "do_nothing" in clause.__visit_name__ else _Upsert(None, touches=True, moves=True)
+        )
     keys: dict[Any, str] = {column.key: column.name for column in table.table.c}
     changed = {keys.get(getattr(key, "key", key)) for key in dict(clause.update_values_to_set)}
     target = _target(clause, table)
     sensitive = set(table.fields_by_column) | set(target or ())
-    return _Upsert(target, touches=None in changed or bool(changed & sensitive))
+    return _Upsert(target, None in changed or bool(changed & sensitive), bool(changed & table.owning))
 
 
 def _target(clause: Any, table: TrackedTable) -> tuple[str, ...] | None:
@@ -126,20 +129,22 @@ def _conflicts(
     collected.look_up(table, upsert.target, [key])
     if not upsert.touches:
         return True
-    return _locked(connection, table, upsert.target, key, collected)
+    found = _locked(connection, table, upsert.target, key)
+    for row in found:
+        collected.row(table, table.read(row))
+        collected.look_up(table, (table.pk_column,), [(row[0],)])
+    if upsert.moves and found:
+        collected.owners_move(table, found)
+    return False
 
 
 def _locked(
-    connection: Connection, table: TrackedTable, target: tuple[str, ...], key: tuple[Any, ...], collected: Collected
-) -> bool:
-    """Lock the row that will be changed, and take its tags as they are before."""
+    connection: Connection, table: TrackedTable, target: tuple[str, ...], key: tuple[Any, ...]
+) -> Sequence[Row[Any]]:
+    """The row that will be changed, locked, so that its tags are those before the change."""
+    begin_immediately(connection)
     chain = table.chain()
     columns = [named(table.table, name) for name in target]
     wanted = among(columns[0], key, connection.dialect.name) if len(key) == 1 else tuple_(*columns).in_([key])
     statement = select(*chain.columns).select_from(chain.source).where(wanted).with_for_update(of=table.table)
-    found = connection.execute(statement).all()
-    for row in found:
-        levels = table.read(row)
-        collected.row(table, levels)
-        collected.look_up(table, (table.pk_column,), [(levels[0][table.pk],)] if levels[0] else [])
-    return False
+    return connection.execute(statement).all()

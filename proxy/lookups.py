@@ -108,3 +108,11 @@ def transaction_id(connection: Connection) -> tuple[str, Position]:
     if connection.dialect.name != "postgresql":
         return "", NOWHERE
     return transaction_of(connection.execute(select(*TRANSACTION)).one())
+
+
+def begin_immediately(connection: Connection) -> None:
+    """On SQLite, take the write lock that the next statement takes anyway: a SELECT before it must be under it."""
+    if connection.dialect.name == "sqlite":
+        raw: Any = connection.connection.dbapi_connection
+        if not getattr(raw, "in_transaction", True):
+            connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -17,7 +17,7 @@ from sqlalchemy import BindParameter, BooleanClauseList, Delete, Update, or_, se
 from sqlalchemy.sql import operators, visitors
 
 from tidegate.cache.tags import UNKNOWN
-from tidegate.proxy.lookups import among
+from tidegate.proxy.lookups import among, begin_immediately
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +59,7 @@ class Statement:
         self._source: FromClause = self._statement.table
         self._pk = table.column_of(self._source, table.pk)
         self.tentative: list[Any] = []
+        """Keys to be forgotten if it turns out that it changed no row."""
 
     def collect(self, unnamed: Unnamed, most: int = MOST_LOCKED) -> Update | Delete:
         """Collect what it changes, and return what is to be executed in its place.
@@ -73,12 +74,15 @@ class Statement:
             return self._statement  # type: ignore[no-any-return]
         if isinstance(self._statement, Update) and keys is not None and not touches:
             pk = (self._table.pk_column,)
-            self.tentative = self._collected.look_up(self._table, pk, [(key,) for key in keys])
+            new = self._collected.look_up(self._table, pk, [(key,) for key in keys])
+            self.tentative = new if len(self._parameters) == 1 else []
             return self._statement
         rows = self._lock(keys, most)
         if rows is None:
             return self._whole(touches, unnamed)
         changed = [key for row in rows if (key := self._collect(row)) is not None]
+        if touches & self._table.owning:
+            self._collected.owners_move(self._table, rows)
         if touches:
             self._collected.look_up(self._table, (self._table.pk_column,), [(key,) for key in changed])
             self._new_keys(touches)
@@ -220,11 +224,3 @@ def _set_clause(statement: Any) -> list[tuple[Any, Any]]:
 
 def _value(parameter: BindParameter[Any], parameters: Mapping[str, Any]) -> Any:
     return parameters.get(parameter.key, parameter.effective_value)
-
-
-def begin_immediately(connection: Connection) -> None:
-    """On SQLite, take the write lock that the next statement takes anyway: a SELECT before it must be under it."""
-    if connection.dialect.name == "sqlite":
-        raw: Any = connection.connection.dbapi_connection
-        if not getattr(raw, "in_transaction", True):
-            raw.execute("BEGIN IMMEDIATE")

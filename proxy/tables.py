@@ -83,6 +83,14 @@ class TrackedTable:
         """The primary key's name in the database."""
         return self.fields[self.pk].name
 
+    @property
+    def owning(self) -> frozenset[str | None]:
+        """The columns that say whose the rows are that name a row of this table as their parent; None: any unknown."""
+        if not self.is_parent:
+            return frozenset()
+        names = {name for name in (self.tenant, self.parent and self.parent.field) if name}
+        return frozenset({None, *(self.fields[name].name for name in names)})
+
     def columns_of(self, source: FromClause) -> tuple[ColumnElement[Any], ...]:
         """The columns of :attr:`fields` on *source*: this table, an alias, or somebody else's model of it."""
         by_name: dict[str, Any] = {found.name: found for found in source.c}

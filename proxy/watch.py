@@ -15,12 +15,12 @@ from sqlalchemy.orm import sessionmaker
 from tidegate.errors import PolicyError
 from tidegate.proxy.changes import MOST_TAGS, Collected
 from tidegate.proxy.committing import CommittingConnection, has_failed, is_autocommit
-from tidegate.proxy.inserts import inserted
+from tidegate.proxy.inserts import inserted, keys_came
 from tidegate.proxy.lookups import resolve
 from tidegate.proxy.statements import MOST_LOCKED, Statement
 from tidegate.proxy.tables import Tables
 from tidegate.proxy.unnamed import Unnamed
-from tidegate.proxy.written_sql import written
+from tidegate.proxy.written_sql import Written, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 _COLLECTED: Final = "tidegate.collected"
 _TICKET: Final = "tidegate.ticket"
+_ENDED: Final = "tidegate.ended"
+_TENTATIVE: Final = "tidegate.tentative"
 _SCANNED: Final = "_tidegate_written"
 
 
@@ -142,8 +144,14 @@ class Watch:
     def _before_execute(
         self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
     ) -> tuple[Any, Any, Any]:
-        if getattr(statement, "is_dml", False):
-            statement = self._dml(connection, statement, multiparams or [params])
+        dml = _dml_of(statement)
+        if dml is not None:
+            new = self._dml(connection, dml, multiparams or [params])
+            if dml is statement:
+                statement = new
+            elif new is not dml:  # select(Model).from_statement(update(Model)...)
+                statement = statement._clone()  # noqa: SLF001  # no public way to copy one
+                statement.element = new
         return statement, multiparams, params
 
     def _dml(self, connection: Connection, statement: Any, parameters: Any) -> Any:
@@ -155,16 +163,23 @@ class Watch:
             return statement
         changed = Statement(connection, table, statement, parameters, self.collected(connection))
         new = changed.collect(self.unnamed, self._most_locked)
-        connection.info["tidegate.tentative"] = (new, table, changed.tentative)
+        connection.info[_TENTATIVE] = (new, table, changed.tentative)
         return new
 
     def _after_execute(
         self, connection: Connection, statement: Any, _multiparams: Any, _params: Any, _options: Any, result: Any
     ) -> None:
-        if not getattr(statement, "is_dml", False):
+        dml = _dml_of(statement)
+        if dml is None:
             return
-        executed, table, keys = connection.info.pop("tidegate.tentative", (None, None, ()))
-        if executed is statement and keys and result.rowcount == 0:
+        if dml.is_insert:
+            table = self.tables.of(dml.table)
+            if table is not None:
+                keys_came(result, table, self.collected(connection))
+            return
+        executed, table, keys = connection.info.pop(_TENTATIVE, (None, None, ()))
+        # Not with RETURNING: SQLite counts rows as they are fetched.
+        if executed is dml and keys and not result.returns_rows and result.rowcount == 0:
             self.collected(connection).forget(table, (table.pk_column,), keys)
 
     def _before_cursor_execute(
@@ -172,29 +187,32 @@ class Watch:
     ) -> None:
         compiled = None if context is None else context.compiled
         if compiled is None:
-            self._text(connection, sql, parameters)
-        elif context.isinsert:
-            self._insert(connection, context)
-        elif not (context.isupdate or context.isdelete) or compiled.ctes:
+            self._text(connection, written(sql), parameters)
+            return
+        is_dml = context.isinsert or context.isupdate or context.isdelete
+        if not is_dml or compiled.ctes:
             known = compiled.__dict__.get(_SCANNED)
             if known is None:
-                known = compiled.__dict__[_SCANNED] = written(compiled.string)
+                known = compiled.__dict__[_SCANNED] = _besides(compiled) if is_dml else written(compiled.string)
             if known.tables or known.commits:
-                self._text(connection, compiled.string, context.compiled_parameters)
+                self._text(connection, known, context.compiled_parameters)
+        if context.isinsert:
+            self._insert(connection, context)
 
     def _insert(self, connection: Connection, context: Any) -> None:
         if getattr(context, "_tidegate_seen", False):  # the next batch of the same INSERT
             return
         context._tidegate_seen = True  # noqa: SLF001  # ours
-        statement = getattr(context.invoked_statement, "element", context.invoked_statement)
+        statement = _dml_of(context.invoked_statement)
         table = self.tables.of(statement.table)
         if table is not None:
-            inserted(connection, context, table, self.collected(connection), self.unnamed)
+            inserted(connection, context, statement, table, self.collected(connection), self.unnamed)
 
-    def _text(self, connection: Connection, sql: str, parameters: Any) -> None:
-        found = written(sql)
-        if found.commits and connection.info.get(_COLLECTED) is not None:
-            self.unnamed("a transaction", "a COMMIT as text")
+    def _text(self, connection: Connection, found: Written, parameters: Any) -> None:
+        if found.commits:
+            if connection.info.get(_COLLECTED) is not None:
+                self.unnamed("what this transaction has written", "a COMMIT as text")
+            connection.info[_ENDED] = True
         for verb, name in found.tables:
             table = self.tables.named(name) if name in self.tables.names else None
             if table is not None:
@@ -210,10 +228,10 @@ class Watch:
             self.collected(connection).whole(tenant)
 
     def _refuse_autocommit(self, connection: Connection, name: str) -> None:
-        if is_autocommit(connection):
+        if is_autocommit(connection) or connection.info.get(_ENDED):
             raise PolicyError(
-                f"{name} is tracked, and a write to it on an AUTOCOMMIT connection has no moment between its change "
-                "and its commit: use a transaction"
+                f"{name} is tracked, and a write to it on an AUTOCOMMIT connection, or after a COMMIT as text, has no "
+                "moment between its change and its commit: use a transaction"
             )
 
     def _before_commit_twophase(self, connection: Connection, _xid: Any, is_prepared: bool) -> None:
@@ -221,6 +239,7 @@ class Watch:
             self._before_commit(connection)
 
     def _before_commit(self, connection: Connection) -> None:
+        connection.info.pop(_ENDED, None)
         collected: Collected | None = connection.info.get(_COLLECTED)
         if collected is None or has_failed(connection):
             return
@@ -249,5 +268,22 @@ class Watch:
 
 
 def _forget_info(info: Any) -> None:
-    info.pop(_COLLECTED, None)
-    info.pop(_TICKET, None)
+    for name in (_COLLECTED, _TICKET, _ENDED, _TENTATIVE):
+        info.pop(name, None)
+
+
+def _dml_of(statement: Any) -> Any:
+    """The INSERT, UPDATE or DELETE that *statement* is, or selects the rows of; None for any other."""
+    if not getattr(statement, "is_dml", False):
+        return None
+    return statement.element if getattr(statement, "is_from_statement", False) else statement
+
+
+def _besides(compiled: Any) -> Written:
+    """What a Core statement writes in its WITH, besides its own table."""
+    found = list(written(compiled.string).tables)
+    own: str = getattr(compiled.statement.table, "name", "")
+    verb = "INSERT" if compiled.isinsert else "UPDATE" if compiled.isupdate else "DELETE"
+    if (verb, own) in found:
+        found.remove((verb, own))
+    return Written(tuple(found))

@@ -72,26 +72,27 @@ def _tokens(sql: str) -> Iterator[_Token]:
 
 
 def _found(tokens: list[_Token]) -> Iterator[tuple[str, str]]:
-    for at, token in enumerate(tokens):
-        verb = token.keyword
+    at = 0
+    while at < len(tokens):
+        verb = tokens[at].keyword
+        at += 1
         if verb not in _VERBS:
             continue
-        start = at + 1
-        while start < len(tokens) and tokens[start].keyword in _BETWEEN:
-            start += 1
-        name, after = _name(tokens, start)
-        if name is None or (verb == "COPY" and not _copies_in(tokens[after:])):
+        name, at = _name(tokens, at)
+        if name is None or (verb == "COPY" and not _copies_in(tokens[at:])):
             continue
         yield verb, name
-        while verb == "TRUNCATE" and after < len(tokens) and tokens[after].text in {",", "*"}:
-            name, after = _name(tokens, after + 1)
+        while verb == "TRUNCATE" and at < len(tokens) and tokens[at].text in {",", "*"}:
+            name, at = _name(tokens, at + 1)
             if name is not None:
                 yield verb, name
 
 
 def _name(tokens: list[_Token], at: int) -> tuple[str | None, int]:
-    """The last part of the dotted name at *at*, and where it ends."""
+    """The last part of the dotted name at *at*, past words that may stand before it; and where it ends."""
     name = None
+    while at < len(tokens) and tokens[at].keyword in _BETWEEN:
+        at += 1
     while at < len(tokens) and tokens[at].kind in {"word", "quoted"}:
         name = tokens[at].text.lower() if tokens[at].kind == "word" else tokens[at].text
         at += 1

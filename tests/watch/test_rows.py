@@ -1,0 +1,478 @@
+"""Which tags the rows of every tracked table change: parents, moves, bounds, and what names no tenant."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import bindparam, create_engine, delete, event, func, insert, literal, select, table, text, update
+from sqlalchemy import column as sql_column
+from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import aliased
+
+from tidegate.errors import PolicyError
+from tidegate.repositories.models import (
+    WorkflowAppLog,
+    WorkflowArchiveLog,
+    WorkflowNodeExecutionModel,
+    WorkflowNodeExecutionOffload,
+    WorkflowPause,
+    WorkflowPauseReason,
+    WorkflowRun,
+    WorkflowTriggerLog,
+    new_id,
+)
+
+TENANT, OTHER = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "9e0c7a54-8d2b-4f7e-8a31-0c5d4b6e2f90"
+APP, APP2 = "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20", "2c1b2f9f-a1d7-4a1f-9b63-6e2a1d8b3c31"
+RUNS: Final[Any] = WorkflowRun.__table__
+PAUSES: Final[Any] = WorkflowPause.__table__
+
+pytestmark = pytest.mark.fast
+
+
+def upsert(watched: Any) -> Any:
+    return pg.insert if watched.is_postgresql else sqlite.insert
+
+
+# Each table
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "by"),
+    [
+        (WorkflowAppLog, "logs:{}", "app_id"),
+        (WorkflowArchiveLog, "archive:{}", "workflow_run_id"),
+        (WorkflowTriggerLog, "triggers:{}", "app_id"),
+    ],
+)
+def test_logs(watched: Any, values_of: Any, model: Any, tag: str, by: str) -> None:
+    values = values_of(model)
+    expected = {TENANT: {tag.format(values[by])}}
+    with watched.sessions() as session:
+        session.add(model(**values))
+        session.commit()
+    assert watched.take() == expected
+    with watched.sessions() as session:
+        session.execute(delete(model).where(getattr(model, by) == values[by]))
+        session.commit()
+    assert watched.take() == expected
+
+
+def test_a_node_execution_without_a_run_has_no_tag_of_one(watched: Any, values_of: Any) -> None:
+    node = values_of(WorkflowNodeExecutionModel, workflow_run_id=None)
+    with watched.sessions() as session:
+        session.add(WorkflowNodeExecutionModel(**node))
+        session.commit()
+    assert watched.take() == {TENANT: {f"node:{node['id']}", f"lastnode:{node['workflow_id']}:n1"}}
+
+
+def test_offloads_change_their_node_execution(watched: Any, values_of: Any, tags_of: Any) -> None:
+    node = watched.store(WorkflowNodeExecutionModel)
+    offload = values_of(WorkflowNodeExecutionOffload, node_execution_id=node["id"], type_="inputs")
+    with watched.sessions() as session:
+        session.add(WorkflowNodeExecutionOffload(**offload))
+        session.commit()
+        assert watched.take() == {TENANT: tags_of(node)}
+        session.get_one(WorkflowNodeExecutionOffload, offload["id"]).file_id = new_id()
+        session.commit()
+        assert watched.take() == {TENANT: tags_of(node)}
+        session.delete(session.get_one(WorkflowNodeExecutionOffload, offload["id"]))
+        session.commit()
+        assert watched.take() == {TENANT: tags_of(node)}
+
+
+def test_offloads_whose_node_execution_is_gone(watched: Any) -> None:
+    offload = watched.store(WorkflowNodeExecutionOffload, type_="inputs")
+    with watched.sessions() as session:
+        session.execute(delete(WorkflowNodeExecutionOffload))
+        session.commit()
+    assert watched.take() == {TENANT: {f"node:{offload['node_execution_id']}"}}
+
+
+def test_pauses_and_reasons_change_their_run(watched: Any, values_of: Any, tags_of: Any) -> None:
+    run = watched.store()
+    pause = values_of(WorkflowPause, workflow_run_id=run["id"])
+    reason = values_of(WorkflowPauseReason, pause_id=pause["id"])
+    expected = {TENANT: tags_of(run) | {f"pause:{run['id']}"}}
+    with watched.sessions() as session:
+        session.add(WorkflowPause(**pause))
+        session.commit()
+        assert watched.take() == expected
+        session.add(WorkflowPauseReason(**reason))
+        session.commit()
+        assert watched.take() == expected
+        session.execute(update(WorkflowPauseReason).where(WorkflowPauseReason.id == reason["id"]).values(message="m"))
+        session.commit()
+        assert watched.take() == expected
+        session.execute(delete(WorkflowPauseReason))
+        session.commit()
+        assert watched.take() == expected
+        session.execute(delete(WorkflowPause))
+        session.commit()
+        assert watched.take() == expected
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_children_deleted_with_their_parents_in_any_order(watched: Any, tags_of: Any, order: Any) -> None:
+    run = watched.store()
+    pause = watched.store(WorkflowPause, workflow_run_id=run["id"])
+    watched.store(WorkflowPauseReason, pause_id=pause["id"])
+    with watched.engine.begin() as connection:
+        for at in order:
+            connection.execute(delete((WorkflowRun, WorkflowPause, WorkflowPauseReason)[at]))
+    assert watched.take() == {TENANT: tags_of(run) | {f"pause:{run['id']}"}}
+
+
+def test_rows_of_a_parent_that_went_earlier_are_nobodys(watched: Any) -> None:
+    watched.store(WorkflowPause)
+    watched.store(WorkflowPauseReason)
+    with watched.engine.begin() as connection:
+        assert connection.execute(delete(WorkflowPause)).rowcount == 1
+        assert connection.execute(delete(WorkflowPauseReason)).rowcount == 1
+    assert watched.take() == {}
+
+
+def test_a_pause_that_moves_to_another_run(watched: Any) -> None:
+    old, new = watched.store(), watched.store(tenant_id=OTHER)
+    watched.store(WorkflowPause, workflow_run_id=old["id"])
+    with watched.sessions() as session:
+        session.scalars(select(WorkflowPause)).one().workflow_run_id = new["id"]
+        session.commit()
+    assert watched.take() == {TENANT: "whole", OTHER: "whole"}  # its reasons move too, and nobody has read them
+
+
+def test_a_log_that_moves_to_another_tenant(watched: Any) -> None:
+    log = watched.store(WorkflowAppLog)
+    with watched.engine.begin() as connection:
+        connection.execute(update(WorkflowAppLog).values(tenant_id=OTHER))
+    assert watched.take() == {TENANT: {f"logs:{log['app_id']}"}, OTHER: {f"logs:{log['app_id']}"}}
+
+
+# Moves
+
+MOVES: Final[dict[str, dict[str, Any]]] = {
+    "app": {"app_id": APP2},
+    "tenant": {"tenant_id": OTHER},
+    "both": {"app_id": APP2, "tenant_id": OTHER},
+}
+
+
+def _day(run: dict[str, Any]) -> dict[str, Any]:
+    return {"created_at": run["created_at"] + timedelta(days=400)}
+
+
+@pytest.mark.parametrize("what", [*MOVES, "day", "id"])
+@pytest.mark.parametrize("how", ["flush", "core", "many", "query", "bulk", "computed"])
+def test_rows_that_move(watched: Any, tags_of: Any, what: str, how: str) -> None:
+    run = watched.store()
+    moved = {"day": _day(run), "id": {"id": new_id()}}.get(what) or MOVES[what]
+    after = run | moved
+    if what == "id" and how in {"flush", "bulk", "computed"}:
+        pytest.skip("there a primary key names the row that it changes")
+    if how == "flush":
+        with watched.sessions() as session:
+            loaded = session.get_one(WorkflowRun, run["id"])
+            for name, value in moved.items():
+                setattr(loaded, name, value)
+            session.commit()
+    elif how == "query":
+        with watched.sessions() as session:
+            session.query(WorkflowRun).filter(WorkflowRun.app_id == APP).update(moved, synchronize_session=False)
+            session.commit()
+    elif how == "bulk":
+        with watched.sessions() as session:
+            session.bulk_update_mappings(WorkflowRun.__mapper__, [moved | {"id": run["id"]}])
+            session.commit()
+    elif how == "computed":
+        computed = {key: select(literal(value, RUNS.c[key].type)).scalar_subquery() for key, value in moved.items()}
+        with watched.engine.begin() as connection:
+            connection.execute(update(RUNS).where(RUNS.c.id == run["id"]).values(computed))
+    else:
+        statement = update(RUNS).where(RUNS.c.app_id == bindparam("old"))
+        parameters: Any = moved | {"old": APP}
+        with watched.engine.begin() as connection:
+            connection.execute(statement, [parameters, parameters | {"old": new_id()}] if how == "many" else parameters)
+    found = watched.take()
+    if run["tenant_id"] == after["tenant_id"]:
+        assert found == {TENANT: tags_of(run) | tags_of(after)}
+    else:
+        assert found == {TENANT: "whole", OTHER: "whole"}  # its pauses move too, and nobody has read them
+    assert [(row.id, row.app_id) for row in watched.rows()] == [(after["id"], after["app_id"])]
+
+
+def test_a_value_that_a_session_loaded_long_ago_is_not_trusted(watched: Any, tags_of: Any) -> None:
+    """Old values are those under the lock: another transaction may have moved the row since it was loaded."""
+    run = watched.store()
+    moved = run | {"app_id": APP2}
+    with watched.sessions(expire_on_commit=False) as session:
+        loaded = session.get_one(WorkflowRun, run["id"])
+        session.commit()
+        with watched.engine.begin() as connection:
+            connection.execute(update(RUNS).values(app_id=APP2))
+        watched.take()
+        session.delete(loaded)
+        session.commit()
+    assert watched.take() == {TENANT: tags_of(moved)}
+
+
+# Upserts
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_upsert_by_another_key(watched: Any, values_of: Any, tags_of: Any, exists: bool) -> None:
+    node = watched.store(WorkflowNodeExecutionModel)
+    values = values_of(WorkflowNodeExecutionOffload, node_execution_id=node["id"], type_="inputs")
+    if exists:
+        watched.store(WorkflowNodeExecutionOffload, node_execution_id=node["id"], type_="inputs")
+    statement = upsert(watched)(WorkflowNodeExecutionOffload)
+    statement = statement.values({WorkflowNodeExecutionOffload.__mapper__.columns[k]: v for k, v in values.items()})
+    statement = statement.on_conflict_do_update(
+        index_elements=["node_execution_id", "type"], set_={"file_id": statement.excluded.file_id}
+    )
+    with watched.engine.begin() as connection:
+        connection.execute(statement)
+    assert watched.take() == {TENANT: tags_of(node)}
+    assert [row.file_id for row in watched.rows(WorkflowNodeExecutionOffload)] == [values["file_id"]]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_upsert_that_moves(watched: Any, values_of: Any, tags_of: Any, exists: bool) -> None:
+    old = watched.store() if exists else values_of(WorkflowRun)
+    new = old | {"app_id": APP2, "tenant_id": OTHER}
+    statement = upsert(watched)(WorkflowRun)
+    changed = {key: statement.excluded[key] for key in new if key != "id"}
+    with watched.engine.begin() as connection:
+        connection.execute(statement.on_conflict_do_update(index_elements=[RUNS.c.id], set_=changed), [new])
+    expected = {OTHER: tags_of(new)}
+    assert watched.take() == ({TENANT: "whole", OTHER: "whole"} if exists else expected)
+
+
+def test_upsert_by_constraint_name(postgresql: Any, tags_of: Any) -> None:
+    run = postgresql.store()
+    statement = pg.insert(WorkflowRun).values(run | {"status": "failed"})
+    with postgresql.engine.begin() as connection:
+        connection.execute(
+            statement.on_conflict_do_update(constraint="workflow_run_pkey", set_={"status": statement.excluded.status})
+        )
+    assert postgresql.take() == {TENANT: tags_of(run)}
+
+
+# Bulk statements
+
+
+def test_past_the_bound_whole_tenants_count(watch_engine: Any, database_url: str, values_of: Any) -> None:
+    watched = watch_engine(create_engine(database_url), most_locked=3)
+    with watched.engine.begin() as connection:
+        connection.execute(insert(RUNS), [values_of(WorkflowRun) for _ in range(4)])
+        connection.execute(insert(RUNS), [values_of(WorkflowRun, tenant_id=OTHER)])
+    watched.take()
+    with watched.engine.begin() as connection:
+        assert connection.execute(update(RUNS).values(status="failed", tenant_id=TENANT)).rowcount == 5
+    assert watched.take() == {TENANT: "whole", OTHER: "whole"}
+    with watched.engine.begin() as connection:
+        assert connection.execute(delete(RUNS).where(RUNS.c.status == "failed")).rowcount == 5
+    assert watched.take() == {TENANT: "whole"}
+
+
+def test_past_the_bound_a_tenant_that_is_computed_is_refused(watch_engine: Any, database_url: str) -> None:
+    watched = watch_engine(create_engine(database_url), most_locked=1)
+    for _ in range(2):
+        watched.store()
+    with watched.engine.begin() as connection, pytest.raises(PolicyError, match="computes the tenant"):
+        connection.execute(update(RUNS).values(tenant_id=RUNS.c.app_id))
+
+
+def test_without_a_tenant_there_is_no_bound(watch_engine: Any, database_url: str, tags_of: Any) -> None:
+    watched = watch_engine(create_engine(database_url), most_locked=1)
+    first, second = watched.store(), watched.store(tenant_id=OTHER)
+    for run in (first, second):
+        watched.store(WorkflowPause, workflow_run_id=run["id"])
+    with watched.engine.begin() as connection:
+        assert connection.execute(delete(WorkflowPause)).rowcount == 2
+    assert watched.take() == {
+        TENANT: tags_of(first) | {f"pause:{first['id']}"},
+        OTHER: tags_of(second) | {f"pause:{second['id']}"},
+    }
+
+
+def test_many_looked_up_rows(postgresql: Any, values_of: Any) -> None:
+    runs = [values_of(WorkflowRun, app_id=new_id()) for _ in range(1_500)]
+    with postgresql.engine.begin() as connection:
+        connection.execute(insert(RUNS), runs)
+    postgresql.take()
+    with postgresql.sessions() as session:
+        session.execute(update(WorkflowRun), [{"id": run["id"], "status": "failed"} for run in runs])
+        session.commit()
+    assert postgresql.take()[TENANT] == {tag for run in runs for tag in _tags(run)}
+
+
+def _tags(run: dict[str, Any]) -> set[str]:
+    return {f"run:{run['id']}", f"runs:{run['app_id']}", f"runs:{run['app_id']}:{run['created_at']:%Y%m%d}"}
+
+
+def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, tags_of: Any) -> None:
+    run, late = postgresql.store(), postgresql.store(app_id=APP2)
+
+    moved: list[bool] = []
+
+    def make_match(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if "FOR UPDATE" in sql and not moved:
+            moved.append(True)
+            with postgresql.engine.begin() as other:
+                other.execute(update(RUNS).where(RUNS.c.id == late["id"]).values(app_id=APP))
+            postgresql.recorder.take()
+            with postgresql.engine.connect() as other:  # and what has been read stays as it was
+                other.execute(text("SET LOCAL lock_timeout = 50"))
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    other.execute(update(RUNS).where(RUNS.c.id == run["id"]).values(status="moved"))
+
+    event.listen(postgresql.engine, "after_cursor_execute", make_match)
+    with postgresql.engine.begin() as connection:
+        assert connection.execute(delete(RUNS).where(RUNS.c.app_id == APP)).rowcount == 1
+    assert moved
+    assert postgresql.take() == {TENANT: tags_of(run)}
+    assert [row.id for row in postgresql.rows()] == [late["id"]]
+
+
+def test_on_sqlite_what_has_been_read_stays_as_it_was(watch_engine: Any, tmp_path: Any, tags_of: Any) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'two.db'}", connect_args={"timeout": 0})
+    watched = watch_engine(engine)
+    run = watched.store()
+    tried: list[bool] = []
+
+    def move(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if sql.startswith("SELECT") and not tried:
+            tried.append(True)
+            with engine.connect() as other, pytest.raises(OperationalError, match="locked"):
+                other.execute(update(RUNS).values(app_id=APP2))
+
+    event.listen(engine, "after_cursor_execute", move)
+    with engine.begin() as connection:
+        assert connection.execute(delete(RUNS).where(RUNS.c.status == "running")).rowcount == 1
+    assert tried
+    assert watched.take() == {TENANT: tags_of(run)}
+
+
+def test_joins_subqueries_and_aliases(watched: Any, tags_of: Any) -> None:
+    run, other = watched.store(), watched.store(app_id=APP2)
+    watched.store(WorkflowPause, workflow_run_id=run["id"])
+    paused = select(WorkflowPause.workflow_run_id)
+    with watched.sessions() as session:
+        session.execute(update(WorkflowRun).where(WorkflowRun.id.in_(paused)).values(status="paused"))
+        session.commit()
+        assert watched.take() == {TENANT: tags_of(run)}
+        joined = update(WorkflowRun).where(WorkflowRun.id == WorkflowPause.workflow_run_id).values(status="failed")
+        session.execute(joined, execution_options={"synchronize_session": False})
+        session.commit()
+        assert watched.take() == {TENANT: tags_of(run)}
+        alias = aliased(WorkflowRun)
+        session.execute(delete(alias).where(alias.app_id == APP2), execution_options={"synchronize_session": False})
+        session.commit()
+    assert watched.take() == {TENANT: tags_of(other)}
+
+
+def test_a_table_without_columns_is_known_by_its_name(watched: Any, tags_of: Any) -> None:
+    run = watched.store()
+    light = table("workflow_runs", sql_column("status"))
+    with watched.engine.begin() as connection:
+        connection.execute(update(light).where(light.c.status == "running").values(status="failed"))
+    assert watched.take() == {TENANT: tags_of(run)}
+
+
+# What names no tenant
+
+
+def test_insert_from_select(watched: Any) -> None:
+    watched.store()
+    names = [name for name in RUNS.c.keys() if name != "id"]  # noqa: SIM118  # a collection of columns
+    literal_tenant = [literal(OTHER, RUNS.c.tenant_id.type) if n == "tenant_id" else RUNS.c[n] for n in names]
+    made = func.gen_random_uuid() if watched.is_postgresql else literal(new_id())
+    with watched.engine.begin() as connection:
+        connection.execute(insert(RUNS).from_select(["id", *names], select(made, *literal_tenant)))
+    assert watched.take() == {OTHER: "whole"}
+    with watched.engine.begin() as connection, pytest.raises(PolicyError, match="INSERT from a SELECT"):
+        connection.execute(insert(RUNS).from_select(["id", *names], select(made, *(RUNS.c[n] for n in names))))
+
+
+def test_text_with_a_tenant_is_the_whole_tenant(watched: Any) -> None:
+    watched.store()
+    with watched.engine.begin() as connection:
+        statement = text('UPDATE "workflow_runs" SET status = :to WHERE tenant_id = :tenant_id')
+        connection.execute(statement, [{"to": "a", "tenant_id": TENANT}, {"to": "b", "tenant_id": OTHER.upper()}])
+    assert watched.take() == {TENANT: "whole", OTHER: "whole"}
+    with watched.engine.begin() as connection:
+        mark = "%(tenant_id)s" if watched.is_postgresql else ":tenant_id"
+        connection.exec_driver_sql(f"DELETE FROM workflow_runs WHERE tenant_id = {mark}", {"tenant_id": TENANT})
+    assert watched.take() == {TENANT: "whole"}
+
+
+UNNAMED = [
+    text("DELETE FROM workflow_runs"),
+    text("WITH x AS (SELECT 1) UPDATE workflow_pauses SET resumed_at = NULL"),
+    text("/* a */ insert into -- b\n Workflow_App_Logs SELECT * FROM workflow_app_logs"),
+]
+
+
+@pytest.mark.parametrize("statement", UNNAMED)
+def test_text_without_a_tenant_is_refused(watched: Any, statement: Any) -> None:
+    run = watched.store()
+    with watched.engine.begin() as connection:
+        with pytest.raises(PolicyError, match=r"gate\.invalidate"):
+            connection.execute(statement)
+        with pytest.raises(PolicyError, match="is tracked"):
+            connection.exec_driver_sql(str(statement))
+    assert [row.id for row in watched.rows()] == [run["id"]]
+    assert watched.take() == {}
+
+
+def test_writes_in_a_cte_are_refused(postgresql: Any) -> None:
+    postgresql.store()
+    gone = delete(RUNS).returning(RUNS.c.id).cte("gone")
+    moved = text("UPDATE workflow_runs SET status = 'x' RETURNING id").columns(RUNS.c.id).cte("moved")
+    statements = [
+        select(gone),
+        select(moved),
+        delete(PAUSES).where(PAUSES.c.workflow_run_id.in_(select(gone.c.id))),
+        insert(PAUSES).values(id=new_id(), workflow_id=new_id(), workflow_run_id=select(gone.c.id).scalar_subquery()),
+    ]
+    for statement in statements:
+        for _ in range(2):  # the second comes from the cache of compiled statements
+            with postgresql.engine.begin() as connection, pytest.raises(PolicyError):
+                connection.execute(statement)
+    assert len(postgresql.rows()) == 1
+
+
+def test_what_is_let_through_is_counted(watch_engine: Any) -> None:
+    watched = watch_engine(create_engine("sqlite://"), strict=False)
+    watched.store()
+    with watched.engine.begin() as connection:
+        connection.execute(text("DELETE FROM workflow_runs"))
+    assert watched.watch.unnamed.ignored == 1
+    assert watched.take() == {}
+    assert watched.rows() == []
+
+
+def test_a_commit_as_text_is_refused(watched: Any, values_of: Any) -> None:
+    with watched.engine.connect() as connection:
+        connection.execute(insert(RUNS), values_of(WorkflowRun))
+        with pytest.raises(PolicyError, match="COMMIT"):
+            connection.execute(text("COMMIT"))
+        connection.rollback()
+        if watched.is_postgresql:  # a driver may think that it is in a transaction, and commit each statement
+            connection.execute(text("COMMIT"))
+            with pytest.raises(PolicyError, match="COMMIT as text"):
+                connection.execute(insert(RUNS), values_of(WorkflowRun))
+            connection.rollback()
+    assert watched.rows() == []
+
+
+def test_text_that_only_looks_like_a_write(watched: Any) -> None:
+    watched.store()
+    with watched.engine.begin() as connection:
+        rows = connection.execute(text("SELECT 'DELETE FROM workflow_runs', status FROM workflow_runs -- UPDATE x"))
+        assert len(rows.all()) == 1
+    assert watched.take() == {}
