@@ -7,8 +7,10 @@ import datetime as dt
 import ipaddress
 import socket
 import ssl
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +28,6 @@ from tidegate.repositories.position import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ORIGIN = Origin(1, 1, "s0")
 
@@ -116,14 +117,19 @@ def test_a_store_behind_tls(tls: tuple[TlsProxy, Path], store_at: Any, put_answe
 
 
 @pytest.fixture
-def sentinel(start_valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, int]]:
+def servers_folder() -> Iterator[Path]:
+    """One that the servers' user can enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def sentinel(start_valkey: Any, servers_folder: Path) -> Iterator[tuple[Any, Any, int]]:
     master = start_valkey()
     replica = start_valkey("--replicaof", "127.0.0.1", str(master.port))
     wait_for(lambda: _info(replica)["master_link_status"] == "up", "the replica follows")
-    folder, port = tmp_path_factory.mktemp("sentinel"), free_port()
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
-    home = folder / "home"
+    port, home = free_port(), servers_folder / "sentinel"
     home.mkdir()
     conf = home / "sentinel.conf"
     conf.write_text(
