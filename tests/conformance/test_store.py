@@ -236,7 +236,9 @@ def test_an_intent_on_the_whole_tenant_is_everyones(store: Store) -> None:
 
 def test_a_miss_notes_the_greater_position_number_by_number(store: Store) -> None:
     clean(store)
-    store.bump([Change(TENANT, whole=True)], Position(2, 0xAA))
+    store.bump([Change(TENANT, whole=True)], Position(2, 0xB))
+    store.bump([Change(TENANT, whole=True)], Position(1, 0xAA))
+    assert miss(store).position == Position(2, 0xAA)
     for at, greatest in (
         ((1, 0xB), (2, 0xAA)),
         ((2, 0xFFFF_FFFF_FFFF_FFFF), (2, 2**64 - 1)),
@@ -446,6 +448,7 @@ def test_dropped_marks_leave_their_generation_and_position_with_the_root(make_st
     store.open([Change(TENANT, frozenset({"open"}))], "5", ORIGIN, ["other"])
     noted, n = {0: miss(store)}, 0
     while noted[n].position == NOWHERE:
+        assert n < 50
         store.bump([Change(TENANT, frozenset({f"run:{n}"}))], Position(1, 100 + n))
         n += 1
         noted[n] = miss(store)

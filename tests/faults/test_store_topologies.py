@@ -242,3 +242,21 @@ def test_no_cluster_answers(store_at: Any) -> None:
         store_at(f"redis+cluster://user:secret@127.0.0.1:{free_port()}")
     assert "secret" not in str(refused.value)
     assert not isinstance(refused.value, Hit)
+
+
+def test_a_user_of_a_cluster_needs_the_map_too(own_cluster: list[Any], store_at: Any) -> None:
+    rights = (
+        "~tg:* +eval +evalsha +info +time +get +set +del +exists +unlink +mget +strlen +pttl +pexpire "
+        "+hget +hmget +hset +hdel +hlen +hrandfield +cluster|slots +command"
+    )
+    for node in own_cluster:
+        admin: Any = redis.Redis.from_url(node.url, protocol=2)
+        admin.execute_command("ACL", "SETUSER", "tidegate", "on", ">p@ss", *rights.split())
+    url = "redis+cluster://tidegate:p%40ss@" + ",".join(f"127.0.0.1:{node.port}" for node in own_cluster)
+    store = store_at(url)
+    for tenant in _tenants(store, own_cluster).values():
+        store.make_root(tenant, "n", ORIGIN)
+        assert isinstance(store.lookup(tenant, "d", "tag"), Miss)
+    with pytest.raises(StoreUnavailable) as refused:
+        store_at(url.replace("p%40ss", "wrong"))
+    assert "wrong" not in str(refused.value)
