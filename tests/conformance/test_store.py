@@ -289,6 +289,17 @@ def test_resolving_closes_intents_wherever_they_are_at_that_position(store: Stor
     assert miss(store, guard=DAY, entry="d2").position == Position(1, 8)
 
 
+def test_resolving_closes_what_a_stamp_of_some_tags_left_open(store: Store) -> None:
+    clean(store)
+    store.open([Change(TENANT, frozenset({GUARD}))], "5", ORIGIN, ["other"])
+    store.open([Change(TENANT, frozenset({DAY, "third"}))], "5", ORIGIN, ["other"])
+    store.stamp([Change(TENANT, frozenset({DAY}))], "5", ORIGIN, NOWHERE)
+    assert [list(miss(store, guard=tag).intents) for tag in (GUARD, DAY, "third")] == [["5"], [], ["5"]]
+    store.resolve(TENANT, ["5"], Position(1, 8))
+    found = [miss(store, guard=tag) for tag in (GUARD, DAY, "third")]
+    assert [(m.intents, m.position) for m in found] == [({}, Position(1, 8)), ({}, NOWHERE), ({}, Position(1, 8))]
+
+
 def test_a_root_is_replaced_by_a_newer_origin_only(store: Store) -> None:
     clean(store)
     write(store, "5", DAY, lsn=9)
