@@ -29,7 +29,11 @@ class Command(NamedTuple):
 
 def packed(parts: tuple[bytes, ...]) -> bytes:
     """As the protocol has it."""
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+    texts = [b"*%d" % len(parts)]
+    for part in parts:
+        texts += (b"$%d" % len(part), part)
+    texts.append(b"")
+    return b"\r\n".join(texts)
 
 
 class Link(Protocol):

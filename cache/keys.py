@@ -69,6 +69,11 @@ class Keys:
         """A text: a line of what was noted and the tags, then the body."""
         return encoded(f"tg:e:{self.tag(tenant)}:{digest}")
 
+    def both(self, tenant: str, digest: str) -> tuple[bytes, bytes]:
+        """Marks and entry, for a hit."""
+        tag = self.tag(tenant)
+        return f"tg:m:{tag}".encode(), encoded(f"tg:e:{tag}:{digest}")
+
     def lease(self, tenant: str, digest: str) -> bytes:
         """A text: what the holder noted, and its token."""
         return encoded(f"tg:l:{self.tag(tenant)}:{digest}")

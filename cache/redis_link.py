@@ -2,7 +2,7 @@
 
 The only module of ``cache`` that imports ``redis``. redis-py connects, authenticates, speaks TLS, asks Sentinel and
 keeps the map of a cluster; packed commands are sent and replies read on its connections directly, which saves a good
-part of what its general path costs (``benchmarks`` of the store measure both).
+part of what its general path costs (``benchmarks.redis_store`` measures both).
 """
 
 from __future__ import annotations

@@ -94,9 +94,8 @@ class RedisStore:
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
         """See :meth:`Store.lookup`."""
-        keys = (self._keys.marks(tenant), self._keys.entry(tenant, entry))
         args = (encoded(token("t", guard)), b"1" if refresh else b"0")
-        return self._link.ask((Command(scripts.LOOKUP, keys, args),), _lookup)
+        return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
 
     def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:  # noqa: D102
         noted = _noted(miss.noted)

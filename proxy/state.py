@@ -71,11 +71,10 @@ def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:
     from sqlalchemy.dialects import postgresql, sqlite
 
     dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
-    shape = DropTable if undo else CreateTable
-    return [
-        str(shape(table).compile(dialect=dialect)).strip().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS")
-        for table in METADATA.sorted_tables
-    ]
+    tables = sorted(METADATA.tables.values(), key=lambda table: table.name)
+    if undo:
+        return [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
+    return [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
 
 
 def make_tables(engine: Engine) -> list[str]:

@@ -236,7 +236,9 @@ def test_an_intent_on_the_whole_tenant_is_everyones(store: Store) -> None:
 
 def test_a_miss_notes_the_greater_position_number_by_number(store: Store) -> None:
     clean(store)
-    store.bump([Change(TENANT, whole=True)], Position(2, 0xAA))
+    store.bump([Change(TENANT, whole=True)], Position(2, 0xB))
+    store.bump([Change(TENANT, whole=True)], Position(1, 0xAA))
+    assert miss(store).position == Position(2, 0xAA)
     for at, greatest in (
         ((1, 0xB), (2, 0xAA)),
         ((2, 0xFFFF_FFFF_FFFF_FFFF), (2, 2**64 - 1)),
@@ -285,6 +287,17 @@ def test_resolving_closes_intents_wherever_they_are_at_that_position(store: Stor
     store.resolve(TENANT, ["6", "5"], Position(1, 9))
     assert miss(store, entry="d2").position == Position(1, 9)
     assert miss(store, guard=DAY, entry="d2").position == Position(1, 8)
+
+
+def test_resolving_closes_what_a_stamp_of_some_tags_left_open(store: Store) -> None:
+    clean(store)
+    store.open([Change(TENANT, frozenset({GUARD}))], "5", ORIGIN, ["other"])
+    store.open([Change(TENANT, frozenset({DAY, "third"}))], "5", ORIGIN, ["other"])
+    store.stamp([Change(TENANT, frozenset({DAY}))], "5", ORIGIN, NOWHERE)
+    assert [list(miss(store, guard=tag).intents) for tag in (GUARD, DAY, "third")] == [["5"], [], ["5"]]
+    store.resolve(TENANT, ["5"], Position(1, 8))
+    found = [miss(store, guard=tag) for tag in (GUARD, DAY, "third")]
+    assert [(m.intents, m.position) for m in found] == [({}, Position(1, 8)), ({}, NOWHERE), ({}, Position(1, 8))]
 
 
 def test_a_root_is_replaced_by_a_newer_origin_only(store: Store) -> None:
@@ -446,6 +459,7 @@ def test_dropped_marks_leave_their_generation_and_position_with_the_root(make_st
     store.open([Change(TENANT, frozenset({"open"}))], "5", ORIGIN, ["other"])
     noted, n = {0: miss(store)}, 0
     while noted[n].position == NOWHERE:
+        assert n < 50
         store.bump([Change(TENANT, frozenset({f"run:{n}"}))], Position(1, 100 + n))
         n += 1
         noted[n] = miss(store)

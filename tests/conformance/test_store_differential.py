@@ -166,3 +166,51 @@ def test_a_server_answers_as_memory_does(shared_valkey: ValkeyNode) -> None:
     # What can be answered was answered, and refused for every reason there is.
     assert counted["lookup: Hit"] >= HITS_IN_CI
     assert set(counted) >= set(Refusal) - {Refusal.TOO_LARGE, Refusal.NO_ROOT}
+
+
+many_tags = st.frozensets(st.integers(0, 30).map(lambda n: f"run:{n}"), min_size=1, max_size=6)
+writes = st.tuples(st.sampled_from(["bump", "open", "stamp"]), many_tags, xids, positions)
+
+
+def test_a_tenant_that_drops_marks_vouches_for_nothing_that_one_with_all_of_them_does_not(
+    shared_valkey: ValkeyNode,
+) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=40, deadline=None, database=None, phases=[Phase.generate, Phase.shrink])
+    @given(sequence=st.lists(writes, min_size=10, max_size=40))
+    def run(sequence: list[tuple[str, frozenset[str], str, Position]]) -> None:
+        ours = MemoryStore(most_tags=1_000)
+        theirs = RedisStore.from_url(
+            shared_valkey.url, secrets.token_hex(8), connect_timeout_ms=5_000, read_timeout_ms=5_000, most_tags=8
+        )
+        origin = Origin(1, 1, "s0")
+        for store in (ours, theirs):
+            store.make_root("t", "n", origin)
+            store.complete_root("t", "n", "7", Position())
+            store.end_quarantine("t", "n", Position())
+        for counter, (name, of, xid, position) in enumerate(sequence, 1):
+            for store in (ours, theirs):
+                change = [Change("t", of)]
+                if name == "bump":
+                    store.bump(change, position)
+                elif name == "open":
+                    store.open(change, xid, origin, ["other"])
+                else:
+                    store.stamp(change, xid, origin, position)
+            tag, noted = min(of), Noted("n", max(counter - 4, 1))
+            for other in (tag, "run:7", "run:8"):
+                kept, all_marks = theirs.lookup("t", "e", other), ours.lookup("t", "e", other)
+                assert isinstance(kept, Miss)
+                assert isinstance(all_marks, Miss)
+                assert kept.position.reached(all_marks.position)
+                assert set(kept.intents) == set(all_marks.intents)
+                vouched = theirs.check("t", noted, [other])
+                assert not vouched or ours.check("t", noted, [other])
+                seen["vouched"] += vouched
+                seen["more careful"] += ours.check("t", noted, [other]) and not vouched
+        theirs.close()
+
+    run()
+    assert seen["vouched"]
+    assert seen["more careful"]

@@ -7,8 +7,10 @@ import datetime as dt
 import ipaddress
 import socket
 import ssl
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +28,6 @@ from tidegate.repositories.position import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ORIGIN = Origin(1, 1, "s0")
 
@@ -116,14 +117,19 @@ def test_a_store_behind_tls(tls: tuple[TlsProxy, Path], store_at: Any, put_answe
 
 
 @pytest.fixture
-def sentinel(start_valkey: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, int]]:
+def servers_folder() -> Iterator[Path]:
+    """One that the servers' user can enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def sentinel(start_valkey: Any, servers_folder: Path) -> Iterator[tuple[Any, Any, int]]:
     master = start_valkey()
     replica = start_valkey("--replicaof", "127.0.0.1", str(master.port))
     wait_for(lambda: _info(replica)["master_link_status"] == "up", "the replica follows")
-    folder, port = tmp_path_factory.mktemp("sentinel"), free_port()
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
-    home = folder / "home"
+    port, home = free_port(), servers_folder / "sentinel"
     home.mkdir()
     conf = home / "sentinel.conf"
     conf.write_text(
@@ -236,3 +242,21 @@ def test_no_cluster_answers(store_at: Any) -> None:
         store_at(f"redis+cluster://user:secret@127.0.0.1:{free_port()}")
     assert "secret" not in str(refused.value)
     assert not isinstance(refused.value, Hit)
+
+
+def test_a_user_of_a_cluster_needs_the_map_too(own_cluster: list[Any], store_at: Any) -> None:
+    rights = (
+        "~tg:* +eval +evalsha +info +time +get +set +del +exists +unlink +mget +strlen +pttl +pexpire "
+        "+hget +hmget +hset +hdel +hlen +hrandfield +cluster|slots +command"
+    )
+    for node in own_cluster:
+        admin: Any = redis.Redis.from_url(node.url, protocol=2)
+        admin.execute_command("ACL", "SETUSER", "tidegate", "on", ">p@ss", *rights.split())
+    url = "redis+cluster://tidegate:p%40ss@" + ",".join(f"127.0.0.1:{node.port}" for node in own_cluster)
+    store = store_at(url)
+    for tenant in _tenants(store, own_cluster).values():
+        store.make_root(tenant, "n", ORIGIN)
+        assert isinstance(store.lookup(tenant, "d", "tag"), Miss)
+    with pytest.raises(StoreUnavailable) as refused:
+        store_at(url.replace("p%40ss", "wrong"))
+    assert "wrong" not in str(refused.value)

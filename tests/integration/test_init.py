@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
 NAMES = [spec.name for spec in INDEXES]
+TABLES = ["tidegate_outbox", "tidegate_state"]
 
 
 @pytest.fixture
@@ -47,15 +48,18 @@ def spoil(engine: Engine, name: str) -> None:
 def test_sql_prints_the_statements_and_touches_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tidegate("init", "--sql")
     assert (made.exit_code, made.stdout.count("CREATE INDEX CONCURRENTLY IF NOT EXISTS")) == (0, len(NAMES))
+    assert made.stdout.count("CREATE TABLE IF NOT EXISTS tidegate_") == len(TABLES)
     assert set(index_states(engine).values()) == {"missing"}
     monkeypatch.delenv("TIDEGATE_DATABASE_URL")
     assert tidegate("init", "--sql").stdout == made.stdout
     undone = tidegate("init", "--sql", "--undo").stdout
-    assert undone == "".join(f"DROP INDEX CONCURRENTLY IF EXISTS {name};\n" for name in NAMES)
+    dropped = [f"DROP TABLE IF EXISTS {name};" for name in TABLES]
+    assert undone.splitlines() == dropped + [f"DROP INDEX CONCURRENTLY IF EXISTS {name};" for name in NAMES]
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for statement in made.stdout.splitlines():
+        for statement in made.stdout.split(";\n")[:-1]:
             connection.execute(text(statement))
         assert set(index_states(engine).values()) == {"valid"}
+        assert set(TABLES) <= set(inspect(engine).get_table_names())
         for statement in undone.splitlines():
             connection.execute(text(statement))
     assert set(index_states(engine).values()) == {"missing"}
@@ -66,16 +70,16 @@ def test_init_makes_what_doctor_misses_once_and_undoes_it(engine: Engine) -> Non
     assert missed.exit_code == 1
     assert all(f"index {name} is missing" in missed.stdout for name in NAMES)
     assert "run: tidegate init" in missed.stdout
-    assert tidegate("init").stdout.endswith(f"created: {', '.join(NAMES)}\n")
+    assert tidegate("init").stdout.endswith(f"created: {', '.join(TABLES + NAMES)}\n")
     assert tidegate("init").stdout.endswith("created: nothing, all are there\n")
     assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (0, "all indexes are there\n")
-    assert tidegate("init", "--undo").stdout == f"dropped: {', '.join(NAMES)}\n"
+    assert tidegate("init", "--undo").stdout == f"dropped: {', '.join(NAMES + TABLES)}\n"
     assert tidegate("init", "--undo").stdout == "dropped: nothing was there\n"
     assert set(index_states(engine).values()) == {"missing"}
 
 
 def test_an_invalid_index_is_reported_and_built_again(engine: Engine) -> None:
-    create_indexes(engine)
+    assert tidegate("init").exit_code == 0
     spoil(engine, NAMES[1])
     assert f"index {NAMES[1]} is invalid" in tidegate("doctor").stdout
     assert tidegate("init").stdout.endswith(f"created: {NAMES[1]}\n")

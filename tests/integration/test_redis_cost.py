@@ -111,7 +111,7 @@ def test_what_the_server_runs(start_valkey: Any) -> None:
     store.complete_root("t0", "n", "7", NOWHERE)
     store.end_quarantine("t0", "n", NOWHERE)
     noted = missed(store)
-    assert store.lease("t0", "d", noted, "k", 1_000)
+    assert store.lease("t0", "d", noted, "k", 60_000)
     assert store.fill("t0", Filling("d", noted.noted, "k", ORIGIN, ("a", "b"), b"x", 60_000, {})) is None
     inside = redis.Redis.from_url(node.url, protocol=2)
     inside.config_resetstat()
@@ -136,11 +136,13 @@ def test_trimming_holds_no_write_up_and_keeps_the_bound(start_valkey: Any) -> No
         store.bump([Change("t", frozenset(f"run:{n}" for n in range(first, first + 50)))], NOWHERE)
         assert inside.hlen("tg:m:{aa:t}") <= most + 1 + 50
     drawn: dict[str, Any] = {}
-    while not drawn:
+    for _ in range(most):
+        if drawn:
+            break
         inside.config_resetstat()
         store.bump([Change("t", frozenset({"one", secrets.token_hex(8)}))], NOWHERE)
         drawn = inside.info("commandstats").get("cmdstat_hrandfield", {})
-    assert drawn["calls"] <= 2
+    assert 1 <= drawn["calls"] <= 2
     # the youngest are kept: what was bumped lately voids by its mark, not by the floor
     found = store.lookup("t", "d", "one")
     assert isinstance(found, Miss)
@@ -156,11 +158,13 @@ def test_keys_expire_and_marks_outlive_entries(start_valkey: Any) -> None:
     store.end_quarantine("t0", "n", NOWHERE)
     assert 90_000 < inside.pttl("tg:m:{aa:t0}") <= 100_000
     noted = missed(store)
-    assert store.lease("t0", "d", noted, "k", 1_000)
+    assert store.lease("t0", "d", noted, "k", 60_000)
     assert store.fill("t0", Filling("d", noted.noted, "k", ORIGIN, ("a",), b"x", 500_000, {"h": b"1"})) is None
-    assert 490_000 < inside.pttl("tg:e:{aa:t0}:d") <= inside.pttl("tg:b:{aa:t0}:h") <= inside.pttl("tg:m:{aa:t0}")
-    assert store.lease("t0", "d", noted, "k", 1_000)
-    assert inside.pttl("tg:l:{aa:t0}:d") <= 1_000
+    assert inside.pttl("tg:e:{aa:t0}:d") > 400_000
+    entry, blob, marks = [inside.pexpiretime(key) for key in ("tg:e:{aa:t0}:d", "tg:b:{aa:t0}:h", "tg:m:{aa:t0}")]
+    assert entry <= blob <= marks
+    assert store.lease("t0", "d", noted, "k", 60_000)
+    assert inside.pttl("tg:l:{aa:t0}:d") <= 60_000
     assert store.fill("t0", Filling("d", noted.noted, "k", ORIGIN, ("a",), b"x", 9_000, {"h": b"1"})) is None
     assert inside.pttl("tg:e:{aa:t0}:d") <= 9_000
     assert inside.pttl("tg:b:{aa:t0}:h") > 400_000
