@@ -31,6 +31,7 @@ _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}
 # What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
 _SPELLED: Final = re.compile(r"(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}").fullmatch
 _EMPTY: Final = inspect.Parameter.empty
+_BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def canonical_id(value: Any) -> Any:
@@ -65,8 +66,9 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
     plain = getattr(cls, name)
     parameters = list(inspect.signature(plain).parameters.values())[1:]
     names = tuple(parameter.name for parameter in parameters)
-    if any(parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) for parameter in parameters):
+    if any(parameter.kind not in _BOUND for parameter in parameters):
         names = ()
+    positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
     defaults = {parameter.name: parameter.default for parameter in parameters if parameter.default is not _EMPTY}
     ids = tuple(name for name in names if name in policies.ids)
     full_name, tenant_name = f"{cls.__module__}.{cls.__qualname__}.{name}", policies.tenant
@@ -78,7 +80,7 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
         pipeline: Pipeline | None = self._tidegate_pipeline
         if pipeline is None:
             return plain(self, *args, **kwargs)
-        arguments = None if takes_session else _bind(names, defaults, args, kwargs)
+        arguments = None if takes_session else _bind(names, positional, defaults, args, kwargs)
         if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
             return plain(bound_copy(self, None), *args, **kwargs)
         for key in ids:
@@ -92,13 +94,13 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
 
 
 def _bind(
-    names: tuple[str, ...], defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    names: tuple[str, ...], positional: int, defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Every argument by name, in the order of the signature; None where the call does not fit it."""
-    if len(args) == len(names) and not kwargs:
-        return dict(zip(names, args, strict=True)) if names else None
-    if len(args) > len(names):
+    if len(args) > positional or not names:
         return None
+    if len(args) == len(names) and not kwargs:
+        return dict(zip(names, args, strict=True))
     given = dict(zip(names, args, strict=False))
     bound = {}
     taken = 0

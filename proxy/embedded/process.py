@@ -8,11 +8,11 @@ import pwd
 import shutil
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
+from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from tidegate.errors import EmbeddedServerError
 
@@ -106,11 +106,14 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_
     Raises:
         EmbeddedServerError: it does not within *timeout_s* seconds; the message names *what*.
     """
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise EmbeddedServerError(f"{what}: not within {timeout_s:g} s")
-        time.sleep(_POLL_S)
+    try:
+        Retrying(
+            retry=retry_if_result(lambda holds: not holds),
+            stop=stop_after_delay(timeout_s),
+            wait=wait_fixed(_POLL_S),
+        )(condition)
+    except RetryError:
+        raise EmbeddedServerError(f"{what}: not within {timeout_s:g} s") from None
 
 
 class ServerProcess:
