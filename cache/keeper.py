@@ -28,19 +28,19 @@ GRACE_MS: Final = 100
 class Primary(Protocol):
     """What is asked of a tenant's primary; each in a transaction of its own."""
 
-    def origin(self, tenant: str) -> Origin:
+    def origin(self, tenant: str, /) -> Origin:
         """Whose data the tenant's primary holds."""
         ...
 
-    def transaction(self, tenant: str) -> tuple[str, Position]:
+    def transaction(self, tenant: str, /) -> tuple[str, Position]:
         """A transaction id that no transaction had yet, and the position."""
         ...
 
-    def oldest_running(self, tenant: str) -> tuple[int, Position]:
+    def oldest_running(self, tenant: str, /) -> tuple[int, Position]:
         """A transaction id below which all have ended and are visible, and the position read after that."""
         ...
 
-    def ended(self, tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
+    def ended(self, tenant: str, xids: Collection[str], /) -> tuple[Collection[str], Position]:
         """Those of *xids* that are not in progress, prepared included, and the position read after that."""
         ...
 

@@ -51,23 +51,23 @@ class Request(Protocol):
         """The tag that is bumped whenever a tag of the answer is."""
         ...
 
-    def query(self, need: Need) -> Answer:
+    def query(self, need: Need, /) -> Answer:
         """Ask a node, in a session begun for this."""
         ...
 
-    def tags(self, value: object) -> tuple[str, ...]:
+    def tags(self, value: object, /) -> tuple[str, ...]:
         """The tags of an answer."""
         ...
 
-    def ttl_ms(self, value: object) -> int:
+    def ttl_ms(self, value: object, /) -> int:
         """How long an answer may be kept."""
         ...
 
-    def freeze(self, value: object) -> tuple[bytes, Mapping[str, bytes]]:
+    def freeze(self, value: object, /) -> tuple[bytes, Mapping[str, bytes]]:
         """An answer as (body, blobs); raises :class:`~tidegate.cache.values.Uncacheable`."""
         ...
 
-    def thaw(self, body: bytes, hit: Hit | None) -> object:
+    def thaw(self, body: bytes, hit: Hit | None, /) -> object:
         """A new answer of a body; *hit* None: this process has just stored it.
 
         Raises:

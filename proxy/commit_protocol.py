@@ -24,7 +24,7 @@ class Committing(Protocol):
         """The position now, in one statement that leaves no transaction open; after COMMIT only."""
         ...
 
-    def execute(self, statement: Executable, parameters: Any = None) -> Any:
+    def execute(self, statement: Executable, parameters: Any = None, /) -> Any:
         """Run a statement inside the transaction; before COMMIT only."""
         ...
 
