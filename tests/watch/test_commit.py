@@ -41,7 +41,10 @@ def test_a_transaction_that_changes_no_tracked_row_does_nothing(watched: Any) ->
 
 
 def test_an_update_that_matches_nothing_does_nothing(watched: Any) -> None:
+    run = watched.store()
     with watched.engine.begin() as connection:
+        mine = update(RUNS).where(RUNS.c.id == run["id"], RUNS.c.tenant_id == OTHER)
+        connection.execute(mine.values(status="failed"))
         connection.execute(update(RUNS).where(RUNS.c.id == new_id()).values(status="failed"))
         connection.execute(update(RUNS).where(RUNS.c.status == "nowhere").values(status="failed"))
     assert watched.take() == {}

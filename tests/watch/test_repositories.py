@@ -248,9 +248,10 @@ class Own(DeclarativeBase):
 class Note(Own):
     __tablename__ = "notes"
     id: Mapped[int] = mapped_column(primary_key=True)
-    owner: Mapped[str] = mapped_column("tenant", String(36))
+    owner: Mapped[str | None] = mapped_column("tenant", String(36))
     book: Mapped[str] = mapped_column(String(36))
     revision: Mapped[int] = mapped_column(default=0, onupdate=7)
+    body: Mapped[str] = mapped_column(String(36), default="")
 
 
 OWN = (Tracked(Note, tenant="owner", tags=("note:{id}", "notes:{book}", "revisions:{revision}")),)
@@ -278,9 +279,23 @@ def test_columns_that_change_by_themselves(watched: Any) -> None:
         session.add(Note(owner="t", book="b"))
         session.commit()
         watched.take()
-        session.execute(update(Note).where(Note.id == 1).values(book="c"))
+        session.execute(update(Note).where(Note.id == 1).values(body="c"))
         session.commit()
-    assert watched.take() == {"t": {"note:1", "notes:b", "notes:c", "revisions:0", "revisions:7"}}
+    assert watched.take() == {"t": {"note:1", "notes:b", "revisions:0", "revisions:7"}}
+
+
+def test_rows_without_a_tenant_are_nobodys(watch_engine: Any) -> None:
+    watched = watch_engine(create_engine("sqlite://"), most_locked=1)
+    Own.metadata.create_all(watched.engine)
+    attach(watched.engine, OWN, watched.recorder)
+    with watched.sessions() as session:
+        session.add_all([Note(book="b"), Note(book="b"), Note(book="b", owner="t")])
+        session.commit()
+        watched.take()
+        done: Any = session.execute(update(Note).values(body="c"))
+        assert done.rowcount == 3
+        session.commit()
+    assert watched.take() == {"t": "whole"}
 
 
 def test_rows_selected_from_dml(watched: Any, values_of: Any, tags_of: Any) -> None:

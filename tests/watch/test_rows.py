@@ -261,6 +261,16 @@ def test_upsert_by_constraint_name(postgresql: Any, tags_of: Any) -> None:
     assert postgresql.take() == {TENANT: tags_of(run)}
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_upsert_that_moves_within_its_tenant(watched: Any, values_of: Any, tags_of: Any, exists: bool) -> None:
+    old = watched.store() if exists else values_of(WorkflowRun)
+    new = old | {"app_id": APP2}
+    statement = upsert(watched)(WorkflowRun).values(**new)
+    with watched.engine.begin() as connection:
+        connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"app_id": APP2}))
+    assert watched.take() == {TENANT: tags_of(new) | (tags_of(old) if exists else set())}
+
+
 # Bulk statements
 
 
@@ -314,7 +324,8 @@ def _tags(run: dict[str, Any]) -> set[str]:
     return {f"run:{run['id']}", f"runs:{run['app_id']}", f"runs:{run['app_id']}:{run['created_at']:%Y%m%d}"}
 
 
-def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, tags_of: Any) -> None:
+@pytest.mark.parametrize("how", ["core", "from_statement"])
+def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, tags_of: Any, how: str) -> None:
     run, late = postgresql.store(), postgresql.store(app_id=APP2)
 
     moved: list[bool] = []
@@ -331,11 +342,38 @@ def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, 
                     other.execute(update(RUNS).where(RUNS.c.id == run["id"]).values(status="moved"))
 
     event.listen(postgresql.engine, "after_cursor_execute", make_match)
-    with postgresql.engine.begin() as connection:
-        assert connection.execute(delete(RUNS).where(RUNS.c.app_id == APP)).rowcount == 1
+    with postgresql.sessions() as session:
+        statement = delete(WorkflowRun).where(WorkflowRun.app_id == APP).returning(WorkflowRun)
+        if how == "core":
+            assert len(session.connection().execute(statement).all()) == 1
+        else:
+            assert len(session.scalars(select(WorkflowRun).from_statement(statement)).all()) == 1
+        session.commit()
     assert moved
     assert postgresql.take() == {TENANT: tags_of(run)}
     assert [row.id for row in postgresql.rows()] == [late["id"]]
+
+
+def test_a_tenant_whose_row_comes_to_match_in_between(watch_engine: Any, database_url: str) -> None:
+    watched = watch_engine(create_engine(database_url), most_locked=1)
+    for _ in range(2):
+        watched.store()
+    late = watched.store(tenant_id=OTHER, app_id=APP2)
+    moved: list[bool] = []
+
+    def make_match(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if "DISTINCT" in sql and not moved:
+            moved.append(True)
+            with watched.engine.begin() as other:
+                other.execute(update(RUNS).where(RUNS.c.id == late["id"]).values(app_id=APP))
+            watched.recorder.take()
+
+    event.listen(watched.engine, "after_cursor_execute", make_match)
+    with watched.engine.begin() as connection:
+        assert connection.execute(delete(RUNS).where(RUNS.c.app_id == APP)).rowcount == 2
+    assert moved
+    assert watched.take() == {TENANT: "whole"}
+    assert [row.id for row in watched.rows()] == [late["id"]]
 
 
 def test_on_sqlite_what_has_been_read_stays_as_it_was(watch_engine: Any, tmp_path: Any, tags_of: Any) -> None:
@@ -444,6 +482,17 @@ def test_writes_in_a_cte_are_refused(postgresql: Any) -> None:
             with postgresql.engine.begin() as connection, pytest.raises(PolicyError):
                 connection.execute(statement)
     assert len(postgresql.rows()) == 1
+
+
+def test_a_write_in_a_cte_that_is_let_through_is_executed_once(watch_engine: Any, database_url: str) -> None:
+    watched = watch_engine(create_engine(database_url), strict=False)
+    run = watched.store()
+    watched.store(WorkflowPause, workflow_run_id=run["id"])
+    gone = delete(RUNS).returning(RUNS.c.id).cte("gone")
+    with watched.engine.begin() as connection:
+        of_gone = delete(PAUSES).where(PAUSES.c.workflow_run_id.in_(select(gone.c.id)))
+        assert connection.execute(of_gone).rowcount == 1
+    assert watched.watch.unnamed.ignored == 2
 
 
 def test_what_is_let_through_is_counted(watch_engine: Any) -> None:
