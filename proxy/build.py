@@ -6,6 +6,7 @@ plain repository -> watched engine -> commit protocol       a write
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +14,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from tidegate.cache.codec import Codec
 from tidegate.cache.events import ignore
@@ -21,7 +23,8 @@ from tidegate.cache.near import Bounded
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.redis_store import RedisStore
 from tidegate.cache.redis_url import shown_url
-from tidegate.errors import SettingsError
+from tidegate.cache.store import StoreUnavailable
+from tidegate.errors import CacheUnavailable, SettingsError
 from tidegate.proxy.caching import Caching
 from tidegate.proxy.commit import Commit
 from tidegate.proxy.gate import Gate, Parts
@@ -44,9 +47,10 @@ if TYPE_CHECKING:
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
-    from tidegate.proxy.settings import ShardSettings
+    from tidegate.proxy.settings import CacheSettings, ShardSettings
 
 
+_log: Final = logging.getLogger(__name__)
 _CONNECT: Final[dict[str, Any]] = {"options": "-c timezone=UTC", "connect_timeout": 5}
 # Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
 _UNPREPARED: Final[dict[str, Any]] = {"prepare_threshold": None}
@@ -156,10 +160,21 @@ def _store(engine: Engine, settings: Settings) -> Store | None:
     serving = serving_cache(engine, name)
     if cache.url is None or serving != name:
         # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
+        if cache.url is not None:
+            _log.warning("the cache %s is not used: this database is served by %s", name, serving)
         return None
+    if isinstance(engine.pool, StaticPool | SingletonThreadPool):
+        raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
+    try:
+        return _redis(cache, namespace(engine))
+    except StoreUnavailable as error:  # a cluster is asked for its map at once
+        raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
+
+
+def _redis(cache: CacheSettings, ns: str) -> RedisStore:
     return RedisStore.from_url(
-        cache.url,
-        namespace(engine),
+        cache.url or "",
+        ns,
         connect_timeout_ms=cache.connect_timeout_ms,
         read_timeout_ms=cache.read_timeout_ms,
         most_bytes=cache.most_bytes,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.cache.tags import as_text
 from tidegate.errors import SettingsError
-from tidegate.proxy.facade import canonical_id, gated
+from tidegate.proxy.facade import gated
 from tidegate.proxy.switches import checked_switch
 from tidegate.repositories.models import Base
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
@@ -154,10 +155,10 @@ class Gate:
             run_id: only answers about this run and its node executions; not pages and counts it is in.
             session: take effect with the commit of its transaction, and not before.
         """
-        tenant = canonical_id(tenant_id)
-        tags = [] if app_id is None else [f"app:{canonical_id(app_id)}"]
+        tenant = as_text(tenant_id)
+        tags = [] if app_id is None else [f"app:{as_text(app_id)}"]
         if run_id is not None:
-            run = canonical_id(run_id)
+            run = as_text(run_id)
             tags += [f"run:{run}", f"nodes:{run}", f"nodesof:{run}"]
         change = Change(tenant, frozenset(tags), whole=not tags)
         if session is not None:

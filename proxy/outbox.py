@@ -14,10 +14,10 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
 
 from tidegate.cache.store import Change, StoreUnavailable
-from tidegate.proxy.state import OUTBOX
+from tidegate.proxy.state import CACHE, OUTBOX, STATE
 from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg
 _log: Final = logging.getLogger(__name__)
 
 
+# Only where a cache serves this database: else nobody would ever take the rows out. A cache that comes to serve it at
+# this very moment has no entry yet, and makes none before this transaction has ended: its marks are in quarantine.
+_SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
+_PUT: Final = insert(OUTBOX).from_select(
+    ["tenant", "tags", "whole"],
+    select(bindparam("tenant", type_=Text), bindparam("tags", type_=Text), bindparam("whole", type_=Boolean)).where(
+        _SERVED
+    ),
+)
+_NOTIFY: Final = select(func.pg_notify(_CHANNEL, "")).where(_SERVED)
+
+
 class Outbox:
     """Where a transaction puts its changes.
 
@@ -47,10 +59,10 @@ class Outbox:
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
         """Write *changes* in the connection's transaction; they are there if it is committed, and only then."""
-        rows = [{"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole} for c in changes]
-        connection.execute(insert(OUTBOX), rows)
+        for c in changes:
+            connection.execute(_PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
         if self._notify:
-            connection.execute(text(f"NOTIFY {_CHANNEL}"))
+            connection.execute(_NOTIFY)
 
 
 def apply(engine: Engine, store: Store) -> int:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 METADATA: Final = MetaData()
+CACHE: Final = "cache"
 STATE: Final = Table(
     "tidegate_state",
     METADATA,
@@ -113,13 +114,13 @@ def serving_cache(engine: Engine, name: str | None) -> str | None:
         engine: the primary's.
         name: of the cache that this gate comes with, None for none.
     """
-    return _state_value(engine, "cache", name) if name is not None else _found(engine, "cache")
+    return _state_value(engine, CACHE, name) if name is not None else _found(engine, CACHE)
 
 
 def replace_serving_cache(engine: Engine, name: str) -> None:
     """Say that another cache serves this database from now on; every gate must be started anew with it."""
     with engine.begin() as connection:
-        connection.execute(update(STATE).where(STATE.c.name == "cache").values(value=name))
+        connection.execute(update(STATE).where(STATE.c.name == CACHE).values(value=name))
 
 
 def _state_value(engine: Engine, name: str, first: str) -> str:

@@ -110,7 +110,7 @@ class Watch:
         event.listen(engine, "before_execute", self._before_execute, retval=True)
         event.listen(engine, "after_execute", self._after_execute)
         event.listen(engine, "before_cursor_execute", self._before_cursor_execute)
-        event.listen(engine, "commit", self._before_commit)
+        event.listen(engine, "commit", self._before_commit_or_rollback)
         event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_commit(connection))
         event.listen(engine, "commit_twophase", self._before_commit_twophase)
         event.listen(engine, "rollback", self._forget)
@@ -237,6 +237,18 @@ class Watch:
     def _before_commit_twophase(self, connection: Connection, _xid: Any, is_prepared: bool) -> None:
         if not is_prepared:
             self._before_commit(connection)
+
+    def _before_commit_or_rollback(self, connection: Connection) -> None:
+        try:
+            self._before_commit(connection)
+        except BaseException:
+            # SQLAlchemy takes a transaction whose commit event raised for one that has ended, and may give its
+            # connection back to the pool as it is: whoever came next would commit these rows.
+            try:
+                connection.dialect.do_rollback(connection.connection)
+            except Exception:  # noqa: BLE001  # lost: then the server rolls back
+                connection.invalidate()
+            raise
 
     def _before_commit(self, connection: Connection) -> None:
         connection.info.pop(_ENDED, None)

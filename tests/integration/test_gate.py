@@ -281,6 +281,20 @@ def test_a_gate_with_another_cache_does_not_use_it(watched: Watched, tables_url:
     other.dispose()
 
 
+def test_where_no_cache_serves_the_database_the_outbox_stays_empty(engine: Engine) -> None:
+    alone = Watched(engine, CacheSettings())
+    alone.make_run()
+    with alone.gate.session(TENANT) as session:
+        assert session.scalars(select(OUTBOX.c.id)).all() == []
+    alone.gate.close()
+
+
+def test_an_in_memory_sqlite_is_refused_a_cache(cache_settings: CacheSettings) -> None:
+    with pytest.raises(SettingsError, match="in-memory SQLite"):
+        tidegate.gate_on(memory := create_engine("sqlite://"), sessionmaker(memory), Settings(cache=cache_settings))
+    memory.dispose()
+
+
 def test_consistency_refuses_a_write_and_commits_nothing(engine: Engine) -> None:
     away = CacheSettings(url="redis://127.0.0.1:1/0", when_away="refuse")
     refusing = Watched(engine, away)

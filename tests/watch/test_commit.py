@@ -59,6 +59,31 @@ def test_an_update_that_matches_nothing_forgets_no_earlier_one(watched: Any, tag
     assert watched.take() == {TENANT: tags_of(run)}
 
 
+@pytest.mark.parametrize("through", ["session", "connection"])
+def test_a_refused_commit_is_rolled_back_and_not_committed_by_the_next_user_of_the_connection(
+    watched: Any, values_of: Any, through: str
+) -> None:
+    def refuse(_connection: Any) -> None:
+        raise RefusedError("no")
+
+    watched.recorder.before = refuse
+    values = values_of(WorkflowRun)
+    if through == "session":
+        with pytest.raises(RefusedError), watched.sessions() as session:
+            session.add(WorkflowRun(**values))
+            session.commit()
+    else:
+        with pytest.raises(RefusedError), watched.engine.connect() as connection:
+            connection.execute(insert(RUNS), values)
+            connection.commit()
+    watched.recorder.before = None
+    with watched.engine.connect() as connection:  # the same connection: the pool gives the last one first
+        assert connection.execute(select(RUNS)).all() == []
+        connection.commit()
+    with watched.sessions() as session:
+        assert session.get(WorkflowRun, values["id"]) is None
+
+
 def test_rollback_forgets(watched: Any, values_of: Any) -> None:
     with watched.engine.connect() as connection:
         connection.execute(insert(RUNS), values_of(WorkflowRun))
