@@ -69,13 +69,15 @@ def test_a_refused_commit_is_rolled_back_and_not_committed_by_the_next_user_of_t
     watched.recorder.before = refuse
     values = values_of(WorkflowRun)
     if through == "session":
-        with pytest.raises(RefusedError), watched.sessions() as session:
+        with watched.sessions() as session:
             session.add(WorkflowRun(**values))
-            session.commit()
+            with pytest.raises(RefusedError):
+                session.commit()
     else:
-        with pytest.raises(RefusedError), watched.engine.connect() as connection:
+        with watched.engine.connect() as connection:
             connection.execute(insert(RUNS), values)
-            connection.commit()
+            with pytest.raises(RefusedError):
+                connection.commit()
     watched.recorder.before = None
     with watched.engine.connect() as connection:  # the same connection: the pool gives the last one first
         assert connection.execute(select(RUNS)).all() == []
