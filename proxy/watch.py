@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Engine, PoolProxiedConnection, event
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import FromStatement, sessionmaker
 
 from tidegate.errors import PolicyError
 from tidegate.proxy.changes import MOST_TAGS, Collected
@@ -288,7 +288,7 @@ def _dml_of(statement: Any) -> Any:
     """The INSERT, UPDATE or DELETE that *statement* is, or selects the rows of; None for any other."""
     if not getattr(statement, "is_dml", False):
         return None
-    return statement.element if getattr(statement, "is_from_statement", False) else statement
+    return statement.element if isinstance(statement, FromStatement) else statement
 
 
 def _besides(compiled: Any) -> Written:
