@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.cache.events import Filled, Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
 from tidegate.cache.keeper import fresh_nonce
 from tidegate.cache.lease import Flights
+from tidegate.cache.marks import Refusal
 from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
 from tidegate.cache.store import Filling, Hit, Miss, NoRoot, StoreUnavailable
 from tidegate.cache.values import Uncacheable, Unreadable
@@ -264,6 +265,10 @@ class ReadThrough:
             return None
         if refusal is not None:
             self._observe(NotFilled(request.tenant, refusal))
+            if refusal is Refusal.ORIGIN and answer.origin > lead.miss.origin:
+                # A failover: entries of before may hold what it lost, and must not be served any longer.
+                with suppress(StoreUnavailable):
+                    self._keeper.make(request.tenant)
             return None
         self._observe(Filled(request.tenant, len(body) + sum(map(len, blobs.values()))))
         return body

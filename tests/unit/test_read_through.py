@@ -128,6 +128,27 @@ def test_what_cannot_be_stored_is_answered_all_the_same_and_gives_the_lease_back
     assert sum(isinstance(event, NotFilled) for event in here.events) == 2
 
 
+def test_an_answer_of_a_newer_timeline_voids_what_came_before_it() -> None:
+    here, request = Here(), Request()
+    here.read(request)
+    promoted = Origin(0, 1, "")
+    here.keeper._primary = Promoted(promoted)
+    other = Request("after", promoted)
+    other.entry = "e2"
+    assert here.read(other) == "after"
+    assert here.store.roots["t"].origin == promoted
+    assert here.read(other) == "after"
+    assert [here.read(other) for _ in range(2)] == ["after"] * 2
+    assert len(other.queries) == 2
+    assert here.read(Request("anew", promoted)) == "anew"
+
+
+class Promoted(ClockPrimary):
+    def __init__(self, origin: Origin) -> None:
+        super().__init__("", 0)
+        self._origin = origin
+
+
 def test_a_query_that_raises_gives_the_lease_back_and_is_not_kept() -> None:
     here, request = Here(), Request()
     request.query = lambda _need: (_ for _ in ()).throw(ValueError("no"))  # type: ignore[assignment]
