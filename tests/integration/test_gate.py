@@ -290,8 +290,9 @@ def test_where_no_cache_serves_the_database_the_outbox_stays_empty(engine: Engin
 
 
 def test_an_in_memory_sqlite_is_refused_a_cache(cache_settings: CacheSettings) -> None:
+    memory = create_engine("sqlite://")
     with pytest.raises(SettingsError, match="in-memory SQLite"):
-        tidegate.gate_on(memory := create_engine("sqlite://"), sessionmaker(memory), Settings(cache=cache_settings))
+        tidegate.gate_on(memory, sessionmaker(memory), Settings(cache=cache_settings))
     memory.dispose()
 
 
