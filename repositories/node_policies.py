@@ -1,4 +1,4 @@
-"""The policies of the node execution repository, and of the write side."""
+"""The policies of the node execution repository."""
 
 from __future__ import annotations
 
@@ -50,10 +50,4 @@ NODE_EXECUTION_POLICIES: Final = PolicyTable(
         "get_by_workflow_run": Read(node=PRIMARY),
     },
     ids=frozenset({"tenant_id", "app_id", "workflow_id", "workflow_run_id", "execution_id"}),
-)
-
-# Their tenant is their user's; what they read must be what they have just saved.
-WORKFLOW_EXECUTION_POLICIES: Final = PolicyTable({"save": Write()})
-WORKFLOW_NODE_EXECUTION_POLICIES: Final = PolicyTable(
-    {"save": Write(), "save_execution_data": Write(), "get_by_workflow_run": Read(node=PRIMARY)}
 )
