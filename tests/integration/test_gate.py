@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.embedded import Cluster
 
-TENANT, APP = new_id(), new_id()
+TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 
 
 class Watched:
