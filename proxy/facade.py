@@ -95,11 +95,15 @@ def _bind(
     names: tuple[str, ...], defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Every argument by name, in the order of the signature; None where the call does not fit it."""
-    if len(args) == len(names) and not kwargs:
-        return dict(zip(names, args, strict=True)) if names else None
-    if len(args) > len(names):
+    if len(args) > len(names) or not names:
         return None
-    given = dict(zip(names, args, strict=False))
+    given = dict(zip(names, args))  # noqa: B905  # names that are left over get their defaults
+    if not kwargs:
+        for name in names[len(args) :]:
+            if name not in defaults:
+                return None
+            given[name] = defaults[name]
+        return given
     bound = {}
     taken = 0
     for name in names:
