@@ -9,6 +9,7 @@ from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
 from tidegate.benchmarks.answers import check_agreement
+from tidegate.benchmarks.cache_benchmark import DEMO, CacheBenchmark
 from tidegate.benchmarks.calls import baseline, plain
 from tidegate.benchmarks.databases import SERVER_SETTINGS, check_disk, databases, disk_need, gigabytes
 from tidegate.benchmarks.goals import goals
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
+    from tidegate.benchmarks.cache_benchmark import Size
     from tidegate.benchmarks.calls import Repositories
     from tidegate.benchmarks.data_set import DataSet
     from tidegate.benchmarks.databases import Databases
@@ -31,7 +33,15 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.steps import Steps
 
 
-def run_benchmark(data_set: DataSet, *, rounds: int, server: URL | None, steps: Steps) -> Report:
+def run_benchmark(
+    data_set: DataSet,
+    *,
+    rounds: int,
+    server: URL | None,
+    steps: Steps,
+    cache_url: str | None = None,
+    cache_size: Size = DEMO,
+) -> Report:
     """Load *data_set* twice, measure, and clean up.
 
     Args:
@@ -39,6 +49,8 @@ def run_benchmark(data_set: DataSet, *, rounds: int, server: URL | None, steps: 
         rounds: how many times every scenario is gone through.
         server: a PostgreSQL server of the caller's; None: one is started, and gone at the end.
         steps: shows what is being done.
+        cache_url: a Valkey or Redis for tests, to go with *server*; None: the cache is not measured there.
+        cache_size: how much of the cache is measured.
 
     Raises:
         BenchmarkError: the disk is short, the server is in use, or contenders answer differently.
@@ -49,7 +61,7 @@ def run_benchmark(data_set: DataSet, *, rounds: int, server: URL | None, steps: 
     with ExitStack() as stack:
         if server is None:
             check_disk(need)
-            server = stack.enter_context(_embedded(steps))
+            server, cache_url = stack.enter_context(_embedded(steps))
         places = stack.enter_context(databases(server, data_set, steps))
         steps.console.print(
             f"On the disk are {gigabytes(places.plain_bytes)} with Tidegate's indexes "
@@ -59,11 +71,17 @@ def run_benchmark(data_set: DataSet, *, rounds: int, server: URL | None, steps: 
         contenders = (plain(places.plain), baseline(places.baseline))
         for contender in contenders:
             stack.callback(contender.engine.dispose)
-        return _measured(places, data_set, contenders, rounds, steps)
+        cache = CacheBenchmark(places, data_set, cache_url, cache_size, steps) if cache_url else None
+        return _measured(places, data_set, contenders, rounds, steps, cache)
 
 
 def _measured(
-    places: Databases, data_set: DataSet, contenders: Sequence[Repositories], rounds: int, steps: Steps
+    places: Databases,
+    data_set: DataSet,
+    contenders: Sequence[Repositories],
+    rounds: int,
+    steps: Steps,
+    cache: CacheBenchmark | None,
 ) -> Report:
     asked, deepest = _asked(data_set, contenders[0])
     with steps.step("comparing the answers of all", len(asked)) as advance:
@@ -86,6 +104,7 @@ def _measured(
         measured=measured,
         goals=goals(measured, deepest),
         writes=writes,
+        cache=cache.run(contenders, asked, deepest) if cache else None,
     )
 
 
@@ -96,14 +115,14 @@ def _asked(data_set: DataSet, contender: Repositories) -> tuple[list[Scenario], 
 
 
 @contextmanager
-def _embedded(steps: Steps) -> Iterator[URL]:
+def _embedded(steps: Steps) -> Iterator[tuple[URL, str]]:
     # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
     from tidegate.proxy.embedded import Cluster
 
-    cluster = Cluster(cache=False, postgres_settings=SERVER_SETTINGS)
-    with steps.step("starting PostgreSQL"):
+    cluster = Cluster(postgres_settings=SERVER_SETTINGS)
+    with steps.step("starting PostgreSQL and Valkey"):
         cluster.start()
     try:
-        yield make_url(cluster.shards[0].primary.url)
+        yield make_url(cluster.shards[0].primary.url), cluster.cache.url
     finally:
         cluster.close()

@@ -37,6 +37,14 @@ Url = Annotated[
         show_default=False,
     ),
 ]
+CacheUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="A Valkey or Redis for tests, to go with --url; entries of the benchmark stay until they end "
+        "[default: with --url, the cache is not measured].",
+        show_default=False,
+    ),
+]
 
 
 def bench(
@@ -45,6 +53,7 @@ def bench(
     rounds: Rounds = BENCH_ROUNDS,
     json_path: Json = None,
     url: Url = None,
+    cache_url: CacheUrl = None,
 ) -> None:
     """Measure the plain repositories against the statements of Dify 1.12, on the same generated rows.
 
@@ -53,7 +62,7 @@ def bench(
 
     Example: tidegate bench --runs 100000 --seed 7 --json report.json
     """
-    _run(runs, seed, rounds, json_path, url)
+    _run(runs, seed, rounds, json_path, url, cache_url)
 
 
 def demo(seed: Seed = 1, json_path: Json = None) -> None:
@@ -61,12 +70,20 @@ def demo(seed: Seed = 1, json_path: Json = None) -> None:
 
     Example: tidegate demo
     """
-    _run(DEMO_RUNS, seed, DEMO_ROUNDS, json_path, None)
+    _run(DEMO_RUNS, seed, DEMO_ROUNDS, json_path)
 
 
-def _run(runs: int, seed: int, rounds: int, json_path: Path | None, url: str | None) -> None:
+def _run(
+    runs: int,
+    seed: int,
+    rounds: int,
+    json_path: Path | None,
+    url: str | None = None,
+    cache_url: str | None = None,
+) -> None:
     # Imported here, so that other commands do not wait for it.
     from tidegate.benchmarks.benchmark import run_benchmark
+    from tidegate.benchmarks.cache_benchmark import BENCH, DEMO
     from tidegate.benchmarks.data_set import DataSet
     from tidegate.benchmarks.databases import server_url
     from tidegate.benchmarks.report import WIDTH, as_json, show
@@ -81,7 +98,14 @@ def _run(runs: int, seed: int, rounds: int, json_path: Path | None, url: str | N
         _check_writable(json_path)
         server = server_url(url) if url else None
         data_set = DataSet(runs, seed)
-        report = run_benchmark(data_set, rounds=rounds, server=server, steps=Steps(console))
+        report = run_benchmark(
+            data_set,
+            rounds=rounds,
+            server=server,
+            steps=Steps(console),
+            cache_url=cache_url,
+            cache_size=BENCH if runs >= BENCH_RUNS else DEMO,
+        )
     except (TidegateError, SQLAlchemyError, psycopg.Error, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None

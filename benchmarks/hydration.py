@@ -38,14 +38,15 @@ _NOON: Final = datetime(2026, 3, 1, 12)  # noqa: DTZ001  # columns are naive UTC
 
 
 class Page:
-    """A page of runs in a database in memory, and the ways to get it.
+    """A page of runs, and the ways to get it.
 
     Args:
-        session_maker: of an empty database.
+        session_maker: of a database with the tables; the page gets a tenant of its own.
     """
 
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
         self.session_maker = session_maker
+        self.sources = [WorkflowRunTriggeredFrom.APP_RUN]
         self.tenant, self.app, self.workflow, self.call = new_id(), new_id(), new_id(), b"a call's fingerprint"
         with session_maker.begin() as session:
             session.add_all([self._run(i) for i in range(ROWS + 1)])
@@ -79,7 +80,7 @@ class Page:
 
     def plain(self) -> Any:
         """As SQLAlchemy loads it, its statement on SQLite in memory included."""
-        return self.repository.get_paginated_workflow_runs(self.tenant, self.app, [WorkflowRunTriggeredFrom.APP_RUN])
+        return self.repository.get_paginated_workflow_runs(self.tenant, self.app, self.sources)
 
     def hit(self) -> object:
         """As the cache makes it of bytes."""

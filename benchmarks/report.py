@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
+from tidegate.benchmarks.cache_report import cache_json, show_cache
 from tidegate.benchmarks.goals import GOAL_RUNS
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from tidegate.benchmarks.cache_report import CacheReport
     from tidegate.benchmarks.goals import Goal
     from tidegate.benchmarks.index_cost import WriteCost
     from tidegate.benchmarks.measuring import Measured, Timing
@@ -39,6 +41,7 @@ class Report:
     measured: Sequence[Measured]
     goals: Sequence[Goal]
     writes: Sequence[WriteCost]
+    cache: CacheReport | None
 
     def by_scenario(self) -> dict[str, dict[str, Measured]]:
         """What was measured, by scenario and contender."""
@@ -76,6 +79,7 @@ def as_json(report: Report) -> dict[str, Any]:
         ],
         "goals": [asdict(goal) | {"reached": goal.reached, "set_for_runs": GOAL_RUNS} for goal in report.goals],
         "index_cost": [asdict(cost) | {"ratio_p50": cost.ratio} for cost in report.writes],
+        "cache": None if report.cache is None else cache_json(report.cache),
     }
 
 
@@ -101,6 +105,10 @@ def show(report: Report, console: Console) -> None:
         console.print(f"{mark} {goal.text}: {goal.value:.2f}, goal {side} {goal.bound:g}", highlight=False)
     if report.runs != GOAL_RUNS:
         console.print(f"These goals are set for {GOAL_RUNS:,} runs; this was {report.runs:,}.", style="dim")
+    if report.cache is None:
+        console.print("The cache was not measured: give --cache-url with --url.", style="dim")
+    else:
+        show_cache(report.cache, console)
 
 
 def _scenario_table(report: Report) -> Table:

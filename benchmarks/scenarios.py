@@ -62,10 +62,10 @@ def scenarios(targets: Targets) -> list[Scenario]:
 def _pages(targets: Targets) -> list[Scenario]:
     first = (targets.main, Source.APP_RUN)
     return [
-        Scenario(FIRST_PAGE, (_page(*first),), _DEPTHS),
-        Scenario("first page, graphs touched", (_page(*first, touch=("graph",)),)),
-        Scenario("first page, all columns touched", (_page(*first, touch=("graph", "inputs", "outputs")),)),
-        Scenario("first page of an ordinary app", (_page(targets.ordinary_app(), Source.APP_RUN),)),
+        Scenario(FIRST_PAGE, (page_call(*first),), _DEPTHS),
+        Scenario("first page, graphs touched", (page_call(*first, touch=("graph",)),)),
+        Scenario("first page, all columns touched", (page_call(*first, touch=("graph", "inputs", "outputs")),)),
+        Scenario("first page of an ordinary app", (page_call(targets.ordinary_app(), Source.APP_RUN),)),
     ]
 
 
@@ -74,7 +74,7 @@ def _deep_pages(targets: Targets) -> list[Scenario]:
     numbers = sorted({2, max(2, deepest // 10), deepest})
     cursors = {number: targets.cursor((number - 1) * PAGE) for number in numbers}
     return [
-        Scenario(page_name(number), (_page(targets.main, Source.APP_RUN, last_id=cursor),), _DEPTHS)
+        Scenario(page_name(number), (page_call(targets.main, Source.APP_RUN, last_id=cursor),), _DEPTHS)
         for number, cursor in cursors.items()
     ]
 
@@ -84,23 +84,23 @@ def _pages_by_status(targets: Targets) -> list[Scenario]:
     half_way = max(1, targets.runs_of_main(status=common) // 2)
     cursor = targets.cursor(half_way, status=common)
     return [
-        Scenario("succeeded, first page", (_page(targets.main, Source.APP_RUN, status=common),)),
-        Scenario("succeeded, half way down", (_page(targets.main, Source.APP_RUN, last_id=cursor, status=common),)),
-        Scenario(f"paused ({PAUSED_RUNS} runs)", (_page(targets.main, Source.APP_RUN, status=rare),)),
+        Scenario("succeeded, first page", (page_call(targets.main, Source.APP_RUN, status=common),)),
+        Scenario("succeeded, half way down", (page_call(targets.main, Source.APP_RUN, last_id=cursor, status=common),)),
+        Scenario(f"paused ({PAUSED_RUNS} runs)", (page_call(targets.main, Source.APP_RUN, status=rare),)),
     ]
 
 
 def _pages_by_sources(targets: Targets) -> list[Scenario]:
     return [
-        Scenario("app-run + debugging", (_page(targets.main, (Source.APP_RUN, Source.DEBUGGING)),)),
-        Scenario(RARE_SOURCE, (_page(targets.main, (Source.APP_RUN, Source.WEBHOOK)),)),
-        Scenario("every source", (_page(targets.main, ()),)),
-        Scenario("quiet: first page of 20", (_page(targets.quiet, Source.APP_RUN),)),
-        Scenario(RARE_SOURCE_QUIET, (_page(targets.quiet, (Source.APP_RUN, Source.WEBHOOK)),)),
+        Scenario("app-run + debugging", (page_call(targets.main, (Source.APP_RUN, Source.DEBUGGING)),)),
+        Scenario(RARE_SOURCE, (page_call(targets.main, (Source.APP_RUN, Source.WEBHOOK)),)),
+        Scenario("every source", (page_call(targets.main, ()),)),
+        Scenario("quiet: first page of 20", (page_call(targets.quiet, Source.APP_RUN),)),
+        Scenario(RARE_SOURCE_QUIET, (page_call(targets.quiet, (Source.APP_RUN, Source.WEBHOOK)),)),
     ]
 
 
-def _page(
+def page_call(
     where: Where,
     sources: Source | Sequence[Source],
     *,
@@ -109,6 +109,7 @@ def _page(
     status: str | None = None,
     touch: tuple[str, ...] = (),
 ) -> Call:
+    """A page of an app's runs."""
     arguments = (where.tenant_id, where.app_id, sources, limit, last_id, status)
     return Call("runs", "get_paginated_workflow_runs", arguments, touch)
 

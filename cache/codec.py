@@ -136,7 +136,12 @@ class Codec:
         return decoded._replace(rows=rows, blobs=frozenset(), size_bytes=size_bytes)
 
     def build(
-        self, decoded: Decoded, session_maker: Callable[[], Session], blobs: Mapping[str, bytes] = _EMPTY
+        self,
+        decoded: Decoded,
+        session_maker: Callable[[], Session],
+        blobs: Mapping[str, bytes] = _EMPTY,
+        *,
+        shared: bool = True,
     ) -> object:
         """The answer, new for every caller: nothing that can be changed is shared with another one.
 
@@ -144,6 +149,7 @@ class Codec:
             decoded: the body.
             session_maker: opens sessions for lazy columns.
             blobs: those that ``decoded.blobs`` names.
+            shared: whether *decoded* will be used again.
 
         Raises:
             Undecodable: a blob is not there, or is not what its hash says.
@@ -152,7 +158,7 @@ class Codec:
             decoded = self.resolve(decoded, blobs)
         if decoded.shape == _PLAIN:
             return unpack(decoded.rest)
-        rows = [] if decoded.rows is None else decoded.rows.build(session_maker)
+        rows = [] if decoded.rows is None else decoded.rows.build(session_maker, shared=shared)
         if decoded.shape == _PAGE:
             limit, has_more, span = decoded.rest
             return InfiniteScrollPagination(rows, limit, has_more, span)

@@ -27,6 +27,16 @@ class Command(NamedTuple):
         return (name, text, b"%d" % len(self.keys), *self.keys, *self.args)
 
 
+def packet(command: Command) -> bytes:
+    """*command* as the protocol has it; hits are many, so what is the same in all of a script is packed once."""
+    script = command.script
+    if script is None:
+        return packed(command.parts())
+    keys, args = command.keys, command.args
+    own = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in (b"%d" % len(keys), *keys, *args)])
+    return b"*%d\r\n%b%b" % (len(keys) + len(args) + 3, script.head, own)
+
+
 def packed(parts: tuple[bytes, ...]) -> bytes:
     """As the protocol has it."""
     texts = [b"*%d" % len(parts)]

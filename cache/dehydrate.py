@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import inspect
+from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.collections import InstrumentedList
 
 from tidegate.cache.layouts import LAZY, LOADED, NOT_LOADED, NOT_SELECTED, TENANT, Layouts, Model
@@ -66,7 +67,7 @@ class Dehydration:
         return [model.fingerprint + letters.encode("ascii"), len(rows), constant, varying, tables]
 
     def _check(self, model: Model, rows: Sequence[Any]) -> frozenset[str]:
-        present, lazy = vars(rows[0]).keys(), frozenset(lazy_keys(inspect(rows[0])))
+        present, lazy = vars(rows[0]).keys(), frozenset(lazy_keys(instance_state(rows[0])))
         if not present <= model.attributes:
             raise Uncacheable(f"{model.cls.__qualname__} has attributes that are not mapped")
         if model.has_tenant and TENANT not in present:
@@ -74,15 +75,15 @@ class Dehydration:
         for row in rows:
             if type(row) is not model.cls:
                 raise Uncacheable("rows of more than one model, or None among them")
-            if vars(row).keys() != present or frozenset(lazy_keys(inspect(row))) != lazy:
+            if vars(row).keys() != present or frozenset(lazy_keys(instance_state(row))) != lazy:
                 raise Uncacheable("rows that are not all loaded alike")
             self._check_state(model, row, lazy)
-        if len({inspect(row).key for row in rows}) != len(rows):
+        if len({instance_state(row).key for row in rows}) != len(rows):
             raise Uncacheable("two rows with the same primary key")
         return lazy
 
     def _check_state(self, model: Model, row: Any, lazy: frozenset[str]) -> None:
-        state: InstanceState[Any] = inspect(row)
+        state: InstanceState[Any] = instance_state(row)
         if not state.detached or state.modified or state.expired_attributes or not lazy >= state.callables.keys():
             raise Uncacheable(f"{model.cls.__qualname__} is not detached and unchanged, as a query leaves it")
         identity = tuple(vars(row).get(key) for key in model.primary_key)

@@ -70,8 +70,11 @@ class Rows(NamedTuple):
         ]
         return self._replace(values=values, references={}, related=related)
 
-    def build(self, session_maker: Callable[[], Session]) -> list[Any]:
-        """New instances, detached; their lazy columns are read through *session_maker*."""
+    def build(self, session_maker: Callable[[], Session], *, shared: bool = True) -> list[Any]:
+        """New instances, detached; their lazy columns are read through *session_maker*.
+
+        What is not *shared* is built of only once, and then holds the attributes of the instances.
+        """
         layout = self.layout
         cls, manager, known = layout.model.cls, layout.model.manager, layout.known
         new: Any = cls.__new__
@@ -79,7 +82,7 @@ class Rows(NamedTuple):
         for template, identity in zip(self.values, self.identities):  # noqa: B905  # of one length since they were read
             row = new(cls)
             state = InstanceState(row, manager)
-            values = template.copy()
+            values = template.copy() if shared else template
             values[_STATE] = state
             row.__dict__ = values
             knows = known.copy()

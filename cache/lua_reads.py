@@ -194,6 +194,7 @@ for i = 4, #KEYS do
     call('PEXPIRE', KEYS[i], ARGV[3])
   end
 end
-call('PEXPIRE', KEYS[1], string.format('%.0f', math.max(tonumber(ARGV[4]), tonumber(ARGV[3]))))
+local left, ms, whole = call('PTTL', KEYS[1]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if left < math.max(whole / 2, ms) then call('PEXPIRE', KEYS[1], string.format('%.0f', math.max(whole, ms))) end
 return 0
 """

@@ -1,7 +1,8 @@
-"""The near cache: decoded answers in this process, bounded, and never without asking the store whether they are fresh.
+"""The near cache: decoded answers in this process, within bounds.
 
 It keeps what was parsed and checked, never instances: every caller gets new ones. It saves the body, its transfer and
-its decoding; the marks are compared in one round trip.
+its decoding. ``strict``: the marks are compared in one round trip. ``bounded``: not even that, while the stream of
+``pushes`` is alive and has named nothing that the answer depends on.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A decoded answer, and what tells whether it is fresh; *size* in bytes."""
+    """A decoded answer, and what tells whether it is fresh; *size* in bytes, *epoch* of before it was looked up."""
 
     decoded: Any
     noted: Noted
     tags: tuple[str, ...]
     size: int
+    epoch: int = 0
 
 
 class Bounded:

@@ -118,8 +118,10 @@ class ReadThrough:
             try:
                 found = turn if isinstance(turn, Hit) else self._look(request)
                 if isinstance(found, Hit):
-                    with suppress(Unreadable):
+                    try:
                         return self._serve(request, found)
+                    except Unreadable:
+                        pass
                     found = self._store.lookup(request.tenant, request.entry, request.guard, refresh=True)
                 turn = self._turn(request, found, patience)
             except StoreUnavailable as error:

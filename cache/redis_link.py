@@ -23,7 +23,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tidegate.cache.breaker import Breaker, Pauses
-from tidegate.cache.command import packed
+from tidegate.cache.command import packed, packet
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import SettingsError
 
@@ -77,7 +77,8 @@ class ServerLink:
         except Exception as error:  # a parser may raise anything on garbage
             self._failed()
             raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-        _raise_refusals(replies, self._failed, self.breaker.succeeded)
+        if _has_refusals(replies):
+            _raise_refusals(replies, self._failed, self.breaker.succeeded)
         try:
             answer = decode(replies)
         except Exception as error:  # whatever the reply was, it was not the answer
@@ -91,7 +92,9 @@ class ServerLink:
         self.close()
 
     def _replies(self, commands: Sequence[Command]) -> list[Any]:
-        replies = self._exchange([packed(command.parts()) for command in commands])
+        replies = self._exchange([packet(command) for command in commands])
+        if not _has_refusals(replies):
+            return replies
         again = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if again:
             texts = self._exchange([packed(commands[i].parts(whole_text=True)) for i in again])
@@ -107,7 +110,10 @@ class ServerLink:
         name the nonce and state they start from. A lease may look taken and a fill refused that were not; both cost a
         query, never freshness.
         """
-        connection, used = self._connection()
+        try:
+            connection, used = self._idle.pop(), True
+        except IndexError:
+            connection, used = self._connected(), False
         try:
             return self._exchange_on(connection, packets)
         except redis.ConnectionError:
@@ -118,7 +124,8 @@ class ServerLink:
 
     def _exchange_on(self, connection: Any, packets: list[bytes]) -> list[Any]:
         try:
-            connection.send_packed_command(packets)
+            # An idle connection that has died is found out by using it; asking first would be a round trip.
+            connection.send_packed_command(packets, check_health=False)
             replies = [_reply(connection) for _ in packets]
         except BaseException:
             # Time-outs, and whatever else interrupts (KeyboardInterrupt, gevent.Timeout): an answer may still come, and
@@ -127,12 +134,6 @@ class ServerLink:
             raise
         self._idle.append(connection)
         return replies
-
-    def _connection(self) -> tuple[Any, bool]:
-        try:
-            return self._idle.pop(), True
-        except IndexError:
-            return self._connected(), False
 
     def _connected(self) -> Any:
         pool = self._client.connection_pool
@@ -166,6 +167,13 @@ def _reply(connection: Any) -> Any:
         return connection.read_response(disable_decoding=True)
     except redis.ResponseError as error:
         return error
+
+
+def _has_refusals(replies: list[Any]) -> bool:
+    for reply in replies:  # noqa: SIM110  # a generator would take three times as long, for the one reply there is
+        if isinstance(reply, redis.RedisError):
+            return True
+    return False
 
 
 def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from tidegate.cache.keys import Keys, decoded, encoded, token, untoken
 from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
 from tidegate.cache.redis_link import client_of, link_of
+from tidegate.cache.redis_pushes import pushes_of
 from tidegate.cache.redis_url import Target, Timeouts
 from tidegate.cache.store import Hit, Miss, NoRoot
 from tidegate.repositories.position import Origin, Position
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.command import Link
     from tidegate.cache.redis_link import Client
+    from tidegate.cache.redis_pushes import RedisPushes
     from tidegate.cache.scripts import Script
     from tidegate.cache.store import Change, Filling, Lookup
 
@@ -51,7 +53,8 @@ class RedisStore:
         client: a redis-py client, for one server or a cluster; its time-outs are the store's.
         ns: the database's namespace, up to 40 hexadecimal digits.
         most_tags: fields a tenant may have before the oldest are dropped.
-        marks_ttl_ms: how long marks stay after the last write or fill; an entry whose marks are gone is void.
+        marks_ttl_ms: how long marks stay after the last write, and half as long at least after the last fill: to renew
+            it at each would be a push to all near caches. An entry whose marks are gone is void.
         most_bytes: the largest answer that is stored, body and large values together.
         pauses: of the circuit breaker.
 
@@ -69,6 +72,7 @@ class RedisStore:
         most_bytes: int = MOST_BYTES,
         pauses: Pauses = Pauses(),  # noqa: B008  # frozen
     ) -> None:
+        self._client = client
         self._link: Link = link_of(client, pauses)
         self._keys = Keys(ns)
         self._bounds = (b"%d" % marks_ttl_ms, b"%d" % most_tags)
@@ -91,6 +95,10 @@ class RedisStore:
     def close(self) -> None:
         """Close the idle connections; the store connects again if it is used again."""
         self._link.close()
+
+    def pushes(self) -> RedisPushes | None:
+        """A stream of what happens to marks, for a near cache; None for a cluster, whose near caches always ask."""
+        return pushes_of(self._client, self._keys)
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
         """See :meth:`Store.lookup`."""

@@ -27,11 +27,12 @@ from tidegate.cache import lua_reads, lua_writes
 
 
 class Script:
-    """A text and its digest, by which a server that has it is asked to run it."""
+    """A text and its digest, by which a server that has it is asked to run it; *head* is how it is asked, packed."""
 
     def __init__(self, *fragments: str) -> None:
         self.text = "\n".join(fragment.strip() for fragment in fragments).encode("ascii")
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode("ascii")
+        self.head = b"$7\r\nEVALSHA\r\n$%d\r\n%b\r\n" % (len(self.sha), self.sha)
 
 
 _READ: Final = (lua_reads.SERVER, lua_reads.TEXT, lua_reads.ROOT, lua_reads.STALE)

@@ -108,9 +108,9 @@ def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> 
     """
     types = set(map(type, values)) - {type(None)}
     if types <= _PLAIN:
-        if not all(map(is_plain, values)):
+        if not _are_plain(values, types):
             raise Uncacheable("a column holds a whole number over 64 bits, or text that is no Unicode")
-        return "b" if types == {str} and any(is_large(value, blob_bytes) for value in values) else "p"
+        return "b" if types == {str} and _any_large(values, blob_bytes) else "p"
     if len(types) == 1:
         only = types.pop()
         found = _KIND_OF_TYPE.get(only) or ("e" if enum is not None and only is enum else None)
@@ -120,6 +120,21 @@ def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> 
     if types <= _JSON and all(map(is_plain, values)):
         return "j"
     raise Uncacheable(f"a column holds values of {', '.join(sorted(kind.__qualname__ for kind in types))}")
+
+
+def _are_plain(values: Sequence[Any], types: set[type]) -> bool:
+    """:func:`is_plain` of all of a column; most columns are of one type, and are looked at as a whole."""
+    if types == {str}:
+        return _is_utf8("".join(filter(None, values)))
+    if types == {int}:
+        numbers = [value for value in values if value is not None]
+        return min(numbers) in _INT64 and max(numbers) in _INT64
+    return types <= _ATOMS or all(map(is_plain, values))
+
+
+def _any_large(values: Sequence[str | None], blob_bytes: int) -> bool:
+    longest = max(map(len, filter(None, values)), default=0)
+    return longest * 4 > blob_bytes and any(is_large(value, blob_bytes) for value in values)
 
 
 def is_large(value: str | None, blob_bytes: int) -> bool:

@@ -107,6 +107,7 @@ def gate_on(
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
     commit = Commit(store, outbox, shard=shard, consistency=settings.cache.when_away == "refuse", observe=observe)
     watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)
+    pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
     switches = Switches(settings.cache.off, store)
     below: Pipeline = OnPrimary()
 
@@ -123,6 +124,8 @@ def gate_on(
             store=store,
             codec=Codec(models, blob_bytes=settings.cache.blob_bytes),
             near=Bounded(settings.cache.near_bytes, settings.cache.near_entries) if settings.cache.near else None,
+            pushes=pushes,
+            near_modes=settings.cache.near_modes,
             blobs=Bounded(settings.cache.near_bytes, settings.cache.near_entries),
             switches=switches,
             below=below,
@@ -130,7 +133,10 @@ def gate_on(
         )
 
     applier = None if store is None else Applier(engine, store)
-    return Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pipeline, on_close))
+    gate = Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pipeline, on_close))
+    if pushes is not None:
+        gate.also_close(pushes.close)
+    return gate
 
 
 def _engine(shard: ShardSettings, settings: Settings) -> Engine:

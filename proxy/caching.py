@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from hashlib import blake2b
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     from tidegate.cache.codec import Codec
     from tidegate.cache.events import Observer
     from tidegate.cache.near import Bounded
+    from tidegate.cache.pushes import Pushes
     from tidegate.cache.read_through import ReadThrough
     from tidegate.cache.request import Need
     from tidegate.cache.store import Hit, Store
     from tidegate.proxy.call import Call, Pipeline
     from tidegate.proxy.switches import Switches
+    from tidegate.repositories.policies import NearMode
 
 _JITTER: Final = 0.1
 
@@ -41,6 +44,8 @@ class Caching:
         store: entries and marks.
         codec: answers as bytes.
         near: decoded answers of this process; None: no near cache.
+        pushes: what near answers in ``bounded`` mode rely on; None: they are checked each time.
+        near_modes: modes by method, or for "all", instead of those of the policies.
         blobs: large values of this process, by their content.
         switches: what is switched off.
         below: the layer that asks a node.
@@ -54,6 +59,8 @@ class Caching:
         store: Store,
         codec: Codec,
         near: Bounded | None,
+        pushes: Pushes | None,
+        near_modes: Mapping[str, NearMode],
         blobs: Bounded,
         switches: Switches,
         below: Pipeline,
@@ -64,6 +71,8 @@ class Caching:
         self.codec = codec
         self.near = near
         self.blobs = blobs
+        self._pushes = pushes
+        self._near_modes = near_modes
         self.below = below
         self._switches = switches
         self._observe = observe
@@ -75,10 +84,21 @@ class Caching:
             return self.below(call)
         if request.near:
             kept: Kept | None = self.near.get(request.tenant, request.entry) if self.near is not None else None
-            if kept is not None and self._is_fresh(request, kept):
+            # Alive first: a stream that comes back may bring old news between an epoch read too early and this.
+            vouched = request.bounded and self._pushes is not None and self._pushes.alive()
+            if request.bounded and self._pushes is not None:
+                request.epoch = self._pushes.epoch(request.tenant)
+            if kept is not None and ((vouched and kept.epoch == request.epoch) or self._is_fresh(request, kept)):
                 self._observe(Served(request.tenant, "near"))
                 return self.codec.build(kept.decoded, request.session_maker)
         return self._read_through(request)
+
+    def near_mode(self, call: Call, policy: Read) -> NearMode:
+        """How the answers of a call are kept in this process."""
+        if self.near is None:
+            return "off"
+        modes = self._near_modes
+        return modes.get(call.method, modes.get("all", policy.near)) if modes else policy.near
 
     def _request(self, call: Call) -> CachedCall | None:
         """The call as a request of the read path; None if it is none of the cache's business."""
@@ -102,8 +122,11 @@ class Caching:
         except StoreUnavailable as error:
             self._observe(StoreFailed("check", str(error)))
             return False
-        if not fresh and self.near is not None:
-            self.near.forget(request.tenant, request.entry)
+        if self.near is not None:
+            if not fresh:
+                self.near.forget(request.tenant, request.entry)
+            elif kept.epoch != request.epoch:  # a push named the tenant, but nothing that this answer depends on
+                self.near.put(request.tenant, request.entry, replace(kept, epoch=request.epoch), kept.size)
         return fresh
 
 
@@ -114,7 +137,10 @@ class CachedCall:
         self.tenant = tenant
         self.entry = fingerprint.hex()
         self.guard = guard
-        self.near = policy.near != "off" and layer.near is not None
+        mode = layer.near_mode(call, policy)
+        self.near = mode != "off"
+        self.bounded = mode == "bounded"
+        self.epoch = 0
         self.session_maker = call.repository.__dict__["_tidegate_session_maker"]
         self._layer = layer
         self._call = call
@@ -123,9 +149,9 @@ class CachedCall:
 
     def query(self, need: Need) -> Answer:
         """Ask a node by the layers below."""
-        self._call.need = need
-        self._call.origin = None
-        return Answer(self._layer.below(self._call), self._call.origin)
+        call = self._call
+        call.need, call.tell_origin, call.origin = need, True, None
+        return Answer(self._layer.below(call), call.origin)
 
     def tags(self, value: object) -> tuple[str, ...]:
         """The guard, or what the policy says of the answer."""
@@ -152,14 +178,15 @@ class CachedCall:
         decoded = layer.codec.decode(self.tenant, self._fingerprint, body)
         if decoded.blobs:
             decoded = layer.codec.resolve(decoded, self._blobs(decoded.blobs))
-        value = layer.codec.build(decoded, self.session_maker)
-        if hit is not None and self._may_be_near(value) and layer.near is not None:
-            kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes)
+        keeps = self.near and hit is not None
+        value = layer.codec.build(decoded, self.session_maker, shared=keeps)
+        if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
+            kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
             layer.near.put(self.tenant, self.entry, kept, kept.size)
         return value
 
     def _may_be_near(self, value: object) -> bool:
-        return self.near and (self._policy.near_if is None or self._policy.near_if(value))
+        return self._policy.near_if is None or self._policy.near_if(value)
 
     def _blobs(self, names: frozenset[str]) -> Mapping[str, bytes]:
         found = {name: self._layer.blobs.get(self.tenant, name) for name in names}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from tidegate.cache.request import ONLY_PRIMARY
 
@@ -31,6 +32,7 @@ class Call:
         arguments: every argument by name, defaults included, in the order of the signature.
         tenant: the tenant, None where the call names none.
         need: which node will do; set by the layers above the routing.
+        tell_origin: whether anybody will look at *origin*; finding out takes longer than a call may, else.
         origin: whose data answered, set by the routing; None: not known, and so not to be stored.
     """
 
@@ -42,6 +44,7 @@ class Call:
     arguments: Mapping[str, Any]
     tenant: str | None
     need: Need = ONLY_PRIMARY
+    tell_origin: bool = False
     origin: Origin | None = None
 
     def run_plain(self, session_maker: sessionmaker[Session] | None = None) -> object:
@@ -65,9 +68,24 @@ Pipeline: TypeAlias = "Callable[[Call], object]"
 """A layer with all below it."""
 
 
+_COPYING: Final = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
+
+
+@lru_cache(maxsize=256)
+def _is_copied_plainly(cls: Any) -> bool:
+    """Whether ``copy.copy`` would make a bare instance and give it the attributes, which is done ten times faster."""
+    bases = [vars(base) for base in cls.__mro__ if base is not object]
+    return not any(name in base for base in bases for name in (*_COPYING, "__getnewargs__", "__slots__"))
+
+
 def bound_copy(repository: Any, session_maker: sessionmaker[Session] | None) -> Any:
     """A copy of *repository* whose methods run plain, on *session_maker* where one is given."""
-    twin = copy.copy(repository)
+    cls: Any = type(repository)
+    if _is_copied_plainly(cls):
+        twin = cls.__new__(cls)
+        twin.__dict__.update(repository.__dict__)
+    else:
+        twin = copy.copy(repository)
     twin.__dict__["_tidegate_pipeline"] = None
     if session_maker is not None:
         own = repository.__dict__["_tidegate_session_maker"]

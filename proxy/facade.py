@@ -99,9 +99,13 @@ def _bind(
     """Every argument by name, in the order of the signature; None where the call does not fit it."""
     if len(args) > positional or not names:
         return None
-    if len(args) == len(names) and not kwargs:
-        return dict(zip(names, args, strict=True))
-    given = dict(zip(names, args, strict=False))
+    given = dict(zip(names, args))  # noqa: B905  # names that are left over get their defaults
+    if not kwargs:
+        for name in names[len(args) :]:
+            if name not in defaults:
+                return None
+            given[name] = defaults[name]
+        return given
     bound = {}
     taken = 0
     for name in names:

@@ -14,7 +14,9 @@ class OnPrimary:
     """Runs every call on the primary, with the repository's own session maker."""
 
     def __call__(self, call: Call) -> object:
-        """The plain answer; notes whose data it is."""
+        """The plain answer; notes whose data it is, where that is asked for."""
+        if not call.tell_origin:
+            return call.run_plain()
         with origins_seen() as seen:
             answer = call.run_plain()
         # Several sessions may have answered together; where they do not agree, nothing may be stored.

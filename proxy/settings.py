@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import SettingsError
+from tidegate.repositories.policies import NearMode  # noqa: TC001  # pydantic asks for it at run time
 
 
 class _Section(BaseModel):
@@ -22,6 +23,8 @@ class CacheSettings(_Section):
     Args:
         url: ``redis://``, ``rediss://``, ``redis+sentinel://`` or ``redis+cluster://``; None: no cache.
         near: whether answers whose policy allows it are also kept in the process.
+        near_modes: modes of the near cache by the method's name, instead of what their policies say; "all" for every
+            cached method. Which answers of a method may be kept is its policy's to say all the same.
         near_bytes: of all that the process keeps, decoded answers and large values apart, each.
         near_entries: how many of them.
         when_away: what a write does when the cache cannot be told: ``"outbox"`` (availability) or ``"refuse"``
@@ -37,6 +40,7 @@ class CacheSettings(_Section):
 
     url: str | None = Field(default=None, repr=False)
     near: bool = False
+    near_modes: dict[str, NearMode] = Field(default_factory=dict)
     near_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
     near_entries: int = Field(default=100_000, ge=0)
     when_away: Literal["outbox", "refuse"] = "outbox"

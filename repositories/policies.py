@@ -16,6 +16,9 @@ from tidegate.errors import PolicyError
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """The tags of an answer, of the call's arguments and the answer; asked after the query."""
 
+NearMode: TypeAlias = Literal["off", "strict", "bounded"]
+"""How answers are also kept in the process: not at all, checked at each use, or served without asking."""
+
 GUARD: Final = "{guard}"
 """Among the tags of an answer: the call's guard, expanded."""
 PRIMARY: Final = "primary"
@@ -43,7 +46,7 @@ class Read:
     negative_ttl: timedelta = timedelta(minutes=1)
     node: Literal["any", "primary"] = "any"
     when: Callable[[Mapping[str, Any]], bool] | None = None
-    near: Literal["off", "strict", "bounded"] = "off"
+    near: NearMode = "off"
     near_if: Callable[[Any], bool] | None = None
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, make_url
 from typer.testing import CliRunner
 
 from tidegate.benchmarks.benchmark import run_benchmark
+from tidegate.benchmarks.cache_benchmark import Size
 from tidegate.benchmarks.copy_loader import load
 from tidegate.benchmarks.data_set import DataSet
 from tidegate.benchmarks.databases import BASELINE, PLAIN, conninfo, databases
@@ -75,7 +76,9 @@ def test_the_loaded_rows_do_not_depend_on_the_number_of_connections(cluster: Clu
 def test_the_whole_benchmark_reports_every_scenario_and_leaves_nothing(cluster: Cluster, steps: Steps) -> None:
     server = make_url(cluster.shards[0].primary.url)
     before = database_names(cluster)
-    report = run_benchmark(DataSet(1_500, 3), rounds=1, server=server, steps=steps)
+    size = Size(rounds=1, floor_rounds=2, writes=2, pages=200, seconds=0.2)
+    url = cluster.cache.url
+    report = run_benchmark(DataSet(1_500, 3), rounds=1, server=server, steps=steps, cache_url=url, cache_size=size)
     assert database_names(cluster) == before
     assert "On the disk this needs at most" in printed(steps).splitlines()[0]
     assert "second copy for the baseline" in printed(steps).splitlines()[0]
@@ -98,6 +101,25 @@ def test_the_whole_benchmark_reports_every_scenario_and_leaves_nothing(cluster: 
     assert [cost["statement"] for cost in found["index_cost"]] == ["INSERT of a run", "UPDATE of a run's status"]
     assert found["versions"].keys() == {"python", "tidegate", "sqlalchemy", "psycopg", "psycopg2", "postgresql"}
     assert found["machine"]["cores"] >= 1
+    check_cache(found["cache"])
+
+
+def check_cache(found: Any) -> None:
+    hits = {"hit", "near strict", "near bounded"}
+    for scenario in found["scenarios"]:
+        assert scenario["contenders"].keys() == {"plain", "baseline"} | hits
+        assert {scenario["contenders"][name]["queries"] for name in hits} == {0}, scenario["name"]
+    assert all(floor["us"] > 0 and floor["floor_us"] > 0 for floor in found["floors"])
+    assert [write["ratio_p50"] > 0 for write in found["writes"]] == [True, True]
+    assert [(one["pages"], one["scripts"]) for one in found["invalidation"]] == [(10, 1.0), (200, 1.0)]
+    assert found["memory"]["bytes_per_page"] >= found["memory"]["entry_bytes"] > 0
+    assert found["memory"]["marks_bytes"] > 0
+    still = [row for row in found["under_writes"] if row["writes_a_second"] == 0]
+    assert [row["hit_rate"] for row in still] == [1.0] * 5
+    busy = {row["kind"]: row for row in found["under_writes"] if row["writes_a_second"] == 100}
+    assert busy["first page"]["hit_rate"] < busy["pages deep down"]["hit_rate"]
+    assert busy["first page"]["reached_a_second"] > 0
+    assert len(found["goals"]) == 6
 
 
 def test_a_database_in_use_is_refused_by_name(database_url: str, cluster: Cluster, steps: Steps) -> None:

@@ -1,0 +1,106 @@
+"""What the server has pushed, as far as a near cache must know it: whose marks changed, and whether pushes arrive.
+
+Each tenant has an *epoch*, a number that changes whenever its marks may have changed. A kept answer remembers the epoch
+that was read *before* its lookup:
+
+    reader: epoch 7 | lookup: fresh                          | keeps (answer, 7)
+    pushes:                          marks changed: epoch 8
+
+so a push that comes between lookup and keeping is not lost: 7 is not 8, and the answer is checked. Had the epoch been
+read after the lookup, the answer would be kept with 8 and served for as long as nothing else changes.
+
+An epoch says something only while the pushes arrive. They do as long as the server has answered, on their own
+connection, a question put within the last 250 ms: replies and pushes come in the order they were written. The moment
+that counts is the one when the question was *sent*: what was changed until then has been pushed before the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ALIVE_S: Final = 0.25
+"""How old the last question that was answered may be, in seconds: the bound of staleness in a partition."""
+MOST_TENANTS: Final = 100_000
+
+
+def uptime_s() -> float:
+    """Seconds, of a clock that nobody sets, and that goes on while the machine sleeps where there is such a one."""
+    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
+
+
+_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+class Pushes(Protocol):
+    """A stream of pushes. To be asked in this order: if it is alive, then for the epoch."""
+
+    def alive(self) -> bool:
+        """Whether all that was changed until 250 ms ago has been pushed to here."""
+        ...
+
+    def epoch(self, tenant: str) -> int:
+        """Another number each time the marks of *tenant* may have changed."""
+        ...
+
+    def close(self) -> None:
+        """End it: from now on it is not alive."""
+        ...
+
+
+class Epochs:
+    """Epochs by key, written by the one thread that reads the stream, and read by all.
+
+    Args:
+        clock: seconds; see :func:`uptime_s`.
+        most: keys that have an epoch of their own, before all get a new one together.
+    """
+
+    def __init__(self, clock: Callable[[], float] = uptime_s, most: int = MOST_TENANTS) -> None:
+        self.clock: Final = clock
+        self._most = most
+        self._numbers = count(1)  # never twice, so that an epoch of another life of the stream is none of this one
+        self._view: tuple[int, dict[bytes, int]] = (0, {})
+        self._vouched_s = float("-inf")
+        self._news = threading.Condition()
+
+    def of(self, key: bytes) -> int:
+        """The epoch of *key*."""
+        base, own = self._view  # one read: the two belong together
+        return own.get(key, base)
+
+    def alive(self) -> bool:
+        """Whether the last question that was answered is young enough."""
+        return self.clock() - self._vouched_s <= ALIVE_S
+
+    def void(self, key: bytes) -> None:
+        """A push named *key*."""
+        own = self._view[1]
+        if len(own) >= self._most and key not in own:
+            self.void_all()
+            return
+        own[key] = next(self._numbers)
+
+    def void_all(self) -> None:
+        """Anything may have changed: the stream begins, or everything was flushed."""
+        self._view = (next(self._numbers), {})
+
+    def vouch(self, sent_s: float) -> None:
+        """A question sent at *sent_s* has been answered."""
+        with self._news:
+            self._vouched_s = sent_s
+            self._news.notify_all()
+
+    def silence(self) -> None:
+        """The stream is interrupted."""
+        self._vouched_s = float("-inf")
+
+    def wait_until_vouched(self, since_s: float, timeout_s: float) -> bool:
+        """Wait for the answer to a question sent after *since_s*; whether it came."""
+        with self._news:
+            return self._news.wait_for(lambda: self._vouched_s > since_s, timeout_s)
