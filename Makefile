@@ -39,14 +39,14 @@ help:  ## show this
 .venv-sa20/.dev: pyproject.toml
 	@echo "Setting up .venv-sa20: the oldest line of SQLAlchemy that Tidegate supports ..."
 	$(PYTHON) -m venv .venv-sa20
-	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' hypothesis pytest pytest-timeout pytest-xdist
+	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' cryptography greenlet hypothesis psycopg2-binary pytest pytest-timeout pytest-xdist
 	@touch $@
 
 demo: .venv/.bench  ## the main job on servers of its own: 10,000 runs, in 4 minutes at most with the set-up
 	$(BIN)/tidegate demo
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
-	$(BIN)/pytest -n $(WORKERS) -m 'not alone'
+	$(BIN)/pytest -n $(WORKERS) -m 'not alone and not soak'
 	$(BIN)/pytest -m alone -rP
 	.venv-sa20/bin/pytest -n $(WORKERS) -m fast
 

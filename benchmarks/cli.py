@@ -23,7 +23,7 @@ BENCH_ROUNDS: Final = 60
 _LEAST_ROUNDS: Final = 1
 _MOST_ROUNDS: Final = 10_000
 
-Runs = Annotated[int, typer.Option(help=f"Runs to generate, {LEAST_RUNS} to {MOST_RUNS:,}.")]
+Runs = Annotated[int, typer.Option(help=f"Runs to generate, {LEAST_RUNS:,} to {MOST_RUNS:,}.")]
 Seed = Annotated[int, typer.Option(help="The same seed and --runs give the same rows, byte for byte.")]
 Rounds = Annotated[
     int, typer.Option(help=f"Rounds to measure, {_LEAST_ROUNDS} to {_MOST_ROUNDS:,}: each times a call up to 5 times.")
@@ -32,7 +32,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the report
 Url = Annotated[
     str | None,
     typer.Option(
-        help="An empty database on a test server of your own [default: a server is started, and gone at the end]. "
+        help="An empty database on a test server of your own \\[default: a server is started, and gone at the end]. "
         "The benchmark makes two databases beside it, and drops them at the end; your user must be allowed to.",
         show_default=False,
     ),
@@ -41,7 +41,7 @@ CacheUrl = Annotated[
     str | None,
     typer.Option(
         help="A Valkey or Redis for tests, to go with --url; entries of the benchmark stay until they end "
-        "[default: with --url, the cache is not measured].",
+        "\\[default: with --url, the cache is not measured].",
         show_default=False,
     ),
 ]

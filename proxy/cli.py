@@ -18,7 +18,7 @@ from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.cache_cli import invalidate, switch
 from tidegate.proxy.commands import add_commands
 from tidegate.proxy.embedded.cli import cluster_app
-from tidegate.proxy.state import ddl, drop_tables, make_tables
+from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ add_commands(app)
 _console = Console()
 Url = Annotated[
     str | None,
-    typer.Option(help="SQLAlchemy URL of the primary [default: TIDEGATE_DATABASE_URL].", show_default=False),
+    typer.Option(help="SQLAlchemy URL of the primary \\[default: TIDEGATE_DATABASE_URL].", show_default=False),
 ]
 
 
@@ -73,9 +73,12 @@ def doctor(url: Url = None) -> None:
         wrong = {name: state for name, state in index_states(engine).items() if state != "valid"}
         for name, state in wrong.items():
             typer.echo(f"index {name} is {state}: pages cost more the larger an app is; run: tidegate init")
-        if wrong:
+        missing = missing_tables(engine)
+        for name in missing:
+            typer.echo(f"table {name} is missing: a gate makes it if it may; run: tidegate init")
+        if wrong or missing:
             raise typer.Exit(1)
-        typer.echo("all indexes are there")
+        typer.echo("all indexes and tables are there")
 
 
 def _show(bars: Bars) -> Callable[[Progress], None]:

@@ -78,6 +78,11 @@ def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:
     return [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
 
 
+def missing_tables(engine: Engine) -> list[str]:
+    """The names of the tables that are not there."""
+    return [table.name for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name)]
+
+
 def make_tables(engine: Engine) -> list[str]:
     """Make what is missing.
 
@@ -87,11 +92,11 @@ def make_tables(engine: Engine) -> list[str]:
     Raises:
         SettingsError: they are missing, and this user may not make them.
     """
-    missing = [table for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name)]
+    missing = [METADATA.tables[name] for name in missing_tables(engine)]
     try:
         METADATA.create_all(engine, tables=missing)
     except DBAPIError as error:
-        if all(inspect(engine).has_table(table.name) for table in missing):  # another gate was faster
+        if not missing_tables(engine):  # another gate was faster
             return []
         names = ", ".join(table.name for table in missing)
         raise SettingsError(

@@ -107,7 +107,7 @@ def not_one_text(items: Iterable[T]) -> Iterable[T]:
         ValueError: it is one text.
     """
     if isinstance(items, str):
-        raise ValueError(f"expected a list of ids, not the text {items!r}")  # noqa: TRY004  # as for other bad values
+        raise ValueError(f"expected a list, not the text {items!r}")  # noqa: TRY004  # as for other bad values
     return items
 
 
@@ -129,3 +129,13 @@ def checked_count(name: str, value: int, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least:,} to {most:,}, not {value!r}")
     return value
+
+
+def checked_text(name: str, value: str | None) -> None:
+    """See that *value* is one text, or None.
+
+    Raises:
+        ValueError: it is something else; the message names the argument and the value.
+    """
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} must be one text, not {value!r}")  # as for other bad values

@@ -8,6 +8,7 @@ what              PostgreSQL                             SQLite
 ids               ``uuid``; text that is none: DataError  ``CHAR(36)``; text that is none finds nothing
 row locks         ``FOR UPDATE``                         none: one writer at a time, from its first write
 day in a zone     ``AT TIME ZONE``                       a function registered on the connection
+names of zones    in any case                            as they are written
 ================  =====================================  =============================================
 """
 
@@ -115,6 +116,8 @@ def local_date(
     Raises:
         ValueError: *timezone* is no name the database knows.
     """
+    if not isinstance(timezone, str) or not timezone or "\0" in timezone:
+        raise unknown_timezone(timezone)
     if session.get_bind().dialect.name == "postgresql":
         local = func.timezone(timezone, func.timezone("UTC", column))
         return func.to_char(local, "YYYY-MM-DD", type_=String)

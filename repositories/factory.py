@@ -41,30 +41,6 @@ def _build(setting: str, *args: Any) -> Any:
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be built: {error}") from error
 
 
-class DifyAPIRepositoryFactory:
-    """Repositories of the service side."""
-
-    @classmethod
-    def create_api_workflow_run_repository(cls, session_maker: sessionmaker[Session]) -> APIWorkflowRunRepository:
-        """The run repository.
-
-        Raises:
-            RepositoryImportError: the class cannot be imported or built.
-        """
-        return _build("api_workflow_run_repository", session_maker)  # type: ignore[no-any-return]  # by its path
-
-    @classmethod
-    def create_api_workflow_node_execution_repository(
-        cls, session_maker: sessionmaker[Session]
-    ) -> DifyAPIWorkflowNodeExecutionRepository:
-        """The node execution repository.
-
-        Raises:
-            RepositoryImportError: the class cannot be imported or built.
-        """
-        return _build("api_workflow_node_execution_repository", session_maker)  # type: ignore[no-any-return]  # by path
-
-
 class DifyCoreRepositoryFactory:
     """Repositories of the write side."""
 
@@ -93,3 +69,27 @@ class DifyCoreRepositoryFactory:
         """
         args = (session_factory, user, app_id, triggered_from)
         return _build("core_workflow_node_execution_repository", *args)  # type: ignore[no-any-return]  # by its path
+
+
+class DifyAPIRepositoryFactory(DifyCoreRepositoryFactory):
+    """Repositories of the service side, and those of the write side."""
+
+    @classmethod
+    def create_api_workflow_run_repository(cls, session_maker: sessionmaker[Session]) -> APIWorkflowRunRepository:
+        """The run repository.
+
+        Raises:
+            RepositoryImportError: the class cannot be imported or built.
+        """
+        return _build("api_workflow_run_repository", session_maker)  # type: ignore[no-any-return]  # by its path
+
+    @classmethod
+    def create_api_workflow_node_execution_repository(
+        cls, session_maker: sessionmaker[Session]
+    ) -> DifyAPIWorkflowNodeExecutionRepository:
+        """The node execution repository.
+
+        Raises:
+            RepositoryImportError: the class cannot be imported or built.
+        """
+        return _build("api_workflow_node_execution_repository", session_maker)  # type: ignore[no-any-return]  # by path

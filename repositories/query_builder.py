@@ -23,6 +23,7 @@ from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import InstrumentedAttribute
 
 from tidegate.errors import QueryError
+from tidegate.repositories.base import not_one_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +47,8 @@ OPERATORS: Mapping[str, Callable[[ColumnElement[Any], Any], ColumnElement[bool]]
     "le": lambda column, value: column <= value,
     "gt": lambda column, value: column > value,
     "ge": lambda column, value: column >= value,
-    "in": lambda column, values: column.in_(list(values)),
-    "not_in": lambda column, values: column.not_in(list(values)),
+    "in": lambda column, values: column.in_(list(not_one_text(values))),
+    "not_in": lambda column, values: column.not_in(list(not_one_text(values))),
     "is_null": lambda column, yes: column.is_(None) if yes else column.is_not(None),
     "between": _between,
     "prefix": lambda column, text: column.startswith(text, autoescape=True),
@@ -61,7 +62,7 @@ def condition(model: type[Any], field: str, operator: str, value: Any) -> Column
     Raises:
         QueryError: *field* is no column of *model*, or *operator* is not one of :data:`OPERATORS`.
     """
-    build = OPERATORS.get(operator)
+    build = OPERATORS.get(operator) if isinstance(operator, str) else None
     if build is None:
         raise QueryError(f"unknown operator {operator!r}; known are {', '.join(OPERATORS)}")
     return build(column_of(model, field), value)

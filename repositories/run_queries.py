@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select
 
-from tidegate.repositories.base import SQLAlchemyRepository, checked_batch_size, checked_count
+from tidegate.repositories.base import SQLAlchemyRepository, checked_batch_size, checked_count, checked_text
 from tidegate.repositories.columns import naive_utc_now
 from tidegate.repositories.enums import WorkflowExecutionStatus, WorkflowRunTriggeredFrom
 from tidegate.repositories.lazy import LazyPage
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.repositories.enums import WorkflowType
 
+MAX_SOURCES: Final = 100
 _COUNTED: Final = ("running", "succeeded", "failed", "stopped", "partial-succeeded")
 _TIME_RANGE: Final = re.compile(r"(\d{1,9})([dhms])", re.ASCII)
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -61,6 +62,7 @@ class RunQueries(SQLAlchemyRepository):
             ValueError: *limit* is out of range, or the app has no run *last_id*.
         """
         checked_count("limit", limit, 0, MAX_PAGE)
+        checked_text("status", status)
         sources = _sources(triggered_from)
         statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last_id))
         parameters = page_parameters(tenant_id, app_id, sources, status, last_id, limit + 1)
@@ -106,6 +108,8 @@ class RunQueries(SQLAlchemyRepository):
         Returns:
             total, running, succeeded, failed, stopped, partial-succeeded; other states count in the total only.
         """
+        checked_text("status", status)
+        checked_text("triggered_from", triggered_from)
         query = (
             Query(WorkflowRun)
             .where("tenant_id", "eq", tenant_id)
@@ -168,16 +172,23 @@ def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTrig
     if triggered_from is not None and not isinstance(triggered_from, Iterable):
         raise ValueError(f"triggered_from must be one source or a list of them, not {triggered_from!r}")
     # A source named twice would be an arm twice, and its runs would come twice.
-    return tuple(dict.fromkeys(str(source) for source in triggered_from or ()))
+    sources = tuple(dict.fromkeys(str(source) for source in triggered_from or ()))
+    if len(sources) > MAX_SOURCES:
+        raise ValueError(f"triggered_from must name at most {MAX_SOURCES} sources, not {len(sources)}")
+    return sources
+
+
+def _young(time_range: object) -> re.Match[str] | None:
+    return _TIME_RANGE.fullmatch(time_range) if isinstance(time_range, str) else None
 
 
 def is_time_range(time_range: str | None) -> bool:
     """Whether :meth:`RunQueries.get_workflow_runs_count` counts only young runs for *time_range*."""
-    return _TIME_RANGE.fullmatch(time_range or "") is not None
+    return _young(time_range) is not None
 
 
 def _threshold(time_range: str | None) -> datetime | None:
-    found = _TIME_RANGE.fullmatch(time_range or "")
+    found = _young(time_range)
     if found is None:
         return None
     try:

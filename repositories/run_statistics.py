@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, distinct, func
 from sqlalchemy.exc import DataError
 
-from tidegate.repositories.base import SQLAlchemyRepository
+from tidegate.repositories.base import SQLAlchemyRepository, checked_text
 from tidegate.repositories.columns import is_unknown_timezone, local_date, unknown_timezone
 from tidegate.repositories.models import WorkflowRun
 from tidegate.repositories.query_builder import Query
@@ -113,6 +113,7 @@ class RunStatistics(SQLAlchemyRepository):
 def _of_app(
     tenant_id: str, app_id: str, triggered_from: str, start_date: datetime | None, end_date: datetime | None
 ) -> Query[WorkflowRun]:
+    checked_text("triggered_from", triggered_from)
     return (
         Query(WorkflowRun)
         .where("tenant_id", "eq", tenant_id)

@@ -69,11 +69,11 @@ def test_a_text_where_a_list_is_meant_is_refused(
     runs: DifyAPISQLAlchemyWorkflowRunRepository, session_maker: sessionmaker[Session]
 ) -> None:
     nodes = DifyAPISQLAlchemyWorkflowNodeExecutionRepository(session_maker)
-    with pytest.raises(ValueError, match="expected a list of ids, not the text 'abc'"):
+    with pytest.raises(ValueError, match="expected a list, not the text 'abc'"):
         runs.delete_runs_by_ids("abc")
-    with pytest.raises(ValueError, match="expected a list of ids"):
+    with pytest.raises(ValueError, match="expected a list"):
         nodes.delete_executions_by_ids("abc")
-    with session_maker() as session, pytest.raises(ValueError, match="expected a list of ids"):
+    with session_maker() as session, pytest.raises(ValueError, match="expected a list"):
         nodes.count_by_runs(session, "abc")
 
 
@@ -150,3 +150,47 @@ def test_a_run_that_cannot_be_stored_leaves_the_row_as_it_was(session_maker: ses
             saved.save(execution)
         with session_maker() as session:
             assert session.get_one(WorkflowRun, execution.id_).error is None
+
+
+@pytest.mark.parametrize("bad", [None, 5, "", "UTC\0", "Mars/Olympus", ["UTC"]])
+def test_a_timezone_that_is_none_is_named(
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, bad: Any
+) -> None:
+    make_run()
+    for statistics in (runs.get_daily_runs_statistics, runs.get_average_app_interaction_statistics):
+        with pytest.raises(ValueError, match="unknown timezone"):
+            statistics(TENANT, APP, "app-run", timezone=bad)
+
+
+def test_one_text_where_types_or_tenants_are_meant_is_refused(
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, session_maker: sessionmaker[Session]
+) -> None:
+    with pytest.raises(ValueError, match="expected a list, not the text"):
+        runs.get_runs_batch_by_time_range(None, NOON, None, 10, run_types=WorkflowType.WORKFLOW)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a list, not the text"):
+        runs.get_runs_batch_by_time_range(None, NOON, None, 10, tenant_ids=TENANT)
+    with session_maker() as session, pytest.raises(ValueError, match="expected a list, not the text"):
+        runs.get_archived_logs_by_time_range(session, TENANT, NOON, NOON, 10)
+
+
+def test_a_list_where_one_text_is_meant_is_refused(runs: DifyAPISQLAlchemyWorkflowRunRepository) -> None:
+    some: Any = ["succeeded"]
+    calls: list[Callable[[], object]] = [
+        lambda: runs.get_paginated_workflow_runs(TENANT, APP, Source.APP_RUN, status=some),
+        lambda: runs.get_workflow_runs_count(TENANT, APP, "app-run", status=some),
+        lambda: runs.get_workflow_runs_count(TENANT, APP, some),
+        lambda: runs.get_daily_runs_statistics(TENANT, APP, some),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"must be one text, not \['succeeded'\]"):
+            call()
+
+
+def test_a_time_range_that_is_no_text_is_ignored_and_sources_are_bounded(
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make
+) -> None:
+    make_run()
+    strange: Any = 7
+    assert runs.get_workflow_runs_count(TENANT, APP, "app-run", time_range=strange)["total"] == 1
+    with pytest.raises(ValueError, match="at most 100 sources, not 101"):
+        runs.get_paginated_workflow_runs(TENANT, APP, [f"source{i}" for i in range(101)])  # type: ignore[misc]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, text
+from sqlalchemy.orm import selectinload
 
+from tidegate.errors import QueryError
+from tidegate.repositories import DifyAPIRepositoryFactory
 from tidegate.repositories.entities.workflow_execution import WorkflowExecution
-from tidegate.repositories.entities.workflow_node_execution import WorkflowNodeExecution
+from tidegate.repositories.entities.workflow_node_execution import OrderConfig, WorkflowNodeExecution
 from tidegate.repositories.models import WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, WorkflowRun, new_id
 from tidegate.repositories.workflow_execution_repository import SQLAlchemyWorkflowExecutionRepository
 from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyWorkflowNodeExecutionRepository
@@ -123,3 +126,96 @@ def test_large_data_is_offloaded_and_the_row_keeps_the_truncated_form(session_ma
         assert b"longlong" in files[kept.file_id]
     assert node.workflow_execution_id is not None
     assert [found.id for found in repository.get_by_workflow_run(node.workflow_execution_id)] == [node.id]
+
+
+@dataclass
+class EndUser:
+    id: str
+    tenant_id: str
+
+
+def node(run_id: str, index: int, **values: Any) -> WorkflowNodeExecution:
+    named: dict[str, Any] = {"id": new_id(), "workflow_id": new_id(), "node_id": f"n{index}", "node_type": "llm", "title": "N"}
+    return WorkflowNodeExecution(**(named | {"index": index, "workflow_execution_id": run_id} | values))
+
+
+def test_an_end_user_is_the_creator_and_the_api_s_factory_makes_the_write_side_too(
+    session_maker: sessionmaker[Session],
+) -> None:
+    user, execution = EndUser(new_id(), new_id()), run()
+    factory = DifyAPIRepositoryFactory
+    factory.create_workflow_execution_repository(session_maker, user, new_id(), "app-run").save(execution)
+    nodes = factory.create_workflow_node_execution_repository(session_maker, user, new_id(), "workflow-run")
+    nodes.save(node(execution.id_, 1))
+    with session_maker() as session:
+        row = session.get_one(WorkflowRun, execution.id_)
+        assert (row.tenant_id, row.created_by, row.created_by_role) == (user.tenant_id, user.id, "end_user")
+        assert session.scalars(select(WorkflowNodeExecutionModel.created_by_role)).one() == "end_user"
+
+
+def test_node_executions_come_in_the_order_asked_for(session_maker: sessionmaker[Session]) -> None:
+    nodes = SQLAlchemyWorkflowNodeExecutionRepository(
+        session_maker, Account(new_id(), new_id()), new_id(), "workflow-run"
+    )
+    run_id = new_id()
+    for index, title in ((2, "a"), (1, "b"), (3, "a")):
+        nodes.save(node(run_id, index, title=title))
+
+    def indexes(order: OrderConfig | None) -> list[int]:
+        return [found.index for found in nodes.get_by_workflow_run(run_id, order)]
+
+    assert indexes(None) == indexes(OrderConfig(order_by=["index"])) == [1, 2, 3]
+    assert indexes(OrderConfig(order_by=["index"], order_direction="desc")) == [3, 2, 1]
+    assert indexes(OrderConfig(order_by=["title", "index"])) == [2, 3, 1]
+    with pytest.raises(QueryError, match="no column 'colour'; known are"):
+        indexes(OrderConfig(order_by=["colour"]))
+
+
+def test_truncated_values_come_back_as_such_and_whole_from_their_files(session_maker: sessionmaker[Session]) -> None:
+    files: dict[str, bytes] = {}
+
+    def offload(_execution: str, kind: str, data: bytes) -> str:
+        files[file_id := new_id()] = data
+        with session_maker.begin() as session:
+            session.execute(text("INSERT INTO upload_files (id, key) VALUES (:id, :key)"), {"id": file_id, "key": kind})
+        return file_id
+
+    with session_maker.begin() as session:
+        kind = "uuid" if session.get_bind().dialect.name == "postgresql" else "CHAR(36)"
+        session.execute(text(f"CREATE TABLE upload_files (id {kind}, key VARCHAR(255))"))
+    nodes = SQLAlchemyWorkflowNodeExecutionRepository(
+        session_maker, Account(new_id(), new_id()), new_id(), "workflow-run", offload=offload
+    )
+    run_id = new_id()
+    execution = node(run_id, 1, inputs={"a": 1}, process_data={"p": "long" * 50}, outputs={"o": "long" * 50})
+    nodes.save(execution)
+    execution.set_truncated_outputs({"o": "long..."})
+    execution.set_truncated_process_data({"p": "long..."})
+    nodes.save_execution_data(execution)
+    (found,) = nodes.get_by_workflow_run(run_id)
+    assert (found.get_truncated_inputs(), found.inputs) == (None, {"a": 1})
+    assert found.get_truncated_outputs() == found.outputs == {"o": "long..."}
+    assert found.get_truncated_process_data() == {"p": "long..."}
+
+    class Storage:
+        def load(self, key: str) -> bytes:
+            return next(data for data in files.values() if key[0].encode() in data[:3])
+
+    with session_maker() as session:
+        row = session.scalars(select(WorkflowNodeExecutionModel).options(_WITH_OFFLOADS)).one()
+        assert (row.inputs_truncated, row.outputs_truncated, row.process_data_truncated) == (False, True, True)
+        assert row.load_full_inputs(session, Storage()) == {"a": 1}
+        assert row.load_full_outputs(session, Storage()) == {"o": "long" * 50}
+        assert row.load_full_process_data(session, Storage()) == {"p": "long" * 50}
+
+
+_WITH_OFFLOADS = selectinload(WorkflowNodeExecutionModel.offload_data)
+
+
+def test_elapsed_time_is_from_start_to_end_in_seconds() -> None:
+    execution = run()
+    execution.finished_at = NOON + timedelta(minutes=2)
+    assert execution.elapsed_time == 120
+    execution.started_at = datetime.now(UTC)
+    execution.finished_at = None
+    assert 0 <= execution.elapsed_time < 60

@@ -153,7 +153,7 @@ def test_a_database_left_by_another_benchmark_is_named_and_kept(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--runs", "5"], "runs must be a whole number from 200 to 10,000,000, not 5"),
+        (["--runs", "5"], "runs must be a whole number from 1,000 to 10,000,000, not 5"),
         (["--rounds", "0"], "--rounds must be a whole number from 1 to 10,000, not 0"),
         (["--seed", "-1"], "seed must be a whole number from 0"),
         (["--url", "mysql://me:secret@host/db"], "--url must name a PostgreSQL database"),
@@ -173,7 +173,7 @@ def test_the_command_writes_its_report(cluster: Cluster, tmp_path: Path) -> None
     path = tmp_path / "report.json"
     url = cluster.shards[0].primary.url
     done = CliRunner().invoke(
-        app, ["bench", "--runs", "300", "--rounds", "1", "--json", str(path), "--url", url, "--seed", "9"]
+        app, ["bench", "--runs", "1000", "--rounds", "1", "--json", str(path), "--url", url, "--seed", "9"]
     )
     assert done.exit_code == 0, done.output
     found = json.loads(path.read_text(encoding="utf-8"))

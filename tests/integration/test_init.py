@@ -72,7 +72,7 @@ def test_init_makes_what_doctor_misses_once_and_undoes_it(engine: Engine) -> Non
     assert "run: tidegate init" in missed.stdout
     assert tidegate("init").stdout.endswith(f"created: {', '.join(TABLES + NAMES)}\n")
     assert tidegate("init").stdout.endswith("created: nothing, all are there\n")
-    assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (0, "all indexes are there\n")
+    assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (0, "all indexes and tables are there\n")
     assert tidegate("init", "--undo").stdout == f"dropped: {', '.join(NAMES + TABLES)}\n"
     assert tidegate("init", "--undo").stdout == "dropped: nothing was there\n"
     assert set(index_states(engine).values()) == {"missing"}
