@@ -7,7 +7,10 @@ its answer is offered to the store, and followers get nothing from an answer tha
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
+from functools import partial
 from typing import Final, Protocol
 
 
@@ -50,6 +53,11 @@ class Flights:
 
     def __init__(self, signal: type[Signal] = threading.Event) -> None:
         self._signal = signal
+        self._start_anew()
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+
+    def _start_anew(self) -> None:
+        # Also in a process forked off: nobody there leads the flights of its parent, or would give the lock back.
         self._lock = threading.Lock()
         self._flights: dict[tuple[str, str], Flight] = {}
 
@@ -67,3 +75,9 @@ class Flights:
         with self._lock:
             if self._flights.get((tenant, entry)) is flight:
                 del self._flights[tenant, entry]
+
+
+def _forked(reference: weakref.ref[Flights]) -> None:
+    flights = reference()
+    if flights is not None:
+        flights._start_anew()  # noqa: SLF001  # of this module

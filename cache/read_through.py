@@ -246,14 +246,18 @@ class ReadThrough:
         except Uncacheable as error:
             self._observe(NotFilled(request.tenant, str(error)))
             return None
-        ttl_ms = request.ttl_ms(answer.value)
-        body = _TIMES.pack(self._now_ms() + ttl_ms, min(cost_ms, 2**32 - 1)) + frozen
+        try:
+            tags, ttl_ms = request.tags(answer.value), request.ttl_ms(answer.value)
+        except Exception as error:  # noqa: BLE001  # a policy's own code: the answer is there, and is what was asked for
+            self._observe(NotFilled(request.tenant, f"the policy failed: {error!r}"))
+            return None
+        body = _TIMES.pack(self._now_ms() + ttl_ms, min(max(cost_ms, 0), 2**32 - 1)) + frozen
         filling = Filling(
             entry=request.entry,
             noted=lead.miss.noted,
             token=lead.token,
             origin=answer.origin,
-            tags=request.tags(answer.value),
+            tags=tags,
             body=body,
             ttl_ms=ttl_ms,
             blobs=blobs,

@@ -174,8 +174,7 @@ class RedisStore:
 
     def switched_off(self) -> frozenset[str]:
         """See :meth:`Store.switched_off`."""
-        (names,) = self._link.ask((Command(None, (self._keys.switches(),)),), lambda replies: _blobs(replies, 1))
-        return frozenset(map(untoken, decoded(names or b"").split()))
+        return self._link.ask((Command(None, (self._keys.switches(),)),), _switches)
 
     def switch(self, name: str, *, off: bool) -> None:
         """See :meth:`Store.switch`."""
@@ -265,3 +264,8 @@ def _miss(reason: int, root: bytes, guard: bytes, seconds: bytes, microseconds: 
 
 def _intents(texts: list[str]) -> dict[str, int]:
     return {untoken(xid): int(since) for xid, since in zip(texts[::2], texts[1::2], strict=True)}
+
+
+def _switches(replies: list[Any]) -> frozenset[str]:
+    (names,) = _blobs(replies, 1)
+    return frozenset(map(untoken, filter(None, decoded(names or b"").split(" "))))

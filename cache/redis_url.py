@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tidegate.errors import SettingsError
 
@@ -72,6 +72,10 @@ class Target:
         user, at, location = rest.rpartition("@")
         place = urlsplit(f"//{location}")
         shown = f"{scheme}://{'***@' if at else ''}{place.netloc}{place.path}"
+        if forbidden := sorted({"db", "host", "port", "path", "password", "username"} & parse_qs(place.query).keys()):
+            raise SettingsError(
+                f"cache.url is {shown}, with the option {forbidden[0]}; it belongs before the '?'; {_FORMS}"
+            )
         hosts = tuple(_host(text, _PORTS[kind], shown) for text in place.netloc.split(","))
         service, database = _path(kind, place.path, shown)
         host, port = hosts[0]

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from tidegate.proxy.settings import CacheSettings, ShardSettings
 
 
+# In marks the one shard has no name: gates that call it differently would take each other for strangers.
+_ONLY_SHARD: Final = ""
 _log: Final = logging.getLogger(__name__)
 _CONNECT: Final[dict[str, Any]] = {"options": "-c timezone=UTC", "connect_timeout": 5}
 # Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
@@ -96,12 +98,12 @@ def gate_on(
     Args:
         engine: the primary's; it is watched from now on.
         session_maker: what the repositories open sessions with.
-        settings: of the cache; its shards are not looked at, but for the name of the first.
+        settings: of the cache; its shards are not looked at.
         observe: told what the cache does.
         on_close: called when the gate is closed.
         store: a cache to use instead of the one that the settings name.
     """
-    shard = settings.shards[0].name if settings.shards else "s0"
+    shard = _ONLY_SHARD
     note_origins(engine, shard)
     make_tables(engine)
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
@@ -110,6 +112,8 @@ def gate_on(
     pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
     switches = Switches(settings.cache.off, store)
     below: Pipeline = OnPrimary()
+
+    applier = None if store is None else Applier(engine, store)
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
         if store is None:
@@ -129,10 +133,10 @@ def gate_on(
             blobs=Bounded(settings.cache.near_bytes, settings.cache.near_entries),
             switches=switches,
             below=below,
+            keep_alive=applier.ensure_started if applier is not None else lambda: None,
             observe=observe,
         )
 
-    applier = None if store is None else Applier(engine, store)
     gate = Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pipeline, on_close))
     if pushes is not None:
         gate.also_close(pushes.close)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from hashlib import blake2b
 from random import uniform
@@ -20,7 +20,7 @@ from tidegate.cache.values import Uncacheable, Undecodable
 from tidegate.repositories.policies import GUARD, Read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tidegate.cache.codec import Codec
     from tidegate.cache.events import Observer
@@ -49,6 +49,7 @@ class Caching:
         blobs: large values of this process, by their content.
         switches: what is switched off.
         below: the layer that asks a node.
+        keep_alive: called before a node is asked; starts what a process forked off has to run for itself.
         observe: told what happened.
     """
 
@@ -64,6 +65,7 @@ class Caching:
         blobs: Bounded,
         switches: Switches,
         below: Pipeline,
+        keep_alive: Callable[[], None],
         observe: Observer,
     ) -> None:
         self._read_through = read_through
@@ -74,6 +76,7 @@ class Caching:
         self._pushes = pushes
         self._near_modes = near_modes
         self.below = below
+        self.keep_alive = keep_alive
         self._switches = switches
         self._observe = observe
 
@@ -103,7 +106,7 @@ class Caching:
     def _request(self, call: Call) -> CachedCall | None:
         """The call as a request of the read path; None if it is none of the cache's business."""
         policy = call.policy
-        if not isinstance(policy, Read) or policy.guard is None or call.tenant is None:
+        if not isinstance(policy, Read) or policy.guard is None or call.tenant is None or not call.cacheable:
             return None
         tenant = as_text(call.tenant)  # as writers name it
         if policy.when is not None and not policy.when(call.arguments):
@@ -149,6 +152,7 @@ class CachedCall:
 
     def query(self, need: Need) -> Answer:
         """Ask a node by the layers below."""
+        self._layer.keep_alive()
         call = self._call
         call.need, call.tell_origin, call.origin = need, True, None
         return Answer(self._layer.below(call), call.origin)
@@ -200,9 +204,15 @@ class CachedCall:
 
 
 def _fingerprint(call: Call) -> bytes | None:
-    """The digest of a call: its method and every argument; None for arguments that cannot be told apart for sure."""
+    """The digest of a call: its method, on what, with which arguments; None where that cannot be told apart for sure.
+
+    Of the repository its class, which may override what the method uses, and what it was made with.
+    """
+    repository = call.repository
+    cls, made_with = repository.__class__, repository.__dict__.get("_tidegate_made_with", ())
+    on = (cls.__module__, cls.__qualname__, made_with)
     try:
-        packed = msgpack.packb([call.name, list(call.arguments.values())], default=_plain, strict_types=False)
+        packed = msgpack.packb([call.name, on, list(call.arguments.values())], default=_plain, strict_types=False)
     except (Uncacheable, TypeError, ValueError, OverflowError):
         return None
     return blake2b(packed, digest_size=16).digest()
@@ -212,6 +222,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):
-        utc = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
-        return msgpack.ExtType(1, utc.isoformat().encode())
+        return msgpack.ExtType(1, value.isoformat().encode())  # with its offset, if it has one
     raise Uncacheable(f"an argument of type {type(value).__qualname__}")

@@ -31,6 +31,7 @@ class Call:
         policy: its row.
         arguments: every argument by name, defaults included, in the order of the signature.
         tenant: the tenant, None where the call names none.
+        cacheable: not where an id is none: text that is no UUID is the database's to refuse.
         need: which node will do; set by the layers above the routing.
         tell_origin: whether anybody will look at *origin*; finding out takes longer than a call may, else.
         origin: whose data answered, set by the routing; None: not known, and so not to be stored.
@@ -44,6 +45,7 @@ class Call:
     arguments: Mapping[str, Any]
     tenant: str | None
     need: Need = ONLY_PRIMARY
+    cacheable: bool = True
     tell_origin: bool = False
     origin: Origin | None = None
 

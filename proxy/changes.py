@@ -34,6 +34,8 @@ class Collected:
         self._whole: set[str] = set()
         self._moving: set[TrackedTable] = set()
         self._until_keys_come: dict[object, set[str]] = {}
+        self.old_view = False
+        """Whether the transaction reads as of its beginning, and so may not see what others have committed since."""
         self._lookups: dict[tuple[TrackedTable, tuple[str, ...]], dict[tuple[Any, ...], None]] = {}
         # Of rows that others name as their parent: a pause is deleted after its run, and the tenant is the run's.
         self._owners: dict[tuple[TrackedTable, str], str] = {}
@@ -90,6 +92,10 @@ class Collected:
         if table.parent is not None and values[table.parent.field] is not None:
             parent = table.parent.table
             above = self.row(parent, levels[1:]) or self._owners.get((parent, as_text(values[table.parent.field])))
+            if (above is None or self.old_view) and table.tenant is not None:
+                # The parent may have been inserted, or moved, by a transaction that this one does not see, and which
+                # may commit first: what depends on both is not known.
+                self.whole(values[table.tenant])
         tenant = above if table.tenant is None else values[table.tenant]
         if tenant is None:
             return None

@@ -80,4 +80,8 @@ def is_autocommit(connection: Connection) -> bool:
     if level == "AUTOCOMMIT":
         return True
     raw: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        # With isolation_level None, or autocommit of Python 3.12, the driver begins nothing of its own accord.
+        by_hand = raw.isolation_level is None or getattr(raw, "autocommit", None) is True
+        return by_hand and not raw.in_transaction
     return connection.dialect.name == "postgresql" and bool(getattr(raw, "autocommit", False))

@@ -83,12 +83,14 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
         arguments = None if takes_session else _bind(names, positional, defaults, args, kwargs)
         if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
             return plain(bound_copy(self, None), *args, **kwargs)
+        cacheable = True
         for key in ids:
             value = arguments[key]
             if value.__class__ is not str or not _CANONICAL(value):
-                arguments[key] = canonical_id(value)
+                arguments[key] = value = canonical_id(value)
+                cacheable = cacheable and (value is None or (isinstance(value, str) and _CANONICAL(value) is not None))
         tenant = arguments[tenant_name] if has_tenant else None
-        return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant))
+        return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
 
     return method
 

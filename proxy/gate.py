@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from sqlalchemy import Engine
+from sqlalchemy.orm import sessionmaker
+
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text
-from tidegate.errors import SettingsError
+from tidegate.errors import PolicyError, SettingsError
 from tidegate.proxy.facade import gated
 from tidegate.proxy.switches import checked_switch
 from tidegate.repositories.models import Base
@@ -25,8 +28,7 @@ from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyW
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session, sessionmaker
+    from sqlalchemy.orm import Session
 
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
@@ -91,12 +93,27 @@ class Gate:
         return self._parts.session_maker
 
     def adopt(self, repository: C, session_maker: sessionmaker[Session], pipeline: Pipeline | None = None) -> C:
-        """Have the calls of a gated *repository* go through this gate; gives it back."""
+        """Have the calls of a gated *repository* go through this gate; gives it back.
+
+        Raises:
+            PolicyError: *session_maker* is not one of this gate's engine, as it is: what it reads is not what the
+                gate's entries hold, or what it writes would not be seen.
+        """
+        self._check_bind(session_maker)
         if self._parts.applier is not None:
             self._parts.applier.ensure_started()
         repository.__dict__["_tidegate_session_maker"] = session_maker
         repository.__dict__["_tidegate_pipeline"] = pipeline or self._pipeline
         return repository
+
+    def _check_bind(self, session_maker: sessionmaker[Session]) -> None:
+        bind = session_maker.kw.get("bind") if isinstance(session_maker, sessionmaker) else None
+        if not isinstance(bind, Engine) or bind.dialect is not self.engine.dialect:
+            raise PolicyError(
+                f"a repository of this gate needs a sessionmaker bound to its engine, not {session_maker!r}"
+            )
+        if bind.get_execution_options().get("schema_translate_map"):
+            raise PolicyError("a repository behind a gate must not translate schemas: they would share one cache")
 
     def workflow_executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowExecutionRepository:
         """Where runs are saved, for *user*: an account (``current_tenant_id``) or an end user (``tenant_id``)."""
@@ -127,9 +144,18 @@ class Gate:
         def made(self: Any, *args: Any, **kwargs: Any) -> None:
             cls.__init__(self, *args, **kwargs)
             session_maker = kwargs["session_maker"] if "session_maker" in kwargs else args[0]
+            others = [value for value in (*args, *sorted(kwargs.items())) if value is not session_maker]
+            self.__dict__["_tidegate_made_with"] = [
+                other for other in others if other != ("session_maker", session_maker)
+            ]
             gate.adopt(self, session_maker, pipeline)
 
-        members = {"__init__": made, "__doc__": cls.__doc__, "__module__": cls.__module__}
+        members = {
+            "__init__": made,
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+        }
         return cast("type[C]", gated(policies)(type(cls.__name__, (cls, Gated), members)))
 
     @contextmanager

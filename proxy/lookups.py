@@ -52,6 +52,7 @@ def resolve(connection: Connection, collected: Collected) -> tuple[str, Position
     Returns:
         Those, or None if there was nothing to look up.
     """
+    collected.old_view = reads_as_of_its_beginning(connection)
     transaction = None
     while lookups := collected.next_lookups(MOST_LOOKED_UP):
         if connection.dialect.name == "postgresql":
@@ -64,6 +65,12 @@ def resolve(connection: Connection, collected: Collected) -> tuple[str, Position
         for lookup in lookups:
             collected.forget(*lookup)
     return transaction
+
+
+def reads_as_of_its_beginning(connection: Connection) -> bool:
+    """Whether the isolation level is above READ COMMITTED, as far as SQLAlchemy was told."""
+    level = connection.get_execution_options().get("isolation_level") or connection.default_isolation_level
+    return level in ("REPEATABLE READ", "SERIALIZABLE") and connection.dialect.name == "postgresql"
 
 
 def _look_up(connection: Connection, collected: Collected, lookups: Sequence[Lookup]) -> tuple[str, Position]:

@@ -16,10 +16,11 @@ _HERE: Final = "pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wa
 _POSITION: Final = f"SELECT {_HERE}"
 _TRANSACTION: Final = f"SELECT pg_current_xact_id()::text, {_HERE}"
 _OLDEST: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
-# A transaction id of the future is one of another history: nothing here waits for it.
+# An id that was not handed out yet is one of another history, and pg_xact_status would raise on it. What was handed out
+# is told by an id of one's own: pg_snapshot_xmax is one above the last that *completed*, and says nothing of what runs.
 _IN_PROGRESS: Final = (
-    "SELECT x FROM unnest(%s::text[]) x"
-    " WHERE x::xid8 < pg_snapshot_xmax(pg_current_snapshot()) AND pg_xact_status(x::xid8) = 'in progress'"
+    "SELECT x FROM (SELECT pg_current_xact_id() AS mine OFFSET 0) m, unnest(%s::text[]) x"
+    " WHERE CASE WHEN x::xid8 < m.mine THEN pg_xact_status(x::xid8) = 'in progress' ELSE false END"
 )
 
 

@@ -175,7 +175,10 @@ class Tables:
         while isinstance(source, AliasedReturnsRows):
             source = source.element
         name = getattr(source, "name", None)
-        return None if name is None else self._made.get((getattr(source, "schema", None), name))
+        if name is None:
+            return None
+        # A table of that name in another schema, or one whose schema is spelt out, counts too: too much is harmless.
+        return self._made.get((getattr(source, "schema", None), name)) or self.named(name)
 
     def named(self, name: str) -> TrackedTable | None:
         """The tracked table of that name, in whatever schema."""

@@ -221,8 +221,9 @@ class Watch:
 
     def _text_on(self, connection: Connection, table: TrackedTable, verb: str, parameters: Any) -> None:
         given = parameters if isinstance(parameters, list) else [parameters]
-        named = [row[key] for row in given if isinstance(row, dict) for key in row if key in table.tenant_names]
-        if not named:
+        given = [row[key] for row in given if isinstance(row, dict) for key in row if key in table.tenant_names]
+        named = [one for value in given for one in (value if isinstance(value, list | tuple | set) else [value])]
+        if not named or None in named:  # NULL names nobody, and "no tenant given" is how some say "every tenant"
             self.unnamed(table.table.name, f"{verb} as text")
         for tenant in named:
             self.collected(connection).whole(tenant)

@@ -47,9 +47,18 @@ def written(sql: str) -> Written:
         return Written()
     tokens = list(_tokens(sql))
     found = tuple(_found(tokens))
-    first = [token.keyword for token in tokens[:2]]
-    commits = first[:1] in (["COMMIT"], ["END"]) and first[1:] != ["PREPARED"]
-    return Written(found, commits or first == ["PREPARE", "TRANSACTION"])
+    return Written(found, any(_commits(tokens, at) for at in _beginnings(tokens)))
+
+
+def _beginnings(tokens: list[_Token]) -> Iterator[int]:
+    """Where a statement begins: at the first token, and behind every semicolon."""
+    yield 0
+    yield from (at + 1 for at, token in enumerate(tokens) if token.text == ";")
+
+
+def _commits(tokens: list[_Token], at: int) -> bool:
+    first = [token.keyword for token in tokens[at : at + 2]]
+    return (first[:1] in (["COMMIT"], ["END"]) and first[1:] != ["PREPARED"]) or first == ["PREPARE", "TRANSACTION"]
 
 
 def _tokens(sql: str) -> Iterator[_Token]:

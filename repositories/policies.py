@@ -7,7 +7,7 @@ A *tag* names something that an answer depends on, inside one tenant. Templates 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 
@@ -65,12 +65,13 @@ class PolicyTable(Mapping[str, Policy]):
     Args:
         methods: policies by method name.
         tenant: the argument that names the tenant.
-        ids: the arguments that are UUIDs, which every spelling of the same id makes the same call.
+        ids: the arguments that are UUIDs, which every spelling of the same id makes the same call; text that is none
+            is not cached.
     """
 
     methods: Mapping[str, Policy]
     tenant: str = "tenant_id"
-    ids: frozenset[str] = field(default_factory=lambda: frozenset({"tenant_id"}))
+    ids: frozenset[str] = frozenset()
 
     def __getitem__(self, method: str) -> Policy:
         return self.methods[method]

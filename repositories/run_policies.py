@@ -53,7 +53,9 @@ def days(app_id: str, newest: datetime, oldest: datetime) -> Sequence[str]:
     count = (last - first).days + 1
     if not 0 < count <= MOST_DAYS:
         return (GUARD, f"app:{app_id}")
-    of_days = [f"runs:{app_id}:{first + timedelta(days=i):%Y%m%d}" for i in range(count)]
+    each = [first + timedelta(days=i) for i in range(count)]
+    # As the tags of rows spell it: strftime would leave out the zeros of early years.
+    of_days = [f"runs:{app_id}:{day.year:04d}{day.month:02d}{day.day:02d}" for day in each]
     return [*of_days, f"app:{app_id}"]
 
 

@@ -134,8 +134,14 @@ class EndUser:
     tenant_id: str
 
 
-def node(run_id: str, index: int, **values: Any) -> WorkflowNodeExecution:
-    named: dict[str, Any] = {"id": new_id(), "workflow_id": new_id(), "node_id": f"n{index}", "node_type": "llm", "title": "N"}
+def node_of(run_id: str, index: int, **values: Any) -> WorkflowNodeExecution:
+    named: dict[str, Any] = {
+        "id": new_id(),
+        "workflow_id": new_id(),
+        "node_id": f"n{index}",
+        "node_type": "llm",
+        "title": "N",
+    }
     return WorkflowNodeExecution(**(named | {"index": index, "workflow_execution_id": run_id} | values))
 
 
@@ -146,7 +152,7 @@ def test_an_end_user_is_the_creator_and_the_api_s_factory_makes_the_write_side_t
     factory = DifyAPIRepositoryFactory
     factory.create_workflow_execution_repository(session_maker, user, new_id(), "app-run").save(execution)
     nodes = factory.create_workflow_node_execution_repository(session_maker, user, new_id(), "workflow-run")
-    nodes.save(node(execution.id_, 1))
+    nodes.save(node_of(execution.id_, 1))
     with session_maker() as session:
         row = session.get_one(WorkflowRun, execution.id_)
         assert (row.tenant_id, row.created_by, row.created_by_role) == (user.tenant_id, user.id, "end_user")
@@ -159,7 +165,7 @@ def test_node_executions_come_in_the_order_asked_for(session_maker: sessionmaker
     )
     run_id = new_id()
     for index, title in ((2, "a"), (1, "b"), (3, "a")):
-        nodes.save(node(run_id, index, title=title))
+        nodes.save(node_of(run_id, index, title=title))
 
     def indexes(order: OrderConfig | None) -> list[int]:
         return [found.index for found in nodes.get_by_workflow_run(run_id, order)]
@@ -187,7 +193,7 @@ def test_truncated_values_come_back_as_such_and_whole_from_their_files(session_m
         session_maker, Account(new_id(), new_id()), new_id(), "workflow-run", offload=offload
     )
     run_id = new_id()
-    execution = node(run_id, 1, inputs={"a": 1}, process_data={"p": "long" * 50}, outputs={"o": "long" * 50})
+    execution = node_of(run_id, 1, inputs={"a": 1}, process_data={"p": "long" * 50}, outputs={"o": "long" * 50})
     nodes.save(execution)
     execution.set_truncated_outputs({"o": "long..."})
     execution.set_truncated_process_data({"p": "long..."})

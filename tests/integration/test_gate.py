@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, event, select, text, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 import tidegate
 from tidegate.cache.events import Filled, Served
+from tidegate.cache.redis_store import RedisStore
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, PolicyError, SettingsError
 from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
-from tidegate.proxy.settings import CacheSettings, Settings
+from tidegate.proxy.primary import PostgresPrimary
+from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
 from tidegate.proxy.state import OUTBOX, serving_cache
 from tidegate.repositories.models import WorkflowRun, new_id
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
@@ -37,6 +40,7 @@ class Watched:
     def __init__(self, engine: Engine, cache: CacheSettings) -> None:
         self.events: list[Any] = []
         self.statements: list[str] = []
+        self.settings = Settings(cache=cache)
         self.gate = tidegate.gate_on(engine, sessionmaker(engine), Settings(cache=cache), observe=self.events.append)
         self.runs = self.gate.workflow_runs
         event.listen(engine, "before_cursor_execute", lambda *a: self.statements.append(a[2]))
@@ -417,3 +421,87 @@ def test_facades_are_their_plain_classes_and_plain_without_a_gate(watched: Watch
     alone = WorkflowRuns(session_maker=watched.gate.session_maker)
     assert watched.came_from(lambda: alone.get_workflow_run_by_id(TENANT, APP, run.id)) == "database"
     assert watched.events == []
+
+
+def test_a_transaction_that_runs_is_in_progress_though_none_younger_has_ended(watched: Watched) -> None:
+    """pg_snapshot_xmax is one above the last that completed: of a quiet database it says nothing."""
+    engine = watched.gate.engine
+    primary = PostgresPrimary(engine, "")
+    with engine.connect() as writer:
+        xid = str(writer.scalar(text("SELECT pg_current_xact_id()::text")))
+        assert primary.ended("t", [xid])[0] == []
+        assert primary.oldest_running("t")[0] <= int(xid)
+        writer.rollback()
+    assert primary.ended("t", [xid])[0] == [xid]
+    far = str(int(xid) + 1_000_000)
+    assert primary.ended("t", [far])[0] == [far]
+
+
+def test_gates_that_call_the_shard_differently_mark_the_same(watched: Watched, tables_url: str) -> None:
+    run = watched.make_run()
+
+    def read() -> Any:
+        return watched.runs.get_workflow_run_by_id(TENANT, APP, run.id)
+
+    watched.warm(read)
+    other = create_engine(tables_url)
+    cache = watched.settings.cache
+    named = Settings(shards=(ShardSettings(name="elsewhere", primary=tables_url),), cache=cache)
+    gate = tidegate.gate_on(other, sessionmaker(other), named)
+    with gate.session(TENANT) as session:
+        session.execute(update(WorkflowRun).where(WorkflowRun.id == run.id).values(total_tokens=9))
+        session.commit()
+    assert read().total_tokens == 9
+    gate.close()
+    other.dispose()
+
+
+def test_repositories_made_with_other_things_are_not_each_other_s(watched: Watched) -> None:
+    Own.metadata.create_all(watched.gate.engine)
+
+    class Named:
+        def __init__(self, session_maker: sessionmaker[Session], words: str) -> None:
+            self._maker = session_maker
+            self._words = words
+
+        def of_customer(self, customer: str) -> str:
+            return f"{customer} {self._words}"
+
+    table = PolicyTable({"of_customer": Read(guard="notes")}, tenant="customer")
+    made = watched.gate.wrap(Named, table, [Tracked(Note, tenant="customer", tags=("notes",))])
+    for words in ("one", "two", "one"):
+        for _ in range(6):
+            assert made(watched.gate.session_maker, words).of_customer("ann") == f"ann {words}"
+    assert made.__qualname__ == Named.__qualname__
+
+
+def test_only_session_makers_of_the_gate_s_engine_are_adopted(watched: Watched, tables_url: str) -> None:
+    stranger = create_engine(tables_url)
+    translated = watched.gate.engine.execution_options(schema_translate_map={None: "other"})
+    for maker in (sessionmaker(stranger), sessionmaker(), scoped_session(watched.gate.session_maker)):
+        with pytest.raises(PolicyError, match="bound to its engine"):
+            watched.gate.adopt(WorkflowRuns(watched.gate.session_maker), maker)  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="must not translate schemas"):
+        watched.gate.adopt(WorkflowRuns(watched.gate.session_maker), sessionmaker(translated))
+    stranger.dispose()
+
+
+def test_garbage_in_the_switches_is_no_exception(watched: Watched, cluster: Cluster) -> None:
+    run = watched.make_run()
+    store = watched.gate._parts.store
+    assert isinstance(store, RedisStore)
+    client = cluster.cache._client()
+    client.set(store._keys.switches(), b"\xff\xfe\n\x00")
+    client.close()
+    with pytest.raises(StoreUnavailable):
+        store.switched_off()
+    assert watched.runs.get_workflow_run_by_id(TENANT, APP, run.id) is not None
+
+
+def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: Watched) -> None:
+    run = watched.make_run()
+    applier = watched.gate._parts.applier
+    assert applier is not None
+    applier._pid = 0  # as after a fork: the thread is the parent's
+    watched.runs.get_workflow_run_by_id(TENANT, APP, run.id)
+    assert applier._pid == os.getpid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -258,3 +259,30 @@ def test_followers_get_nothing_from_a_fill_that_was_refused() -> None:
     assert here.read(leader) == "stale"  # it began before the bump
     leader.thread.join()  # type: ignore[attr-defined]
     assert answers == ["fresh"]
+
+
+def test_a_clock_that_goes_back_and_a_policy_that_fails_do_not_reach_the_reader() -> None:
+    here, request = Here(), Request()
+
+    def backwards(_need: Need) -> Answer:
+        here.now_ms -= 5_000
+        return Answer("value", ORIGIN)
+
+    request.query = backwards  # type: ignore[assignment]
+    assert here.read(request) == "value"
+
+    class Failing(Request):
+        def tags(self, _value: object) -> tuple[str, ...]:
+            raise KeyError("no such argument")
+
+    assert Here().read(Failing()) == "value"
+
+
+def test_a_process_forked_off_leads_its_own_flights() -> None:
+    flights = Flights()
+    flights.join("t", "e")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if flights.join("t", "e")[1] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not flights.join("t", "e")[1]

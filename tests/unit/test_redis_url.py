@@ -73,3 +73,10 @@ def test_sentinels() -> None:
 def test_a_cluster_names_its_servers() -> None:
     target = Target.of_url("redis+cluster://a:1,b:2")
     assert (target.kind, target.hosts) == ("cluster", (("a", 1), ("b", 2)))
+
+
+@pytest.mark.parametrize("option", ["db=2", "host=elsewhere", "port=1", "password=x"])
+def test_what_names_the_server_must_not_hide_among_the_options(option: str) -> None:
+    """Two caches would be shown, and so taken, for one."""
+    with pytest.raises(SettingsError, match="belongs before the"):
+        Target.of_url(f"redis://127.0.0.1:6379/0?{option}")

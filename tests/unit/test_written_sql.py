@@ -71,3 +71,12 @@ def test_locks_write_no_table() -> None:
 )
 def test_the_end_of_a_transaction(sql: str, commits: bool) -> None:
     assert written(sql).commits is commits
+
+
+@pytest.mark.parametrize("sql", ["select 1; commit", "insert into t values (1); END", "select ';'; /* ; */ COMMIT"])
+def test_a_commit_behind_another_statement_commits(sql: str) -> None:
+    assert written(sql).commits
+
+
+def test_a_commit_inside_a_text_does_not() -> None:
+    assert not written("select '; commit', 1 as \"; commit\"").commits

@@ -385,3 +385,12 @@ def test_many_rows_of_one_tenant_are_the_whole_tenant(watch_engine: Any, values_
     with watched.engine.begin() as connection:
         connection.execute(insert(RUNS), [values_of(WorkflowRun) for _ in range(20)] + [other])
     assert watched.take() == {TENANT: "whole", OTHER: tags_of(other)}
+
+
+def test_a_sqlite_whose_driver_begins_nothing_is_an_autocommit_connection(tmp_path: Any, values_of: Any) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'by_hand.db'}", connect_args={"isolation_level": None})
+    WorkflowRun.metadata.create_all(engine)
+    attach(engine, TRACKED, object())  # type: ignore[arg-type]  # never told of anything
+    with engine.connect() as connection, pytest.raises(PolicyError, match="AUTOCOMMIT"):
+        connection.execute(insert(RUNS), values_of(WorkflowRun))
+    engine.dispose()
