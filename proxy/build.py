@@ -124,10 +124,7 @@ def gate_on(
         )
 
     applier = None if store is None else Applier(engine, store)
-    gate = Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pipeline, on_close))
-    if pushes is not None:
-        gate.also_close(pushes.close)
-    return gate
+    return Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pushes, pipeline, on_close))
 
 
 def _engine(shard: ShardSettings, settings: Settings) -> Engine:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tidegate.cache.pushes import Pushes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.commit import Commit
@@ -63,6 +64,7 @@ class Parts:
     outbox: Outbox
     applier: Applier | None
     store: Store | None
+    pushes: Pushes | None
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
     on_close: Callable[[], None]
 
@@ -189,6 +191,8 @@ class Gate:
         """End what runs beside the program, and close connections; harmless when repeated."""
         if self._parts.applier is not None:
             self._parts.applier.close()
+        if self._parts.pushes is not None:
+            self._parts.pushes.close()
         store = self._parts.store
         if store is not None and hasattr(store, "close"):
             store.close()
