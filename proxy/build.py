@@ -1,11 +1,12 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-facade -> caching -> routing -> plain repository            a read
-plain repository -> watched engine -> commit protocol       a write
+facade -> telemetry -> caching -> routing -> plain repository            a read
+plain repository -> watched engine -> commit protocol                    a write
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from tidegate.proxy.routing import OnPrimary
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.state import make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
+from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.proxy.watch import attach
 from tidegate.repositories.tracked import TRACKED
 
@@ -93,6 +95,8 @@ def gate_on(
         store: a cache to use instead of the one that the settings name.
     """
     shard = settings.shards[0].name if settings.shards else "s0"
+    counters = Counters()
+    observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
     note_origins(engine, shard)
     make_tables(engine)
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
@@ -104,13 +108,13 @@ def gate_on(
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
         if store is None:
-            return below
+            return Telemetry(counters, below)
         primary = (
             PostgresPrimary(engine, shard)
             if engine.dialect.name == "postgresql"
             else ClockPrimary(shard, settings.cache.transaction_timeout_s)
         )
-        return Caching(
+        caching = Caching(
             read_through=ReadThrough(store, Keeper(store, primary, observe=observe), observe=observe),
             store=store,
             codec=Codec(models, blob_bytes=settings.cache.blob_bytes),
@@ -122,9 +126,12 @@ def gate_on(
             below=below,
             observe=observe,
         )
+        return Telemetry(counters, caching)
 
     applier = None if store is None else Applier(engine, store)
-    return Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pushes, pipeline, on_close))
+    return Gate(
+        Parts(engine, session_maker, watch, commit, outbox, applier, store, pushes, counters, pipeline, on_close)
+    )
 
 
 def _engine(shard: ShardSettings, settings: Settings) -> Engine:

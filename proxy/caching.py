@@ -87,6 +87,7 @@ class Caching:
             vouched = request.bounded and self._is_vouched_for(request, kept)
             if kept is not None and (vouched or self._is_fresh(request, kept)):
                 self._observe(Served(request.tenant, "near"))
+                call.answered = "near"
                 return self.codec.build(kept.decoded, request.session_maker)
         # Only now: what is near is found by its fingerprint alone.
         if not request.expand_guard():
@@ -155,7 +156,7 @@ class CachedCall:
     def query(self, need: Need) -> Answer:
         """Ask a node by the layers below."""
         call = self._call
-        call.need, call.tell_origin, call.origin = need, True, None
+        call.need, call.tell_origin, call.origin, call.answered = need, True, None, "node"
         return Answer(self._layer.below(call), call.origin)
 
     def expand_guard(self) -> bool:
@@ -196,6 +197,7 @@ class CachedCall:
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
             kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
             layer.near.put(self.tenant, self.entry, kept, kept.size)
+        self._call.answered = "flight" if hit is None else "store"
         return value
 
     def _may_be_near(self, value: object) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.commit import Commit
     from tidegate.proxy.outbox import Applier, Outbox
+    from tidegate.proxy.telemetry import Counters, Stats
     from tidegate.proxy.watch import Watch
     from tidegate.repositories.policies import PolicyTable, Tracked
 
@@ -65,6 +66,7 @@ class Parts:
     applier: Applier | None
     store: Store | None
     pushes: Pushes | None
+    counters: Counters
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
     on_close: Callable[[], None]
 
@@ -182,6 +184,10 @@ class Gate:
         with self.session_maker() as session:
             self._parts.outbox.put(cast("Any", session.connection()), [change])
             session.commit()
+
+    def stats(self) -> Stats:
+        """What this gate has counted since it was made: calls by method, and events of its cache."""
+        return self._parts.counters.stats()
 
     def also_close(self, closer: Callable[[], None]) -> None:
         """Call *closer* when the gate is closed, after what it has of its own."""

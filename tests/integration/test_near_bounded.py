@@ -137,9 +137,10 @@ def test_a_near_answer_costs_no_round_trip_also_while_others_are_stored(place: P
     tokens(gate, other)  # a fill, which changes no mark
     assert pushes_of(gate).caught_up(10)
     before = scripts_run(valkey_url)
-    assert [tokens(gate, run_id) for _ in range(20)] == [0] * 20
-    assert scripts_run(valkey_url) == before
-    assert place.served[-20:] == ["near"] * 20
+    assert [tokens(gate, run_id) for _ in range(200)] == [0] * 200
+    # While a reply or a push waits to be read, a few times a second, answers are checked.
+    assert scripts_run(valkey_url) - before <= 20
+    assert place.served[-200:] == ["near"] * 200
 
 
 def test_what_another_process_changed_is_seen_and_what_it_did_not_change_is_kept(place: Place, valkey_url: str) -> None:
@@ -157,10 +158,10 @@ def test_what_another_process_changed_is_seen_and_what_it_did_not_change_is_kept
     set_tokens(writer, changed, 7)
     assert pushes_of(gate).caught_up(10)
     before = scripts_run(valkey_url)
-    read_same()  # the tenant was named: asked once, and vouched for again
-    read_same()
-    assert place.served[-2:] == ["near", "near"]
-    assert scripts_run(valkey_url) == before + 1
+    for _ in range(100):  # the tenant was named: asked once, and vouched for again
+        read_same()
+    assert place.served[-100:] == ["near"] * 100
+    assert 1 <= scripts_run(valkey_url) - before <= 10
     assert tokens(gate, changed) == 7
 
 
@@ -355,13 +356,12 @@ def test_a_killed_server_s_successor_begins_with_other_epochs(node: ValkeyNode) 
 
 def test_a_process_forked_off_has_a_stream_of_its_own(valkey_url: str) -> None:
     _, pushes = pushing(valkey_url)
-    assert pushes.alive()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
         child = os.fork()
     if child == 0:
         alive_at_once = pushes._epochs.alive()
-        os._exit(0 if not alive_at_once and pushes.caught_up(10) and pushes.alive() else 1)
+        os._exit(0 if not alive_at_once and pushes.caught_up(10) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert pushes.caught_up(10)
     pushes.close()
@@ -377,3 +377,16 @@ def test_a_closed_gate_has_no_thread_and_serves_nothing_unasked(place: Place, va
     gate.close()
     assert not thread.is_alive()
     assert not pushes_of(gate).alive()
+
+
+def test_a_gate_counts_who_answered(place: Place, valkey_url: str) -> None:
+    gate = place.gate(valkey_url)
+    run_id = save(gate)
+    keep(gate, run_id, place)
+    (stats,) = [one for name, one in gate.stats().methods.items() if name.endswith(".get_workflow_run_by_id")]
+    assert stats.answered["node"] == stats.missed == 1
+    assert stats.served == stats.calls - 1
+    assert gate.stats().events["Served: near"] == stats.answered["near"] == place.served.count("near")
+    gate.workflow_runs.get_workflow_run_by_id_without_tenant(run_id)
+    plain = [one for name, one in gate.stats().methods.items() if name.endswith("without_tenant")]
+    assert [one.answered for one in plain] == [{"plain": 1}]
