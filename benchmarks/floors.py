@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import random
 import statistics
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import redis
 
 from tidegate.benchmarks import hydration
 from tidegate.benchmarks.gated import HIT, NEAR_BOUNDED, gated
+from tidegate.cache.events import Served
+from tidegate.proxy.call import Call
+from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.repositories.policies import PolicyTable, Read
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ HIT_TIMES: Final = 1.2
 NEAR_TIMES: Final = 1.5
 MISS_TIMES: Final = 1.15
 SWITCHED_OFF_US: Final = 5.0
+TELEMETRY_US: Final = 2.0
 _ROUND_TRIPS: Final = 3
 _MISSES_A_ROUND: Final = 2
 
@@ -80,7 +85,7 @@ class Floors:
 
     def measure(self, rounds: int, advance: Advance) -> list[Floor]:
         """All floors, *rounds* times round."""
-        found = [*self._hits(rounds), self._miss(rounds), *self._switched_off(rounds)]
+        found = [*self._hits(rounds), self._miss(rounds), *self._switched_off(rounds), _telemetry(rounds)]
         advance(1)
         return found
 
@@ -137,6 +142,25 @@ class Floors:
                 bound = SWITCHED_OFF_US if how == "canonical" else None
                 floors.append(Floor(text, "without a gate", times["off"], times["plain"], bound, difference=True))
             return floors
+
+
+def _telemetry(rounds: int) -> Floor:
+    counters = Counters()
+    told, event = all_of(counters, Log(logging.getLogger("tidegate"))), Served("a tenant", "near")
+    call = Call(object(), "Idle.read", "read", lambda: None, IDLE_POLICIES["read"], {}, "a tenant")
+
+    def below(_call: Call) -> None:
+        """Answer nothing."""
+
+    layer = Telemetry(counters, below)
+
+    def with_telemetry() -> None:
+        layer(call)
+        told(event)
+
+    times = hydration.measure({"with": with_telemetry, "without": lambda: below(call)}, rounds)
+    text = "telemetry of a call that is served near"
+    return Floor(text, "without it", times["with"], times["without"], TELEMETRY_US, difference=True)
 
 
 def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:

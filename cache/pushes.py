@@ -12,12 +12,21 @@ read after the lookup, the answer would be kept with 8 and served for as long as
 An epoch says something only while the pushes arrive. They do as long as the server has answered, on their own
 connection, a question put within the last 250 ms: replies and pushes come in the order they were written. The moment
 that counts is the one when the question was *sent*: what was changed until then has been pushed before the answer.
+
+The thread that reads the stream may have to wait 5 ms for its turn (the interpreter's switch interval) while others are
+served. So these look for themselves whether something has come that is not read yet, and take that for silence:
+
+    reader: anything unread? no |                           | is it being read? no | epoch
+    thread:                       being read := yes | reads | epoch 8 | being read := no
+
+Asked the other way round, what was read between the two questions would be seen by neither.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -29,23 +38,25 @@ ALIVE_S: Final = 0.25
 MOST_TENANTS: Final = 100_000
 
 
-def uptime_s() -> float:
-    """Seconds, of a clock that nobody sets, and that goes on while the machine sleeps where there is such a one."""
-    return time.clock_gettime(_CLOCK) if _CLOCK is not None else time.monotonic()
-
-
-_CLOCK: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+uptime_s: Final[Callable[[], float]] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds, of a clock that nobody sets, and that goes on while the machine sleeps where there is such a one."""
 
 
 class Pushes(Protocol):
     """A stream of pushes. To be asked in this order: if it is alive, then for the epoch."""
 
     def alive(self) -> bool:
-        """Whether all that was changed until 250 ms ago has been pushed to here."""
+        """Whether all that was changed until 250 ms ago has been pushed to here, and nothing waits to be read."""
         ...
 
     def epoch(self, tenant: str) -> int:
         """Another number each time the marks of *tenant* may have changed."""
+        ...
+
+    def caught_up(self, timeout_s: float) -> bool:
+        """Wait until all that was changed before this call has been pushed to here; whether it was in time."""
         ...
 
     def close(self) -> None:
@@ -67,6 +78,8 @@ class Epochs:
         self._numbers = count(1)  # never twice, so that an epoch of another life of the stream is none of this one
         self._view: tuple[int, dict[bytes, int]] = (0, {})
         self._vouched_s = float("-inf")
+        self.unread: Callable[[], bool] = lambda: False
+        self.being_read = False
         self._news = threading.Condition()
 
     def of(self, key: bytes) -> int:
@@ -75,8 +88,10 @@ class Epochs:
         return own.get(key, base)
 
     def alive(self) -> bool:
-        """Whether the last question that was answered is young enough."""
-        return self.clock() - self._vouched_s <= ALIVE_S
+        """Whether the last question that was answered is young enough, and nothing has come since."""
+        if self.clock() - self._vouched_s > ALIVE_S:
+            return False
+        return not self.unread() and not self.being_read  # in this order; see above
 
     def void(self, key: bytes) -> None:
         """A push named *key*."""

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import threading
 import weakref
 from collections import deque
+from fcntl import ioctl
 from functools import partial
+from termios import FIONREAD
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
@@ -31,6 +34,7 @@ BEAT_S: Final = ALIVE_S / 5
 """How often the server is asked, in seconds."""
 _GIVE_UP_S: Final = 4 * ALIVE_S
 _PAUSES_S: Final = (0.05, 2.0)
+_NOTHING: Final = bytes(4)
 _ASK: Final = packed((b"INFO", b"replication"))
 
 
@@ -75,7 +79,7 @@ class RedisPushes:
         return self._epochs.of(self._keys.marks(tenant))
 
     def caught_up(self, timeout_s: float) -> bool:
-        """Wait until all that was changed before this call has been pushed to here; whether it was in time."""
+        """See :meth:`Pushes.caught_up`."""
         self.alive()
         return self._epochs.wait_until_vouched(self._epochs.clock(), timeout_s)
 
@@ -139,18 +143,27 @@ class _Following:
         self._epochs = epochs
         self._life = life
         self._beat_s = beat_s
+        self._fd: int = connection._sock.fileno()  # noqa: SLF001  # redis-py has no other way to wait without reading
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         self._asked: deque[float] = deque()
 
     def run(self, closed: threading.Event) -> None:
-        """Take note of what comes, until *closed* is set or the stream is no good any more; then raise or return."""
-        clock, next_s = self._epochs.clock, 0.0
+        """Take note of what comes, until *closed* is set; raises when the stream is no good any more."""
+        epochs, clock, next_s = self._epochs, self._epochs.clock, 0.0
+        epochs.being_read, epochs.unread = False, partial(_has_unread, self._fd)
         while not closed.is_set():
             now_s = clock()
             if now_s >= next_s:
                 self._ask(now_s)
                 next_s = now_s + self._beat_s
-            if self._connection.can_read(timeout=max(0.0, next_s - clock())):
-                self._take(self._connection.read_response(disable_decoding=True, push_request=True))
+            # Waits without reading: what has come must be seen by others, as unread or as being read.
+            if self._poll.poll(max(0.0, next_s - clock()) * 1000):
+                epochs.being_read = True
+                self._take()
+                while self._connection.can_read(timeout=0):
+                    self._take()
+                epochs.being_read = False
 
     def _ask(self, now_s: float) -> None:
         if self._asked:
@@ -160,7 +173,8 @@ class _Following:
         self._asked.append(now_s)
         self._connection.send_packed_command([_ASK], check_health=False)
 
-    def _take(self, found: Any) -> None:
+    def _take(self) -> None:
+        found = self._connection.read_response(disable_decoding=True, push_request=True)
         if isinstance(found, _Pushed):
             if found is _EVERYTHING:
                 self._epochs.void_all()
@@ -183,6 +197,13 @@ def _forked(stream: weakref.ref[RedisPushes]) -> None:
     alive = stream()
     if alive is not None:
         alive._start_anew()  # noqa: SLF001  # of this module
+
+
+def _has_unread(fd: int) -> bool:
+    try:
+        return ioctl(fd, FIONREAD, _NOTHING) != _NOTHING
+    except OSError:  # closed meanwhile
+        return True
 
 
 def _pushed(message: Any) -> _Pushed:

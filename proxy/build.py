@@ -1,7 +1,7 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-facade -> caching -> routing -> plain repository            a read
-plain repository -> watched engine -> commit protocol       a write
+facade -> telemetry -> caching -> routing -> plain repository            a read
+plain repository -> watched engine -> commit protocol                    a write
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tidegate.proxy.routing import OnPrimary
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.state import make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
+from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.proxy.watch import attach
 from tidegate.repositories.tracked import TRACKED
 
@@ -104,6 +105,8 @@ def gate_on(
         store: a cache to use instead of the one that the settings name.
     """
     shard = _ONLY_SHARD
+    counters = Counters()
+    observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
     note_origins(engine, shard)
     make_tables(engine)
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
@@ -117,13 +120,13 @@ def gate_on(
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
         if store is None:
-            return below
+            return Telemetry(counters, below)
         primary = (
             PostgresPrimary(engine, shard)
             if engine.dialect.name == "postgresql"
             else ClockPrimary(shard, settings.cache.transaction_timeout_s)
         )
-        return Caching(
+        caching = Caching(
             read_through=ReadThrough(store, Keeper(store, primary, observe=observe), observe=observe),
             store=store,
             codec=Codec(models, blob_bytes=settings.cache.blob_bytes),
@@ -136,11 +139,11 @@ def gate_on(
             keep_alive=applier.ensure_started if applier is not None else lambda: None,
             observe=observe,
         )
+        return Telemetry(counters, caching)
 
-    gate = Gate(Parts(engine, session_maker, watch, commit, outbox, applier, store, pipeline, on_close))
-    if pushes is not None:
-        gate.also_close(pushes.close)
-    return gate
+    return Gate(
+        Parts(engine, session_maker, watch, commit, outbox, applier, store, pushes, counters, pipeline, on_close)
+    )
 
 
 def _engine(shard: ShardSettings, settings: Settings) -> Engine:

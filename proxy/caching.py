@@ -85,16 +85,26 @@ class Caching:
         request = self._request(call)
         if request is None:
             return self.below(call)
-        if request.near:
-            kept: Kept | None = self.near.get(request.tenant, request.entry) if self.near is not None else None
-            # Alive first: a stream that comes back may bring old news between an epoch read too early and this.
-            vouched = request.bounded and self._pushes is not None and self._pushes.alive()
-            if request.bounded and self._pushes is not None:
-                request.epoch = self._pushes.epoch(request.tenant)
-            if kept is not None and ((vouched and kept.epoch == request.epoch) or self._is_fresh(request, kept)):
+        if request.near and self.near is not None:
+            kept: Kept | None = self.near.get(request.tenant, request.entry)
+            vouched = request.bounded and self._is_vouched_for(request, kept)
+            if kept is not None and (vouched or self._is_fresh(request, kept)):
                 self._observe(Served(request.tenant, "near"))
+                call.answered = "near"
                 return self.codec.build(kept.decoded, request.session_maker)
+        # Only now: what is near is found by its fingerprint alone.
+        if not request.expand_guard():
+            return self.below(call)
         return self._read_through(request)
+
+    def _is_vouched_for(self, request: CachedCall, kept: Kept | None) -> bool:
+        pushes = self._pushes
+        if pushes is None:
+            return False
+        # Alive first: a stream that comes back may bring old news between an epoch read too early and its answer.
+        vouched = pushes.alive()
+        request.epoch = pushes.epoch(request.tenant)
+        return vouched and kept is not None and kept.epoch == request.epoch
 
     def near_mode(self, call: Call, policy: Read) -> NearMode:
         """How the answers of a call are kept in this process."""
@@ -113,11 +123,8 @@ class Caching:
             return None
         if self._switches.are_off(call.method, tenant):
             return None
-        guard = template(policy.guard).expand(call.arguments)
-        if not isinstance(guard, str):
-            return None
         fingerprint = _fingerprint(call)
-        return None if fingerprint is None else CachedCall(self, call, policy, tenant, guard, fingerprint)
+        return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
     def _is_fresh(self, request: CachedCall, kept: Kept) -> bool:
         try:
@@ -136,10 +143,10 @@ class Caching:
 class CachedCall:
     """One call on its way through the read path; see :class:`~tidegate.cache.request.Request`."""
 
-    def __init__(self, layer: Caching, call: Call, policy: Read, tenant: str, guard: str, fingerprint: bytes) -> None:
+    def __init__(self, layer: Caching, call: Call, policy: Read, tenant: str, fingerprint: bytes) -> None:
         self.tenant = tenant
         self.entry = fingerprint.hex()
-        self.guard = guard
+        self.guard = ""
         mode = layer.near_mode(call, policy)
         self.near = mode != "off"
         self.bounded = mode == "bounded"
@@ -154,8 +161,16 @@ class CachedCall:
         """Ask a node by the layers below."""
         self._layer.keep_alive()
         call = self._call
-        call.need, call.tell_origin, call.origin = need, True, None
+        call.need, call.tell_origin, call.origin, call.answered = need, True, None, "node"
         return Answer(self._layer.below(call), call.origin)
+
+    def expand_guard(self) -> bool:
+        """Whether the arguments name the guard; without one the call cannot be cached."""
+        guard = template(self._policy.guard or "").expand(self._call.arguments)
+        if not isinstance(guard, str):
+            return False
+        self.guard = guard
+        return True
 
     def tags(self, value: object) -> tuple[str, ...]:
         """The guard, or what the policy says of the answer."""
@@ -187,6 +202,7 @@ class CachedCall:
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
             kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
             layer.near.put(self.tenant, self.entry, kept, kept.size)
+        self._call.answered = "flight" if hit is None else "store"
         return value
 
     def _may_be_near(self, value: object) -> bool:

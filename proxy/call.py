@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from tidegate.cache.request import ONLY_PRIMARY
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tidegate.cache.request import Need
     from tidegate.repositories.policies import Policy
     from tidegate.repositories.position import Origin
+
+
+Answered: TypeAlias = Literal["near", "store", "flight", "node", "plain"]
+"""Who answered a call: the near cache, the store, another thread's fill, a node after a miss, or no cache at all."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class Call:
         need: which node will do; set by the layers above the routing.
         tell_origin: whether anybody will look at *origin*; finding out takes longer than a call may, else.
         origin: whose data answered, set by the routing; None: not known, and so not to be stored.
+        answered: who has answered, set by the caching.
     """
 
     repository: Any
@@ -48,6 +53,7 @@ class Call:
     cacheable: bool = True
     tell_origin: bool = False
     origin: Origin | None = None
+    answered: Answered = "plain"
 
     def run_plain(self, session_maker: sessionmaker[Session] | None = None) -> object:
         """Run the plain method on a copy of the repository, bound to *session_maker* (None: to its own).

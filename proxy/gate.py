@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from tidegate.cache.pushes import Pushes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.commit import Commit
     from tidegate.proxy.outbox import Applier, Outbox
+    from tidegate.proxy.telemetry import Counters, Stats
     from tidegate.proxy.watch import Watch
     from tidegate.repositories.policies import PolicyTable, Tracked
 
@@ -68,6 +70,8 @@ class Parts:
     outbox: Outbox
     applier: Applier | None
     store: Store | None
+    pushes: Pushes | None
+    counters: Counters
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
     on_close: Callable[[], None]
 
@@ -228,6 +232,10 @@ class Gate:
             self._parts.outbox.put(cast("Any", session.connection()), [change])
             session.commit()
 
+    def stats(self) -> Stats:
+        """What this gate has counted since it was made: calls by method, and events of its cache."""
+        return self._parts.counters.stats()
+
     def also_close(self, closer: Callable[[], None]) -> None:
         """Call *closer* when the gate is closed, after what it has of its own."""
         self._closers.append(closer)
@@ -236,6 +244,8 @@ class Gate:
         """End what runs beside the program, and close connections; harmless when repeated."""
         if self._parts.applier is not None:
             self._parts.applier.close()
+        if self._parts.pushes is not None:
+            self._parts.pushes.close()
         store = self._parts.store
         if store is not None and hasattr(store, "close"):
             store.close()

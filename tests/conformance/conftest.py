@@ -1,7 +1,8 @@
 """One session maker per database the repositories run on, plain and behind a gate; and rows to read.
 
 A test that asks for ``behind`` runs on every database plain, and on PostgreSQL behind a gate: with an empty cache, with
-each cached read made twice (so that the second is answered by the cache), and the same with the near cache.
+each cached read made twice (so that the second is answered by the cache), and the same with the near cache in both of
+its modes; in bounded mode, each read waits until what was written before it has been pushed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sqlalchemy import StaticPool, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import tidegate
+from tidegate.cache.redis_pushes import RedisPushes
 from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
 from tidegate.proxy.settings import CacheSettings
 from tidegate.repositories import (
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.embedded import Cluster
 
 DATABASES = ["sqlite-memory", "sqlite-file", "postgresql"]
-GATES = ["postgresql-cold", "postgresql-warm", "postgresql-near", "sqlite-file-warm"]
+GATES = ["postgresql-cold", "postgresql-warm", "postgresql-near", "postgresql-bounded", "sqlite-file-warm"]
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 
@@ -65,6 +67,9 @@ class Behind:
         self.session_maker = session_maker
         self.gate = gate
         self._twice = twice
+        self._pushes = None if gate is None else gate._parts.pushes
+        if isinstance(self._pushes, RedisPushes):
+            self._pushes.beat_s = 0.002
 
     def runs(self, **kwargs: Any) -> DifyAPISQLAlchemyWorkflowRunRepository:
         if self.gate is None:
@@ -84,6 +89,8 @@ class Behind:
         pipeline = adopted.__dict__["_tidegate_pipeline"]
 
         def twice(call: Call) -> object:
+            if self._pushes is not None:
+                assert self._pushes.caught_up(10)
             if isinstance(call.policy, Read) and call.policy.guard is not None:
                 pipeline(call)
             return pipeline(call)
@@ -102,7 +109,8 @@ def behind(session_maker: sessionmaker[Session], request: pytest.FixtureRequest)
     cluster: Cluster = request.getfixturevalue("cluster")
     cache = CacheSettings(
         url=cluster.cache.url,
-        near=kind.endswith("near"),
+        near=kind.endswith(("near", "bounded")),
+        near_modes={"all": "bounded"} if kind.endswith("bounded") else {},
         connect_timeout_ms=2000,
         read_timeout_ms=2000,
         transaction_timeout_s=0,
