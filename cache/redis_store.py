@@ -98,11 +98,14 @@ class RedisStore:
         args = (encoded(token("t", guard)), b"1" if refresh else b"0")
         return self._link.ask((Command(scripts.LOOKUP, keys, args),), _lookup)
 
-    def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:  # noqa: D102
+    def lease(  # noqa: D102
+        self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
+    ) -> bool:
         noted = _noted(miss.noted)
         value = b" ".join((b"1", *noted, _tokens("k", token)))
         args = (noted[0], b"%d" % miss.guard_generation, value, b"%d" % lease_ms)
-        return bool(self._one(scripts.LEASE, (self._keys.lease(tenant, entry),), args))
+        keys = (self._keys.lease(tenant, entry), self._keys.entry(tenant, entry))
+        return bool(self._one(scripts.LEASE, keys, (*args, noted[1] if unless_filled else b"")))
 
     def release(self, tenant: str, entry: str, token: str) -> None:
         """See :meth:`Store.release`."""

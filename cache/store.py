@@ -110,8 +110,14 @@ class Store(Protocol):
         """The entry if it is fresh (and *refresh* is not asked for), else what a miss must note."""
         ...
 
-    def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:
-        """Take the right to fill; also from a holder that noted other marks and whose guard was bumped since."""
+    def lease(
+        self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
+    ) -> bool:
+        """Take the right to fill; also from a holder that noted other marks and whose guard was bumped since.
+
+        With *unless_filled*, not if an entry is there that noted what *miss* did, or later: who has just missed may
+        come to the lease when its holder has filled and gone.
+        """
         ...
 
     def release(self, tenant: str, entry: str, token: str) -> None:
