@@ -17,7 +17,7 @@ from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
 from tidegate.cache.redis_link import client_of, link_of
 from tidegate.cache.redis_url import Target, Timeouts
-from tidegate.cache.store import Hit, Miss, NoRoot
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreFull
 from tidegate.repositories.position import Origin, Position
 
 if TYPE_CHECKING:
@@ -149,10 +149,14 @@ class RedisStore:
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
         """See :meth:`Store.open`."""
-        self._all(
-            self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
-            for change, nonce in zip(changes, nonces, strict=True)
-        )
+        try:
+            self._all(
+                self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
+                for change, nonce in zip(changes, nonces, strict=True)
+            )
+        except StoreFull:
+            self._lose(changes)
+            raise
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
         """See :meth:`Store.stamp`."""
@@ -166,7 +170,10 @@ class RedisStore:
     def bump(self, changes: Sequence[Change], position: Position) -> None:
         """See :meth:`Store.bump`."""
         at = _position(position)
-        self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
+        try:
+            self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
+        except StoreFull:
+            self._lose(changes)
 
     def switched_off(self) -> frozenset[str]:
         """See :meth:`Store.switched_off`."""
@@ -176,6 +183,14 @@ class RedisStore:
     def switch(self, name: str, *, off: bool) -> None:
         """See :meth:`Store.switch`."""
         self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
+
+    def _lose(self, changes: Sequence[Change]) -> None:
+        """Forget the marks of these tenants, which takes no memory and voids all they have.
+
+        A full server takes no mark and goes on answering: what is changed now would be served as it was, for as long
+        as the server stays full.
+        """
+        self._all(Command(scripts.LOSE, (self._keys.marks(change.tenant),)) for change in changes)
 
     def _altering(self, script: Script, tenant: str, *args: bytes) -> Command:
         return Command(script, (self._keys.marks(tenant),), (*self._bounds, *args))

@@ -17,6 +17,10 @@ class StoreUnavailable(Exception):  # noqa: N818  # a state of the server, not a
     """The store did not answer, answered garbage, or is no master: nothing is known of what it did."""
 
 
+class StoreFull(StoreUnavailable):
+    """The store has no memory for what was to be written; it can still forget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A fresh entry, and what was noted when it was filled; *age_ms* and *left_ms* are the store's."""
