@@ -6,6 +6,7 @@ A write is one transaction: the counted run's ``total_tokens`` goes up by one, a
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MORNING: Final = datetime.fromisoformat("2024-03-05T00:00:00")
 _EVENING: Final = datetime.fromisoformat("2024-03-05T23:59:59")
 SOURCE: Final = WorkflowRunTriggeredFrom.APP_RUN
+_GRAPH: Final = json.dumps({"nodes": ["a node"] * 100})
 FLOOR: Final = "SELECT total_tokens FROM workflow_runs WHERE id = %s"
 """How many writes are visible on the primary now."""
 
@@ -72,7 +74,7 @@ class Book:
             type="workflow",
             triggered_from=SOURCE.value,
             version="1",
-            graph="{}",
+            graph=_GRAPH,
             status="succeeded",
             created_by_role="account",
             created_by=new_id(),
