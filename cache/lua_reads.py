@@ -160,6 +160,11 @@ if lease then
   local nonce, counter = string.match(lease, '^1 (n%S*) (%d+) k%S*$')
   if nonce == ARGV[1] and tonumber(ARGV[2]) <= tonumber(counter) then return 0 end
 end
+local entry = ARGV[5] ~= '' and text('GET', KEYS[2])
+if entry then
+  local nonce, counter = string.match(entry, '^1 (n%S*) (%d+)[^\\n]*\\n')
+  if nonce == ARGV[1] and tonumber(counter) >= tonumber(ARGV[5]) then return 0 end
+end
 put(KEYS[1], ARGV[3], ARGV[4])
 return 1
 """

@@ -224,6 +224,11 @@ save(root)
 return 1
 """
 
+LOSE: Final = """
+redis.call('UNLINK', KEYS[1])
+return 1
+"""
+
 SWITCH: Final = """
 local names = {}
 for name in string.gmatch(text('GET', KEYS[1]) or '', '%S+') do

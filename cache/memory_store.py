@@ -87,7 +87,9 @@ class MemoryStore:
             guard_generation=mark.generation,
         )
 
-    def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:
+    def lease(
+        self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
+    ) -> bool:
         """See :meth:`Store.lease`."""
         with self._lock:
             now, held = self._now_ms(), self._leases.get((tenant, entry))
@@ -95,6 +97,9 @@ class MemoryStore:
                 hopeless = held.noted.nonce != miss.noted.nonce or miss.guard_generation > held.noted.counter
                 if not hopeless:
                     return False
+            kept = self.entries.get((tenant, entry)) if unless_filled else None
+            if kept is not None and kept.until_ms > now and _noted_since(miss.noted, kept.noted):
+                return False
             self._leases[tenant, entry] = _Lease(token, miss.noted, now + lease_ms)
             return True
 
@@ -208,3 +213,7 @@ class MemoryStore:
 
 def _stamp(change: Change, xid: str, position: Position) -> Callable[[Root], Root]:
     return partial(marks.stamped, xid=xid, tags=change.tags, whole=change.whole, position=position)
+
+
+def _noted_since(miss: Noted, entry: Noted) -> bool:
+    return entry.nonce == miss.nonce and entry.counter >= miss.counter

@@ -60,13 +60,15 @@ _AGAIN: Final = _Again()
 
 
 class _Patience:
-    """How much longer one read may wait, and how many steps it may still take for its root."""
+    """How much longer one read may wait, and how many steps it may still take for its root; and what it found."""
 
     def __init__(self, limits: Limits, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
         self._deadline = now_ms() + limits.wait_ms
         self._poll_ms = float(limits.poll_ms)
         self.steps = limits.steps
+        self.broken = False
+        """Whether the entry that is there cannot be read, and must be filled anew."""
 
     @property
     def left_s(self) -> float:
@@ -121,7 +123,7 @@ class ReadThrough:
                     try:
                         return self._serve(request, found)
                     except Unreadable:
-                        pass
+                        patience.broken = True
                     found = self._store.lookup(request.tenant, request.entry, request.guard, refresh=True)
                 turn = self._turn(request, found, patience)
             except StoreUnavailable as error:
@@ -169,7 +171,7 @@ class ReadThrough:
             return None
         with suppress(StoreUnavailable):
             found = self._store.lookup(request.tenant, request.entry, request.guard, refresh=True)
-            if isinstance(found, Miss) and not found.dirty and (token := self._take_lease(request, found)):
+            if isinstance(found, Miss) and not found.dirty and (token := self._take_lease(request, found, anew=True)):
                 return _Lead(found, token, flight)
         self._close(request, flight, None)
         return None
@@ -203,7 +205,7 @@ class ReadThrough:
         lead = None
         try:
             while True:
-                if token := self._take_lease(request, miss):
+                if token := self._take_lease(request, miss, anew=patience.broken):
                     lead = _Lead(miss, token, flight)
                     return lead
                 if not patience.left_s:
@@ -219,9 +221,9 @@ class ReadThrough:
             if lead is None:
                 self._close(request, flight, None)
 
-    def _take_lease(self, request: Request, miss: Miss) -> str | None:
-        token = fresh_nonce()
-        taken = self._store.lease(request.tenant, request.entry, miss, token, self._limits.lease_ms)
+    def _take_lease(self, request: Request, miss: Miss, *, anew: bool) -> str | None:
+        token, lease_ms = fresh_nonce(), self._limits.lease_ms
+        taken = self._store.lease(request.tenant, request.entry, miss, token, lease_ms, unless_filled=not anew)
         return token if taken else None
 
     def _lead(self, request: Request, lead: _Lead) -> object:

@@ -24,7 +24,7 @@ from redis.sentinel import Sentinel
 
 from tidegate.cache.breaker import Breaker, Pauses
 from tidegate.cache.command import packed, packet
-from tidegate.cache.store import StoreUnavailable
+from tidegate.cache.store import StoreFull, StoreUnavailable
 from tidegate.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
             # Out of memory or not permitted: others may be served. No master: nobody will be.
             gone = isinstance(reply, redis.ReadOnlyError) or str(reply).startswith(_NO_SERVER)
             (failed if gone else succeeded)()
-            raise StoreUnavailable(f"{type(reply).__name__}: {reply}")
+            kind = StoreFull if isinstance(reply, redis.OutOfMemoryError) else StoreUnavailable
+            raise kind(f"{type(reply).__name__}: {reply}")
 
 
 class ClusterLink:

@@ -18,7 +18,7 @@ from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
 from tidegate.cache.redis_link import client_of, link_of
 from tidegate.cache.redis_pushes import pushes_of
 from tidegate.cache.redis_url import Target, Timeouts
-from tidegate.cache.store import Hit, Miss, NoRoot
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreFull
 from tidegate.repositories.position import Origin, Position
 
 if TYPE_CHECKING:
@@ -105,11 +105,14 @@ class RedisStore:
         args = (encoded(token("t", guard)), b"1" if refresh else b"0")
         return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
 
-    def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:  # noqa: D102
+    def lease(  # noqa: D102
+        self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
+    ) -> bool:
         noted = _noted(miss.noted)
         value = b" ".join((b"1", *noted, _tokens("k", token)))
         args = (noted[0], b"%d" % miss.guard_generation, value, b"%d" % lease_ms)
-        return bool(self._one(scripts.LEASE, (self._keys.lease(tenant, entry),), args))
+        keys = (self._keys.lease(tenant, entry), self._keys.entry(tenant, entry))
+        return bool(self._one(scripts.LEASE, keys, (*args, noted[1] if unless_filled else b"")))
 
     def release(self, tenant: str, entry: str, token: str) -> None:
         """See :meth:`Store.release`."""
@@ -153,10 +156,14 @@ class RedisStore:
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
         """See :meth:`Store.open`."""
-        self._all(
-            self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
-            for change, nonce in zip(changes, nonces, strict=True)
-        )
+        try:
+            self._all(
+                self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
+                for change, nonce in zip(changes, nonces, strict=True)
+            )
+        except StoreFull:
+            self._lose(changes)
+            raise
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
         """See :meth:`Store.stamp`."""
@@ -170,7 +177,10 @@ class RedisStore:
     def bump(self, changes: Sequence[Change], position: Position) -> None:
         """See :meth:`Store.bump`."""
         at = _position(position)
-        self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
+        try:
+            self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
+        except StoreFull:
+            self._lose(changes)
 
     def switched_off(self) -> frozenset[str]:
         """See :meth:`Store.switched_off`."""
@@ -179,6 +189,14 @@ class RedisStore:
     def switch(self, name: str, *, off: bool) -> None:
         """See :meth:`Store.switch`."""
         self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
+
+    def _lose(self, changes: Sequence[Change]) -> None:
+        """Forget the marks of these tenants, which takes no memory and voids all they have.
+
+        A full server takes no mark and goes on answering: what is changed now would be served as it was, for as long
+        as the server stays full.
+        """
+        self._all(Command(scripts.LOSE, (self._keys.marks(change.tenant),)) for change in changes)
 
     def _altering(self, script: Script, tenant: str, *args: bytes) -> Command:
         return Command(script, (self._keys.marks(tenant),), (*self._bounds, *args))

@@ -80,6 +80,9 @@ class Request(Protocol):
 class Limits:
     """Times in milliseconds.
 
+    Who waits does so for longer than a lease lasts: if its holder died, one of the crowd takes it over then, and the
+    others wait on. Were it shorter, the death of one would send all of them to the database.
+
     Args:
         lease_ms: how long a filler has before another may fill.
         wait_ms: how long others wait for it before they read for themselves.
@@ -88,8 +91,8 @@ class Limits:
         steps: how many steps a read takes to bring a root on before it reads the primary.
     """
 
-    lease_ms: int = 5_000
-    wait_ms: int = 1_000
+    lease_ms: int = 3_000
+    wait_ms: int = 4_000
     poll_ms: int = 4
     beta: float = 1.0
     steps: int = 4

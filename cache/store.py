@@ -17,6 +17,10 @@ class StoreUnavailable(Exception):  # noqa: N818  # a state of the server, not a
     """The store did not answer, answered garbage, or is no master: nothing is known of what it did."""
 
 
+class StoreFull(StoreUnavailable):
+    """The store has no memory for what was to be written; it can still forget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A fresh entry, and what was noted when it was filled; *age_ms* and *left_ms* are the store's."""
@@ -110,8 +114,14 @@ class Store(Protocol):
         """The entry if it is fresh (and *refresh* is not asked for), else what a miss must note."""
         ...
 
-    def lease(self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int) -> bool:
-        """Take the right to fill; also from a holder that noted other marks and whose guard was bumped since."""
+    def lease(
+        self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
+    ) -> bool:
+        """Take the right to fill; also from a holder that noted other marks and whose guard was bumped since.
+
+        With *unless_filled*, not if an entry is there that noted what *miss* did, or later: who has just missed may
+        come to the lease when its holder has filled and gone.
+        """
         ...
 
     def release(self, tenant: str, entry: str, token: str) -> None:

@@ -22,7 +22,7 @@ from tidegate.repositories.policies import GUARD, Read
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tidegate.cache.codec import Codec
+    from tidegate.cache.codec import Codec, Decoded
     from tidegate.cache.events import Observer
     from tidegate.cache.near import Bounded
     from tidegate.cache.pushes import Pushes
@@ -196,7 +196,7 @@ class CachedCall:
         layer = self._layer
         decoded = layer.codec.decode(self.tenant, self._fingerprint, body)
         if decoded.blobs:
-            decoded = layer.codec.resolve(decoded, self._blobs(decoded.blobs))
+            decoded = self._resolved(decoded)
         keeps = self.near and hit is not None
         value = layer.codec.build(decoded, self.session_maker, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
@@ -208,15 +208,23 @@ class CachedCall:
     def _may_be_near(self, value: object) -> bool:
         return self._policy.near_if is None or self._policy.near_if(value)
 
-    def _blobs(self, names: frozenset[str]) -> Mapping[str, bytes]:
-        found = {name: self._layer.blobs.get(self.tenant, name) for name in names}
-        missing = [name for name, blob in found.items() if blob is None]
-        for name, blob in zip(missing, self._layer.store.blobs(self.tenant, missing) if missing else (), strict=True):
+    def _resolved(self, decoded: Decoded) -> Decoded:
+        layer = self._layer
+        found: dict[str, bytes] = {}
+        for name in decoded.blobs:
+            if (kept := layer.blobs.get(self.tenant, name)) is not None:
+                found[name] = kept
+        missing = [name for name in decoded.blobs if name not in found]
+        fetched = dict(zip(missing, layer.store.blobs(self.tenant, missing) if missing else (), strict=True))
+        for name, blob in fetched.items():
             if blob is None:
                 raise Undecodable(f"blob {name} is not there")
             found[name] = blob
-            self._layer.blobs.put(self.tenant, name, blob, len(blob))
-        return found
+        resolved = layer.codec.resolve(decoded, found)
+        # Only now: what was fetched has the content that its name says.
+        for name in missing:
+            layer.blobs.put(self.tenant, name, found[name], len(found[name]))
+        return resolved
 
 
 def _fingerprint(call: Call) -> bytes | None:

@@ -63,12 +63,14 @@ class Switches:
         now = self._clock()
         if self._store is not None and now >= self._next:
             self._next = now + self._every_s
-            self._ask(self._store)
+            if not self._ask(self._store):
+                return True  # this call has waited for the cache once: it must not wait again
         off = self._off
         return bool(off) and (ALL in off or f"method:{method}" in off or f"tenant:{tenant}" in off)
 
-    def _ask(self, store: Store) -> None:
+    def _ask(self, store: Store) -> bool:
         try:
             self._off = self._fixed | store.switched_off()
         except StoreUnavailable:  # then there is no cache either; what was known stays
-            return
+            return False
+        return True

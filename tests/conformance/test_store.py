@@ -360,6 +360,18 @@ def test_only_one_may_fill_until_it_gives_the_lease_back(store: Store) -> None:
     assert store.fill(TENANT, holding(noted, "yours")) is Refusal.LEASE
 
 
+def test_who_missed_before_a_fill_gets_no_lease_after_it(store: Store) -> None:
+    # One looks and misses; another fills and gives the lease back; the first comes to the lease.
+    clean(store)
+    late = miss(store)
+    fill(store)
+    assert not store.lease(TENANT, ENTRY, late, "late", 60_000, unless_filled=True)
+    assert store.lease(TENANT, ENTRY, late, "anew", 60_000)  # for an entry that cannot be read
+    store.release(TENANT, ENTRY, "anew")
+    store.bump([Change(TENANT, frozenset({DAY}))], NOWHERE)
+    assert store.lease(TENANT, ENTRY, miss(store), "late", 60_000, unless_filled=True)
+
+
 def test_a_lease_ends_with_its_time(store: Store) -> None:
     clean(store)
     noted = miss(store)

@@ -36,7 +36,7 @@ changes = st.lists(st.builds(Change, tenants, tag_sets, st.booleans()), max_size
 steps = st.one_of(
     st.tuples(st.just("lookup"), tenants, entries, tags, st.booleans()),
     st.tuples(st.just("lookup"), tenants, entries, tags, st.just(value=False)),
-    st.tuples(st.just("lease"), tenants, entries, tokens),
+    st.tuples(st.just("lease"), tenants, entries, tokens, st.booleans()),
     st.tuples(st.just("release"), tenants, entries, tokens),
     st.tuples(st.just("read"), tenants, entries, tokens, tag_sets, origins),
     st.tuples(st.just("fill"), tenants, entries, tokens, tag_sets, origins),
@@ -99,9 +99,9 @@ class Pair:
         if isinstance(found, Miss):
             self._missed[tenant, entry] = found
 
-    def lease(self, tenant: str, entry: str, token: str) -> None:
+    def lease(self, tenant: str, entry: str, token: str, unless_filled: bool = False) -> None:  # drawn
         if (tenant, entry) in self._missed:
-            self.both("lease", tenant, entry, self._missed[tenant, entry], token, TTL_MS)
+            self.both("lease", tenant, entry, self._missed[tenant, entry], token, TTL_MS, unless_filled=unless_filled)
 
     def fill(self, tenant: str, entry: str, token: str, of: frozenset[str], origin: Origin) -> None:
         if (tenant, entry) in self._missed:

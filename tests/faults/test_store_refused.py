@@ -75,24 +75,29 @@ def _filling(noted: Noted) -> Any:
     return Filling("d", noted, "k", Origin(1, 1, "s0"), ("tag",), b"x", 60_000, {})
 
 
-def test_a_full_server_takes_nothing_and_answers_still(start_valkey: Any, store_at: Any, put_answer: Any) -> None:
+def test_a_full_server_takes_nothing_answers_still_and_can_forget(
+    start_valkey: Any, store_at: Any, put_answer: Any
+) -> None:
     node = start_valkey("--maxmemory", "100mb", "--maxmemory-policy", "noeviction")
     store = store_at(node.url)
     put_answer(store)
     client(node).config_set("maxmemory", "1mb")
     full: list[Callable[[], object]] = [
         lambda: store.lease("t", "other", store.lookup("t", "other", "tag"), "k", 1_000),
-        lambda: store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), ["n"]),
-        lambda: store.bump([Change("t", frozenset({"tag"}))], NOWHERE),
         lambda: store.make_root("t2", "n", Origin(1, 1, "s0")),
     ]
     for call in full * 2:
         with pytest.raises(StoreUnavailable, match=r"OutOfMemory|OOM"):
             call()
     assert isinstance(store.lookup("t", "d", "tag"), Hit)
+    with pytest.raises(StoreUnavailable, match=r"OutOfMemory|OOM"):
+        store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), ["n"])
+    assert store.lookup("t", "d", "tag") == NoRoot()
     client(node).config_set("maxmemory", "100mb")
+    put_answer(store)
+    client(node).config_set("maxmemory", "1mb")
     store.bump([Change("t", frozenset({"tag"}))], NOWHERE)
-    assert isinstance(store.lookup("t", "d", "tag"), Miss)
+    assert store.lookup("t", "d", "tag") == NoRoot()
 
 
 def test_a_user_needs_these_rights_and_no_other(

@@ -1,0 +1,254 @@
+"""Random sequences of every public method, on a gate and on plain repositories over the same database.
+
+Reads are made on both and must not differ in anything that a caller can see. Writes go through one of them, or past
+both through a watched session.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from real_servers.figures import show
+from real_servers.twins import DAYS, OUTSIDE, POOL, REASONS, SOURCES, STATUSES, Ids, Twins, save_node, save_run
+from sqlalchemy import create_engine
+
+import tidegate
+from tidegate.proxy.settings import CacheSettings, ShardSettings
+from tidegate.repositories.indexes import create_indexes
+from tidegate.repositories.models import Base, WorkflowRun
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.policies import Read
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.proxy.embedded import Cluster
+
+STEPS_A_SEQUENCE: Final = 50
+
+
+SESSION_READS: Final[dict[str, Any]] = {
+    "get_archived_run_ids": lambda ids, n, m: ([ids.run(n), ids.run(m)],),
+    "get_archived_logs_by_time_range": lambda ids, n, m: ([ids.tenant(n)], DAYS[0], DAYS[m % 6], 5),
+    "get_archived_runs_by_time_range": lambda ids, n, m: (ids.tenants, DAYS[n % 6], DAYS[m % 6], 5),
+    "get_pause_records_by_run_id": lambda ids, n, _m: (ids.run(n),),
+    "get_pause_reason_records_by_run_id": lambda ids, n, m: ([ids.run(n), ids.run(m)],),
+    "get_app_logs_by_run_id": lambda ids, n, _m: (ids.run(n),),
+    "count_by_runs": lambda ids, n, m: ([ids.run(n), ids.run(m)],),
+    "get_offloads_by_execution_ids": lambda ids, n, m: ([ids.node(n), ids.node(m)],),
+}
+
+
+def _spelt(text: str, m: int) -> str:
+    """An id as a caller may write it, and text that is none."""
+    return (text, text, text.upper(), text.replace("-", ""), "no id")[m % 5]
+
+
+def _statistics(ids: Ids, n: int, m: int) -> tuple[Any, ...]:
+    span = (None, None) if m % 3 == 0 else (DAYS[0], DAYS[m % 6])
+    return (ids.tenant(n), ids.app(n), SOURCES[m % 2], *span, "UTC" if m % 4 else "Asia/Tokyo")
+
+
+READS: Final[dict[str, Any]] = {
+    "get_workflow_run_by_id": lambda ids, n, m: (ids.tenant(n), ids.app(n), _spelt(ids.run(n), m)),
+    "get_workflow_run_by_id_without_tenant": lambda ids, n, _m: (ids.run(n),),
+    "get_paginated_workflow_runs": lambda ids, n, m: (
+        ids.tenant(n),
+        ids.app(n),
+        (SOURCES[0], list(SOURCES), [])[m % 3],
+        (1, 3, 20, -1)[m % 4],
+        ids.run(n) if m % 2 else None,
+        STATUSES[m % len(STATUSES)].value if m % 5 == 0 else None,
+    ),
+    "get_workflow_runs_count": lambda ids, n, m: (
+        ids.tenant(n),
+        ids.app(n),
+        SOURCES[m % 2],
+        "succeeded" if m % 3 == 0 else None,
+        (None, "7d", "nonsense")[m % 3],
+    ),
+    "get_expired_runs_batch": lambda ids, n, m: (ids.tenant(n), DAYS[m % 6], 5),
+    "get_runs_batch_by_time_range": lambda ids, n, m: (None, DAYS[m % 6], None, 5, None, [ids.tenant(n)]),
+    "get_archived_log_by_run_id": lambda ids, n, _m: (ids.run(n),),
+    "count_runs_with_related": lambda ids, n, _m: ([WorkflowRun(id=ids.run(n))],),
+    "get_workflow_pause": lambda ids, n, _m: (ids.run(n),),
+    "get_daily_runs_statistics": _statistics,
+    "get_daily_terminals_statistics": _statistics,
+    "get_daily_token_cost_statistics": _statistics,
+    "get_average_app_interaction_statistics": _statistics,
+    "get_node_last_execution": lambda ids, n, m: (ids.tenant(n), ids.app(n), ids.workflow, f"node {m % 2}"),
+    "get_executions_by_workflow_run": lambda ids, n, m: (ids.tenant(n), ids.app(n), _spelt(ids.run(m), n)),
+    "get_execution_by_id": lambda ids, n, m: (_spelt(ids.node(n), m), ids.tenant(n) if m % 3 else None),
+    "get_expired_executions_batch": lambda ids, n, m: (ids.tenant(n), DAYS[m % 6], 5),
+}
+SESSION_WRITES: Final[dict[str, Any]] = {
+    "delete_archive_log_by_run_id": lambda ids, n, _m: (ids.run(n),),
+    "delete_by_runs": lambda ids, n, _m: ([ids.run(n)],),
+}
+WRITES: Final[dict[str, Any]] = {
+    "delete_runs_by_ids": lambda ids, n, m: ([ids.run(n), ids.run(m)],),
+    "delete_runs_by_app": lambda ids, n, m: (ids.tenant(n), ids.app(n), 1 + m),
+    "delete_runs_with_related": lambda ids, n, _m: ([WorkflowRun(id=ids.run(n))],),
+    "prune_pauses": lambda _ids, _n, m: (DAYS[m % 6], DAYS[m % 6], 2),
+    "delete_expired_executions": lambda ids, n, _m: (ids.tenant(n), DAYS[1], 2),
+    "delete_executions_by_app": lambda ids, n, m: (ids.tenant(n), ids.app(n), 1 + m),
+    "delete_executions_by_ids": lambda ids, n, m: ([ids.node(n), ids.node(m)],),
+    "save": lambda _ids, _n, _m: (None,),
+}
+CACHED: Final = sorted(
+    name
+    for name, policy in {**WORKFLOW_RUN_POLICIES, **NODE_EXECUTION_POLICIES}.items()
+    if isinstance(policy, Read) and policy.guard is not None
+)
+ACTIONS: Final = [
+    *(f"read {method}" for method in (*READS, *SESSION_READS)),
+    *(f"write {method}" for method in (*WRITES, *SESSION_WRITES)),
+    *(f"outside {name}" for name in OUTSIDE),
+    *(f"unpause {method}" for method in ("resume_workflow_pause", "delete_workflow_pause")),
+    *(f"invalidate {what}" for what in ("tenant", "app", "run")),
+    *["save run", "save node", "outside restore", "outside change"] * 3,
+    *["pause", "archive", "unpause delete_workflow_pause"] * 2,
+]
+INDEX = st.integers(0, POOL - 1)
+
+
+class Calls(RuleBasedStateMachine):
+    """One sequence."""
+
+    twins: Twins
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids = Ids()
+        self.turn = 0
+        for n in range(4):
+            save_run(self.twins, self.ids, n, n)
+            save_node(self.twins, self.ids, n, n)
+
+    @rule(action=st.sampled_from(ACTIONS), n=INDEX, m=INDEX)
+    def do(self, action: str, n: int, m: int) -> None:
+        # One rule for all: of several, Hypothesis leaves some out for whole sequences.
+        kind, _, name = action.partition(" ")
+        self.twins.counted["steps"] += 1
+        self.twins.counted[f"steps: {kind}"] += 1
+        getattr(self, f"_{kind}")(name, n, m)
+
+    @invariant()
+    def nothing_cached_differs(self) -> None:
+        # Two of the cached reads, in turn: so whatever a step changes, what was cached before it is read after it.
+        for _ in range(2):
+            self.turn += 1
+            method, n = CACHED[self.turn % len(CACHED)], self.turn // len(CACHED)
+            self.twins.compare(method, READS[method](self.ids, n % 3, 1), in_session=False)
+
+    def _read(self, method: str, n: int, m: int) -> None:
+        in_session = method in SESSION_READS
+        arguments = (SESSION_READS if in_session else READS)[method](self.ids, n, m)
+        self.twins.compare(method, arguments, in_session=in_session)
+
+    def _write(self, method: str, n: int, m: int) -> None:
+        in_session = method in SESSION_WRITES
+        arguments = (SESSION_WRITES if in_session else WRITES)[method](self.ids, n, m)
+        self.twins.write(method, arguments, m, in_session=in_session)
+
+    def _save(self, what: str, n: int, m: int) -> None:
+        (save_node if what == "node" else save_run)(self.twins, self.ids, n, m)
+
+    def _outside(self, name: str, n: int, m: int) -> None:
+        with self.twins.gate.session(self.ids.tenant(n)) as session:
+            OUTSIDE[name](session, self.ids, n, m)
+            if m != POOL - 1:  # else rolled back
+                session.commit()
+
+    def _archive(self, _name: str, n: int, m: int) -> None:
+        with self.twins.maker() as session:
+            run = session.get(WorkflowRun, self.ids.run(n))
+            logs = self.twins.writers[m % 2][0].get_app_logs_by_run_id(session, self.ids.run(n))
+            if run is not None:
+                self.twins.write("create_archive_logs", (run, logs, None), m, in_session=True)
+
+    def _pause(self, _name: str, n: int, m: int) -> None:
+        with self.twins.gate.session(self.ids.tenant(n)) as session:
+            if (run := session.get(WorkflowRun, self.ids.run(n))) is not None and m != POOL - 1:
+                run.status = "running"
+                session.commit()
+        arguments = (self.ids.run(n), self.ids.app(n), f"state {m}", REASONS[: 1 + m % 2])
+        self.twins.write("create_workflow_pause", arguments, m, in_session=False)
+        self._read("get_workflow_pause", n, m)
+
+    def _unpause(self, method: str, n: int, m: int) -> None:
+        self._pause(method, n, 0)
+        if m == 1:  # a pause that another one of that run is about to replace
+            n += 1
+        try:
+            pause = self.twins.read("plain", "get_workflow_pause", (self.ids.run(n),))
+        except ValueError:
+            return
+        if pause is not None:
+            arguments = (pause,) if method == "delete_workflow_pause" else (self.ids.run(n), pause)
+            self.twins.write(method, arguments, m, in_session=False)
+
+    def _invalidate(self, what: str, n: int, _m: int) -> None:
+        named: dict[str, Any] = {
+            "tenant": {},
+            "app": {"app_id": self.ids.app(n)},
+            "run": {"run_id": self.ids.run(n)},
+        }[what]
+        self.twins.gate.invalidate(self.ids.tenant(n), **named)
+
+
+@pytest.fixture(params=["near", "far"])
+def twins(request: pytest.FixtureRequest, database_url: str, cluster: Cluster) -> Iterator[Twins]:
+    engine = create_engine(database_url)
+    Base.metadata.create_all(engine)
+    create_indexes(engine)
+    engine.dispose()
+    cluster.cache.flush()
+    cache = CacheSettings(
+        url=cluster.cache.url,
+        near=request.param == "near",
+        blob_bytes=256,
+        connect_timeout_ms=5_000,
+        read_timeout_ms=5_000,
+    )
+    shards = (ShardSettings(name="s0", primary=database_url),)
+    both = Twins(database_url, tidegate.Settings(shards=shards, cache=cache))
+    yield both
+    both.close()
+
+
+def every_method() -> set[str]:
+    """The public methods of both repositories and of the write side, by the names that are counted."""
+    return ({*WORKFLOW_RUN_POLICIES, *NODE_EXECUTION_POLICIES} - {"save"}) | {"save run", "save node"}
+
+
+@pytest.mark.parametrize(
+    "sequences", [22, pytest.param(260, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])], ids=["ci", "soak"]
+)
+def test_a_gate_answers_as_the_plain_repositories_do(sequences: int, twins: Twins) -> None:
+    Calls.twins = twins
+    run_state_machine_as_test(
+        Calls,
+        settings=settings(
+            max_examples=sequences,
+            stateful_step_count=STEPS_A_SEQUENCE,
+            deadline=None,
+            database=None,
+            derandomize=sequences == 22,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+            verbosity=Verbosity.quiet,
+        ),
+    )
+    steps = Counter({name: n for name, n in twins.counted.items() if name.startswith("steps: ")})
+    show("steps", steps)
+    show("all", Counter(twins.counted))
+    assert every_method() <= set(twins.counted), every_method() - set(twins.counted)
+    assert twins.counted["Served"] > twins.counted["steps"]
+    assert twins.counted["steps"] > sequences * STEPS_A_SEQUENCE / 2
