@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from tidegate.benchmarks.data_set import LEAST_RUNS, MOST_RUNS
+from tidegate.benchmarks.data_set import MOST_RUNS
 from tidegate.errors import BenchmarkError, SettingsError, TidegateError
 from tidegate.repositories.base import checked_count
 
@@ -23,7 +23,8 @@ BENCH_ROUNDS: Final = 60
 _LEAST_ROUNDS: Final = 1
 _MOST_ROUNDS: Final = 10_000
 
-Runs = Annotated[int, typer.Option(help=f"Runs to generate, {LEAST_RUNS:,} to {MOST_RUNS:,}.")]
+_LEAST_RUNS: Final = 1000  # of fewer, some scenario may find nothing to read
+Runs = Annotated[int, typer.Option(help=f"Runs to generate, {_LEAST_RUNS:,} to {MOST_RUNS:,}.")]
 Seed = Annotated[int, typer.Option(help="The same seed and --runs give the same rows, byte for byte.")]
 Rounds = Annotated[
     int, typer.Option(help=f"Rounds to measure, {_LEAST_ROUNDS} to {_MOST_ROUNDS:,}: each times a call up to 5 times.")
@@ -94,6 +95,7 @@ def _run(
         console = Console(width=WIDTH)
     try:
         _check_drivers()
+        checked_count("runs", runs, _LEAST_RUNS, MOST_RUNS)
         checked_count("--rounds", rounds, _LEAST_ROUNDS, _MOST_ROUNDS)
         _check_writable(json_path)
         server = server_url(url) if url else None

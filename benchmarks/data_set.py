@@ -22,7 +22,7 @@ from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-LEAST_RUNS: Final = 1000
+LEAST_RUNS: Final = 200
 MOST_RUNS: Final = 10_000_000
 WEBHOOK_RUNS: Final = 25
 """How many runs of the whale's main app, and of its quiet app, a webhook started."""

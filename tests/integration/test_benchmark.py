@@ -177,12 +177,20 @@ def test_the_command_writes_its_report(cluster: Cluster, tmp_path: Path) -> None
     )
     assert done.exit_code == 0, done.output
     found = json.loads(path.read_text(encoding="utf-8"))
-    assert (found["runs"], found["seed"], found["rounds"]) == (300, 9, 1)
+    assert (found["runs"], found["seed"], found["rounds"]) == (1000, 9, 1)
     assert all(scenario["name"] in done.output for scenario in found["scenarios"])
 
 
 def test_help_tells_what_there_is_to_say() -> None:
     done = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
-    for word in ("--runs", "--seed", "--rounds", "--json", "--url", "Example: tidegate bench"):
+    for word in (
+        "--runs",
+        "--seed",
+        "--rounds",
+        "--json",
+        "--url",
+        "[default: a server is started",
+        "Example: tidegate bench",
+    ):
         assert word in done.output
