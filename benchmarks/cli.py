@@ -56,7 +56,7 @@ def bench(
     url: Url = None,
     cache_url: CacheUrl = None,
 ) -> None:
-    """Measure the plain repositories against the statements of Dify 1.12, on the same generated rows.
+    """Measure the repositories, plain and behind the cache, against the statements of Dify 1.12, on the same rows.
 
     Loads the rows into two databases: one with Dify's indexes alone, for the baseline, and one with Tidegate's beside
     them. Compares the answers, then times every scenario with both by turns. Prints the disk that is needed first.
