@@ -15,7 +15,7 @@ import redis
 
 from tidegate.benchmarks import hydration
 from tidegate.benchmarks.gated import HIT, NEAR_BOUNDED, gated
-from tidegate.cache.events import Served
+from tidegate.cache.events import served
 from tidegate.proxy.call import Call
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.repositories.policies import PolicyTable, Read
@@ -146,7 +146,7 @@ class Floors:
 
 def _telemetry(rounds: int) -> Floor:
     counters = Counters()
-    told, event = all_of(counters, Log(logging.getLogger("tidegate"))), Served("a tenant", "near")
+    told, event = all_of(counters, Log(logging.getLogger("tidegate"))), served("a tenant", "near")
     call = Call(object(), "Idle.read", "read", lambda: None, IDLE_POLICIES["read"], {}, "a tenant")
 
     def below(_call: Call) -> None:

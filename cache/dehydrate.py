@@ -50,13 +50,14 @@ class Dehydration:
         if len(rows) > MOST_ROWS:
             raise Uncacheable(f"{len(rows)} rows are more than {MOST_ROWS}")
         lazy = self._check(model, rows)
-        present = vars(rows[0]).keys()
+        loaded = [vars(row) for row in rows]
+        present = loaded[0].keys()
         letters, constant, varying = "", [], []
         for i, key in enumerate(model.keys):
             if key not in present:
                 letters += LAZY if key in lazy else NOT_SELECTED
                 continue
-            kind, wire = self._column(model, i, [vars(row)[key] for row in rows])
+            kind, wire = self._column(model, i, [values[key] for values in loaded])
             same = _is_constant(wire)
             letters += kind if same else kind.upper()
             constant.append(wire[0]) if same else varying.append(wire)

@@ -16,7 +16,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812  # struct's own name for it
 from typing import TYPE_CHECKING, Final
 
-from tidegate.cache.events import Filled, Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
+from tidegate.cache.events import Filled, Missed, NotFilled, StoreFailed, Undecodable, ignore, served
 from tidegate.cache.keeper import fresh_nonce
 from tidegate.cache.lease import Flights
 from tidegate.cache.marks import Refusal
@@ -132,7 +132,7 @@ class ReadThrough:
             if isinstance(turn, _Shared):
                 with suppress(Unreadable, StoreUnavailable):
                     value = request.thaw(turn.body[_TIMES.size :], None)
-                    self._observe(Served(request.tenant, "flight"))
+                    self._observe(served(request.tenant, "flight"))
                     return value
                 turn = ONLY_PRIMARY
             if isinstance(turn, Need):
@@ -153,7 +153,7 @@ class ReadThrough:
         except (Unreadable, StructError) as error:
             self._observe(Undecodable(request.tenant, str(error)))
             raise Unreadable from error
-        self._observe(Served(request.tenant, "store"))
+        self._observe(served(request.tenant, "store"))
         if self._is_early(until_ms, cost_ms) and (lead := self._refresh(request)) is not None:
             return self._lead(request, lead)
         return value

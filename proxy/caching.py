@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from tidegate.cache.events import Served, StoreFailed
+from tidegate.cache.events import StoreFailed, served
 from tidegate.cache.near import Kept
 from tidegate.cache.request import Answer
 from tidegate.cache.store import StoreUnavailable
@@ -89,7 +89,7 @@ class Caching:
             kept: Kept | None = self.near.get(request.tenant, request.entry)
             vouched = request.bounded and self._is_vouched_for(request, kept)
             if kept is not None and (vouched or self._is_fresh(request, kept)):
-                self._observe(Served(request.tenant, "near"))
+                self._observe(served(request.tenant, "near"))
                 call.answered = "near"
                 return self.codec.build(kept.decoded, request.session_maker)
         # Only now: what is near is found by its fingerprint alone.

@@ -57,7 +57,12 @@ class MethodStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a gate has counted: *methods* by "module.Class.method", *events* of the cache by name and reason."""
+    """What a gate has counted since it was made.
+
+    Args:
+        methods: calls, by "module.Class.method".
+        events: of the cache, by name and reason, but for its answers, which *methods* has.
+    """
 
     methods: Mapping[str, MethodStats]
     events: Mapping[str, int]
@@ -92,7 +97,9 @@ class Counters:
             method.answered[answered] = method.answered.get(answered, 0) + 1
 
     def __call__(self, event: Event) -> None:
-        """One event."""
+        """One event; answers of the cache are counted with the calls they answer."""
+        if type(event) is Served:
+            return
         kind, events = _kind(event), self._events
         with self._lock:
             events[kind] = events.get(kind, 0) + 1
@@ -188,7 +195,6 @@ _LEVELS: Final[Mapping[type[Event], int]] = {
 
 
 _REASONS: Final[Mapping[type[Event], Callable[[Any], str]]] = {
-    Served: attrgetter("where"),
     StoreFailed: attrgetter("where"),
     Missed: attrgetter("reason"),
 }
