@@ -46,8 +46,6 @@ APPS: Final = ("1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20", "2c1b2f9f-a1d7-4a1f-9b63-
 RUNS: Final[Any] = WorkflowRun.__table__
 NODES: Final[Any] = WorkflowNodeExecutionModel.__table__
 
-pytestmark = pytest.mark.fast
-
 
 @dataclass
 class Account:

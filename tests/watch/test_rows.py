@@ -49,8 +49,6 @@ PAUSES: Final[Any] = WorkflowPause.__table__
 NODES: Final[Any] = WorkflowNodeExecutionModel.__table__
 OFFLOADS: Final[Any] = WorkflowNodeExecutionOffload.__table__
 
-pytestmark = pytest.mark.fast
-
 
 def upsert(watched: Any) -> Any:
     return pg.insert if watched.is_postgresql else sqlite.insert
