@@ -16,11 +16,13 @@ _HERE: Final = "pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wa
 _POSITION: Final = f"SELECT {_HERE}"
 _TRANSACTION: Final = f"SELECT pg_current_xact_id()::text, {_HERE}"
 _OLDEST: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
-# An id that was not handed out yet is one of another history, and pg_xact_status would raise on it. What was handed out
-# is told by an id of one's own: pg_snapshot_xmax is one above the last that *completed*, and says nothing of what runs.
+# A transaction id of the future is one of another history: nothing here waits for it, and pg_xact_status raises. The
+# snapshot's xmax tells none: it is the last *completed* id and one, and what runs or is prepared may be above it. An id
+# of one's own does, and once that has ended xmax is above it, so that no id is used up at the next question.
 _IN_PROGRESS: Final = (
-    "SELECT x FROM (SELECT pg_current_xact_id() AS mine OFFSET 0) m, unnest(%s::text[]) x"
-    " WHERE CASE WHEN x::xid8 < m.mine THEN pg_xact_status(x::xid8) = 'in progress' ELSE false END"
+    "SELECT x FROM unnest(%s::text[]) x WHERE CASE"
+    " WHEN x::xid8 < pg_snapshot_xmax(pg_current_snapshot()) OR x::xid8 < pg_current_xact_id()"
+    " THEN pg_xact_status(x::xid8) = 'in progress' ELSE false END"
 )
 
 

@@ -23,7 +23,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._flowing = threading.Event()
         self._flowing.set()
-        self._cut_after: bytes | None = None
+        self._cut_after: tuple[bytes, bytes] | None = None
         self.cuts = 0
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -36,16 +36,19 @@ class Proxy:
         """Forward again, first of all what has been held."""
         self._flowing.set()
 
-    def cut_after(self, request: bytes) -> None:
-        """Forward the next packet that holds *request*, keep the server's answer to it, and cut the connection."""
-        self._cut_after = request
+    def cut_after(self, request: bytes, once_sent: bytes) -> None:
+        """Forward the next packet that holds *request*, keep the server's answer to it, and cut the connection.
+
+        Only on a connection that has sent *once_sent* meanwhile: there are others that say the same.
+        """
+        self._cut_after = request, once_sent
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.resume()
-        self._listener.close()
+        _cut(self._listener)
         for one in self._sockets:
             _cut(one)
 
@@ -57,9 +60,9 @@ class Proxy:
                 self._sockets += [client, server]
                 _Line(self, client, server).start()
 
-    def takes_cut(self, packet: bytes) -> bool:
-        """Whether the connection is to be cut for this packet."""
-        if self._cut_after is None or self._cut_after not in packet:
+    def takes_cut(self, packet: bytes, sent: bytes) -> bool:
+        """Whether the connection is to be cut for this packet, the last of what it *sent*."""
+        if self._cut_after is None or self._cut_after[0] not in packet or self._cut_after[1] not in sent:
             return False
         self._cut_after = None
         return True
@@ -77,6 +80,7 @@ class _Line:
         self._client = client
         self._server = server
         self._ends = False
+        self._sent = b""
 
     def start(self) -> None:
         for pump in (self._to_server, self._to_client):
@@ -86,7 +90,8 @@ class _Line:
         with contextlib.suppress(OSError):
             while packet := self._client.recv(_PACKET):
                 self._proxy.wait()
-                self._ends = self._ends or self._proxy.takes_cut(packet)
+                self._sent = (self._sent + packet)[-_PACKET:]
+                self._ends = self._ends or self._proxy.takes_cut(packet, self._sent)
                 self._server.sendall(packet)
         self._cut()
 
