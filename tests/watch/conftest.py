@@ -179,7 +179,7 @@ def _engine(kind: str, tmp_path: Path, request: pytest.FixtureRequest, **options
         return create_engine(f"sqlite:///{tmp_path / 'watched.db'}", **options)
     if kind == "psycopg2":
         pytest.importorskip("psycopg2")
-    url: str = request.getfixturevalue("database_url")
+    url: str = request.getfixturevalue("tables_url")
     return create_engine(url.replace("+psycopg:", f"+{kind}:"), **options)
 
 

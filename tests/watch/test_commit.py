@@ -231,10 +231,10 @@ def test_a_commit_that_failed_is_not_stamped(postgresql: Any, values_of: Any) ->
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_transaction_that_failed_commits_nothing(
-    watch_engine: Any, database_url: str, driver: str, values_of: Any
+    watch_engine: Any, tables_url: str, driver: str, values_of: Any
 ) -> None:
     pytest.importorskip(driver)
-    watched = watch_engine(create_engine(database_url.replace("+psycopg:", f"+{driver}:")))
+    watched = watch_engine(create_engine(tables_url.replace("+psycopg:", f"+{driver}:")))
     run = watched.store()
     with watched.engine.connect() as connection:
         connection.execute(insert(RUNS), values_of(WorkflowRun))
@@ -316,8 +316,8 @@ def test_autocommit_writes_are_refused(watched: Any, values_of: Any) -> None:
     assert watched.take() == {}
 
 
-def test_an_engine_in_autocommit_is_refused_too(watch_engine: Any, database_url: str, values_of: Any) -> None:
-    watched = watch_engine(create_engine(database_url, isolation_level="AUTOCOMMIT"))
+def test_an_engine_in_autocommit_is_refused_too(watch_engine: Any, tables_url: str, values_of: Any) -> None:
+    watched = watch_engine(create_engine(tables_url, isolation_level="AUTOCOMMIT"))
     with watched.engine.connect() as connection, pytest.raises(PolicyError, match="AUTOCOMMIT"):
         connection.execute(insert(RUNS), values_of(WorkflowRun))
 

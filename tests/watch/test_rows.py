@@ -290,8 +290,8 @@ def test_upsert_that_moves_within_its_tenant(watched: Any, values_of: Any, tags_
 # Bulk statements
 
 
-def test_past_the_bound_whole_tenants_count(watch_engine: Any, database_url: str, values_of: Any) -> None:
-    watched = watch_engine(create_engine(database_url), most_locked=3)
+def test_past_the_bound_whole_tenants_count(watch_engine: Any, tables_url: str, values_of: Any) -> None:
+    watched = watch_engine(create_engine(tables_url), most_locked=3)
     with watched.engine.begin() as connection:
         connection.execute(insert(RUNS), [values_of(WorkflowRun) for _ in range(4)])
         connection.execute(insert(RUNS), [values_of(WorkflowRun, tenant_id=OTHER)])
@@ -304,16 +304,16 @@ def test_past_the_bound_whole_tenants_count(watch_engine: Any, database_url: str
     assert watched.take() == {TENANT: "whole"}
 
 
-def test_past_the_bound_a_tenant_that_is_computed_is_refused(watch_engine: Any, database_url: str) -> None:
-    watched = watch_engine(create_engine(database_url), most_locked=1)
+def test_past_the_bound_a_tenant_that_is_computed_is_refused(watch_engine: Any, tables_url: str) -> None:
+    watched = watch_engine(create_engine(tables_url), most_locked=1)
     for _ in range(2):
         watched.store()
     with watched.engine.begin() as connection, pytest.raises(PolicyError, match="computes the tenant"):
         connection.execute(update(RUNS).values(tenant_id=RUNS.c.app_id))
 
 
-def test_without_a_tenant_there_is_no_bound(watch_engine: Any, database_url: str, tags_of: Any) -> None:
-    watched = watch_engine(create_engine(database_url), most_locked=1)
+def test_without_a_tenant_there_is_no_bound(watch_engine: Any, tables_url: str, tags_of: Any) -> None:
+    watched = watch_engine(create_engine(tables_url), most_locked=1)
     first, second = watched.store(), watched.store(tenant_id=OTHER)
     for run in (first, second):
         watched.store(WorkflowPause, workflow_run_id=run["id"])
@@ -370,8 +370,8 @@ def test_a_row_that_another_transaction_makes_match_in_between(postgresql: Any, 
     assert [row.id for row in postgresql.rows()] == [late["id"]]
 
 
-def test_a_tenant_whose_row_comes_to_match_in_between(watch_engine: Any, database_url: str) -> None:
-    watched = watch_engine(create_engine(database_url), most_locked=1)
+def test_a_tenant_whose_row_comes_to_match_in_between(watch_engine: Any, tables_url: str) -> None:
+    watched = watch_engine(create_engine(tables_url), most_locked=1)
     for _ in range(2):
         watched.store()
     late = watched.store(tenant_id=OTHER, app_id=APP2)
@@ -500,8 +500,8 @@ def test_writes_in_a_cte_are_refused(postgresql: Any) -> None:
     assert len(postgresql.rows()) == 1
 
 
-def test_a_write_in_a_cte_that_is_let_through_is_executed_once(watch_engine: Any, database_url: str) -> None:
-    watched = watch_engine(create_engine(database_url), strict=False)
+def test_a_write_in_a_cte_that_is_let_through_is_executed_once(watch_engine: Any, tables_url: str) -> None:
+    watched = watch_engine(create_engine(tables_url), strict=False)
     run = watched.store()
     watched.store(WorkflowPause, workflow_run_id=run["id"])
     gone = delete(RUNS).returning(RUNS.c.id).cte("gone")
