@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,11 @@ class Watched:
         self.settings = Settings(cache=cache)
         self.gate = tidegate.gate_on(engine, sessionmaker(engine), Settings(cache=cache), observe=self.events.append)
         self.runs = self.gate.workflow_runs
-        event.listen(engine, "before_cursor_execute", lambda *a: self.statements.append(a[2]))
+        event.listen(engine, "before_cursor_execute", self._note)
+
+    def _note(self, *args: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # and not the outbox's
+            self.statements.append(args[2])
 
     def make_run(self, **overrides: Any) -> WorkflowRun:
         values: dict[str, Any] = {"tenant_id": TENANT, "app_id": APP, "workflow_id": new_id(), "created_by": new_id()}
