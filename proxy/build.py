@@ -174,7 +174,9 @@ def _store(engine: Engine, settings: Settings) -> Store | None:
     if cache.url is None or serving != name:
         # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
         if cache.url is not None:
-            _log.warning("the cache %s is not used: this database is served by %s", name, serving)
+            _log.warning(
+                "the cache %s is not used: this database is served by %s; see tidegate init --cache-url", name, serving
+            )
         return None
     if isinstance(engine.pool, StaticPool | SingletonThreadPool):
         raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")

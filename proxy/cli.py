@@ -14,11 +14,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from tidegate.cache.redis_url import shown_url
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.cache_cli import invalidate, switch
 from tidegate.proxy.commands import add_commands
 from tidegate.proxy.embedded.cli import cluster_app
-from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables
+from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables, replace_serving_cache
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ def init(
     url: Url = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Drop what init made.")] = False,
+    cache_url: Annotated[
+        str | None,
+        typer.Option(help="The cache that serves this database from now on; start every gate anew with it afterwards."),
+    ] = None,
 ) -> None:
     """Create Tidegate's tables and indexes, while the database is in use.
 
@@ -61,6 +66,8 @@ def init(
             typer.echo(f"dropped: {', '.join(drop_indexes(engine) + drop_tables(engine)) or 'nothing was there'}")
             return
         made = make_tables(engine)
+        if cache_url:
+            replace_serving_cache(engine, shown_url(cache_url))
         with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
             created = create_indexes(engine, _show(bars))
         typer.echo(f"created: {', '.join(made + created) or 'nothing, all are there'}")

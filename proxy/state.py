@@ -124,6 +124,7 @@ def serving_cache(engine: Engine, name: str | None) -> str | None:
 
 def replace_serving_cache(engine: Engine, name: str) -> None:
     """Say that another cache serves this database from now on; every gate must be started anew with it."""
+    serving_cache(engine, name)
     with engine.begin() as connection:
         connection.execute(update(STATE).where(STATE.c.name == CACHE).values(value=name))
 
