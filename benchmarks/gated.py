@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from tidegate.cache.events import Observer
     from tidegate.proxy.gate import Gate
+    from tidegate.proxy.telemetry import Observer
 
 HIT: Final = "hit"
 NEAR_STRICT: Final = "near strict"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.calls import Call, Contender
     from tidegate.benchmarks.steps import Advance
     from tidegate.benchmarks.targets import Where
-    from tidegate.cache.events import Event as CacheEvent
+    from tidegate.proxy.telemetry import Event as GateEvent
 
 RATES: Final = (0, 1, 10, 100)
 """Writes a second."""
@@ -68,7 +68,7 @@ class Hits:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, event: CacheEvent) -> None:
+    def __call__(self, event: GateEvent) -> None:
         """Take note."""
         if isinstance(event, Served):
             self.count += 1

@@ -91,5 +91,5 @@ class Observer(Protocol):
         ...
 
 
-def ignore(_event: Event, /) -> None:
+def ignore(_event: object, /) -> None:
     """An observer that does not care."""

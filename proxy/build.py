@@ -10,9 +10,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
@@ -27,17 +24,23 @@ from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, SettingsError
 from tidegate.proxy.caching import Caching
 from tidegate.proxy.commit import Commit
+from tidegate.proxy.engines import follow_primary, hosts, primary_engine
 from tidegate.proxy.gate import Gate, Parts
+from tidegate.proxy.nodes import Nodes, addresses
 from tidegate.proxy.origins import note_origins
 from tidegate.proxy.outbox import Applier, Outbox
 from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
-from tidegate.proxy.routing import OnPrimary
+from tidegate.proxy.routing import OnPrimary, Routing, needs_of
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.state import make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.proxy.watch import attach
 from tidegate.repositories.tracked import TRACKED
+from tidegate.routing.admission import Admission
+from tidegate.routing.bans import Bans
+from tidegate.routing.events import Promoted
+from tidegate.routing.written import Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,18 +48,17 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.events import Observer
+    from tidegate.cache.request import Need
     from tidegate.cache.store import Store
-    from tidegate.proxy.call import Pipeline
-    from tidegate.proxy.settings import CacheSettings, ShardSettings
+    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.settings import CacheSettings
+    from tidegate.proxy.telemetry import Observer
+    from tidegate.routing.topology import Node
 
 
 # In marks the one shard has no name: gates that call it differently would take each other for strangers.
 _ONLY_SHARD: Final = ""
 _log: Final = logging.getLogger(__name__)
-_CONNECT: Final[dict[str, Any]] = {"options": "-c timezone=UTC", "connect_timeout": 5}
-# Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
-_UNPREPARED: Final[dict[str, Any]] = {"prepare_threshold": None}
 
 
 def connect(
@@ -81,7 +83,7 @@ def connect(
         settings = Settings.from_toml(Path(settings))
     if len(settings.shards) != 1:
         raise SettingsError(f"shards: this release serves one, not {len(settings.shards)}")
-    engine = _engine(settings.shards[0], settings)
+    engine = primary_engine(settings.shards[0], settings)
     return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
 
 
@@ -97,10 +99,10 @@ def gate_on(
     """A gate on an engine that the program has already.
 
     Args:
-        engine: the primary's; it is watched from now on.
+        engine: the primary's; it is watched from now on, and goes where the primary goes.
         session_maker: what the repositories open sessions with.
-        settings: of the cache; its shards are not looked at.
-        observe: told what the cache does.
+        settings: of cache and replicas; the primary's URL in them is not looked at.
+        observe: told what the gate does.
         on_close: called when the gate is closed.
         store: a cache to use instead of the one that the settings name.
     """
@@ -108,26 +110,33 @@ def gate_on(
     counters = Counters()
     observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
     note_origins(engine, shard)
+    nodes = _nodes(engine, settings, observe)
     make_tables(engine)
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
-    commit = Commit(store, outbox, shard=shard, consistency=settings.cache.when_away == "refuse", observe=observe)
+    written = None if nodes is None else Written()
+    untold = written if store is None else None if nodes is None else Written()
+    commit = Commit(
+        store,
+        outbox,
+        shard=shard,
+        consistency=settings.cache.when_away == "refuse",
+        observe=observe,
+        written=written,
+        untold=untold,
+    )
     watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)
+    primary = _primary(engine, shard, settings)
+    keeper = None if store is None else Keeper(store, primary, observe=observe)
+    below = _routing(nodes, settings, shard, needs_of(store, keeper), untold, observe)
+    applier = None if store is None else Applier(engine, store, url=None if nodes is None else nodes.primary_url)
     pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
     switches = Switches(settings.cache.off, store)
-    below: Pipeline = OnPrimary()
-
-    applier = None if store is None else Applier(engine, store)
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
-        if store is None:
+        if store is None or keeper is None:
             return Telemetry(counters, below)
-        primary = (
-            PostgresPrimary(engine, shard)
-            if engine.dialect.name == "postgresql"
-            else ClockPrimary(shard, settings.cache.transaction_timeout_s)
-        )
         caching = Caching(
-            read_through=ReadThrough(store, Keeper(store, primary, observe=observe), observe=observe),
+            read_through=ReadThrough(store, keeper, observe=observe),
             store=store,
             codec=Codec(models, blob_bytes=settings.cache.blob_bytes),
             near=Bounded(settings.cache.near_bytes, settings.cache.near_entries) if settings.cache.near else None,
@@ -142,28 +151,73 @@ def gate_on(
         return Telemetry(counters, caching)
 
     return Gate(
-        Parts(engine, session_maker, watch, commit, outbox, applier, store, pushes, counters, pipeline, on_close)
+        Parts(
+            engine=engine,
+            session_maker=session_maker,
+            watch=watch,
+            commit=commit,
+            outbox=outbox,
+            applier=applier,
+            store=store,
+            pushes=pushes,
+            counters=counters,
+            pipeline=pipeline,
+            nodes=nodes,
+            written=written,
+            untold=untold,
+            position_now=lambda: primary.transaction("")[1],
+            on_close=on_close,
+        )
     )
 
 
-def _engine(shard: ShardSettings, settings: Settings) -> Engine:
-    try:
-        url = make_url(shard.primary)
-        pool = settings.pool
-        if url.get_backend_name() != "postgresql":
-            return create_engine(url)
-        return create_engine(
-            url,
-            pool_size=pool.size,
-            max_overflow=pool.overflow,
-            pool_timeout=pool.timeout_s,
-            pool_pre_ping=True,
-            connect_args=_CONNECT | (_UNPREPARED if url.get_driver_name() == "psycopg" else {}),
-        )
-    except (ArgumentError, ImportError) as error:
-        raise SettingsError(
-            f"shards.{shard.name}.primary cannot be used ({type(error).__name__}): expected postgresql+psycopg://..."
-        ) from None
+def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | None:
+    """The servers of the shard, with the engine bound to whoever is the primary; None where there is one only."""
+    shard = settings.shards[0] if settings.shards else None
+    if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
+        return None
+    if engine.dialect.name != "postgresql":
+        raise SettingsError(f"shards.{shard.name}.replicas: only PostgreSQL's are read from, not {engine.dialect.name}")
+
+    def changed(before: Node, now: Node) -> None:
+        observe(Promoted(now.name, before.name, nodes.topology.timeline))
+
+    nodes = Nodes(engine, addresses(shard, settings, engine.url), settings.routing, changed)
+    nodes.find_primary()
+    follow_primary(engine, nodes.topology, nodes.urls)
+    nodes.learn()
+    return nodes
+
+
+def _routing(
+    nodes: Nodes | None,
+    settings: Settings,
+    shard: str,
+    needs: Callable[[Call], Need],
+    untold: Written | None,
+    observe: Observer,
+) -> Pipeline:
+    if nodes is None or untold is None:
+        return OnPrimary()
+    routing, pool = settings.routing, settings.pool
+    reads = routing.primary_reads or max(1, (pool.size + pool.overflow) * 4 // 5)
+    return Routing(
+        nodes,
+        shard=shard,
+        epoch=0,
+        needs=needs,
+        written=untold,
+        admission=Admission(reads, most_wait_s=routing.primary_wait_ms / 1000),
+        silent_s=routing.silent_ms / 1000,
+        bans=Bans(routing.ban_ms / 1000, routing.most_ban_ms / 1000),
+        observe=observe,
+    )
+
+
+def _primary(engine: Engine, shard: str, settings: Settings) -> PostgresPrimary | ClockPrimary:
+    if engine.dialect.name == "postgresql":
+        return PostgresPrimary(engine, shard)
+    return ClockPrimary(shard, settings.cache.transaction_timeout_s)
 
 
 def _store(engine: Engine, settings: Settings) -> Store | None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from tidegate.cache.request import ONLY_PRIMARY
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -36,10 +34,11 @@ class Call:
         arguments: every argument by name, defaults included, in the order of the signature.
         tenant: the tenant, None where the call names none.
         cacheable: not where an id is none: text that is no UUID is the database's to refuse.
-        need: which node will do; set by the layers above the routing.
+        need: which node will do, set by the layers above the routing; None: they have not asked.
         tell_origin: whether anybody will look at *origin*; finding out takes longer than a call may, else.
         origin: whose data answered, set by the routing; None: not known, and so not to be stored.
         answered: who has answered, set by the caching.
+        node: the name of the server that has answered, set by the routing; "" for one that has no replicas.
     """
 
     repository: Any
@@ -49,11 +48,12 @@ class Call:
     policy: Policy
     arguments: Mapping[str, Any]
     tenant: str | None
-    need: Need = ONLY_PRIMARY
+    need: Need | None = None
     cacheable: bool = True
     tell_origin: bool = False
     origin: Origin | None = None
     answered: Answered = "plain"
+    node: str = ""
 
     def run_plain(self, session_maker: sessionmaker[Session] | None = None) -> object:
         """Run the plain method on a copy of the repository, bound to *session_maker* (None: to its own).
@@ -76,6 +76,8 @@ Pipeline: TypeAlias = "Callable[[Call], object]"
 """A layer with all below it."""
 
 
+_HOME: Final = "_tidegate_session_maker"
+"""Where the primary's session maker lies; a copy that reads elsewhere keeps it."""
 _COPYING: Final = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
 
 
@@ -96,6 +98,8 @@ def bound_copy(repository: Any, session_maker: sessionmaker[Session] | None) -> 
         twin = copy.copy(repository)
     twin.__dict__["_tidegate_pipeline"] = None
     if session_maker is not None:
-        own = repository.__dict__["_tidegate_session_maker"]
-        twin.__dict__.update({key: session_maker for key, value in vars(repository).items() if value is own})
+        own = repository.__dict__[_HOME]
+        twin.__dict__.update(
+            {key: session_maker for key, value in vars(repository).items() if value is own and key != _HOME}
+        )
     return twin

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
     from tidegate.proxy.commit_protocol import Committing
+    from tidegate.repositories.position import Position
+    from tidegate.routing.written import Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Ticket:
     changes: Sequence[Change]
     xid: str
     origin: Origin
+    opened: bool = True
+    """Whether the cache was told; else only the process keeps the position."""
 
 
 class Outbox(Protocol):
@@ -56,6 +60,8 @@ class Commit:
         consistency: refuse a write with ``CacheUnavailable`` rather than use the outbox.
         observe: told what happened.
         nonce: gives a text never used before.
+        written: positions of all writes, for tokens and for gates without a cache; None: nobody reads from replicas.
+        untold: positions of writes that the marks do not have.
     """
 
     def __init__(
@@ -68,8 +74,12 @@ class Commit:
         consistency: bool = False,
         observe: Observer = ignore,
         nonce: Callable[[], str] = fresh_nonce,
+        written: Written | None = None,
+        untold: Written | None = None,
     ) -> None:
         self._store: Final = store
+        self._written: Final = written
+        self._untold: Final = untold
         self._outbox: Final = outbox
         self._shard: Final = shard
         self._epoch: Final = epoch
@@ -105,15 +115,27 @@ class Commit:
                 "nothing was committed; availability = true lets them use the outbox"
             )
         self._outbox.put(connection, changes)
-        return None
+        if self._untold is None:
+            return None
+        self._untold.begin(change.tenant for change in changes)
+        return Ticket(changes, "", Origin(self._epoch, 0, self._shard), opened=False)
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
         """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
-        if self._store is None:
-            return
         try:
-            self._store.stamp(ticket.changes, ticket.xid, ticket.origin, connection.position())
+            position = connection.position()
+            self._note(ticket, position)
+            if self._store is not None and ticket.opened:
+                self._store.stamp(ticket.changes, ticket.xid, ticket.origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             self._observe(StoreFailed("stamp", str(error)))
         else:
             self._observe(Bumped(len(ticket.changes), sum(len(change.tags) for change in ticket.changes)))
+
+    def _note(self, ticket: Ticket, position: Position) -> None:
+        tenants = [change.tenant for change in ticket.changes]
+        if self._untold is not None and not ticket.opened:
+            self._untold.end(tenants, position)
+        if self._written is not None and (self._written is not self._untold or ticket.opened):
+            for tenant in tenants:
+                self._written.reach(tenant, position)

@@ -24,6 +24,7 @@ from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository imp
 from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 from tidegate.repositories.workflow_execution_repository import SQLAlchemyWorkflowExecutionRepository
 from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyWorkflowNodeExecutionRepository
+from tidegate.routing.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.commit import Commit
+    from tidegate.proxy.nodes import Nodes
     from tidegate.proxy.outbox import Applier, Outbox
     from tidegate.proxy.telemetry import Counters, Stats
     from tidegate.proxy.watch import Watch
     from tidegate.repositories.policies import PolicyTable, Tracked
+    from tidegate.repositories.position import Position
+    from tidegate.routing.written import Written
 
 C = TypeVar("C")
 DIFY_MODELS = tuple(mapper.class_ for mapper in Base.registry.mappers)
@@ -73,6 +77,10 @@ class Parts:
     pushes: Pushes | None
     counters: Counters
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
+    nodes: Nodes | None
+    written: Written | None
+    untold: Written | None
+    position_now: Callable[[], Position]
     on_close: Callable[[], None]
 
 
@@ -163,11 +171,35 @@ class Gate:
         return cast("type[C]", gated(policies)(type(cls.__name__, (cls, Gated), members)))
 
     @contextmanager
-    def session(self, tenant_id: str) -> Iterator[Session]:
-        """A session on the tenant's primary, watched; the caller commits."""
-        del tenant_id  # with shards it will choose one
+    def session(self, tenant_id: str, *, token: str | None = None) -> Iterator[Session]:
+        """A session on the tenant's primary, watched; the caller commits.
+
+        Args:
+            tenant_id: the tenant.
+            token: from :meth:`token` of another process: reads of this tenant show from now on what that has written,
+                those through repositories too.
+
+        Raises:
+            ValueError: *token* is none.
+        """
+        if token is not None and self._parts.untold is not None:
+            self._parts.untold.reach(as_text(tenant_id), Token.of_text(token).position)
         with self.session_maker() as session:
             yield session
+
+    def token(self, tenant_id: str | None = None) -> str:
+        """Where the writes of this process stand, as text of at most 64 bytes, for :meth:`session` of another process.
+
+        Args:
+            tenant_id: only of this tenant, which is less to wait for; None: of all.
+        """
+        written = self._parts.written
+        position = None
+        if written is not None:
+            position = written.newest if tenant_id is None else written.position(as_text(tenant_id))
+        if position is None or position == NOWHERE:  # a commit is on its way, or nobody keeps count: now is late enough
+            position = self._parts.position_now()
+        return Token(position).text()
 
     def invalidate(
         self,
@@ -246,6 +278,8 @@ class Gate:
             self._parts.applier.close()
         if self._parts.pushes is not None:
             self._parts.pushes.close()
+        if self._parts.nodes is not None:
+            self._parts.nodes.close()
         store = self._parts.store
         if store is not None and hasattr(store, "close"):
             store.close()

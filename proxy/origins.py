@@ -59,6 +59,19 @@ def note_origins(engine: Engine, shard: str, epoch: int = 0) -> None:
     event.listen(engine, "checkout", note)
 
 
+def timeline_of(info: Any) -> int | None:
+    """The timeline of the primary that a connection with this record's *info* goes to; None: it goes to a standby."""
+    origin: Origin | None = info[_KEY]
+    return None if origin is None else origin.timeline
+
+
+def seen_on(origin: Origin | None) -> None:
+    """Somebody knows whose data a connection shows that is not of a primary's engine."""
+    seen = _seen.get()
+    if seen is not None:
+        seen.add(origin)
+
+
 def _ask(raw: Any, shard: str, epoch: int) -> Origin | None:
     """None on a standby: what it shows depends on the moment."""
     cursor = raw.cursor()

@@ -21,9 +21,9 @@ from tidegate.proxy.state import CACHE, OUTBOX, STATE
 from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import URL, Engine
     from sqlalchemy.engine import Connection
 
     from tidegate.cache.store import Store
@@ -101,11 +101,15 @@ class Applier:
     Args:
         engine: the primary's.
         store: the cache that serves this database.
+        url: where the primary is now; None: where *engine* was made for.
         poll_s: how often it looks without being notified, in seconds.
     """
 
-    def __init__(self, engine: Engine, store: Store, *, poll_s: float = 0.25) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, *, url: Callable[[], URL] | None = None, poll_s: float = 0.25
+    ) -> None:
         self._engine = engine
+        self._url = url or (lambda: engine.url)
         self._store = store
         self._poll_s = poll_s
         self._stop = threading.Event()
@@ -152,7 +156,7 @@ class Applier:
             return None
         import psycopg
 
-        url = self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        url = self._url().set(drivername="postgresql").render_as_string(hide_password=False)
         connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="tidegate-outbox")
         connection.execute(f"LISTEN {_CHANNEL}".encode())
         return connection

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import SettingsError
@@ -53,14 +53,6 @@ class CacheSettings(_Section):
     transaction_timeout_s: float = Field(default=60.0, ge=0)
 
 
-class ShardSettings(_Section):
-    """One primary with its replicas, as SQLAlchemy URLs, which may hold passwords and are in no ``repr``."""
-
-    name: str
-    primary: str = Field(repr=False)
-    replicas: tuple[str, ...] = Field(default=(), repr=False)
-
-
 class PoolSettings(_Section):
     """Connections of one process to one node.
 
@@ -75,11 +67,85 @@ class PoolSettings(_Section):
     timeout_s: float = Field(default=30.0, gt=0)
 
 
+class ReplicaSettings(_Section):
+    """One replica; in a file, its URL alone will do.
+
+    Args:
+        url: SQLAlchemy's, which may hold a password and is in no ``repr``.
+        weight: of reads, relative to the other replicas; 0: none.
+        max_lag_s: seconds behind the primary past which it is not read from; None: as ``routing`` says.
+        pool: connections of one process to it; None: as ``pool`` says.
+    """
+
+    url: str = Field(repr=False)
+    weight: float = Field(default=1.0, ge=0)
+    max_lag_s: float | None = Field(default=None, gt=0)
+    pool: PoolSettings | None = None
+
+
+def _as_replica(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class ShardSettings(_Section):
+    """One primary with its replicas.
+
+    Args:
+        name: of the shard.
+        primary: a SQLAlchemy URL, which may hold a password and is in no ``repr``. With several hosts
+            (``postgresql+psycopg://user@/db?host=a:5432&host=b:5432``) the primary is found among them, and the others
+            are replicas.
+        replicas: the others, as URLs or with settings of their own. Whoever of all is no standby is the primary.
+        patroni: URLs of Patroni's REST interface, which then names the servers: ``http://host:8008``.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    primary: str = Field(repr=False)
+    replicas: tuple[Annotated[ReplicaSettings, BeforeValidator(_as_replica)], ...] = ()
+    patroni: tuple[str, ...] = ()
+
+
+class RoutingSettings(_Section):
+    """Reading from replicas.
+
+    Args:
+        max_lag_s: seconds behind the primary past which a replica is not read from.
+        poll_ms: how often each server is asked where it is.
+        wanted_poll_ms: the same while reads go to the primary because a replica has not replayed far enough.
+        answer_ms: a server that takes longer to answer is taken for gone, and what waits for it is cut.
+        silent_ms: how old what is known of a replica may be.
+        ban_ms: how long a replica that failed is left alone at first; twice as long each time.
+        most_ban_ms: at most.
+        statement_timeout_ms: of reads on replicas; 0: none.
+        lock_timeout_ms: the same for locks that its replay holds.
+        primary_statement_timeout_ms: on the primary; 0: as the server says.
+        primary_lock_timeout_ms: on the primary; 0: as the server says.
+        primary_reads: how many reads of one process the primary answers at a time where there are replicas; 0: all of
+            the pool's connections but one in five.
+        primary_wait_ms: how long a read waits for its turn there before it is refused with ``Overloaded``.
+    """
+
+    max_lag_s: float = Field(default=10.0, gt=0)
+    poll_ms: int = Field(default=250, ge=10, le=60_000)
+    wanted_poll_ms: int = Field(default=20, ge=5, le=60_000)
+    answer_ms: int = Field(default=1_000, ge=50, le=60_000)
+    silent_ms: int = Field(default=1_500, ge=50, le=600_000)
+    ban_ms: int = Field(default=500, ge=1)
+    most_ban_ms: int = Field(default=30_000, ge=1)
+    statement_timeout_ms: int = Field(default=300_000, ge=0)
+    lock_timeout_ms: int = Field(default=5_000, ge=0)
+    primary_statement_timeout_ms: int = Field(default=0, ge=0)
+    primary_lock_timeout_ms: int = Field(default=0, ge=0)
+    primary_reads: int = Field(default=0, ge=0)
+    primary_wait_ms: int = Field(default=2_000, ge=0)
+
+
 class Settings(_Section):
     """All of it; frozen, and can be pickled."""
 
     shards: tuple[ShardSettings, ...] = ()
     cache: CacheSettings = CacheSettings()
+    routing: RoutingSettings = RoutingSettings()
     pool: PoolSettings = PoolSettings()
 
     @classmethod

@@ -13,15 +13,29 @@ from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
+from tidegate.routing.events import Banned, Passed, Promoted, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tidegate.cache.events import Event, Observer
+    from tidegate.cache import events as cache_events
     from tidegate.proxy.call import Answered, Call, Pipeline
+    from tidegate.routing import events as routing_events
+
+Event: TypeAlias = "cache_events.Event | routing_events.Event"
+"""What a gate tells its observer: events of the cache, and of the way to a server."""
+
+
+class Observer(Protocol):
+    """Told of every event; must be quick, and must not raise."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note."""
+        ...
+
 
 _NS_PER_S: Final = 1e9
 LOG_EVERY_S: Final = 10.0
@@ -61,11 +75,13 @@ class Stats:
 
     Args:
         methods: calls, by "module.Class.method".
+        nodes: calls by the server that answered them, where there are replicas.
         events: of the cache, by name and reason, but for its answers, which *methods* has.
     """
 
     methods: Mapping[str, MethodStats]
     events: Mapping[str, int]
+    nodes: Mapping[str, int]
 
 
 class _Method:
@@ -83,6 +99,7 @@ class Counters:
         self._lock = threading.Lock()
         self._methods: dict[str, _Method] = {}
         self._events: dict[tuple[type[Event], str], int] = {}
+        self._nodes: dict[str, int] = {}
 
     def add(self, call: Call, ns: int, failed: int = 0) -> None:
         """One call, which took *ns* nanoseconds; *failed*: 1 if it ended with an exception."""
@@ -95,6 +112,8 @@ class Counters:
             method.ns += ns
             method.errors += failed
             method.answered[answered] = method.answered.get(answered, 0) + 1
+            if call.node:
+                self._nodes[call.node] = self._nodes.get(call.node, 0) + 1
 
     def __call__(self, event: Event) -> None:
         """One event; answers of the cache are counted with the calls they answer."""
@@ -111,7 +130,8 @@ class Counters:
                 name: MethodStats(m.calls, m.errors, m.ns / _NS_PER_S, dict(m.answered))
                 for name, m in self._methods.items()
             }
-            return Stats(methods, {_named(kind): count for kind, count in self._events.items()})
+            events = {_named(kind): count for kind, count in self._events.items()}
+            return Stats(methods, events, dict(self._nodes))
 
 
 class Telemetry:
@@ -191,6 +211,10 @@ _LEVELS: Final[Mapping[type[Event], int]] = {
     StoreFailed: logging.WARNING,
     Undecodable: logging.WARNING,
     NotFilled: logging.DEBUG,
+    Banned: logging.WARNING,
+    Promoted: logging.WARNING,
+    Refused: logging.WARNING,
+    Passed: logging.DEBUG,
 }
 
 

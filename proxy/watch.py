@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Engine, PoolProxiedConnection, event
 from sqlalchemy.orm import FromStatement, sessionmaker
 
-from tidegate.errors import PolicyError
+from tidegate.errors import CommitUnknown, PolicyError
 from tidegate.proxy.changes import MOST_TAGS, Collected
 from tidegate.proxy.committing import CommittingConnection, has_failed, is_autocommit
 from tidegate.proxy.inserts import inserted, keys_came
@@ -25,7 +25,7 @@ from tidegate.proxy.written_sql import Written, written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, ExceptionContext
 
     from tidegate.proxy.commit_protocol import CommitProtocol
     from tidegate.proxy.tables import TrackedTable
@@ -36,6 +36,7 @@ _COLLECTED: Final = "tidegate.collected"
 _TICKET: Final = "tidegate.ticket"
 _ENDED: Final = "tidegate.ended"
 _TENTATIVE: Final = "tidegate.tentative"
+_COMMITTING: Final = "tidegate.committing"
 _SCANNED: Final = "_tidegate_written"
 
 
@@ -114,6 +115,7 @@ class Watch:
         event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_commit(connection))
         event.listen(engine, "commit_twophase", self._before_commit_twophase)
         event.listen(engine, "rollback", self._forget)
+        event.listen(engine, "handle_error", _lost_in_commit)
         event.listen(engine, "rollback_twophase", lambda connection, _xid, _prepared: self._forget(connection))
         event.listen(engine, "checkin", lambda _raw, record: _forget_info(record.info))
         # A detached connection has no record any more; nor will it come back.
@@ -258,6 +260,7 @@ class Watch:
             return
         committing = CommittingConnection(connection, resolve(connection, collected))
         if changes := collected.changes():
+            connection.info[_COMMITTING] = True
             ticket = self.protocol.before_commit(committing, changes)
             if ticket is not None:
                 connection.info[_TICKET] = (committing, ticket)
@@ -267,6 +270,7 @@ class Watch:
     def _after_commit(self, raw: Any) -> None:
         if not isinstance(raw, PoolProxiedConnection) or not raw.is_valid:
             return
+        raw.info.pop(_COMMITTING, None)
         committing, ticket = raw.info.pop(_TICKET, (None, None))
         if committing is None:
             return
@@ -281,8 +285,21 @@ class Watch:
 
 
 def _forget_info(info: Any) -> None:
-    for name in (_COLLECTED, _TICKET, _ENDED, _TENTATIVE):
+    for name in (_COLLECTED, _TICKET, _ENDED, _TENTATIVE, _COMMITTING):
         info.pop(name, None)
+
+
+def _lost_in_commit(context: ExceptionContext) -> None:
+    """Say so where a COMMIT of tracked rows got no answer: whoever tried again might do it twice."""
+    connection = context.connection
+    if context.statement is not None or connection is None or not context.is_disconnect:
+        return
+    info = connection.info
+    if info.get(_COMMITTING):
+        raise CommitUnknown(
+            "the connection was lost during COMMIT: the transaction may have happened, or may yet; look whether its "
+            "rows are there before you do it again"
+        ) from context.original_exception
 
 
 def _dml_of(statement: Any) -> Any:

@@ -27,6 +27,12 @@ class SQLAlchemyRepository:
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
         self._session_maker = session_maker
 
+    @property
+    def _home(self) -> sessionmaker[Session]:
+        """Opens sessions where every row is, also where this repository is a copy that reads on a replica."""
+        home: sessionmaker[Session] = self.__dict__.get("_tidegate_session_maker") or self._session_maker
+        return home
+
     def _read(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a session of its own; what it returns comes back detached."""
         with self._session_maker() as session:

@@ -43,7 +43,8 @@ class LazyPage:
     """The light rows of one answer, and how to read the rest of them.
 
     Args:
-        session_maker: opens a session on the node that answered; not used for rows that are attached to a session.
+        session_maker: opens a session where the rows surely are, which is a primary; not used for rows that are
+            attached to a session.
         model: the rows' class; its primary key is one column called ``id``.
         keys: names of the columns that were not selected.
     """

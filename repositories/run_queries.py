@@ -73,7 +73,7 @@ class RunQueries(SQLAlchemyRepository):
                 if session.scalar(select(WorkflowRun.id).where(*here)) is None:
                     raise ValueError("Last workflow run not exists")
         page = [row[0] for row in rows[:limit]]
-        LazyPage(self._session_maker, WorkflowRun, LAZY_RUN_COLUMNS).adopt(page)
+        LazyPage(self._home, WorkflowRun, LAZY_RUN_COLUMNS).adopt(page)
         has_more = len(rows) > limit
         span = (rows[0][1], rows[limit][0].created_at) if last_id and has_more else None
         return InfiniteScrollPagination(data=page, limit=limit, has_more=has_more, span=span)

@@ -19,7 +19,7 @@ from tidegate.proxy.embedded.binaries import postgres_bin, valkey_binary
 from tidegate.proxy.embedded.postgres import PostgresNode
 from tidegate.proxy.embedded.process import give_to_server, reachable, reachable_alone, servers_pass_through
 from tidegate.proxy.embedded.valkey import ValkeyNode
-from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
+from tidegate.proxy.settings import CacheSettings, ReplicaSettings, Settings, ShardSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,7 +145,9 @@ class Cluster:
     def settings(self) -> Settings:
         """What another process needs to use these servers; can be pickled."""
         shards = tuple(
-            ShardSettings(name=f"s{i}", primary=s.primary.url, replicas=tuple(r.url for r in s.replicas))
+            ShardSettings(
+                name=f"s{i}", primary=s.primary.url, replicas=tuple(ReplicaSettings(url=r.url) for r in s.replicas)
+            )
             for i, s in enumerate(self._shards)
         )
         return Settings(shards=shards, cache=CacheSettings(url=self._cache.url if self._cache else None))

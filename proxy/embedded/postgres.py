@@ -29,6 +29,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "io_method": "sync",
     "fsync": "off",
     "synchronous_commit": "off",
+    "wal_writer_delay": "10ms",  # so that replicas are not behind by the 200 ms that it sleeps otherwise
     "full_page_writes": "off",
     "max_wal_size": "1GB",
     "dynamic_shared_memory_type": "mmap",  # in the data folder, and so gone with it

@@ -5,6 +5,10 @@
     TidegateError
       SettingsError            a setting that cannot work: names the setting, the value, and what would
       CacheUnavailable         only where the caller asked for consistency over availability; nothing was committed
+      RoutingError             a call could not be brought to a server that may answer it
+        NoNodeAvailable          no server of a shard can take it: names the shard, and what is wrong with each
+        CommitUnknown            the connection was lost during COMMIT: it may have happened, or not
+        Overloaded               the primary has more to do than it can; come back later
       PolicyError              a repository and its policy table do not agree, or a write that no rule can see
       RepositoryImportError    a class path in the settings cannot be imported or built
       QueryError               a query that cannot be composed: names the operator or field, and those known
@@ -33,6 +37,22 @@ class PolicyError(TidegateError):
 
 class CacheUnavailable(TidegateError):  # noqa: N818  # the name that the design gives it
     """The cache could not be told of a write, which was refused: nothing was committed."""
+
+
+class RoutingError(TidegateError):
+    """A call could not be brought to a server that may answer it."""
+
+
+class NoNodeAvailable(RoutingError):  # noqa: N818  # the name that the design gives it
+    """No server of a shard can take the call; the message says what is wrong with each."""
+
+
+class CommitUnknown(RoutingError):  # noqa: N818  # the name that the design gives it
+    """The connection was lost during COMMIT: the transaction has happened, or will, or has not. It is not retried."""
+
+
+class Overloaded(RoutingError):  # noqa: N818  # the name that the design gives it
+    """The primary has more to do than it can, and this read was not let in; nothing was asked of the database."""
 
 
 class RepositoryImportError(TidegateError):

@@ -12,11 +12,11 @@ from real_servers.figures import show
 from real_servers.pair import Pair
 from real_servers.tcp import Proxy
 from sqlalchemy import create_engine
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 import tidegate
 from tidegate.cache.keeper import GRACE_MS
+from tidegate.errors import CommitUnknown
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.primary import PostgresPrimary
@@ -82,7 +82,7 @@ def test_a_commit_whose_answer_is_lost(pair: Pair, two_phase: Cluster) -> None:
             proxy.cut_after(b"COMMIT", once_sent=b"total_tokens")
             with writer.session(pair.books[0].tenant) as session:
                 written = pair.books[0].write(session)
-                with pytest.raises(DBAPIError):
+                with pytest.raises(CommitUnknown):
                     session.commit()
             assert proxy.cuts == times
             run = pair.runs.get_workflow_run_by_id(pair.books[0].tenant, pair.books[0].app, pair.books[0].run)

@@ -15,7 +15,7 @@ from real_servers.versions import SOURCE, Book
 from tidegate.cache.events import Missed
 
 if TYPE_CHECKING:
-    from tidegate.cache.events import Event
+    from tidegate.proxy.telemetry import Event
 
 
 class Crowd:

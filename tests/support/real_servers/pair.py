@@ -26,7 +26,7 @@ from tidegate.repositories.models import Base, new_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tidegate.cache.events import Event
+    from tidegate.proxy.telemetry import Event
 
 NODE_WORKFLOW, NODE = "0f8b8d3c-2b1e-4b0a-9d1c-8f2f6a1f7c11", "llm"
 _DAY: Final = datetime.fromisoformat("2024-03-05T00:00:00")

@@ -20,7 +20,7 @@ from real_servers.versions import CALLS, FLOOR, READS, Book
 from tidegate.cache.events import Served
 
 if TYPE_CHECKING:
-    from tidegate.cache.events import Event
+    from tidegate.proxy.telemetry import Event
 
 _MOST_SHOWN = 5
 

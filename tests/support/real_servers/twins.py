@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.events import Event
+    from tidegate.proxy.telemetry import Event
 
 POOL: Final = 10
 SOURCES: Final = ("app-run", "debugging")

@@ -1,0 +1,278 @@
+"""The servers of one shard in this process: for each a monitor, and an engine made when it is first read from.
+
+Nothing here decides anything: who is the primary is :mod:`tidegate.routing.topology`'s to say, and which node answers
+:mod:`tidegate.routing.choose`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from tidegate.proxy.engines import ConnectArguments, checked_url, hosts, monitor_engine, replica_engine
+from tidegate.routing.asking import VIEW, one_row, view_of
+from tidegate.routing.cutting import Cutter
+from tidegate.routing.monitor import Monitor, Pace
+from tidegate.routing.topology import Node, Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy import URL, Engine
+
+    from tidegate.proxy.settings import PoolSettings, RoutingSettings, Settings, ShardSettings
+    from tidegate.routing.attempt import Attempt
+    from tidegate.routing.topology import View
+
+_FIRST_S: Final = 4.0
+"""How long a gate that is being made waits for its servers to say who they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One server, as the settings name it."""
+
+    name: str
+    url: URL
+    weight: float
+    max_lag_s: float
+    pool: PoolSettings
+
+    def node(self) -> Node:
+        """What is known of it: nothing yet."""
+        return Node(self.name, self.weight, self.max_lag_s, self.pool.size + self.pool.overflow)
+
+
+def addresses(shard: ShardSettings, settings: Settings, primary: URL | None = None) -> list[Address]:
+    """The servers of a shard; those of the primary's URL come first.
+
+    Args:
+        shard: the shard.
+        settings: all of them.
+        primary: of an engine that the program has already, instead of the shard's.
+
+    Raises:
+        SettingsError: a URL cannot be used.
+    """
+    first = primary or checked_url(shard.primary, f"shards.{shard.name}.primary")
+    lag_s, pool = settings.routing.max_lag_s, settings.pool
+    found = [Address(_name(url), url, 1.0, lag_s, pool) for url in hosts(first)]
+    for number, replica in enumerate(shard.replicas):
+        url = checked_url(replica.url, f"shards.{shard.name}.replicas.{number}")
+        lag = replica.max_lag_s or lag_s
+        found += [Address(_name(one), one, replica.weight, lag, replica.pool or pool) for one in hosts(url)]
+    return list({address.name: address for address in reversed(found)}.values())[::-1]
+
+
+def _name(url: URL) -> str:
+    return f"{url.host or 'localhost'}:{url.port or 5432}"
+
+
+class Nodes:
+    """One shard's servers.
+
+    Args:
+        engine: the primary's.
+        known: the servers, as the settings name them.
+        routing: times and bounds.
+        changed: told when another node has become the primary: (before, now).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        known: Sequence[Address],
+        routing: RoutingSettings,
+        changed: Callable[[Node, Node], None] = lambda _old, _new: None,
+    ) -> None:
+        self._engine = engine
+        self._routing = routing
+        self._told = changed
+        self._like = ConnectArguments(engine)
+        self._pace = Pace(routing.poll_ms / 1000, routing.wanted_poll_ms / 1000, routing.answer_ms / 1000)
+        self._lock = threading.Lock()
+        self._pid = 0
+        self.addresses = {address.name: address for address in known}
+        self.topology = Topology([address.node() for address in known], self._changed)
+        self._engines: dict[str, Engine] = {}
+        self._makers: dict[str, WeakKeyDictionary[sessionmaker[Session], sessionmaker[Session] | None]] = {}
+        self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
+        most_s = routing.statement_timeout_ms / 1000
+        self.cutter = Cutter(self._watched, most_s=most_s + 1 if most_s else 0.0)
+
+    @property
+    def urls(self) -> dict[str, URL]:
+        """By the name of the node."""
+        return {name: address.url for name, address in self.addresses.items()}
+
+    def primary_url(self) -> URL:
+        """Where the primary is now."""
+        return self.addresses[self.topology.primary.name].url
+
+    def find_primary(self) -> None:
+        """Ask every server once who it is, all at a time."""
+        pool = ThreadPoolExecutor(max_workers=min(8, len(self._monitors)), thread_name_prefix="tidegate-first")
+        try:
+            wait([pool.submit(monitor.ask_now) for monitor in self._monitors.values()], timeout=_FIRST_S)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def learn(self) -> None:
+        """Note what the primary's engine gives its driver; connects once."""
+        self._like.learn(self._engine)
+
+    def ensure_started(self) -> None:
+        """Have this process watch the servers."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        for monitor in list(self._monitors.values()):
+            monitor.ensure_started()
+        self.cutter.ensure_started()
+
+    def want(self) -> None:
+        """A read went to the primary that a replica would have answered, had it been further."""
+        for node in self.topology.replicas:
+            self._monitors[node.name].want()
+
+    def enter(self, attempt: Attempt) -> None:
+        """A read begins."""
+        with self._lock:
+            attempt.node.outstanding += 1
+        self.cutter.add(attempt)
+
+    def leave(self, attempt: Attempt) -> None:
+        """It has ended."""
+        self.cutter.discard(attempt)
+        with self._lock:
+            attempt.node.outstanding -= 1
+
+    def session_maker(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
+        """One like *home* that reads on *node*; None if what *home* makes decides for itself where it reads."""
+        makers = self._makers.get(node.name)
+        if makers is None:
+            makers = self._makers.setdefault(node.name, WeakKeyDictionary())
+        if home in makers:
+            return makers[home]
+        made = makers[home] = self._made_like(node, home)
+        return made
+
+    def add(self, address: Address) -> None:
+        """A server that was found."""
+        with self._lock:
+            if address.name in self.addresses:
+                return
+            self.addresses[address.name] = address
+            node = address.node()
+            self._monitors[node.name] = self._monitor(node)
+            self.topology.add(node)
+        if self._pid == os.getpid():
+            self._monitors[node.name].ensure_started()
+
+    def remove(self, name: str) -> None:
+        """A server that is no more; the primary stays until there is another."""
+        node = self.topology.node(name)
+        if node is None or node is self.topology.primary:
+            return
+        self.topology.remove(node)
+        self._monitors.pop(name).close()
+        self.addresses.pop(name)
+        self._makers.pop(name, None)
+        if (engine := self._engines.pop(name, None)) is not None:
+            engine.dispose()
+
+    def close(self) -> None:
+        """End monitors, and close connections to replicas."""
+        for monitor in self._monitors.values():
+            monitor.close()
+        self.cutter.close()
+        for engine in self._engines.values():
+            engine.dispose()
+
+    def _made_like(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
+        bind: Any = home.kw.get("bind")
+        if home.class_.get_bind is not Session.get_bind or home.kw.get("binds") or bind is None:
+            return None
+        engine = self._engine_of(node)
+        if options := bind.get_execution_options():
+            engine = engine.execution_options(**options)
+        return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})
+
+    def _engine_of(self, node: Node) -> Engine:
+        with self._lock:
+            engine = self._engines.get(node.name)
+            if engine is None:
+                address = self.addresses[node.name]
+                engine = replica_engine(address.url, address.pool, self._routing, self._like)
+                self._engines[node.name] = engine
+            return engine
+
+    def _monitor(self, node: Node) -> Monitor:
+        line = _Line(monitor_engine(self.addresses[node.name].url, self._like))
+
+        def seen(view: View) -> None:
+            self.topology.seen(node, view)
+
+        def lost(trouble: str) -> None:
+            self.topology.lost(node, trouble)
+
+        return Monitor(node.name, line, seen, lost, self._pace)
+
+    def _watched(self) -> list[tuple[Node, Monitor]]:
+        return [(node, self._monitors[node.name]) for node in self.topology.nodes if node.name in self._monitors]
+
+    def _changed(self, before: Node, now: Node) -> None:
+        # Connections of the pools go to servers that have other duties now; those in use are dealt with as they come.
+        if (engine := self._engines.get(now.name)) is not None:
+            engine.dispose()
+        self._engine.dispose()
+        self._told(before, now)
+
+
+class _Line:
+    """A monitor's own connection; see :class:`tidegate.routing.monitor.Line`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._raw: Any = None
+        self._socket: socket.socket | None = None
+
+    def ask(self) -> View:
+        raw = self._raw or self._connect()
+        asked_s = time.monotonic()
+        try:
+            return view_of(one_row(raw.dbapi_connection, VIEW), asked_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def cut(self) -> None:
+        if (line := self._socket) is not None:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        raw, self._raw = self._raw, None
+        line, self._socket = self._socket, None
+        if raw is not None:
+            with contextlib.suppress(Exception):
+                raw.invalidate()
+        if line is not None:
+            line.close()
+
+    def _connect(self) -> Any:
+        raw = self._engine.raw_connection()
+        connection: Any = raw.dbapi_connection
+        connection.autocommit = True  # one statement is one round trip
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        self._raw = raw
+        return raw

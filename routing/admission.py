@@ -1,0 +1,103 @@
+"""Whom the primary takes on when more is asked of it than it can do: the guard against the storm.
+
+When replicas drop out, their reads come to the primary, all at once, and every caller that is kept waiting comes again.
+So as many are let in as there are connections for them, a few wait for a bounded time, and the rest is told so at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from tidegate.errors import Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LEARNS: Final = 0.1
+"""How much the newest call counts in the average of how long one takes."""
+
+
+class Admission:
+    """Lets in so many at a time.
+
+    Args:
+        limit: at the same time.
+        most_wait_s: nobody waits for longer; who would have to, by how long the others took, is not let in at all.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(self, limit: int, *, most_wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._most_wait_s = most_wait_s
+        self._clock = clock
+        self._in = 0
+        self._waiting: deque[tuple[str, threading.Event]] = deque()
+        self._waiting_of: Counter[str] = Counter()
+        self._takes_s = 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def admitted(self, tenant: str) -> Iterator[None]:
+        """Come in, for *tenant*, and leave at the end.
+
+        Raises:
+            Overloaded: at once, or after waiting for as long as anybody may.
+        """
+        self._enter(tenant)
+        began_s = self._clock()
+        try:
+            yield
+        finally:
+            self._leave(self._clock() - began_s)
+
+    def _enter(self, tenant: str) -> None:
+        with self._lock:
+            if self._in < self._limit and not self._waiting:
+                self._in += 1
+                return
+            ahead = len(self._waiting)
+            wait_s = self._takes_s * (ahead + 1) / self._limit
+            if wait_s > self._most_wait_s or self._has_its_share(tenant):
+                raise Overloaded(self._full(f"{ahead} wait already"))
+            turn = threading.Event()
+            entry = (tenant, turn)
+            self._waiting.append(entry)
+            self._waiting_of[tenant] += 1
+        if turn.wait(self._most_wait_s):
+            return
+        with self._lock:
+            if turn.is_set():  # let in at the last moment
+                return
+            self._waiting.remove(entry)
+            self._no_longer_waits(tenant)
+        raise Overloaded(self._full(f"it was not this call's turn within {self._most_wait_s:g} s"))
+
+    def _has_its_share(self, tenant: str) -> bool:
+        """Whether one tenant would take the places of the others: half of those that can be waited on are its own."""
+        places = self._limit * max(1.0, self._most_wait_s / self._takes_s if self._takes_s else 1.0)
+        return self._waiting_of[tenant] >= max(1.0, places / 2)
+
+    def _leave(self, took_s: float) -> None:
+        with self._lock:
+            self._takes_s += _LEARNS * (took_s - self._takes_s) if self._takes_s else took_s
+            if not self._waiting:
+                self._in -= 1
+                return
+            tenant, turn = self._waiting.popleft()  # who leaves hands its place on
+            self._no_longer_waits(tenant)
+            turn.set()
+
+    def _no_longer_waits(self, tenant: str) -> None:
+        self._waiting_of[tenant] -= 1
+        if not self._waiting_of[tenant]:
+            del self._waiting_of[tenant]
+
+    def _full(self, why: str) -> str:
+        return (
+            f"the primary serves {self._limit} reads of this process at a time, and {why}; it has to, since no replica "
+            "can answer: see 'tidegate doctor', and routing.primary_reads"
+        )

@@ -1,0 +1,125 @@
+"""One try of a read on one replica: what it needs of the connections it is given, and how it is ended from outside.
+
+A read learns of its connections from the pool's and the engine's events, which run in its own thread; they find the
+attempt in a context variable. A connection that nobody vouches for is asked where it is before the read begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+
+from tidegate.repositories.position import Position
+from tidegate.routing.asking import REPLAYED, VIEW, one_row, view_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from tidegate.routing.topology import Node, View
+
+_OPENED: Final = "tidegate.opened"
+_SOCKET: Final = "tidegate.socket"
+current: Final[ContextVar[Attempt | None]] = ContextVar("tidegate_attempt", default=None)
+
+
+class NotReached(Exception):  # noqa: N818  # no mistake: another node is asked
+    """The connection shows less than the read needs, or is no standby's."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try.
+
+    Args:
+        node: where.
+        view: what was known of it when it was chosen.
+        position: what the read needs.
+        began_s: monotonic.
+        timeline: of the connections that were used; None before the first, 0 if they did not agree.
+        asked: how often a connection had to be asked.
+    """
+
+    node: Node
+    view: View
+    position: Position
+    began_s: float
+    timeline: int | None = None
+    asked: int = 0
+    was_cut: bool = False
+    _sockets: list[socket.socket] = field(default_factory=list)
+
+    def uses(self, info: Any) -> None:
+        """It waits for answers on this connection from now on."""
+        if (line := info.get(_SOCKET)) is not None:
+            self._sockets.append(line)
+
+    def cut(self) -> None:
+        """Have it fail at once, from another thread: what it waits for will not come."""
+        self.was_cut = True
+        for line in self._sockets:
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    def check(self, connection: Connection) -> None:
+        """See that a connection shows what the read needs.
+
+        Raises:
+            NotReached: it does not.
+        """
+        opened: View = connection.info[_OPENED]
+        if not opened.standby:
+            raise NotReached("it was no standby when the connection was opened")
+        timeline = opened.position.timeline
+        if self.view.server == opened.server:
+            timeline = max(timeline, self.view.position.timeline)
+        if not self.view.vouches_for(opened.server, opened.asked_s):
+            self._ask(connection, timeline)
+        self.timeline = timeline if self.timeline in (None, timeline) else 0
+
+    def _ask(self, connection: Connection, timeline: int) -> None:
+        self.asked += 1
+        standby, lsn = one_row(connection.connection.dbapi_connection, REPLAYED)
+        if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
+            raise NotReached(f"it is at {lsn}, and {self.position.text()} is needed")
+
+
+def listen(engine: Engine) -> None:
+    """Have the reads on a replica's *engine* find their attempt, and be checked by it."""
+
+    def connected(raw: Any, record: Any) -> None:
+        record.info[_SOCKET] = line = socket.socket(fileno=os.dup(raw.fileno()))
+        attempt = current.get()
+        if attempt is not None:
+            attempt.uses(record.info)
+        try:
+            # When it was open: not before this moment, which is what is compared with when a monitor asked.
+            record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
+        except BaseException:
+            line.close()
+            raise
+
+    def checked_out(_raw: Any, record: Any, _proxy: Any) -> None:
+        if (attempt := current.get()) is not None:
+            attempt.uses(record.info)
+
+    def closed(_raw: Any, record: Any, *_: Any) -> None:
+        if (line := record.info.pop(_SOCKET, None)) is not None:
+            line.close()
+
+    def begun(connection: Connection) -> None:
+        attempt = current.get()
+        if attempt is None:  # a thread of the method's own: nobody knows what it needs
+            raise NotReached("a replica answers only within a read that was routed to it")
+        attempt.check(connection)
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "checkout", checked_out)
+    event.listen(engine, "close", closed)
+    event.listen(engine, "begin", begun)

@@ -1,0 +1,79 @@
+"""Ending what waits for a node that will not answer.
+
+A server that is stopped, or cut off, keeps its connections open and says nothing; no time-out of the server's works
+then, and the drivers have none of their own. So a thread shuts the sockets down, of questions that took too long, and
+of reads on a node whose monitor is stuck: they fail at once, and go elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tidegate.routing.attempt import Attempt
+    from tidegate.routing.monitor import Monitor
+    from tidegate.routing.topology import Node
+
+_TICK_S: Final = 0.1
+
+
+class Cutter:
+    """A thread of the process that uses it.
+
+    Args:
+        monitors: gives the monitor of each node.
+        most_s: how long a read may take on a node that answers its monitor; 0: as long as it likes.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        monitors: Callable[[], Iterable[tuple[Node, Monitor]]],
+        *,
+        most_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monitors = monitors
+        self._most_s = most_s
+        self._clock = clock
+        self._under_way: set[Attempt] = set()
+        self._stop = threading.Event()
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def ensure_started(self) -> None:
+        """Start the thread in this process, if it does not run."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._under_way = set()
+                stop = self._stop = threading.Event()
+                threading.Thread(target=self._run, args=(stop,), name="tidegate-cutter", daemon=True).start()
+
+    def add(self, attempt: Attempt) -> None:
+        """A read that may have to be cut."""
+        self._under_way.add(attempt)
+
+    def discard(self, attempt: Attempt) -> None:
+        """It has ended."""
+        self._under_way.discard(attempt)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.wait(_TICK_S):
+            now_s = self._clock()
+            stuck = {node.name for node, monitor in self._monitors() if monitor.cut_if_stuck(now_s)}
+            # A copy made in one step of the interpreter: reads come and go meanwhile.
+            for attempt in list(self._under_way):
+                if attempt.node.name in stuck or (self._most_s and now_s - attempt.began_s > self._most_s):
+                    attempt.cut()

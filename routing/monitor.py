@@ -1,0 +1,153 @@
+"""Watching one node: a thread that asks it now and then, more often while somebody waits for it to catch up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from random import uniform
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tidegate.routing.topology import View
+
+_JITTER: Final = 0.2
+
+
+class Line(Protocol):
+    """A connection of the monitor's own to one node."""
+
+    def ask(self) -> View:
+        """One question; raises what the driver raises, and connects anew the next time."""
+        ...
+
+    def cut(self) -> None:
+        """Have a question that is under way in another thread fail at once."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a node is asked, in seconds.
+
+    Args:
+        idle_s: as long as nobody waits for it.
+        wanted_s: while reads go to the primary because this node has not replayed far enough.
+        most_s: how long one question may take before its connection is cut.
+    """
+
+    idle_s: float = 0.25
+    wanted_s: float = 0.02
+    most_s: float = 1.0
+
+
+class Monitor:
+    """Asks one node, jittered, in a thread of the process that uses it.
+
+    Args:
+        name: of the node.
+        line: how it is asked.
+        seen: told of each answer.
+        lost: told of each question that failed, in words.
+        pace: how often.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        line: Line,
+        seen: Callable[[View], None],
+        lost: Callable[[str], None],
+        pace: Pace,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._line = line
+        self._seen = seen
+        self._lost = lost
+        self._pace = pace
+        self._clock = clock
+        self._wanted_until_s = 0.0
+        self._asked_s: float | None = None
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def ensure_started(self) -> None:
+        """Start the thread in this process, if it does not run; threads do not survive a fork."""
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid != os.getpid() and not self._stopped:
+                self._pid = os.getpid()
+                self._asked_s = None
+                self._wake = threading.Event()
+                self._thread = threading.Thread(target=self._run, name=f"tidegate-monitor {self._name}", daemon=True)
+                self._thread.start()
+
+    def want(self) -> None:
+        """Somebody would have read from this node, had it been seen to be further."""
+        first = self._clock() >= self._wanted_until_s
+        self._wanted_until_s = self._clock() + self._pace.idle_s
+        if first:
+            self._wake.set()
+
+    def cut_if_stuck(self, now_s: float) -> bool:
+        """Whether the question under way took too long; it fails then."""
+        asked_s = self._asked_s
+        if asked_s is None or now_s - asked_s < self._pace.most_s:
+            return False
+        self._line.cut()
+        return True
+
+    def ask_now(self) -> None:
+        """Ask once, in the caller's thread: before the monitor has been started."""
+        self._ask()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread is not None and self._pid == os.getpid():
+            self._line.cut()
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._ask()
+            wanted = self._clock() < self._wanted_until_s
+            pause_s = self._pace.wanted_s if wanted else self._pace.idle_s
+            # While it is wanted, more wants must not make it ask without a pause.
+            if wanted:
+                time.sleep(pause_s * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
+            else:
+                self._wake.wait(pause_s * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
+            self._wake.clear()
+        self._line.close()
+
+    def _ask(self) -> None:
+        self._asked_s = self._clock()
+        try:
+            view = self._line.ask()
+        except Exception as error:  # noqa: BLE001  # whatever the driver raises: the node did not answer
+            if not self._stopped:
+                self._lost(_first_line(error))
+        else:
+            self._seen(view)
+        finally:
+            self._asked_s = None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,179 @@
+"""The nodes of one shard and what is known of each: who is the primary, how far a replica has replayed, who is away.
+
+What a monitor has seen is a :class:`View`. It is frozen, and handed to :meth:`Topology.seen`, which decides who the
+primary is: of the nodes that are in no recovery, and of the right cluster, the one with the highest timeline. A primary
+that was demoted, and still answers, has a lower one, and is used for nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tidegate.repositories.position import NOWHERE, Position
+from tidegate.routing.bans import HEALTHY, Health
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_HORIZON: Final = 512
+"""Positions of the primary that are remembered, to tell lags in seconds."""
+
+
+class Server(NamedTuple):
+    """Which server process answered: a standby that was made anew at the same address is another one.
+
+    Args:
+        system: the system identifier, the same for a primary and all its replicas.
+        started: when the server was started, as it says.
+    """
+
+    system: str
+    started: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one question to a node has found.
+
+    Args:
+        asked_s: when it was sent, by the monotonic clock, in seconds.
+        server: who answered.
+        standby: whether it is in recovery.
+        position: of a standby, up to where it has replayed; of a primary, where it writes.
+        replay_paused: whether somebody has paused its replay.
+    """
+
+    asked_s: float
+    server: Server
+    standby: bool
+    position: Position
+    replay_paused: bool = False
+
+    def vouches_for(self, server: Server, opened_s: float) -> bool:
+        """Whether a connection to *server* that was open at *opened_s* shows at least this position, while it lives.
+
+        A standby one of whose processes was killed recovers anew and answers again 0.2 s later, from *behind* where it
+        was, under the same start time. That ends every connection: one that was open before the question was sent, and
+        still is, shows that it has not happened since.
+        """
+        return self.server == server and opened_s <= self.asked_s
+
+
+@dataclass(slots=True)
+class Node:
+    """One server of a shard.
+
+    Args:
+        name: for people: "host:port".
+        weight: of reads, relative to the other replicas; 0: none.
+        max_lag_s: seconds behind the primary past which it is not read from.
+        budget: connections that this process may have to it.
+    """
+
+    name: str
+    weight: float = 1.0
+    max_lag_s: float = 10.0
+    budget: int = 10
+    view: View | None = None
+    lag_s: float = 0.0
+    outstanding: int = 0
+    health: Health = HEALTHY
+    trouble: str = ""
+    """Why the last question to it found nothing."""
+
+
+@dataclass(slots=True)
+class _Log:
+    """Where the primary was when: tells how old what a replica shows may be, without comparing clocks of machines."""
+
+    points: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_HORIZON))
+
+    def add(self, at_s: float, position: Position) -> None:
+        if not self.points or position.lsn > self.points[-1][1]:
+            self.points.append((at_s, position.lsn))
+
+    def lag_s(self, position: Position, now_s: float) -> float:
+        """Seconds since the primary was first seen past *position*; 0 if it has not been."""
+        for at_s, lsn in self.points:
+            if lsn > position.lsn:
+                return max(0.0, now_s - at_s)
+        return 0.0
+
+
+class Topology:
+    """The nodes of one shard. Safe to use from many threads; reading its fields needs no lock.
+
+    Args:
+        nodes: the first is taken for the primary until the nodes have been asked.
+        changed: told when another node has become the primary: (before, now).
+    """
+
+    def __init__(self, nodes: Sequence[Node], changed: Callable[[Node, Node], None] = lambda _old, _new: None) -> None:
+        self.nodes: tuple[Node, ...] = tuple(nodes)
+        self.primary: Node = self.nodes[0]
+        self.system = ""
+        """The system identifier of the cluster; "" until it is known."""
+        self.timeline = 0
+        """The highest of a primary of this cluster; a primary with a lower one was demoted."""
+        self._log = _Log()
+        self._changed = changed
+        self._lock = threading.Lock()
+
+    @property
+    def replicas(self) -> tuple[Node, ...]:
+        """Every node but the primary."""
+        primary = self.primary
+        return tuple(node for node in self.nodes if node is not primary)
+
+    def node(self, name: str) -> Node | None:
+        """The node called *name*."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def add(self, node: Node) -> None:
+        """A node that was found."""
+        with self._lock:
+            self.nodes = (*self.nodes, node)
+
+    def remove(self, node: Node) -> None:
+        """A node that is no more; the primary stays until there is another."""
+        with self._lock:
+            if node is not self.primary:
+                self.nodes = tuple(other for other in self.nodes if other is not node)
+
+    def seen(self, node: Node, view: View) -> None:
+        """Take note of what *node* has answered."""
+        with self._lock:
+            before = self.primary
+            if not view.standby:
+                self._saw_primary(node, view)
+            node.lag_s = self._log.lag_s(view.position, view.asked_s) if view.standby else 0.0
+            node.view, node.trouble = view, ""
+        if self.primary is not before:
+            self._changed(before, self.primary)
+
+    def lost(self, node: Node, trouble: str) -> None:
+        """Take note that *node* has not answered."""
+        node.view, node.trouble = None, trouble
+
+    def _saw_primary(self, node: Node, view: View) -> None:
+        if not self.system:
+            self.system = view.server.system
+        if view.server.system != self.system or view.position.timeline < self.timeline:
+            return
+        if view.position.timeline > self.timeline or self._may_take_over(node):
+            self.primary, self.timeline = node, view.position.timeline
+        if node is self.primary:
+            self._log.add(view.asked_s, view.position)
+
+    def _may_take_over(self, node: Node) -> bool:
+        """Of two on one timeline only one can be real; the one that is used stays while it says it is the primary."""
+        seen = self.primary.view
+        return node is not self.primary and (seen is None or seen.standby)
+
+
+def position_of(node: Node) -> Position:
+    """How far *node* was when it was last seen."""
+    return NOWHERE if node.view is None else node.view.position
