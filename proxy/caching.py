@@ -15,7 +15,7 @@ from tidegate.cache.events import StoreFailed, served
 from tidegate.cache.near import Kept
 from tidegate.cache.request import Answer
 from tidegate.cache.store import StoreUnavailable
-from tidegate.cache.tags import as_text, template
+from tidegate.cache.tags import template
 from tidegate.cache.values import Uncacheable, Undecodable
 from tidegate.repositories.policies import GUARD, Read
 
@@ -116,9 +116,9 @@ class Caching:
     def _request(self, call: Call) -> CachedCall | None:
         """The call as a request of the read path; None if it is none of the cache's business."""
         policy = call.policy
-        if not isinstance(policy, Read) or policy.guard is None or call.tenant is None or not call.cacheable:
+        tenant = call.tenant
+        if not isinstance(policy, Read) or policy.guard is None or tenant is None or not call.cacheable:
             return None
-        tenant = as_text(call.tenant)  # as writers name it
         if policy.when is not None and not policy.when(call.arguments):
             return None
         if self._switches.are_off(call.method, tenant):
