@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _FORMAT: Final = b"\x01"
 _HEADER_BYTES: Final = 5
 _PLAIN, _ROW, _LIST, _TUPLE, _PAGE = range(5)
+_NO_BLOBS: Final[frozenset[str]] = frozenset()
 _EMPTY: Final[Mapping[str, bytes]] = {}
 
 
@@ -116,7 +117,8 @@ class Codec:
         try:
             shape, table, rest = _parsed(payload, tenant, call)
             rows = None if table is None else read(self._layouts, table, tenant)
-            return Decoded(shape, rows, _checked(shape, rows, rest), frozenset(rows.blobs() if rows else ()), len(body))
+            blobs = rows.blobs() if rows is not None and rows.has_blobs else _NO_BLOBS
+            return Decoded(shape, rows, _checked(shape, rows, rest), blobs, len(body))
         except Unreadable:
             raise
         except Exception as error:  # whatever a body may provoke: it was not made by encode

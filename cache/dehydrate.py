@@ -9,8 +9,8 @@ from sqlalchemy.orm.attributes import instance_state
 from sqlalchemy.orm.collections import InstrumentedList
 
 from tidegate.cache.layouts import LAZY, LOADED, NOT_LOADED, NOT_SELECTED, TENANT, Layouts, Model
-from tidegate.cache.values import Uncacheable, blob_hash, is_large, kind_of, to_wire
-from tidegate.repositories.lazy import lazy_keys
+from tidegate.cache.values import Uncacheable, blob_hash, is_large, is_same_throughout, kind_of, to_wire
+from tidegate.repositories.lazy import lazy_keys, lazy_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,16 +49,17 @@ class Dehydration:
             raise Uncacheable(f"{type(rows[0]).__qualname__} is no model that can be hydrated")
         if len(rows) > MOST_ROWS:
             raise Uncacheable(f"{len(rows)} rows are more than {MOST_ROWS}")
-        lazy = self._check(model, rows)
+        if set(map(type, rows)) != {model.cls}:
+            raise Uncacheable("rows of more than one model, or None among them")
         loaded = [vars(row) for row in rows]
+        lazy = self._check(model, rows, loaded)
         present = loaded[0].keys()
         letters, constant, varying = "", [], []
         for i, key in enumerate(model.keys):
             if key not in present:
                 letters += LAZY if key in lazy else NOT_SELECTED
                 continue
-            kind, wire = self._column(model, i, [values[key] for values in loaded])
-            same = _is_constant(wire)
+            kind, wire, same = self._column(model, i, [values[key] for values in loaded])
             letters += kind if same else kind.upper()
             constant.append(wire[0]) if same else varying.append(wire)
         tables = [self._related(rows, rel.key) for rel in model.relationships if rel.key in present]
@@ -67,41 +68,45 @@ class Dehydration:
             raise Uncacheable("related rows with relationships or lazy columns of their own")
         return [model.fingerprint + letters.encode("ascii"), len(rows), constant, varying, tables]
 
-    def _check(self, model: Model, rows: Sequence[Any]) -> frozenset[str]:
-        present, lazy = vars(rows[0]).keys(), frozenset(lazy_keys(instance_state(rows[0])))
+    def _check(self, model: Model, rows: Sequence[Any], loaded: Sequence[dict[str, Any]]) -> frozenset[str]:
+        """The lazy columns of *rows*, which have *loaded*; a miss waits for this, so no row is looked at twice."""
+        present, first = loaded[0].keys(), instance_state(rows[0])
+        page, lazy = lazy_page(first), frozenset(lazy_keys(first))
         if not present <= model.attributes:
             raise Uncacheable(f"{model.cls.__qualname__} has attributes that are not mapped")
         if model.has_tenant and TENANT not in present:
             raise Uncacheable("rows without their tenant")
-        for row in rows:
-            if type(row) is not model.cls:
-                raise Uncacheable("rows of more than one model, or None among them")
-            if vars(row).keys() != present or frozenset(lazy_keys(instance_state(row))) != lazy:
+        if model.has_tenant and [values.get(TENANT) for values in loaded].count(self._tenant) != len(rows):
+            raise Uncacheable("a row of another tenant")
+        identities = model.identities(loaded)
+        for row, values, identity in zip(rows, loaded, identities, strict=True):
+            state: InstanceState[Any] = instance_state(row)
+            # Of one page, rows that have the same attributes lack the same.
+            alike = lazy_page(state) is page or frozenset(lazy_keys(state)) == lazy
+            if not alike or values.keys() != present:
                 raise Uncacheable("rows that are not all loaded alike")
-            self._check_state(model, row, lazy)
-        if len({instance_state(row).key for row in rows}) != len(rows):
+            _check_state(state, identity, lazy)
+        if len(set(identities)) != len(rows):
             raise Uncacheable("two rows with the same primary key")
+        self._check_unseen(rows)
         return lazy
 
-    def _check_state(self, model: Model, row: Any, lazy: frozenset[str]) -> None:
-        state: InstanceState[Any] = instance_state(row)
-        if not state.detached or state.modified or state.expired_attributes or not lazy >= state.callables.keys():
-            raise Uncacheable(f"{model.cls.__qualname__} is not detached and unchanged, as a query leaves it")
-        identity = tuple(vars(row).get(key) for key in model.primary_key)
-        if state.key != (model.identity_class, identity, None):
-            raise Uncacheable(f"{model.cls.__qualname__} with an identity that is not its primary key")
-        if model.has_tenant and vars(row)[TENANT] != self._tenant:
-            raise Uncacheable("a row of another tenant")
-        if id(row) in self._seen:
+    def _check_unseen(self, rows: Sequence[Any]) -> None:
+        these = set(map(id, rows))
+        if len(these) != len(rows) or not these.isdisjoint(self._seen):
             raise Uncacheable("a row that is in the answer twice")
-        self._seen.add(id(row))
+        self._seen |= these
 
-    def _column(self, model: Model, i: int, values: list[Any]) -> tuple[str, list[Any]]:
+    def _column(self, model: Model, i: int, values: list[Any]) -> tuple[str, list[Any], bool]:
+        """A column's kind, what is stored of it, and whether that is one value for all rows."""
+        same = is_same_throughout(values)
+        if same:
+            del values[1:]
         kind = kind_of(values, model.enums[i], self._blob_bytes)
         wire = to_wire(kind, values)
         if kind == "b":
             wire = [self._blob(value) if is_large(value, self._blob_bytes) else value for value in wire]
-        return kind, wire
+        return kind, wire, same or (kind != "p" and is_same_throughout(wire))
 
     def _blob(self, value: str) -> bytes:
         content = value.encode()
@@ -126,11 +131,10 @@ class Dehydration:
         return [counts, self.table(flat, related=True) if flat else None]
 
 
-def _is_constant(wire: list[Any]) -> bool:
-    """Whether all are the same to the bit: 1, 1.0 and True are equal, and so are 0.0 and -0.0."""
-    first = wire[0]
-    if len(wire) == 1:
-        return True
-    return (
-        wire.count(first) == len(wire) and len(set(map(type, wire))) == 1 and not (type(first) is float and not first)
-    )
+def _check_state(state: InstanceState[Any], identity: tuple[Any, ...], lazy: frozenset[str]) -> None:
+    # Whether a state is detached takes long to say, and is clear where it is of no session.
+    attached = state.session_id is not None and not state.detached
+    if attached or state.modified or state.expired_attributes or not state.callables.keys() <= lazy:
+        raise Uncacheable(f"{state.class_.__qualname__} is not detached and unchanged, as a query leaves it")
+    if state.key != identity:
+        raise Uncacheable(f"{state.class_.__qualname__} with an identity that is not its primary key")

@@ -6,7 +6,6 @@ the loaded values, the identity key; detached, since there is no session.
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.orm.attributes import set_committed_value
@@ -51,11 +50,14 @@ class Rows(NamedTuple):
     references: Mapping[str, Sequence[str | None]]
     related: Sequence[Related]
 
-    def blobs(self) -> set[str]:
+    @property
+    def has_blobs(self) -> bool:
+        """Whether there can be any."""
+        return bool(self.references or self.related)
+
+    def blobs(self) -> frozenset[str]:
         """The hashes of the blobs that are needed."""
-        if not self.references and not self.related:
-            return set()
-        own = {name for column in self.references.values() for name in column if name is not None}
+        own = frozenset(name for column in self.references.values() for name in column if name is not None)
         return own.union(*(part.rows.blobs() for part in self.related if part.rows is not None))
 
     def resolved(self, texts: Mapping[str, str]) -> Rows:
@@ -123,26 +125,42 @@ def read(layouts: Layouts, table: Any, tenant: str, parent: Layout | None = None
     values = _values(layout, count, constants, columns)
     if model.has_tenant and values[0].get(TENANT) != tenant:
         raise NotThisAnswer("rows of another tenant")
-    keys = zip(*[[row[key] for row in values] for key in model.primary_key], strict=True)
-    identities = list(zip(repeat(model.identity_class), keys, repeat(None)))  # repeat has no end
-    related = [
-        _read_related(layouts, layout, relationship, one, tenant, count)
-        for relationship, one in zip(layout.relationships, tables, strict=True)
-    ]
-    return Rows(layout, values, identities, _references(layout, values) if layout.blobs else {}, related)
+    related: list[Related] = []
+    if tables or layout.relationships:
+        related += [
+            _read_related(layouts, layout, relationship, one, tenant, count)
+            for relationship, one in zip(layout.relationships, tables, strict=True)
+        ]
+    return Rows(layout, values, model.identities(values), _references(layout, values) if layout.blobs else {}, related)
 
 
 def _values(layout: Layout, count: int, constants: Any, columns: Any) -> list[dict[str, Any]]:
-    base: dict[str, Any] = {_STATE: None}
+    base: dict[str, Any] = layout.blank.copy()  # of its full size, so that no copy has to grow
     for (key, convert), value in zip(layout.constant, constants, strict=True):
         base[key] = value if convert is None else convert((value,))[0]
-    values = [base.copy() for _ in range(count)]
-    for (key, convert), wire in zip(layout.varying, columns, strict=True):
+    varying = []
+    for (_, convert), wire in zip(layout.varying, columns, strict=True):
         if len(wire) != count:
             raise Undecodable("a column of the wrong length")
-        for row, value in zip(values, wire if convert is None else convert(wire)):  # noqa: B905  # just checked
-            row[key] = value
+        varying.append(wire if convert is None else convert(wire))
+    values = [base.copy() for _ in range(count)]
+    _spread(values, [key for key, _ in layout.varying], varying)
     return values
+
+
+def _spread(rows: list[dict[str, Any]], keys: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
+    """Columns into rows, four at a time: to go through the rows once for each takes half as long again."""
+    whole = len(keys) - len(keys) % 4
+    for i in range(0, whole, 4):
+        one, two, three, four = keys[i : i + 4]
+        for row, a, b, c, d in zip(rows, *columns[i : i + 4]):  # noqa: B905  # of one length, as the caller has checked
+            row[one] = a
+            row[two] = b
+            row[three] = c
+            row[four] = d
+    for key, column in zip(keys[whole:], columns[whole:], strict=True):
+        for row, value in zip(rows, column):  # noqa: B905  # see above
+            row[key] = value
 
 
 def _read_related(layouts: Layouts, layout: Layout, relationship: Any, one: Any, tenant: str, count: int) -> Related:

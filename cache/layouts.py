@@ -19,7 +19,7 @@ from sqlalchemy.orm.path_registry import PathRegistry
 from tidegate.cache.values import NotThisAnswer, Undecodable, from_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from enum import Enum
 
     from sqlalchemy.orm import Mapper
@@ -63,6 +63,14 @@ class Model:
         """Whether something of the host's runs when a row is loaded, which would not run when it is hydrated."""
         return bool(self.manager.dispatch.load)
 
+    def identities(self, rows: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        """The identity keys of rows by their columns, as SQLAlchemy makes them."""
+        cls, keys = self.identity_class, self.primary_key
+        if len(keys) == 1:
+            (key,) = keys
+            return [(cls, (row.get(key),), None) for row in rows]
+        return [(cls, tuple([row.get(key) for key in keys]), None) for row in rows]
+
     def _fingerprint(self) -> bytes:
         said: list[object] = [_FORMAT, self.cls.__module__, self.cls.__qualname__, self.primary_key]
         for key, enum in zip(self.keys, self.enums, strict=True):
@@ -81,6 +89,7 @@ class Layout:
         model: theirs.
         constant: (column, how to convert) of what is stored once.
         varying: the same, of what is stored for each row.
+        blank: the attributes of a row, in the order of these two, without values.
         blobs: columns that refer to blobs.
         json: columns that are unpacked for each row made.
         lazy: columns that are read at their first touch.
@@ -92,6 +101,7 @@ class Layout:
     model: Model
     constant: tuple[tuple[str, Any], ...]
     varying: tuple[tuple[str, Any], ...]
+    blank: dict[str, None]
     blobs: frozenset[str]
     json: frozenset[str]
     lazy: tuple[str, ...]
@@ -154,10 +164,13 @@ def _parse(model: Model, letters: str, parent: Layout | None, relationship: str)
         raise Undecodable("related rows of another model")
     if parent is not None and (relationships or lazy):
         raise Undecodable("a related row with relationships or lazy columns of its own")
+    constant = tuple((key, from_wire(letter, enum)) for key, letter, enum in kinds if letter.islower())
+    varying = tuple((key, from_wire(letter.lower(), enum)) for key, letter, enum in kinds if letter.isupper())
     return Layout(
         model=model,
-        constant=tuple((key, from_wire(letter, enum)) for key, letter, enum in kinds if letter.islower()),
-        varying=tuple((key, from_wire(letter.lower(), enum)) for key, letter, enum in kinds if letter.isupper()),
+        constant=constant,
+        varying=varying,
+        blank=dict.fromkeys([model.manager.STATE_ATTR, *(key for key, _ in (*constant, *varying))]),
         blobs=frozenset(key for key, letter, _ in kinds if letter in "bB"),
         json=frozenset(key for key, letter, _ in kinds if letter in "jJ"),
         lazy=lazy,

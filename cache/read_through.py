@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tidegate.cache.request import Answer, Request
     from tidegate.cache.store import Lookup, Store
 
+_MOST_EARLY: Final = 37.0
+"""The logarithm of what may be drawn goes no further: the least is 2 ** -53."""
 _TIMES: Final = Struct(">QI")  # when the entry ends, and what it cost: ms since the epoch, ms
 
 
@@ -61,6 +63,8 @@ _AGAIN: Final = _Again()
 
 class _Patience:
     """How much longer one read may wait, and how many steps it may still take for its root; and what it found."""
+
+    __slots__ = ("_deadline", "_now_ms", "_poll_ms", "broken", "steps")
 
     def __init__(self, limits: Limits, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -160,10 +164,11 @@ class ReadThrough:
 
     def _is_early(self, until_ms: int, cost_ms: int) -> bool:
         # XFetch: the nearer the end and the dearer the query, the likelier; so one reader refreshes before all miss.
-        if self._limits.beta == 0:
+        scale_ms = cost_ms * self._limits.beta
+        left_ms = until_ms - self._now_ms()
+        if self._limits.beta == 0 or left_ms > scale_ms * _MOST_EARLY:  # almost always: no need to draw
             return False
-        early_ms = -cost_ms * self._limits.beta * math.log(1.0 - random.random())  # noqa: S311  # no secret
-        return self._now_ms() + early_ms >= until_ms
+        return -scale_ms * math.log(1.0 - random.random()) >= left_ms  # noqa: S311  # no secret
 
     def _refresh(self, request: Request) -> _Lead | None:
         flight, leads = self._flights.join(request.tenant, request.entry)

@@ -7,6 +7,7 @@ life, count as lost (its replication id differs); and a server that is no master
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tidegate.cache import scripts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tidegate.cache.scripts import Script
     from tidegate.cache.store import Change, Filling, Lookup
 
+_TAGS_KEPT: Final = 4096
 MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
 _STATES: Final = {"c": State.CLEAN, "p": State.PENDING, "q": State.QUARANTINE}
 _REFUSALS: Final = (
@@ -102,7 +104,7 @@ class RedisStore:
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
         """See :meth:`Store.lookup`."""
-        args = (encoded(token("t", guard)), b"1" if refresh else b"0")
+        args = (_field(guard), b"1" if refresh else b"0")
         return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
 
     def lease(  # noqa: D102
@@ -219,6 +221,11 @@ def _tokens(letter: str, text: str) -> bytes:
 
 def _noted(noted: Noted) -> tuple[bytes, bytes]:
     return _tokens("n", noted.nonce), b"%d" % noted.counter
+
+
+@lru_cache(maxsize=_TAGS_KEPT)
+def _field(tag: str) -> bytes:
+    return _tokens("t", tag)
 
 
 def _fields(tags: Iterable[str]) -> list[bytes]:

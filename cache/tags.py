@@ -25,25 +25,30 @@ class Unknown(Enum):
 UNKNOWN: Final = Unknown.UNKNOWN
 """A value that only the database knows (yet): an SQL expression, a server default. Not None, which is a value."""
 
-_CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _SHORTEST_UUID: Final = 32
 
 
 def as_text(value: Any) -> str:
     """*value* as it stands in a tag: ids in canonical form whatever their spelling, everything else as it is."""
-    if isinstance(value, str):
-        text = value.value if isinstance(value, Enum) else value
-        if len(text) < _SHORTEST_UUID or _CANONICAL.fullmatch(text):
-            return str(text)
-        try:
-            return str(uuid.UUID(text))
-        except ValueError:
-            return str(text)
+    if value.__class__ is str and _CANONICAL(value):  # what almost every one is
+        return str(value)
     if isinstance(value, Enum):
         return as_text(value.value)
+    if isinstance(value, str):
+        return _canonical(str(value))
     if isinstance(value, datetime):
         return _naive_utc(value).isoformat()
     return str(value)
+
+
+def _canonical(text: str) -> str:
+    if len(text) < _SHORTEST_UUID:
+        return text
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return text
 
 
 def as_day(value: Any) -> str:

@@ -28,7 +28,7 @@ from uuid import UUID
 import msgpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from enum import Enum
 
 MOST_DEPTH: Final = 32
@@ -37,6 +37,7 @@ MOST_DEPTH: Final = 32
 _PLAIN: Final = frozenset({str, int, float, bool, bytes})
 _JSON: Final = frozenset({dict, list, str, int, float, bool})
 _ATOMS: Final = frozenset({type(None), bool, float, bytes})
+_SAME_IF_EQUAL: Final = frozenset({type(None), str, int, bool, bytes})
 _INT64: Final = range(-(2**63), 2**64)
 
 
@@ -107,10 +108,12 @@ def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> 
         Uncacheable: there is none.
     """
     types = set(map(type, values)) - {type(None)}
+    if types == {str}:
+        return _kind_of_text(values, blob_bytes)
     if types <= _PLAIN:
         if not _are_plain(values, types):
             raise Uncacheable("a column holds a whole number over 64 bits, or text that is no Unicode")
-        return "b" if types == {str} and _any_large(values, blob_bytes) else "p"
+        return "p"
     if len(types) == 1:
         only = types.pop()
         found = _KIND_OF_TYPE.get(only) or ("e" if enum is not None and only is enum else None)
@@ -122,19 +125,32 @@ def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> 
     raise Uncacheable(f"a column holds values of {', '.join(sorted(kind.__qualname__ for kind in types))}")
 
 
+def _kind_of_text(values: Sequence[str | None], blob_bytes: int) -> str:
+    text = "".join(filter(None, values))  # a column is looked at as a whole
+    if not _is_utf8(text):
+        raise Uncacheable("a column holds text that is no Unicode")
+    large = len(text) * 4 > blob_bytes and any(is_large(value, blob_bytes) for value in values)
+    return "b" if large else "p"
+
+
 def _are_plain(values: Sequence[Any], types: set[type]) -> bool:
     """:func:`is_plain` of all of a column; most columns are of one type, and are looked at as a whole."""
-    if types == {str}:
-        return _is_utf8("".join(filter(None, values)))
     if types == {int}:
         numbers = [value for value in values if value is not None]
         return min(numbers) in _INT64 and max(numbers) in _INT64
     return types <= _ATOMS or all(map(is_plain, values))
 
 
-def _any_large(values: Sequence[str | None], blob_bytes: int) -> bool:
-    longest = max(map(len, filter(None, values)), default=0)
-    return longest * 4 > blob_bytes and any(is_large(value, blob_bytes) for value in values)
+def is_same_throughout(values: Sequence[Any]) -> bool:
+    """Whether a column is one value, to the bit, as far as can be seen without effort.
+
+    1, 1.0 and True are equal, and so are 0.0 and -0.0, and datetimes with another ``fold``.
+    """
+    if len(values) == 1:
+        return True
+    first = values[0]
+    same_bits = type(first) in _SAME_IF_EQUAL or (type(first) is float and bool(first))
+    return same_bits and values.count(first) == len(values) and len(set(map(type, values))) == 1
 
 
 def is_large(value: str | None, blob_bytes: int) -> bool:
@@ -147,12 +163,13 @@ def blob_hash(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 
-def _moment(value: datetime) -> str:
-    if value.fold or (value.tzinfo is not None and value.tzinfo is not UTC):
-        raise Uncacheable(
-            f"a column holds {value!r}: of datetimes only naive ones and those in datetime.UTC come back as they were"
-        )
-    return value.isoformat()
+def _moments(values: Sequence[datetime | None]) -> list[str | None]:
+    for value in values:
+        if value is not None and (value.fold or (value.tzinfo is not None and value.tzinfo is not UTC)):
+            raise Uncacheable(
+                f"a column holds {value!r}: only naive datetimes and those in datetime.UTC come back as such"
+            )
+    return [None if value is None else value.isoformat() for value in values]
 
 
 def _number(value: Decimal) -> str:
@@ -169,7 +186,6 @@ def _member(value: Enum) -> Any:
 
 _KIND_OF_TYPE: Final[dict[type, str]] = {datetime: "t", date: "d", Decimal: "n", UUID: "u"}
 _TO_WIRE: Final[dict[str, Callable[[Any], Any]]] = {
-    "t": _moment,
     "d": date.isoformat,
     "n": _number,
     "u": lambda value: value.bytes,
@@ -184,12 +200,14 @@ _FROM_WIRE: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-def to_wire(kind: str, values: Iterable[Any]) -> list[Any]:
+def to_wire(kind: str, values: Sequence[Any]) -> list[Any]:
     """*values* of that kind as msgpack carries them; blobs are the caller's to replace.
 
     Raises:
         Uncacheable: one of them would not come back as it was.
     """
+    if kind == "t":
+        return _moments(values)
     convert = _TO_WIRE.get(kind)
     if convert is None:
         return list(values)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
-from enum import Enum
-from hashlib import blake2b
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final
-
-import msgpack
 
 from tidegate.cache.events import StoreFailed, served
 from tidegate.cache.near import Kept
 from tidegate.cache.request import Answer
 from tidegate.cache.store import StoreUnavailable
-from tidegate.cache.tags import as_text, template
-from tidegate.cache.values import Uncacheable, Undecodable
+from tidegate.cache.tags import template
+from tidegate.cache.values import Undecodable
+from tidegate.proxy.fingerprint import fingerprint_of
 from tidegate.repositories.policies import GUARD, Read
 
 if TYPE_CHECKING:
@@ -85,9 +81,9 @@ class Caching:
         request = self._request(call)
         if request is None:
             return self.below(call)
-        if request.near and self.near is not None:
+        if request.near != "off" and self.near is not None:
             kept: Kept | None = self.near.get(request.tenant, request.entry)
-            vouched = request.bounded and self._is_vouched_for(request, kept)
+            vouched = request.near == "bounded" and self._is_vouched_for(request, kept)
             if kept is not None and (vouched or self._is_fresh(request, kept)):
                 self._observe(served(request.tenant, "near"))
                 call.answered = "near"
@@ -108,22 +104,19 @@ class Caching:
 
     def near_mode(self, call: Call, policy: Read) -> NearMode:
         """How the answers of a call are kept in this process."""
-        if self.near is None:
-            return "off"
         modes = self._near_modes
         return modes.get(call.method, modes.get("all", policy.near)) if modes else policy.near
 
     def _request(self, call: Call) -> CachedCall | None:
         """The call as a request of the read path; None if it is none of the cache's business."""
-        policy = call.policy
-        if not isinstance(policy, Read) or policy.guard is None or call.tenant is None or not call.cacheable:
+        policy, tenant = call.policy, call.tenant
+        if not isinstance(policy, Read) or policy.guard is None or tenant is None or not call.cacheable:
             return None
-        tenant = as_text(call.tenant)  # as writers name it
         if policy.when is not None and not policy.when(call.arguments):
             return None
         if self._switches.are_off(call.method, tenant):
             return None
-        fingerprint = _fingerprint(call)
+        fingerprint = fingerprint_of(call)
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
     def _is_fresh(self, request: CachedCall, kept: Kept) -> bool:
@@ -143,15 +136,14 @@ class Caching:
 class CachedCall:
     """One call on its way through the read path; see :class:`~tidegate.cache.request.Request`."""
 
+    __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "entry", "epoch", "guard", "near", "tenant")
+
     def __init__(self, layer: Caching, call: Call, policy: Read, tenant: str, fingerprint: bytes) -> None:
         self.tenant = tenant
         self.entry = fingerprint.hex()
         self.guard = ""
-        mode = layer.near_mode(call, policy)
-        self.near = mode != "off"
-        self.bounded = mode == "bounded"
+        self.near: NearMode = "off" if layer.near is None else layer.near_mode(call, policy)
         self.epoch = 0
-        self.session_maker = call.repository.__dict__["_tidegate_session_maker"]
         self._layer = layer
         self._call = call
         self._policy = policy
@@ -163,6 +155,11 @@ class CachedCall:
         call = self._call
         call.need, call.tell_origin, call.origin, call.answered = need, True, None, "node"
         return Answer(self._layer.below(call), call.origin)
+
+    @property
+    def session_maker(self) -> Any:
+        """What the repository opens sessions with."""
+        return self._call.repository.__dict__["_tidegate_session_maker"]
 
     def expand_guard(self) -> bool:
         """Whether the arguments name the guard; without one the call cannot be cached."""
@@ -197,7 +194,7 @@ class CachedCall:
         decoded = layer.codec.decode(self.tenant, self._fingerprint, body)
         if decoded.blobs:
             decoded = self._resolved(decoded)
-        keeps = self.near and hit is not None
+        keeps = self.near != "off" and hit is not None
         value = layer.codec.build(decoded, self.session_maker, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
             kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
@@ -225,26 +222,3 @@ class CachedCall:
         for name in missing:
             layer.blobs.put(self.tenant, name, found[name], len(found[name]))
         return resolved
-
-
-def _fingerprint(call: Call) -> bytes | None:
-    """The digest of a call: its method, on what, with which arguments; None where that cannot be told apart for sure.
-
-    Of the repository its class, which may override what the method uses, and what it was made with.
-    """
-    repository = call.repository
-    cls, made_with = repository.__class__, repository.__dict__.get("_tidegate_made_with", ())
-    on = (cls.__module__, cls.__qualname__, made_with)
-    try:
-        packed = msgpack.packb([call.name, on, list(call.arguments.values())], default=_plain, strict_types=False)
-    except (Uncacheable, TypeError, ValueError, OverflowError):
-        return None
-    return blake2b(packed, digest_size=16).digest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return msgpack.ExtType(1, value.isoformat().encode())  # with its offset, if it has one
-    raise Uncacheable(f"an argument of type {type(value).__qualname__}")

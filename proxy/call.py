@@ -32,7 +32,7 @@ class Call:
         plain: the plain method.
         policy: its row.
         arguments: every argument by name, defaults included, in the order of the signature.
-        tenant: the tenant, None where the call names none.
+        tenant: the tenant as writers name it, None where the call names none.
         cacheable: not where an id is none: text that is no UUID is the database's to refuse.
         need: which node will do, set by the layers above the routing; None: they have not asked.
         tell_origin: whether anybody will look at *origin*; finding out takes longer than a call may, else.
@@ -93,10 +93,10 @@ def bound_copy(repository: Any, session_maker: sessionmaker[Session] | None) -> 
     cls: Any = type(repository)
     if _is_copied_plainly(cls):
         twin = cls.__new__(cls)
-        twin.__dict__.update(repository.__dict__)
+        twin.__dict__.update(repository.__dict__, _tidegate_pipeline=None)
     else:
         twin = copy.copy(repository)
-    twin.__dict__["_tidegate_pipeline"] = None
+        twin.__dict__["_tidegate_pipeline"] = None
     if session_maker is not None:
         own = repository.__dict__[_HOME]
         twin.__dict__.update(

@@ -15,8 +15,10 @@ import functools
 import inspect
 import re
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from tidegate.cache.tags import as_text
 from tidegate.proxy.call import Call, bound_copy
 
 if TYPE_CHECKING:
@@ -29,21 +31,23 @@ C = TypeVar("C")
 
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 # What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
-_SPELLED: Final = re.compile(r"(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}").fullmatch
+_SPELLED: Final = re.compile(r"(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}").fullmatch
 _EMPTY: Final = inspect.Parameter.empty
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def canonical_id(value: Any) -> Any:
-    """The canonical spelling of an id; what PostgreSQL would not read as one is left for it to refuse."""
-    if value.__class__ is str and _CANONICAL(value):
-        return value
-    if isinstance(value, uuid.UUID):
-        return str(value)
+def canonical_id(value: Any) -> str | None:
+    """The canonical spelling of an id; None where PostgreSQL would not read *value* as one."""
     if not isinstance(value, str):
-        return value
-    inner = value[1:-1] if value.startswith("{") and value.endswith("}") else value
-    return str(uuid.UUID(inner)) if _SPELLED(inner) else value
+        return str(value) if isinstance(value, uuid.UUID) else None
+    small = value.lower()  # no letter but A to F becomes one of a to f
+    if _CANONICAL(small):
+        return small
+    inner = small[1:-1] if small.startswith("{") and small.endswith("}") else small
+    if not _SPELLED(inner):
+        return None
+    digits = inner.replace("-", "")
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
@@ -64,60 +68,85 @@ def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
 
 def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) -> Callable[..., object]:
     plain = getattr(cls, name)
-    parameters = list(inspect.signature(plain).parameters.values())[1:]
-    names = tuple(parameter.name for parameter in parameters)
-    if any(parameter.kind not in _BOUND for parameter in parameters):
-        names = ()
-    positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
-    defaults = {parameter.name: parameter.default for parameter in parameters if parameter.default is not _EMPTY}
+    signature = _Signature.of(plain)
+    names, tails = signature.names, signature.tails
     ids = tuple(name for name in names if name in policies.ids)
     full_name, tenant_name = f"{cls.__module__}.{cls.__qualname__}.{name}", policies.tenant
-    has_tenant = tenant_name in names
-    takes_session = bool(names) and names[0] == "session"
+    has_tenant, tenant_is_id = tenant_name in names, tenant_name in ids
 
     @functools.wraps(plain)
     def method(self: Any, *args: Any, **kwargs: Any) -> object:
         pipeline: Pipeline | None = self._tidegate_pipeline
         if pipeline is None:
             return plain(self, *args, **kwargs)
-        arguments = None if takes_session else _bind(names, positional, defaults, args, kwargs)
+        arguments: dict[str, Any] | None
+        if kwargs or len(args) >= len(tails):
+            arguments = signature.bind(args, kwargs)
+        else:
+            tail = tails[len(args)]
+            arguments = None if tail is None else dict(zip(names, args), **tail)  # noqa: B905  # the tail is the rest
         if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
             return plain(bound_copy(self, None), *args, **kwargs)
         cacheable = True
         for key in ids:
             value = arguments[key]
             if value.__class__ is not str or not _CANONICAL(value):
-                arguments[key] = value = canonical_id(value)
-                cacheable = cacheable and (value is None or (isinstance(value, str) and _CANONICAL(value) is not None))
+                canonical = canonical_id(value)
+                if canonical is not None:
+                    arguments[key] = canonical
+                elif value is not None:  # left for the database to refuse
+                    cacheable = False
         tenant = arguments[tenant_name] if has_tenant else None
+        if not tenant_is_id and tenant is not None:
+            tenant = as_text(tenant)
         return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
 
     return method
 
 
-def _bind(
-    names: tuple[str, ...], positional: int, defaults: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Every argument by name, in the order of the signature; None where the call does not fit it."""
-    if len(args) > positional or not names:
-        return None
-    given = dict(zip(names, args))  # noqa: B905  # names that are left over get their defaults
-    if not kwargs:
-        for name in names[len(args) :]:
-            if name not in defaults:
-                return None
-            given[name] = defaults[name]
-        return given
-    bound = {}
-    taken = 0
-    for name in names:
-        if name in given:
-            bound[name] = given[name]
-        elif name in kwargs:
-            bound[name] = kwargs[name]
-            taken += 1
-        elif name in defaults:
-            bound[name] = defaults[name]
-        else:
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What binds arguments to a method's parameters.
+
+    Args:
+        names: of the parameters; none, where the method takes the caller's session, or any arguments: it runs plain.
+        positional: how many may be given by position.
+        defaults: of those that have one.
+        tails: by how many are given by position, the defaults of the rest; None where one of these has none.
+    """
+
+    names: tuple[str, ...]
+    positional: int
+    defaults: dict[str, Any]
+    tails: tuple[dict[str, Any] | None, ...]
+
+    @classmethod
+    def of(cls, method: Callable[..., object]) -> _Signature:
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        names = tuple(parameter.name for parameter in parameters)
+        if names[:1] == ("session",) or any(parameter.kind not in _BOUND for parameter in parameters):
+            return cls((), 0, {}, ())
+        positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.default is not _EMPTY}
+        rests = [names[given:] for given in range(positional + 1)]
+        tails = [{name: defaults[name] for name in rest} if defaults.keys() >= set(rest) else None for rest in rests]
+        return cls(names, positional, defaults, tuple(tails) if names else ())
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Every argument by name, in the order of the signature; None where the call does not fit it."""
+        if len(args) > self.positional or not self.names:
             return None
-    return bound if taken == len(kwargs) else None
+        given = dict(zip(self.names, args))  # noqa: B905  # names that are left over are in kwargs, or get their defaults
+        bound = {}
+        taken = 0
+        for name in self.names:
+            if name in given:
+                bound[name] = given[name]
+            elif name in kwargs:
+                bound[name] = kwargs[name]
+                taken += 1
+            elif name in self.defaults:
+                bound[name] = self.defaults[name]
+            else:
+                return None
+        return bound if taken == len(kwargs) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from operator import attrgetter
 from time import perf_counter_ns
@@ -85,11 +85,11 @@ class Stats:
 
 
 class _Method:
-    __slots__ = ("answered", "calls", "errors", "ns")
+    __slots__ = ("answered", "errors", "ns")
 
     def __init__(self) -> None:
-        self.calls = self.errors = self.ns = 0
-        self.answered: dict[Answered, int] = {}
+        self.errors = self.ns = 0
+        self.answered: defaultdict[Answered, int] = defaultdict(int)
 
 
 class Counters:
@@ -97,21 +97,17 @@ class Counters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._methods: dict[str, _Method] = {}
+        self._methods: defaultdict[str, _Method] = defaultdict(_Method)
         self._events: dict[tuple[type[Event], str], int] = {}
         self._nodes: dict[str, int] = {}
 
     def add(self, call: Call, ns: int, failed: int = 0) -> None:
         """One call, which took *ns* nanoseconds; *failed*: 1 if it ended with an exception."""
-        answered = call.answered
         with self._lock:
-            method = self._methods.get(call.name)
-            if method is None:
-                method = self._methods[call.name] = _Method()
-            method.calls += 1
+            method = self._methods[call.name]
             method.ns += ns
             method.errors += failed
-            method.answered[answered] = method.answered.get(answered, 0) + 1
+            method.answered[call.answered] += 1
             if call.node:
                 self._nodes[call.node] = self._nodes.get(call.node, 0) + 1
 
@@ -127,7 +123,7 @@ class Counters:
         """All of it, as it is now."""
         with self._lock:
             methods = {
-                name: MethodStats(m.calls, m.errors, m.ns / _NS_PER_S, dict(m.answered))
+                name: MethodStats(sum(m.answered.values()), m.errors, m.ns / _NS_PER_S, dict(m.answered))
                 for name, m in self._methods.items()
             }
             events = {_named(kind): count for kind, count in self._events.items()}
@@ -197,11 +193,12 @@ class Log:
 
 
 def all_of(*observers: Observer) -> Observer:
-    """One observer that tells them all, in order."""
+    """One observer that tells them all, in order; answers of the cache only those who make something of them."""
     caring = tuple(observer for observer in observers if observer is not ignore)
+    of_answers = tuple(observer for observer in caring if not isinstance(observer, Counters | Log))
 
     def told(event: Event, /) -> None:
-        for observer in caring:
+        for observer in of_answers if event.__class__ is Served else caring:
             observer(event)
 
     return told

@@ -159,9 +159,14 @@ class _Touch:
         return LoaderCallableStatus.ATTR_WAS_SET
 
 
+def lazy_page(state: InstanceState[Any]) -> LazyPage | None:
+    """The answer whose lazy columns a row has not read yet; None where it has none."""
+    return state.info.get(_PAGE) if "info" in state.__dict__ else None
+
+
 def lazy_keys(state: InstanceState[Any]) -> Sequence[str]:
     """The lazy columns of a row that have not been read yet."""
-    page = state.info.get(_PAGE) if "info" in state.__dict__ else None
+    page = lazy_page(state)
     return () if page is None else page.missing(state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -131,5 +132,19 @@ def test_a_table_that_does_not_fit_the_class_is_refused_when_the_class_is_made()
 def test_what_postgresql_reads_as_an_id_is_canonical_and_nothing_else() -> None:
     spellings = [ID, ID.upper(), ID.replace("-", ""), "{" + ID + "}", "a0ee-bc99-9c0b-4ef8-bb6d-6bb9-bd38-0a11"]
     assert {canonical_id(spelling) for spelling in [*spellings, uuid.UUID(ID)]} == {ID}
-    for other in ("urn:uuid:" + ID, "{" + ID, ID + "-", "x", "", None, 5):
-        assert canonical_id(other) == other
+    for other in ("urn:uuid:" + ID, "{" + ID, ID + "-", ID + "\n", "x", "", None, 5):
+        assert canonical_id(other) is None
+
+
+def test_no_other_letter_becomes_a_digit_of_an_id_by_being_made_small() -> None:
+    digits = set("0123456789abcdef-{}")
+    others = [letter for letter in map(chr, range(sys.maxunicode + 1)) if digits & set(letter.lower())]
+    assert "".join(others) == "-0123456789ABCDEFabcdef{}"
+    assert canonical_id(ID.replace("a", "\N{CYRILLIC SMALL LETTER A}")) is None
+
+
+def test_what_is_no_id_reaches_the_plain_method_as_it_was_and_is_not_cached(
+    repository: Gated, calls: list[Call]
+) -> None:
+    assert repository.get(ID, "{" + ID) == [ID, "{" + ID, 20, None, "maker"]
+    assert [call.cacheable for call in calls] == [False]
