@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
-import uuid
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegate.proxy.call import Call, bound_copy
+from tidegate.repositories.ids import canonical_id, is_canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,23 +26,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-_CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
-# What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
-_SPELLED: Final = re.compile(r"(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}").fullmatch
 _EMPTY: Final = inspect.Parameter.empty
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def canonical_id(value: Any) -> Any:
-    """The canonical spelling of an id; what PostgreSQL would not read as one is left for it to refuse."""
-    if value.__class__ is str and _CANONICAL(value):
-        return value
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if not isinstance(value, str):
-        return value
-    inner = value[1:-1] if value.startswith("{") and value.endswith("}") else value
-    return str(uuid.UUID(inner)) if _SPELLED(inner) else value
 
 
 def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
@@ -86,9 +70,11 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
         cacheable = True
         for key in ids:
             value = arguments[key]
-            if value.__class__ is not str or not _CANONICAL(value):
+            if value.__class__ is not str or not is_canonical(value):
                 arguments[key] = value = canonical_id(value)
-                cacheable = cacheable and (value is None or (isinstance(value, str) and _CANONICAL(value) is not None))
+                cacheable = cacheable and (
+                    value is None or (isinstance(value, str) and is_canonical(value) is not None)
+                )
         tenant = arguments[tenant_name] if has_tenant else None
         return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
 
