@@ -6,6 +6,11 @@
       SettingsError            a setting that cannot work: names the setting, the value, and what would
       CacheUnavailable         only where the caller asked for consistency over availability; nothing was committed
       PolicyError              a repository and its policy table do not agree, or a write that no rule can see
+      RoutingError             which node answers a call cannot be told, or several do not agree
+        UnknownTenant          no shard is known for a tenant: the shard map was never read
+        StaleShardMap          a shard does not own what the shard map says it owns; nothing was written
+        TenantSwitch           two tenants in one unit of work, which is on one shard
+        PartialResult          some shards answered and some failed: says which, and holds what succeeded
       RepositoryImportError    a class path in the settings cannot be imported or built
       QueryError               a query that cannot be composed: names the operator or field, and those known
       LazyColumnError          a lazy column cannot be loaded any more, because its row is gone
@@ -17,6 +22,11 @@ What else a plain repository raises (``ValueError``, the database's own errors) 
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class TidegateError(Exception):
@@ -33,6 +43,43 @@ class PolicyError(TidegateError):
 
 class CacheUnavailable(TidegateError):  # noqa: N818  # the name that the design gives it
     """The cache could not be told of a write, which was refused: nothing was committed."""
+
+
+class RoutingError(TidegateError):
+    """Which node answers a call cannot be told, or those that answered do not agree."""
+
+
+class UnknownTenant(RoutingError):  # noqa: N818  # the name that the design gives it, as for those below
+    """No shard is known for a tenant: the shard map was never read. No shard is guessed."""
+
+
+class StaleShardMap(RoutingError):  # noqa: N818
+    """A shard does not own what the shard map says it owns, so nothing was written: read the map again."""
+
+
+class TenantSwitch(RoutingError):  # noqa: N818
+    """A second tenant in a unit of work, which is on the shard of the first."""
+
+
+class PartialResult(RoutingError):  # noqa: N818
+    """Some shards answered and some failed.
+
+    Args:
+        what: what was asked of them.
+        succeeded: answers, or what was done, by shard.
+        failed: errors by shard.
+    """
+
+    def __init__(self, what: str, succeeded: Mapping[str, Any], failed: Mapping[str, BaseException]) -> None:
+        super().__init__(what, succeeded, failed)  # what it is made of anew, where an error is pickled
+        self.succeeded = dict(succeeded)
+        self.failed = dict(failed)
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{shard}: {_reason(error)}" for shard, error in self.failed.items())
+        done = ", ".join(self.succeeded) or "none"
+        count = f"{len(self.failed)} of {len(self.failed) + len(self.succeeded)}"
+        return f"{self.args[0]} failed on {count} shards ({reasons}); succeeded on: {done}"
 
 
 class RepositoryImportError(TidegateError):
@@ -57,3 +104,9 @@ class WorkflowRunError(TidegateError, RuntimeError):
 
 class BenchmarkError(TidegateError):
     """A benchmark cannot run here, or its contenders answer differently; the message says what would help."""
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what databases say goes on for several, with the statement."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
