@@ -88,23 +88,23 @@ class ShardMap:
             found.append(Stretch(numbers[0], numbers[-1], *held))
         return found
 
-    def with_slots_moved(self, slots: Iterable[int], shard: str) -> ShardMap:
-        """The next map, in which *shard* holds *slots*.
+    def with_slots_moved(self, slots: Iterable[int], shard: str, epoch: int | None = None) -> ShardMap:
+        """A later map, in which *shard* holds *slots*: of *epoch*, or of the next one.
 
         Raises:
             SettingsError: *shard* is not one of the map's, or a slot is none.
         """
         _known("the target", shard, self.shards)
         moved = {_checked_slot("the slots to move", slot) for slot in slots}
-        epoch = self.epoch + 1
+        epoch = epoch or self.epoch + 1
         held = tuple(Held(shard, epoch) if i in moved else before for i, before in enumerate(self.slots))
         return replace(self, epoch=epoch, slots=held)
 
-    def with_shard_known(self, shard: str) -> ShardMap:
-        """The next map, with a shard that holds nothing yet; this map if it is known already."""
+    def with_shard_known(self, shard: str, epoch: int | None = None) -> ShardMap:
+        """A later map, with a shard that holds nothing yet; this map if it is known already."""
         if shard in self.shards:
             return self
-        return replace(self, epoch=self.epoch + 1, shards=(*self.shards, shard))
+        return replace(self, epoch=epoch or self.epoch + 1, shards=(*self.shards, shard))
 
     def with_shard_added(self, shard: str) -> ShardMap:
         """The next map, with a shard that has taken its share from each of the others, in proportion to what it has.
