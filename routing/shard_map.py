@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FIRST_EPOCH: Final = 1
 _FORMAT: Final = 1
+_SLOT_UNITS: Final = tuple(f"slot:{slot}" for slot in range(SLOTS))
 
 
 class Held(NamedTuple):
@@ -69,7 +70,8 @@ class ShardMap:
         if (pin := self.pins.get(canonical)) is not None:
             return Holding(tenant_unit(canonical), *pin)
         slot = slot_of(canonical)
-        return Holding(slot_unit(slot), *self.slots[slot])
+        shard, since = self.slots[slot]
+        return Holding(slot_unit(slot), shard, since)
 
     def holdings_of(self, shard: str) -> list[Holding]:
         """All that *shard* holds."""
@@ -169,7 +171,7 @@ class ShardMap:
 
 def slot_unit(slot: int) -> str:
     """The name of a slot as a unit."""
-    return f"slot:{slot}"
+    return _SLOT_UNITS[slot]
 
 
 def tenant_unit(tenant: str) -> str:

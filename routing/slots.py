@@ -8,6 +8,7 @@ goes into the hash.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ def canonical_tenant(tenant: Any) -> str:
     return str(canonical_id(tenant))
 
 
+@lru_cache(maxsize=16_384)
 def slot_of(tenant: str) -> int:
     """The slot, 0 to 4095, of a tenant whose id is in canonical form; see :func:`canonical_tenant`."""
     return int.from_bytes(blake2b(tenant.encode(), digest_size=_DIGEST_BYTES).digest(), "big") % SLOTS

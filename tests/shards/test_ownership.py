@@ -136,3 +136,10 @@ def test_of_two_that_claim_by_different_settings_at_once_the_later_takes_nothing
     assert sorted(done) == [False, True]
     with shards.engines["s0"].connect() as connection:
         assert set(owned(connection)) == {row.unit for row in [one, two][done.index(True)].holdings_of("s0")}
+
+
+def test_ids_as_text_are_in_the_order_of_postgresql(shards: Shards) -> None:
+    sql = text("SELECT id::text FROM (SELECT gen_random_uuid() id FROM generate_series(1, 500)) ids ORDER BY id")
+    with shards.engines["s0"].connect() as connection:
+        ids = list(connection.scalars(sql))
+    assert ids == sorted(ids)
