@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import bindparam, exists, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import String, bindparam, exists, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import SettingsError, StaleShardMap
@@ -37,6 +37,11 @@ _CLOSED: Final = exists().where(
     CLOSING.c.unit == OWNERSHIP.c.unit, CLOSING.c.since > OWNERSHIP.c.since, CLOSING.c.closed
 )
 _SHARED: Final = _ASKED.where(~_CLOSED).with_for_update(read=True, of=OWNERSHIP)
+
+_CLAIMED: Final = select(
+    func.unnest(bindparam("claimed", type_=ARRAY(String))), literal(FIRST_EPOCH), literal(value=True)
+)
+_CLAIM: Final = insert(OWNERSHIP).from_select(["unit", "since", "owned"], _CLAIMED).on_conflict_do_nothing()
 
 
 class Executing(Protocol):
@@ -92,9 +97,7 @@ def claim(engine: Engine, shard: str, shard_map: ShardMap) -> None:
     with engine.begin() as connection:
         found = owned(connection)
         if not found and shard_map.epoch == FIRST_EPOCH and connection.execute(_ROWS.limit(1)).first() is None:
-            rows = [{"unit": row.unit, "since": row.since, "owned": True} for row in wanted]
-            if rows:
-                connection.execute(insert(OWNERSHIP).on_conflict_do_nothing(), rows)
+            connection.execute(_CLAIM, {"claimed": [row.unit for row in wanted]})
             found = owned(connection)
         # Raised inside the transaction: of two gates that claim by different settings at once, the later takes nothing.
         different = sorted({row.unit: row.since for row in wanted}.items() ^ found.items())

@@ -36,10 +36,10 @@ class Shards:
                 connection.execute(text("CREATE TABLE writes (slot int, number int)"))
 
     def empty(self) -> None:
-        names = ", ".join([*METADATA.tables, "writes"])
         for engine in self.engines.values():
             with engine.begin() as connection:
-                connection.execute(text(f"TRUNCATE {names}"))
+                for name in [*METADATA.tables, "writes"]:  # a few rows each: faster than TRUNCATE
+                    connection.execute(text(f"DELETE FROM {name}"))
 
     def begin(self, *shards: str) -> ShardMap:
         """Publish an even map of some shards, all by default, and have each own what it says."""
