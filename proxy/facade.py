@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegate.cache.tags import as_text
 from tidegate.proxy.call import Call, bound_copy
+from tidegate.repositories.ids import canonical_id, is_canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,25 +28,8 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
-_CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
-# What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
-_SPELLED: Final = re.compile(r"(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}").fullmatch
 _EMPTY: Final = inspect.Parameter.empty
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def canonical_id(value: Any) -> str | None:
-    """The canonical spelling of an id; None where PostgreSQL would not read *value* as one."""
-    if not isinstance(value, str):
-        return str(value) if isinstance(value, uuid.UUID) else None
-    small = value.lower()  # no letter but A to F becomes one of a to f
-    if _CANONICAL(small):
-        return small
-    inner = small[1:-1] if small.startswith("{") and small.endswith("}") else small
-    if not _SPELLED(inner):
-        return None
-    digits = inner.replace("-", "")
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
@@ -90,7 +72,7 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
         cacheable = True
         for key in ids:
             value = arguments[key]
-            if value.__class__ is not str or not _CANONICAL(value):
+            if value.__class__ is not str or not is_canonical(value):
                 canonical = canonical_id(value)
                 if canonical is not None:
                     arguments[key] = canonical

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
 
 from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.proxy.background import Background, Listener
 from tidegate.proxy.state import CACHE, OUTBOX, STATE
 from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import URL, Engine
@@ -112,64 +111,30 @@ class Applier:
         self._url = url or (lambda: engine.url)
         self._store = store
         self._poll_s = poll_s
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._pid = 0
-        self._lock = threading.Lock()
+        self._background = Background("tidegate-outbox", self._run)
 
     def ensure_started(self) -> None:
-        """Start the thread in this process, if it does not run; threads do not survive a fork."""
-        if self._pid == os.getpid():
-            return
-        with self._lock:
-            if self._pid != os.getpid():
-                self._pid = os.getpid()
-                self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._run, name="tidegate-outbox", daemon=True)
-                self._thread.start()
+        """Start the thread in this process, if it does not run."""
+        self._background.ensure_started()
 
     def close(self) -> None:
         """End the thread."""
-        self._stop.set()
-        if self._thread is not None and self._pid == os.getpid():
-            self._thread.join(timeout=5)
+        self._background.close()
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         listener = None
-        while not self._stop.is_set():
+        while not stop.is_set():
             try:
-                listener = listener or self._listener()
+                listener = listener or Listener(self._url(), _CHANNEL, "tidegate-outbox")
                 apply(self._engine, self._store)
-                self._wait(listener)
+                listener.wait(self._poll_s, stop)
             except StoreUnavailable:
-                self._stop.wait(self._poll_s)
+                stop.wait(self._poll_s)
             except Exception as error:  # noqa: BLE001  # the database is away: the rows wait where they are
                 _log.warning("the outbox could not be applied: %s", error)
-                _close(listener)
+                if listener is not None:
+                    listener.close()
                 listener = None
-                self._stop.wait(4 * self._poll_s)
-        _close(listener)
-
-    def _listener(self) -> Any:
-        """A connection of its own that listens; None where the driver cannot wait for notifications."""
-        if self._engine.driver != "psycopg":
-            return None
-        import psycopg
-
-        url = self._url().set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name="tidegate-outbox")
-        connection.execute(f"LISTEN {_CHANNEL}".encode())
-        return connection
-
-    def _wait(self, listener: Any) -> None:
-        if listener is None:
-            self._stop.wait(self._poll_s)
-            return
-        for _ in listener.notifies(timeout=self._poll_s, stop_after=1):
-            return
-
-
-def _close(listener: Any) -> None:
-    if listener is not None:
-        with suppress(Exception):
+                stop.wait(4 * self._poll_s)
+        if listener is not None:
             listener.close()

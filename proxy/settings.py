@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import SettingsError
 from tidegate.repositories.policies import NearMode  # noqa: TC001  # pydantic asks for it at run time
+from tidegate.routing.shard_map import ShardMap, even_map, map_of_ranges
 
 
 class _Section(BaseModel):
@@ -140,6 +141,23 @@ class RoutingSettings(_Section):
     primary_wait_ms: int = Field(default=2_000, ge=0)
 
 
+class ShardingSettings(_Section):
+    """Which shard has which tenants; see docs/sharding.md.
+
+    Args:
+        pins: shards by tenant, instead of where its slot is.
+        ranges: by shard the slots that it has, as pairs of the first and the last; left out: an even split.
+        catalogue: the shard whose database keeps the shard map, which every gate follows, and of which these settings
+            are the beginning; None: these settings are the map, and the same in every gate.
+        poll_s: how often the catalogue is asked without a notification, in seconds.
+    """
+
+    pins: dict[str, str] = Field(default_factory=dict)
+    ranges: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
+    catalogue: str | None = None
+    poll_s: float = Field(default=1.0, gt=0)
+
+
 class Settings(_Section):
     """All of it; frozen, and can be pickled."""
 
@@ -147,6 +165,21 @@ class Settings(_Section):
     cache: CacheSettings = CacheSettings()
     routing: RoutingSettings = RoutingSettings()
     pool: PoolSettings = PoolSettings()
+    sharding: ShardingSettings = ShardingSettings()
+
+    def shard_map(self) -> ShardMap:
+        """The shard map of these settings: the first one, of a catalogue.
+
+        Raises:
+            SettingsError: it cannot work; the message names the shard, range or pin.
+        """
+        names, sharding = [shard.name for shard in self.shards], self.sharding
+        if sharding.catalogue is not None and sharding.catalogue not in names:
+            known = ", ".join(names)
+            raise SettingsError(f"sharding.catalogue names the shard {sharding.catalogue!r}; known are {known}")
+        if not sharding.ranges:
+            return even_map(names, sharding.pins)
+        return map_of_ranges(names, sharding.ranges, sharding.pins)
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:

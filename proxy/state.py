@@ -1,4 +1,4 @@
-"""Tidegate's own tables on a primary: which cache serves this database, and the outbox."""
+"""Tidegate's own tables on a primary: which cache serves this database, the outbox, and what a shard owns."""
 
 from __future__ import annotations
 
@@ -50,6 +50,34 @@ OUTBOX: Final = Table(
     Column("whole", Boolean, nullable=False),
 )
 """What was changed while the cache could not be told: a tenant, tags as JSON, or all of it."""
+CATALOGUE: Final = Table(
+    "tidegate_catalogue",
+    METADATA,
+    Column("name", String(63), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("last_epoch", BigInteger, nullable=False),
+    Column("map", Text, nullable=False),
+    Column("flip", Text),
+)
+"""One row, on the shard that keeps the catalogue: the shard map and its epoch, the last epoch that any map or flip was
+given, and the flip that is under way."""
+OWNERSHIP: Final = Table(
+    "tidegate_ownership",
+    METADATA,
+    Column("unit", String(255), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("owned", Boolean, nullable=False),
+)
+"""A row for each unit that this shard owns, or has owned: since which epoch it does, or does not any more."""
+CLOSING: Final = Table(
+    "tidegate_closing",
+    METADATA,
+    Column("unit", String(255), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("closed", Boolean, nullable=False),
+)
+"""Units that are about to leave this shard at that epoch: no new write begins, while those that have begun may end. Not
+closed: they were, and stayed, and no flip of that epoch or an older one may close them again."""
 
 _NAMESPACE: Final = (
     "SELECT (SELECT system_identifier FROM pg_control_system())::text, current_database(), current_schema()"

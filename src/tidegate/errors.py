@@ -9,6 +9,10 @@
         NoNodeAvailable          no server of a shard can take it: names the shard, and what is wrong with each
         CommitUnknown            the connection was lost during COMMIT: it may have happened, or not
         Overloaded               the primary has more to do than it can; come back later
+        UnknownTenant            no shard is known for a tenant: the shard map was never read
+        StaleShardMap            a shard does not own what the shard map says it owns; nothing was written
+        TenantSwitch             two tenants in one unit of work, which is on one shard
+        PartialResult            some shards answered and some failed: says which, and holds what succeeded
       PolicyError              a repository and its policy table do not agree, or a write that no rule can see
       RepositoryImportError    a class path in the settings cannot be imported or built
       QueryError               a query that cannot be composed: names the operator or field, and those known
@@ -21,6 +25,11 @@ What else a plain repository raises (``ValueError``, the database's own errors) 
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class TidegateError(Exception):
@@ -55,6 +64,39 @@ class Overloaded(RoutingError):  # noqa: N818  # the name that the design gives 
     """The primary has more to do than it can, and this read was not let in; nothing was asked of the database."""
 
 
+class UnknownTenant(RoutingError):  # noqa: N818  # the name that the design gives it, as for those below
+    """No shard is known for a tenant: the shard map was never read. No shard is guessed."""
+
+
+class StaleShardMap(RoutingError):  # noqa: N818
+    """A shard does not own what the shard map says it owns, so nothing was written: read the map again."""
+
+
+class TenantSwitch(RoutingError):  # noqa: N818
+    """A second tenant in a unit of work, which is on the shard of the first."""
+
+
+class PartialResult(RoutingError):  # noqa: N818
+    """Some shards answered and some failed.
+
+    Args:
+        what: what was asked of them.
+        succeeded: answers, or what was done, by shard.
+        failed: errors by shard.
+    """
+
+    def __init__(self, what: str, succeeded: Mapping[str, Any], failed: Mapping[str, BaseException]) -> None:
+        super().__init__(what, succeeded, failed)  # what it is made of anew, where an error is pickled
+        self.succeeded = dict(succeeded)
+        self.failed = dict(failed)
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{shard}: {_reason(error)}" for shard, error in self.failed.items())
+        done = ", ".join(self.succeeded) or "none"
+        count = f"{len(self.failed)} of {len(self.failed) + len(self.succeeded)}"
+        return f"{self.args[0]} failed on {count} shards ({reasons}); succeeded on: {done}"
+
+
 class RepositoryImportError(TidegateError):
     """A class path in the settings cannot be imported, or what it names cannot be built."""
 
@@ -77,3 +119,9 @@ class WorkflowRunError(TidegateError, RuntimeError):
 
 class BenchmarkError(TidegateError):
     """A benchmark cannot run here, or its contenders answer differently; the message says what would help."""
+
+
+def _reason(error: BaseException) -> str:
+    """One line: what databases say goes on for several, with the statement."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

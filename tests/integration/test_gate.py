@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -515,9 +514,12 @@ def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: W
     run = watched.make_run()
     applier = watched.gate._parts.applier
     assert applier is not None
-    applier._pid = 0  # as after a fork: the thread is the parent's
+    applier.close()
+    applier._background._forget()  # as after a fork: the thread is the parent's
     watched.runs.get_workflow_run_by_id(TENANT, APP, run.id)
-    assert applier._pid == os.getpid()
+    thread = applier._background._thread
+    assert thread is not None
+    assert thread.is_alive()
 
 
 def test_another_cache_can_be_named_and_serves_gates_that_come_after(

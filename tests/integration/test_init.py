@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typer.testing import Result
 
 NAMES = [spec.name for spec in INDEXES]
-TABLES = ["tidegate_outbox", "tidegate_state"]
+TABLES = ["tidegate_catalogue", "tidegate_closing", "tidegate_outbox", "tidegate_ownership", "tidegate_state"]
 
 
 @pytest.fixture

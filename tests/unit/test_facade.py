@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tidegate.errors import PolicyError
-from tidegate.proxy.facade import canonical_id, gated
+from tidegate.proxy.facade import gated
 from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
+from tidegate.repositories.ids import canonical_id
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.policies import PolicyTable, Read, Write
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES

@@ -1,0 +1,27 @@
+"""Whose a row is, by its id alone: what routing and cache ask before a call that names no tenant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Kind: TypeAlias = Literal["run", "node", "pause"]
+"""Of what the id is: a run, a node execution, or a pause, which is its run's tenant's."""
+
+
+class TenantDirectory(Protocol):
+    """Ids that were found, and their tenants. An id never changes its tenant; one that is not known may be there."""
+
+    def tenants(self, kind: Kind, ids: Iterable[str]) -> Mapping[str, str]:
+        """The tenants of those of *ids* that are known, by the id as it was given."""
+        ...
+
+    def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
+        """Remember (id, tenant) of rows that were written or read."""
+        ...
+
+    def forget(self, kind: Kind, ids: Iterable[str]) -> None:
+        """Forget ids whose rows are gone: should one come back, it is searched for."""
+        ...

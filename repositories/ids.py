@@ -1,0 +1,32 @@
+"""Ids in canonical form: PostgreSQL finds the same row by several spellings, so everything else must find it too."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any, Final
+
+is_canonical: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+"""Whether a text is an id in canonical form."""
+# What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
+_SPELLED: Final = re.compile(r"(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}").fullmatch
+
+
+def canonical_id(value: Any) -> str | None:
+    """The canonical spelling of an id; None where PostgreSQL would not read *value* as one."""
+    if not isinstance(value, str):
+        return str(value) if isinstance(value, uuid.UUID) else None
+    small = value.lower()  # no letter but A to F becomes one of a to f
+    if is_canonical(small):
+        return small
+    inner = small[1:-1] if small.startswith("{") and small.endswith("}") else small
+    if not _SPELLED(inner):
+        return None
+    digits = inner.replace("-", "")
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def canonical(value: Any) -> Any:
+    """The canonical spelling of an id; what is none stays as it is, for the database to refuse."""
+    found = canonical_id(value)
+    return value if found is None else found

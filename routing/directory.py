@@ -1,0 +1,79 @@
+"""The directory: which tenant an id belongs to, of the ids that this process has come across.
+
+It remembers ids that were found and never that one was not: that may be wrong a moment later. What it knows it knows
+for certain, as an id does not change its tenant; a row that was deleted is looked for where it was, and found to be
+gone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tidegate.repositories.ids import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tidegate.repositories.directory import Kind
+
+BYTES_AN_ID: Final = 300
+"""What an entry may take, its share of the table included; a test measures it."""
+
+
+class Directory:
+    """A :class:`~tidegate.repositories.directory.TenantDirectory` in this process; can be shared by threads.
+
+    Args:
+        most_ids: how many it remembers, of all kinds together; those used longest ago are forgotten first.
+    """
+
+    def __init__(self, most_ids: int = 200_000) -> None:
+        self._most = most_ids
+        self._known: OrderedDict[tuple[Kind, str], str] = OrderedDict()
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def tenants(self, kind: Kind, ids: Iterable[str]) -> Mapping[str, str]:
+        """See ``TenantDirectory``."""
+        found = {}
+        keys = [(given, (kind, canonical(given))) for given in ids]
+        with self._lock:
+            for given, key in keys:
+                tenant = self._known.get(key)
+                if tenant is not None:
+                    self._known.move_to_end(key)
+                    found[given] = tenant
+        return found
+
+    def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
+        """See ``TenantDirectory``."""
+        keys = [((kind, canonical(key)), canonical(tenant)) for key, tenant in found]
+        with self._lock:
+            for key, tenant in keys:
+                self._known[key] = tenant
+                self._known.move_to_end(key)
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+    def forget(self, kind: Kind, ids: Iterable[str]) -> None:
+        """See ``TenantDirectory``."""
+        keys = [(kind, canonical(key)) for key in ids]
+        with self._lock:
+            for key in keys:
+                self._known.pop(key, None)
+
+    def _forget_lock(self) -> None:
+        self._lock = threading.Lock()  # a new one: the parent's may have been held at the fork
+
+
+def _forked(directory: weakref.ref[Directory]) -> None:
+    if (found := directory()) is not None:
+        found._forget_lock()  # noqa: SLF001  # a function of this module

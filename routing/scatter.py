@@ -1,0 +1,166 @@
+"""Asking every shard at once, and merging what they answer as if one database had.
+
+Each shard has a few threads of its own: a shard that is slow keeps its own busy, and never those of another. Whoever
+waits for it waits until the time is up, and no longer.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import heapq
+import os
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from tidegate.errors import PartialResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+Key: TypeAlias = "Callable[[T], Any]"
+
+_OF_THE_SHARD: Final = (OperationalError, InterfaceError, OSError)
+"""Errors that say something of the shard, and not of what it was asked."""
+
+
+class Answers(NamedTuple):
+    """What came of asking some shards: answers and errors by shard, in the order in which they were asked."""
+
+    succeeded: Mapping[str, Any]
+    failed: Mapping[str, BaseException]
+
+
+class Scatter:
+    """Runs functions on shards in parallel.
+
+    Args:
+        threads_each: how many calls run at once on one shard; others wait for their turn, until their time is up.
+        timeout_s: how long one scatter may take, in seconds, unless the call says otherwise.
+    """
+
+    def __init__(self, *, threads_each: int = 4, timeout_s: float = 10.0) -> None:
+        self._threads_each = threads_each
+        self._timeout_s = timeout_s
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+
+    def __call__(
+        self,
+        what: str,
+        asked: Mapping[str, Callable[[], T]],
+        *,
+        partial_answers: bool = False,
+        timeout_s: float | None = None,
+    ) -> Mapping[str, T]:
+        """Run one function for each shard, and give their answers by shard.
+
+        Args:
+            what: shown in errors.
+            asked: functions by shard; each has the caller's context variables.
+            partial_answers: give what was answered, and leave out the shards that failed; not if all did.
+            timeout_s: for all together, in seconds; None: as the scatter was made. A function that goes on after it is
+                not interrupted, and keeps a thread of its shard.
+
+        Raises:
+            PartialResult: a shard failed or was not in time; names it, and holds what the others answered.
+            Exception: what every shard raised alike, if it is about the call and not about the shards.
+        """
+        answers = self.all_of(asked, timeout_s=timeout_s)
+        if not answers.failed or (partial_answers and answers.succeeded):
+            return answers.succeeded
+        first = next(iter(answers.failed.values()))
+        alike = {type(error) for error in answers.failed.values()} == {type(first)}
+        if not answers.succeeded and alike and not isinstance(first, _OF_THE_SHARD):
+            raise first
+        raise PartialResult(what, answers.succeeded, answers.failed) from first
+
+    def all_of(self, asked: Mapping[str, Callable[[], T]], *, timeout_s: float | None = None) -> Answers:
+        """The same, with what failed beside what succeeded, and nothing raised."""
+        running = {shard: self._submit(shard, function) for shard, function in asked.items()}
+        wait(running.values(), self._timeout_s if timeout_s is None else timeout_s)
+        succeeded: dict[str, Any] = {}
+        failed: dict[str, BaseException] = {}
+        for shard, future in running.items():
+            # Cancelled where it has not begun, so that what nobody waits for any more takes no turn.
+            if future.cancel() or not future.done():
+                failed[shard] = TimeoutError(f"the shard {shard} did not answer in time")
+            elif (error := future.exception()) is not None:
+                failed[shard] = error
+            else:
+                succeeded[shard] = future.result()
+        return Answers(succeeded, failed)
+
+    def close(self) -> None:
+        """End the threads once they have nothing to do, without waiting for them; the next scatter makes new ones."""
+        with self._lock:
+            pools, self._pools = self._pools, {}
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, shard: str, function: Callable[[], T]) -> Future[T]:
+        context = contextvars.copy_context()
+        with self._lock:
+            pool = self._pools.get(shard)
+            if pool is None:
+                pool = ThreadPoolExecutor(self._threads_each, thread_name_prefix=f"tidegate-{shard}")
+                self._pools[shard] = pool
+            return pool.submit(context.run, function)
+
+    def _forget(self) -> None:
+        # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
+        self._lock = threading.Lock()
+        self._pools = {}
+
+
+def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int, newest_first: bool = False) -> list[T]:
+    """The first *limit* rows of what one database with all rows would give.
+
+    Args:
+        parts: the rows of each shard, in the order of *key*, each with at least *limit* rows or all that there are.
+        key: tells any two rows apart: (created_at, id). Ids compare as text as PostgreSQL compares them as uuid.
+        limit: at most so many.
+        newest_first: whether *parts* and the answer are in descending order.
+    """
+    return list(islice(heapq.merge(*parts, key=key, reverse=newest_first), limit))
+
+
+def page(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int, newest_first: bool = True) -> tuple[list[T], bool]:
+    """One page, and whether there is more: of the first *limit* + 1 rows of each shard, and no more."""
+    rows = merged(parts, key, limit=limit + 1, newest_first=newest_first)
+    return rows[:limit], len(rows) > limit
+
+
+def by_creation(row: Any) -> tuple[Any, str]:
+    """The key of rows with a ``created_at`` and an ``id``."""
+    return row.created_at, row.id
+
+
+def split(ids: Iterable[str], shard_of: Callable[[str], str]) -> dict[str, list[str]]:
+    """*ids* by shard, in the order in which they were given."""
+    found: dict[str, list[str]] = {}
+    for each in ids:
+        found.setdefault(shard_of(each), []).append(each)
+    return found
+
+
+def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts of several shards, added name by name."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def _forked(scatter: weakref.ref[Scatter]) -> None:
+    if (found := scatter()) is not None:
+        found._forget()  # noqa: SLF001  # a function of this module
