@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
+    from sqlalchemy import URL
 
 
 class Background:
@@ -61,7 +61,7 @@ class Listener:
     """Waits for NOTIFY on a connection of its own, by psycopg; with another driver it only waits.
 
     Args:
-        engine: whose database is listened to.
+        url: of the database, as SQLAlchemy's.
         channel: a name of the program's own: it stands in the statement.
         name: shown as the connection's application name.
 
@@ -69,13 +69,13 @@ class Listener:
         psycopg.Error: the database does not answer; so do all methods.
     """
 
-    def __init__(self, engine: Engine, channel: str, name: str) -> None:
+    def __init__(self, url: URL, channel: str, name: str) -> None:
         self._connection: Any = None
-        if engine.driver == "psycopg":
+        if url.get_driver_name() == "psycopg":
             import psycopg
 
-            url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            self._connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name=name)
+            plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+            self._connection = psycopg.connect(plain, autocommit=True, connect_timeout=5, application_name=name)
             self._connection.execute(f"LISTEN {channel}".encode())
 
     def wait(self, seconds: float, stop: threading.Event) -> None:

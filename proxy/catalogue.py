@@ -28,7 +28,7 @@ from tidegate.routing.shard_map import ShardMap
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import ColumnElement, Engine
+    from sqlalchemy import URL, ColumnElement, Engine
 
 _CHANNEL: Final = "tidegate_catalogue"
 _NAME: Final = "shards"
@@ -208,9 +208,10 @@ class Follower:
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
     @classmethod
-    def of(cls, engine: Engine, *, poll_s: float = 1.0) -> Follower:
-        """A follower of the catalogue on *engine*."""
-        return cls(Catalogue(engine), lambda: Listener(engine, _CHANNEL, "tidegate-catalogue"), poll_s=poll_s)
+    def of(cls, engine: Engine, *, url: Callable[[], URL] | None = None, poll_s: float = 1.0) -> Follower:
+        """A follower of the catalogue on *engine*; *url* tells where that primary is now."""
+        here = url or (lambda: engine.url)
+        return cls(Catalogue(engine), lambda: Listener(here(), _CHANNEL, "tidegate-catalogue"), poll_s=poll_s)
 
     def current(self) -> ShardMap:
         """See :class:`MapSource`; starts following in this process, and costs no query once there is a map."""

@@ -20,9 +20,9 @@ from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import URL, Engine
     from sqlalchemy.engine import Connection
 
     from tidegate.cache.store import Store
@@ -100,11 +100,15 @@ class Applier:
     Args:
         engine: the primary's.
         store: the cache that serves this database.
+        url: where the primary is now; None: where *engine* was made for.
         poll_s: how often it looks without being notified, in seconds.
     """
 
-    def __init__(self, engine: Engine, store: Store, *, poll_s: float = 0.25) -> None:
+    def __init__(
+        self, engine: Engine, store: Store, *, url: Callable[[], URL] | None = None, poll_s: float = 0.25
+    ) -> None:
         self._engine = engine
+        self._url = url or (lambda: engine.url)
         self._store = store
         self._poll_s = poll_s
         self._background = Background("tidegate-outbox", self._run)
@@ -121,7 +125,7 @@ class Applier:
         listener = None
         while not stop.is_set():
             try:
-                listener = listener or Listener(self._engine, _CHANNEL, "tidegate-outbox")
+                listener = listener or Listener(self._url(), _CHANNEL, "tidegate-outbox")
                 apply(self._engine, self._store)
                 listener.wait(self._poll_s, stop)
             except StoreUnavailable:
