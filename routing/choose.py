@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tidegate.repositories.position import NOWHERE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
@@ -68,6 +70,27 @@ def _distrust(node: Node, now_s: float) -> str | None:
     if node.outstanding:
         return "is on probation, and another read tries it"
     return None
+
+
+def worth_asking(topology: Topology, wanted: Wanted, now_s: float, least_s: float) -> list[Node]:
+    """The replicas that would answer if they have replayed further than when they were last asked.
+
+    Args:
+        topology: the nodes.
+        wanted: what the read needs.
+        now_s: the time, monotonic, in seconds.
+        least_s: what is known of a node is not old before it has this age, nor before a tenth of the node's lag has
+            passed: so much of the time for which reads must do without it may be lost by not asking.
+    """
+    anyhow = Wanted(NOWHERE, wanted.silent_s)
+    return [
+        node
+        for node in topology.replicas
+        if node.view is not None
+        and not node.view.position.reached(wanted.position)
+        and now_s - node.view.asked_s > max(least_s, node.lag_s / 10)
+        and refusal(node, anyhow, topology, now_s) is None
+    ]
 
 
 def choose(
