@@ -139,7 +139,9 @@ class Routing:
         if need.primary:
             return None
         own = self._written.position(as_text(call.tenant))
-        return None if own is None else Wanted(need.position.merged(own), self._silent_s)
+        if own is None:
+            return None
+        return Wanted(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
 
     def _choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
         return choose(self._nodes.topology, wanted, time.monotonic(), random.random, passed)

@@ -114,12 +114,16 @@ def choose(
     if len(able) < 2:  # noqa: PLR2004  # nothing to choose between
         return able[0] if able else None
     first = _drawn(able, chance())
-    second = _drawn([node for node in able if node is not first], chance())
+    others = [node for node in able if node is not first]
+    second = others[0] if len(others) == 1 else _drawn(others, chance())
     return second if second.outstanding / second.weight < first.outstanding / first.weight else first
 
 
 def _drawn(nodes: Sequence[Node], chance: float) -> Node:
-    left = chance * sum(node.weight for node in nodes)
+    total = 0.0
+    for node in nodes:
+        total += node.weight
+    left = chance * total
     for node in nodes:
         left -= node.weight
         if left < 0:
