@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import make_url
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.calls import Repositories
     from tidegate.benchmarks.data_set import DataSet
     from tidegate.benchmarks.databases import Databases
+    from tidegate.benchmarks.routing_report import RoutingReport
+    from tidegate.benchmarks.routing_size import RoutingSize
     from tidegate.benchmarks.scenarios import Scenario
     from tidegate.benchmarks.steps import Steps
 
@@ -41,6 +44,7 @@ def run_benchmark(
     steps: Steps,
     cache_url: str | None = None,
     cache_size: Size = DEMO,
+    routing_size: RoutingSize | None = None,
 ) -> Report:
     """Load *data_set* twice, measure, and clean up.
 
@@ -51,6 +55,7 @@ def run_benchmark(
         steps: shows what is being done.
         cache_url: a Valkey or Redis for tests, to go with *server*; None: the cache is not measured there.
         cache_size: how much of the cache is measured.
+        routing_size: how much of the routing is measured, on servers that are started for it; None: nothing.
 
     Raises:
         BenchmarkError: the disk is short, the server is in use, or contenders answer differently.
@@ -72,7 +77,11 @@ def run_benchmark(
         for contender in contenders:
             stack.callback(contender.engine.dispose)
         cache = CacheBenchmark(places, data_set, cache_url, cache_size, steps) if cache_url else None
-        return _measured(places, data_set, contenders, rounds, steps, cache)
+        report = _measured(places, data_set, contenders, rounds, steps, cache)
+    # After the first servers have ended: what it measures is how soon others take over, and the machine may be small.
+    if routing_size is None:
+        return report
+    return replace(report, routing=_routing(routing_size, data_set.seed, steps))
 
 
 def _measured(
@@ -105,6 +114,7 @@ def _measured(
         goals=goals(measured, deepest),
         writes=writes,
         cache=cache.run(contenders, asked, deepest) if cache else None,
+        routing=None,
     )
 
 
@@ -112,6 +122,13 @@ def _asked(data_set: DataSet, contender: Repositories) -> tuple[list[Scenario], 
     with Session(contender.engine) as session:
         targets = Targets(session, data_set.population)
         return scenarios(targets), deepest_page(targets.runs_of_main())
+
+
+def _routing(size: RoutingSize, seed: int, steps: Steps) -> RoutingReport:
+    # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
+    from tidegate.benchmarks.routing_benchmark import RoutingBenchmark
+
+    return RoutingBenchmark(size, seed, steps).run()
 
 
 @contextmanager

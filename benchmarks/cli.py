@@ -88,6 +88,8 @@ def _run(
     from tidegate.benchmarks.data_set import DataSet
     from tidegate.benchmarks.databases import server_url
     from tidegate.benchmarks.report import WIDTH, as_json, show
+    from tidegate.benchmarks.routing_size import BENCH as ROUTING_BENCH
+    from tidegate.benchmarks.routing_size import DEMO as ROUTING_DEMO
     from tidegate.benchmarks.steps import Steps
 
     console = Console()
@@ -107,6 +109,7 @@ def _run(
             steps=Steps(console),
             cache_url=cache_url,
             cache_size=BENCH if runs >= BENCH_RUNS else DEMO,
+            routing_size=None if server else ROUTING_BENCH if runs >= BENCH_RUNS else ROUTING_DEMO,
         )
     except (TidegateError, SQLAlchemyError, psycopg.Error, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

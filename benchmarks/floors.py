@@ -121,7 +121,7 @@ class Floors:
             for _ in range(_ROUND_TRIPS):
                 self._server.ping()
 
-        times = _each_prepared(
+        times = each_prepared(
             {"miss": read, "least": least},
             lambda: gate.invalidate(self._page.tenant, app_id=self._page.app),
             rounds * _MISSES_A_ROUND,
@@ -168,7 +168,7 @@ def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:
     return lambda: repository.read(*ids)
 
 
-def _each_prepared(
+def each_prepared(
     candidates: Mapping[str, Callable[[], object]], prepare: Callable[[], None], rounds: int
 ) -> dict[str, float]:
     """The median time of one call in us, of each candidate by turns; *prepare* before each is not timed."""

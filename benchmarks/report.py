@@ -9,6 +9,7 @@ from rich.table import Table
 
 from tidegate.benchmarks.cache_report import cache_json, show_cache
 from tidegate.benchmarks.goals import GOAL_RUNS
+from tidegate.benchmarks.routing_report import routing_json, show_routing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.goals import Goal
     from tidegate.benchmarks.index_cost import WriteCost
     from tidegate.benchmarks.measuring import Measured, Timing
+    from tidegate.benchmarks.routing_report import RoutingReport
 
 REFERENCE: Final = "baseline"
 """The contender that the others are compared with."""
@@ -42,6 +44,7 @@ class Report:
     goals: Sequence[Goal]
     writes: Sequence[WriteCost]
     cache: CacheReport | None
+    routing: RoutingReport | None
 
     def by_scenario(self) -> dict[str, dict[str, Measured]]:
         """What was measured, by scenario and contender."""
@@ -80,6 +83,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "goals": [asdict(goal) | {"reached": goal.reached, "set_for_runs": GOAL_RUNS} for goal in report.goals],
         "index_cost": [asdict(cost) | {"ratio_p50": cost.ratio} for cost in report.writes],
         "cache": None if report.cache is None else cache_json(report.cache),
+        "routing": None if report.routing is None else routing_json(report.routing),
     }
 
 
@@ -109,6 +113,10 @@ def show(report: Report, console: Console) -> None:
         console.print("The cache was not measured: give --cache-url with --url.", style="dim")
     else:
         show_cache(report.cache, console)
+    if report.routing is None:
+        console.print("The routing was not measured: it kills servers, and does so to its own only.", style="dim")
+    else:
+        show_routing(report.routing, console)
 
 
 def _scenario_table(report: Report) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from tidegate.cache.request import ONLY_PRIMARY, Need
+from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
 from tidegate.cache.store import Hit, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Store
 
 _NO_ENTRY: Final = "-"
+_STEPS: Final = Limits().steps
 
 
 class Needs:
-    """Asks the marks; one round trip.
+    """Asks the marks; one round trip where they are clean.
 
     Args:
         store: where the marks are.
@@ -28,13 +29,20 @@ class Needs:
         self._keeper = keeper
 
     def __call__(self, tenant: str, guard: str) -> Need:
-        """What a read that depends on *guard* at most needs."""
+        """What a read that depends on *guard* at most needs.
+
+        Marks that were lost are brought back at once, and not a step with each read: all of these would go to the
+        primary, and a step is a small part of one.
+        """
         with suppress(StoreUnavailable):
-            found = self._store.lookup(tenant, _NO_ENTRY, guard)
-            if isinstance(found, NoRoot):
-                self._keeper.make(tenant)
-            elif not isinstance(found, Hit):
-                if not found.dirty:
+            for _ in range(_STEPS):
+                found = self._store.lookup(tenant, _NO_ENTRY, guard)
+                if isinstance(found, NoRoot):
+                    self._keeper.make(tenant)
+                elif isinstance(found, Hit):
+                    break
+                elif not found.dirty:
                     return Need(found.position, primary=False)
-                self._keeper.tend(tenant, found)
+                elif not self._keeper.tend(tenant, found):
+                    break
         return ONLY_PRIMARY

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.proxy.engines import ConnectArguments, checked_url, hosts, monitor_engine, replica_engine
 from tidegate.routing.asking import VIEW, one_row, view_of
+from tidegate.routing.choose import worth_asking
 from tidegate.routing.cutting import Cutter
 from tidegate.routing.monitor import Monitor, Pace
 from tidegate.routing.topology import Node, Topology
@@ -31,10 +32,13 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.settings import PoolSettings, RoutingSettings, Settings, ShardSettings
     from tidegate.routing.attempt import Attempt
+    from tidegate.routing.choose import Wanted
     from tidegate.routing.topology import View
 
 _FIRST_S: Final = 4.0
 """How long a gate that is being made waits for its servers to say who they are."""
+_LOOK_S: Final = 0.02
+"""How long a read waits to hear whether a replica has replayed further, before it goes to the primary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class Nodes:
         self._like = ConnectArguments(engine)
         self._pace = Pace(routing.poll_ms / 1000, routing.wanted_poll_ms / 1000, routing.answer_ms / 1000)
         self._lock = threading.Lock()
+        self._news = threading.Condition()
         self._pid = 0
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
@@ -135,6 +140,7 @@ class Nodes:
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
+        self._news = threading.Condition()  # in a process that was forked off, nobody would let it go
         for monitor in list(self._monitors.values()):
             monitor.ensure_started()
         self.cutter.ensure_started()
@@ -143,6 +149,28 @@ class Nodes:
         """A read went to the primary that a replica would have answered, had it been further."""
         for node in self.topology.replicas:
             self._monitors[node.name].want()
+
+    def look_again(self, wanted: Wanted) -> bool:
+        """Have replicas asked that may have replayed further meanwhile; whether any has come to what is *wanted*.
+
+        Waits for a short time, and for their monitors, which one question serves all who wait: a replica that says
+        nothing costs no more than that.
+        """
+        now_s = time.monotonic()
+        asked = worth_asking(self.topology, wanted, now_s, self._pace.least_s)
+        if not asked:
+            return False
+        for node in asked:
+            self._monitors[node.name].ask_soon()
+
+        def reached() -> bool:
+            return any(node.view is not None and node.view.position.reached(wanted.position) for node in asked)
+
+        with self._news:
+            self._news.wait_for(
+                lambda: reached() or all(node.view is None or node.view.asked_s >= now_s for node in asked), _LOOK_S
+            )
+        return reached()
 
     def enter(self, attempt: Attempt) -> None:
         """A read begins."""
@@ -221,11 +249,17 @@ class Nodes:
 
         def seen(view: View) -> None:
             self.topology.seen(node, view)
+            self._tell_news()
 
         def lost(trouble: str) -> None:
             self.topology.lost(node, trouble)
+            self._tell_news()
 
         return Monitor(node.name, line, seen, lost, self._pace)
+
+    def _tell_news(self) -> None:
+        with self._news:
+            self._news.notify_all()
 
     def _watched(self) -> list[tuple[Node, Monitor]]:
         return [(node, self._monitors[node.name]) for node in self.topology.nodes if node.name in self._monitors]

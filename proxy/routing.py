@@ -122,7 +122,7 @@ class Routing:
         wanted = self.wanted(call)
         if wanted is not None:
             passed: list[Node] = []
-            while (node := self._choice(wanted, passed)) is not None:
+            while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
                 try:
                     return self._on_replica(call, node, wanted)
                 except Elsewhere as why:
@@ -139,10 +139,15 @@ class Routing:
         if need.primary:
             return None
         own = self._written.position(as_text(call.tenant))
-        return None if own is None else Wanted(need.position.merged(own), self._silent_s)
+        if own is None:
+            return None
+        return Wanted(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
 
     def _choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
         return choose(self._nodes.topology, wanted, time.monotonic(), random.random, passed)
+
+    def _later_choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
+        return self._choice(wanted, passed) if self._nodes.look_again(wanted) else None
 
     def _on_primary(self, call: Call) -> object:
         call.node = self._nodes.topology.primary.name

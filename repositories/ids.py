@@ -16,6 +16,8 @@ def canonical_id(value: Any) -> str | None:
     """The canonical spelling of an id; None where PostgreSQL would not read *value* as one."""
     if not isinstance(value, str):
         return str(value) if isinstance(value, uuid.UUID) else None
+    if value.__class__ is str and is_canonical(value):
+        return value  # itself, and no copy: there may be a million of them
     small = value.lower()  # no letter but A to F becomes one of a to f
     if is_canonical(small):
         return small

@@ -73,7 +73,9 @@ class Attempt:
         Raises:
             NotReached: it does not.
         """
-        opened: View = connection.info[_OPENED]
+        info = connection.info
+        self.uses(info)  # nothing was waited for since it was taken from the pool: that pool does not ping
+        opened: View = info[_OPENED]
         if not opened.standby:
             raise NotReached("it was no standby when the connection was opened")
         timeline = opened.position.timeline
@@ -105,10 +107,6 @@ def listen(engine: Engine) -> None:
             line.close()
             raise
 
-    def checked_out(_raw: Any, record: Any, _proxy: Any) -> None:
-        if (attempt := current.get()) is not None:
-            attempt.uses(record.info)
-
     def closed(_raw: Any, record: Any, *_: Any) -> None:
         if (line := record.info.pop(_SOCKET, None)) is not None:
             line.close()
@@ -120,6 +118,5 @@ def listen(engine: Engine) -> None:
         attempt.check(connection)
 
     event.listen(engine, "connect", connected)
-    event.listen(engine, "checkout", checked_out)
     event.listen(engine, "close", closed)
     event.listen(engine, "begin", begun)

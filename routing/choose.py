@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tidegate.repositories.position import NOWHERE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
@@ -70,6 +72,27 @@ def _distrust(node: Node, now_s: float) -> str | None:
     return None
 
 
+def worth_asking(topology: Topology, wanted: Wanted, now_s: float, least_s: float) -> list[Node]:
+    """The replicas that would answer if they have replayed further than when they were last asked.
+
+    Args:
+        topology: the nodes.
+        wanted: what the read needs.
+        now_s: the time, monotonic, in seconds.
+        least_s: what is known of a node is not old before it has this age, nor before a tenth of the node's lag has
+            passed: so much of the time for which reads must do without it may be lost by not asking.
+    """
+    anyhow = Wanted(NOWHERE, wanted.silent_s)
+    return [
+        node
+        for node in topology.replicas
+        if node.view is not None
+        and not node.view.position.reached(wanted.position)
+        and now_s - node.view.asked_s > max(least_s, node.lag_s / 10)
+        and refusal(node, anyhow, topology, now_s) is None
+    ]
+
+
 def choose(
     topology: Topology, wanted: Wanted, now_s: float, chance: Callable[[], float], passed: Collection[Node] = ()
 ) -> Node | None:
@@ -91,12 +114,16 @@ def choose(
     if len(able) < 2:  # noqa: PLR2004  # nothing to choose between
         return able[0] if able else None
     first = _drawn(able, chance())
-    second = _drawn([node for node in able if node is not first], chance())
+    others = [node for node in able if node is not first]
+    second = others[0] if len(others) == 1 else _drawn(others, chance())
     return second if second.outstanding / second.weight < first.outstanding / first.weight else first
 
 
 def _drawn(nodes: Sequence[Node], chance: float) -> Node:
-    left = chance * sum(node.weight for node in nodes)
+    total = 0.0
+    for node in nodes:
+        total += node.weight
+    left = chance * total
     for node in nodes:
         left -= node.weight
         if left < 0:

@@ -41,11 +41,13 @@ class Pace:
         idle_s: as long as nobody waits for it.
         wanted_s: while reads go to the primary because this node has not replayed far enough.
         most_s: how long one question may take before its connection is cut.
+        least_s: what is known of it is not older than this to be as good as new to a read that waits for it.
     """
 
     idle_s: float = 0.25
     wanted_s: float = 0.02
     most_s: float = 1.0
+    least_s: float = 0.005
 
 
 class Monitor:
@@ -102,6 +104,10 @@ class Monitor:
         if first:
             self._wake.set()
 
+    def ask_soon(self) -> None:
+        """Somebody waits for the answer to the next question, or the one after if one is under way."""
+        self._wake.set()
+
     def cut_if_stuck(self, now_s: float) -> bool:
         """Whether the question under way took too long; it fails then."""
         asked_s = self._asked_s
@@ -127,11 +133,7 @@ class Monitor:
             self._ask()
             wanted = self._clock() < self._wanted_until_s
             pause_s = self._pace.wanted_s if wanted else self._pace.idle_s
-            # While it is wanted, more wants must not make it ask without a pause.
-            if wanted:
-                time.sleep(pause_s * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
-            else:
-                self._wake.wait(pause_s * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
+            self._wake.wait(pause_s * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
             self._wake.clear()
         self._line.close()
 
