@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.request import ONLY_PRIMARY, Need
-from tidegate.cache.store import Hit, NoRoot, StoreUnavailable
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
     from tidegate.cache.keeper import Keeper
@@ -20,10 +20,10 @@ class Needs:
 
     Args:
         store: where the marks are.
-        keeper: brings them on, so that a tenant whose calls are not cached gets to its replicas too.
+        keeper: brings them on, so that a tenant whose calls are not cached gets to its replicas too; None: nobody does.
     """
 
-    def __init__(self, store: Store, keeper: Keeper) -> None:
+    def __init__(self, store: Store, keeper: Keeper | None) -> None:
         self._store = store
         self._keeper = keeper
 
@@ -31,10 +31,15 @@ class Needs:
         """What a read that depends on *guard* at most needs."""
         with suppress(StoreUnavailable):
             found = self._store.lookup(tenant, _NO_ENTRY, guard)
-            if isinstance(found, NoRoot):
-                self._keeper.make(tenant)
-            elif not isinstance(found, Hit):
-                if not found.dirty:
-                    return Need(found.position, primary=False)
-                self._keeper.tend(tenant, found)
+            if not isinstance(found, NoRoot | Hit) and not found.dirty:
+                return Need(found.position, primary=False)
+            if self._keeper is not None:
+                self._bring_on(self._keeper, tenant, found)
         return ONLY_PRIMARY
+
+    @staticmethod
+    def _bring_on(keeper: Keeper, tenant: str, found: Hit | Miss | NoRoot) -> None:
+        if isinstance(found, NoRoot):
+            keeper.make(tenant)
+        elif not isinstance(found, Hit):
+            keeper.tend(tenant, found)

@@ -55,7 +55,9 @@ def test_a_port_and_an_interface_are_told() -> None:
     assert members_of(answer(told)) == [Member("10.0.0.1", 6432, "http://10.0.0.1:8008/patroni")]
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"null", b'{"members": {}}', b"<html>", b"\xff", answer(member(port="x"))])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"null", b'{"members": {}}', b"<html>", b"\xff", answer(member(port="x"))]
+)
 def test_what_is_no_answer_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # of json's too, in its words
         members_of(text)
