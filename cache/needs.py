@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
-from tidegate.cache.store import Hit, NoRoot, StoreUnavailable
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
     from tidegate.cache.keeper import Keeper
@@ -21,10 +21,10 @@ class Needs:
 
     Args:
         store: where the marks are.
-        keeper: brings them on, so that a tenant whose calls are not cached gets to its replicas too.
+        keeper: brings them on, so that a tenant whose calls are not cached gets to its replicas too; None: nobody does.
     """
 
-    def __init__(self, store: Store, keeper: Keeper) -> None:
+    def __init__(self, store: Store, keeper: Keeper | None) -> None:
         self._store = store
         self._keeper = keeper
 
@@ -37,12 +37,15 @@ class Needs:
         with suppress(StoreUnavailable):
             for _ in range(_STEPS):
                 found = self._store.lookup(tenant, _NO_ENTRY, guard)
-                if isinstance(found, NoRoot):
-                    self._keeper.make(tenant)
-                elif isinstance(found, Hit):
-                    break
-                elif not found.dirty:
+                if not isinstance(found, NoRoot | Hit) and not found.dirty:
                     return Need(found.position, primary=False)
-                elif not self._keeper.tend(tenant, found):
+                if self._keeper is None or not self._bring_on(self._keeper, tenant, found):
                     break
         return ONLY_PRIMARY
+
+    @staticmethod
+    def _bring_on(keeper: Keeper, tenant: str, found: Hit | Miss | NoRoot) -> bool:
+        if isinstance(found, NoRoot):
+            keeper.make(tenant)
+            return True
+        return not isinstance(found, Hit) and keeper.tend(tenant, found)

@@ -24,6 +24,7 @@ from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, SettingsError
 from tidegate.proxy.caching import Caching
 from tidegate.proxy.commit import Commit
+from tidegate.proxy.discovered import Discovered
 from tidegate.proxy.engines import follow_primary, hosts, primary_engine
 from tidegate.proxy.gate import Gate, Parts
 from tidegate.proxy.nodes import Nodes, addresses
@@ -39,7 +40,8 @@ from tidegate.proxy.watch import attach
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.admission import Admission
 from tidegate.routing.bans import Bans
-from tidegate.routing.events import Promoted
+from tidegate.routing.discovery import Discovery
+from tidegate.routing.events import NotDiscovered, Promoted
 from tidegate.routing.written import Written
 
 if TYPE_CHECKING:
@@ -113,8 +115,8 @@ def gate_on(
     nodes = _nodes(engine, settings, observe)
     make_tables(engine)
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
-    written = None if nodes is None else Written()
-    untold = written if store is None else None if nodes is None else Written()
+    written = _written(nodes)
+    untold = written if store is None else _written(nodes)
     commit = Commit(
         store,
         outbox,
@@ -127,7 +129,9 @@ def gate_on(
     watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)
     primary = _primary(engine, shard, settings)
     keeper = None if store is None else Keeper(store, primary, observe=observe)
-    below = _routing(nodes, settings, shard, needs_of(store, keeper), untold, observe)
+    needs, peek = needs_of(store, keeper), needs_of(store, None)
+    routing = None if nodes is None or untold is None else _routing(nodes, settings, needs, peek, untold, observe)
+    below = routing or OnPrimary()
     applier = None if store is None else Applier(engine, store, url=None if nodes is None else nodes.primary_url)
     pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
     switches = Switches(settings.cache.off, store)
@@ -163,6 +167,7 @@ def gate_on(
             counters=counters,
             pipeline=pipeline,
             nodes=nodes,
+            routing=routing,
             written=written,
             untold=untold,
             position_now=lambda: primary.transaction("")[1],
@@ -182,30 +187,39 @@ def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | Non
     def changed(before: Node, now: Node) -> None:
         observe(Promoted(now.name, before.name, nodes.topology.timeline))
 
-    nodes = Nodes(engine, addresses(shard, settings, engine.url), settings.routing, changed)
+    known = addresses(shard, settings, engine.url)
+    nodes = Nodes(engine, known, settings.routing, changed)
+    if shard.patroni:
+        every_s = settings.routing.discover_ms / 1000
+        found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
+        nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
     nodes.find_primary()
-    follow_primary(engine, nodes.topology, nodes.urls)
+    follow_primary(engine, nodes.topology, nodes.url_of)
     nodes.learn()
     return nodes
 
 
+def _written(nodes: Nodes | None) -> Written | None:
+    """Waits for a commit that has not come back for so long that no replica that may be read from is without it."""
+    return None if nodes is None else Written(unsure_s=max(30.0, 2 * nodes.most_lag_s()))
+
+
 def _routing(
-    nodes: Nodes | None,
+    nodes: Nodes,
     settings: Settings,
-    shard: str,
     needs: Callable[[Call], Need],
-    untold: Written | None,
+    peek: Callable[[Call], Need],
+    untold: Written,
     observe: Observer,
-) -> Pipeline:
-    if nodes is None or untold is None:
-        return OnPrimary()
+) -> Routing:
     routing, pool = settings.routing, settings.pool
     reads = routing.primary_reads or max(1, (pool.size + pool.overflow) * 4 // 5)
     return Routing(
         nodes,
-        shard=shard,
+        shard=_ONLY_SHARD,
         epoch=0,
         needs=needs,
+        peek=peek,
         written=untold,
         admission=Admission(reads, most_wait_s=routing.primary_wait_ms / 1000),
         silent_s=routing.silent_ms / 1000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from pathlib import Path  # noqa: TC003  # typer asks for it at run time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,9 @@ from tidegate.cache.redis_url import shown_url
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.cache_cli import invalidate, switch
 from tidegate.proxy.commands import add_commands
+from tidegate.proxy.doctor_nodes import examine
 from tidegate.proxy.embedded.cli import cluster_app
+from tidegate.proxy.settings import Settings
 from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables, replace_serving_cache
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
 
@@ -74,18 +77,62 @@ def init(
 
 
 @app.command()
-def doctor(url: Url = None) -> None:
-    """Check a database for what Tidegate needs; exits with 1 if something is missing."""
-    with _engine(url) as engine:
-        wrong = {name: state for name, state in index_states(engine).items() if state != "valid"}
-        for name, state in wrong.items():
-            typer.echo(f"index {name} is {state}: pages cost more the larger an app is; run: tidegate init")
-        missing = missing_tables(engine)
-        for name in missing:
-            typer.echo(f"table {name} is missing: a gate makes it if it may; run: tidegate init")
-        if wrong or missing:
+def doctor(
+    url: Url = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with replicas and pools \\[default: TIDEGATE_CONFIG].", show_default=False),
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
+) -> None:
+    """Check a database, and the servers of its shard, for what Tidegate needs; exits with 1 if something is missing.
+
+    With a configuration every server that it names is asked: whether it is what it should be, how far behind it is, and
+    whether it takes as many connections as the pools of all processes may open.
+
+    Example: tidegate doctor --config tidegate.toml --processes 8
+    """
+    settings = _configured(url, config)
+    with _engine(url or (settings.shards[0].primary if settings and settings.shards else None)) as engine:
+        wrong = [
+            f"index {name} is {state}: pages cost more the larger an app is; run: tidegate init"
+            for name, state in index_states(engine).items()
+            if state != "valid"
+        ]
+        wrong += [
+            f"table {name} is missing: a gate makes it if it may; run: tidegate init" for name in missing_tables(engine)
+        ]
+        for line in wrong:
+            typer.echo(line)
+        grave = _examine(settings, processes) if settings is not None else False
+        if wrong or grave:
             raise typer.Exit(1)
         typer.echo("all indexes and tables are there")
+
+
+def _configured(url: str | None, config: Path | None) -> Settings | None:
+    """The settings that name servers; None where there is only a URL."""
+    try:
+        if config is not None:
+            return Settings.from_toml(config)
+        return Settings.from_environment() if url is None and os.environ.get("TIDEGATE_CONFIG") else None
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _examine(settings: Settings, processes: int) -> bool:
+    """Say what is wrong with the servers; whether any of it is grave."""
+    grave = False
+    for shard in settings.shards:
+        with _console.status(f"asking the servers of {shard.name} ..."):
+            examined = examine(shard, settings, processes)
+        for line in examined.budgets:
+            typer.echo(line)
+        for found in examined.findings:
+            typer.echo(("" if found.grave else "note: ") + found.text())
+            grave = grave or found.grave
+    return grave
 
 
 def _show(bars: Bars) -> Callable[[Progress], None]:

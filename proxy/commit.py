@@ -37,8 +37,8 @@ class Ticket:
     changes: Sequence[Change]
     xid: str
     origin: Origin
-    opened: bool = True
-    """Whether the cache was told; else only the process keeps the position."""
+    untold: int | None = None
+    """The cache was not told, and the process keeps the position: its ticket for that."""
 
 
 class Outbox(Protocol):
@@ -117,15 +117,15 @@ class Commit:
         self._outbox.put(connection, changes)
         if self._untold is None:
             return None
-        self._untold.begin(change.tenant for change in changes)
-        return Ticket(changes, "", Origin(self._epoch, 0, self._shard), opened=False)
+        begun = self._untold.begin(change.tenant for change in changes)
+        return Ticket(changes, "", Origin(self._epoch, 0, self._shard), untold=begun)
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
         """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
         try:
             position = connection.position()
             self._note(ticket, position)
-            if self._store is not None and ticket.opened:
+            if self._store is not None and ticket.untold is None:
                 self._store.stamp(ticket.changes, ticket.xid, ticket.origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             self._observe(StoreFailed("stamp", str(error)))
@@ -134,8 +134,8 @@ class Commit:
 
     def _note(self, ticket: Ticket, position: Position) -> None:
         tenants = [change.tenant for change in ticket.changes]
-        if self._untold is not None and not ticket.opened:
-            self._untold.end(tenants, position)
-        if self._written is not None and (self._written is not self._untold or ticket.opened):
+        if self._untold is not None and ticket.untold is not None:
+            self._untold.end(tenants, position, ticket.untold)
+        if self._written is not None and (self._written is not self._untold or ticket.untold is None):
             for tenant in tenants:
                 self._written.reach(tenant, position)

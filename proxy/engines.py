@@ -19,7 +19,7 @@ from tidegate.proxy.origins import timeline_of
 from tidegate.routing.attempt import listen
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import URL, Engine
 
@@ -27,7 +27,31 @@ if TYPE_CHECKING:
     from tidegate.routing.topology import Topology
 
 _CONNECT_S: Final = 5
-_ADDRESS: Final = frozenset({"host", "hostaddr", "port", "user", "password", "dbname", "service"})
+_MONITOR_S: Final = 2
+"""To connect, of a monitor."""
+_ADDRESS: Final = frozenset(
+    {
+        "dbname",
+        "host",
+        "hostaddr",
+        "load_balance_hosts",
+        "password",
+        "port",
+        "service",
+        "target_session_attrs",
+        "user",
+    }
+)
+_SEVERAL: Final = ("host", "port", "hostaddr", "load_balance_hosts", "target_session_attrs")
+"""What of a URL's query chooses among several hosts, and means nothing for one of them."""
+_DEFAULTS: Final[dict[str, Any]] = {
+    "connect_timeout": _CONNECT_S,
+    # A peer that vanished without a word is noticed after a minute, rather than after two hours as Linux would.
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 # Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
 _UNPREPARED: Final[dict[str, Any]] = {"prepare_threshold": None}
 
@@ -41,6 +65,7 @@ def checked_url(text: str, where: str) -> URL:
     try:
         url = make_url(text)
         url.get_dialect()
+        hosts(url)
     except (ArgumentError, ImportError) as error:
         raise SettingsError(
             f"{where} cannot be used ({type(error).__name__}): expected postgresql+psycopg://..."
@@ -49,32 +74,35 @@ def checked_url(text: str, where: str) -> URL:
 
 
 def hosts(url: URL) -> list[URL]:
-    """One URL for each host of *url*, which may have several in its query."""
-    several = url.query.get("host")
-    if not isinstance(several, tuple):
+    """One URL for each host of *url*, which may have several in its query, in any of SQLAlchemy's forms."""
+    if url.get_backend_name() != "postgresql" or "host" not in url.query:
         return [url]
-    rest = {key: value for key, value in url.query.items() if key not in ("host", "port")}
-    found = []
-    for one in several:
-        host, _, port = one.rpartition(":") if ":" in one else (one, "", "")
-        found.append(url.set(host=host, port=int(port) if port else None, query=rest))
-    return found
+    given = _arguments(url.get_dialect()(), url)
+    names = str(given["host"]).split(",")
+    if names[0].startswith("/"):  # the folder of a socket
+        return [url]
+    ports = str(given.get("port") or "," * (len(names) - 1)).split(",")
+    rest = {key: value for key, value in url.query.items() if key not in _SEVERAL}
+    return [
+        url.set(host=name, port=int(port) if port else None, query=rest)
+        for name, port in zip(names, ports, strict=True)
+    ]
 
 
 def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
     """The engine that a gate makes for its primary."""
-    url = hosts(checked_url(shard.primary, f"shards.{shard.name}.primary"))[0]
+    url = checked_url(shard.primary, f"shards.{shard.name}.primary")
     if url.get_backend_name() != "postgresql":
         return create_engine(url)
     routing, pool = settings.routing, settings.pool
-    options = _options(routing.primary_statement_timeout_ms, routing.primary_lock_timeout_ms)
+    options = ("-c timezone=UTC", *_options(routing.primary_statement_timeout_ms, routing.primary_lock_timeout_ms))
     engine = create_engine(
         url,
         pool_size=pool.size,
         max_overflow=pool.overflow,
         pool_timeout=pool.timeout_s,
         pool_pre_ping=True,
-        connect_args=_connect_args(url) | {"options": f"-c timezone=UTC {options}".strip()},
+        connect_args=_defaults(url) | {"options": " ".join((*options, _own_options(url)))},
     )
     return forgotten_in_children(engine)
 
@@ -88,7 +116,6 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
         max_overflow=pool.overflow,
         # Who comes when all are in use is better served elsewhere, and so is a read that fails: no ping before use.
         pool_timeout=0.05,
-        connect_args=_connect_args(url),
     )
     like.use_for(engine, _options(routing.statement_timeout_ms, routing.lock_timeout_ms))
     listen(engine)
@@ -97,18 +124,25 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
 
 def monitor_engine(url: URL, like: ConnectArguments) -> Engine:
     """The engine for a monitor's own connection."""
-    engine = create_engine(url, poolclass=NullPool, connect_args=_connect_args(url) | {"connect_timeout": 2})
-    like.use_for(engine, "-c statement_timeout=5000")
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _MONITOR_S})
+    like.use_for(engine, ("-c statement_timeout=5000",))
     return engine
 
 
-def _connect_args(url: URL) -> dict[str, Any]:
-    return {"connect_timeout": _CONNECT_S} | (_UNPREPARED if url.get_driver_name() == "psycopg" else {})
+def _defaults(url: URL) -> dict[str, Any]:
+    """What the driver is given where neither the URL nor the program says otherwise."""
+    drivers = _UNPREPARED if url.get_driver_name() == "psycopg" else {}
+    return {key: value for key, value in (_DEFAULTS | drivers).items() if key not in url.query}
 
 
-def _options(statement_timeout_ms: int, lock_timeout_ms: int) -> str:
+def _own_options(url: URL) -> str:
+    options = url.query.get("options", "")
+    return options if isinstance(options, str) else " ".join(options)
+
+
+def _options(statement_timeout_ms: int, lock_timeout_ms: int) -> tuple[str, ...]:
     named = (("statement_timeout", statement_timeout_ms), ("lock_timeout", lock_timeout_ms))
-    return " ".join(f"-c {name}={value}" for name, value in named if value)
+    return tuple(f"-c {name}={value}" for name, value in named if value)
 
 
 class ConnectArguments:
@@ -131,27 +165,28 @@ class ConnectArguments:
     def _note(self, _dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
         self._noted = {key: value for key, value in cparams.items() if key not in _ADDRESS}
 
-    def use_for(self, engine: Engine, options: str) -> None:
-        """Have *engine* connect with them, and with these *options* of the server's besides."""
+    def use_for(self, engine: Engine, options: Sequence[str]) -> None:
+        """Have *engine* connect with them, and with these *options* of the server's; its URL's own come first."""
+        defaults, own = _defaults(engine.url), _own_options(engine.url)
 
         def connects(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
-            for key, value in self._noted.items():
+            for key, value in (defaults | self._noted).items():
                 cparams.setdefault(key, value)
             given = str(self._noted.get("options", "-c timezone=UTC"))
-            cparams["options"] = f"{given} {options}".strip()
+            cparams["options"] = " ".join((given, *options, own))
 
         event.listen(engine, "do_connect", connects)
 
 
-def follow_primary(engine: Engine, topology: Topology, addresses: Mapping[str, URL]) -> None:
+def follow_primary(engine: Engine, topology: Topology, url_of: Callable[[str], URL]) -> None:
     """Have *engine* connect to whoever is the primary, and drop connections to one that was demoted.
 
     Args:
         engine: watched and told of origins (see :mod:`tidegate.proxy.origins`).
-        topology: knows who that is.
-        addresses: URLs by the name of the node.
+        topology: knows who that is; its first node is the one that *engine* was made for.
+        url_of: the URL of a node by its name; nodes may come and go.
     """
-    configured = topology.primary.name
+    configured = topology.nodes[0].name
 
     def connects(dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
         name = topology.primary.name
@@ -160,7 +195,7 @@ def follow_primary(engine: Engine, topology: Topology, addresses: Mapping[str, U
             return
         for key in _ADDRESS - {"user", "password"}:
             cparams.pop(key, None)
-        cparams.update({key: value for key, value in _arguments(dialect, addresses[name]).items() if key in _ADDRESS})
+        cparams.update({key: value for key, value in _arguments(dialect, url_of(name)).items() if key in _ADDRESS})
 
     def still_primary(_raw: Any, record: Any, _proxy: Any) -> None:
         timeline = timeline_of(record.info)

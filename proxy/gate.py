@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.commit import Commit
     from tidegate.proxy.nodes import Nodes
     from tidegate.proxy.outbox import Applier, Outbox
+    from tidegate.proxy.routing import Routing
     from tidegate.proxy.telemetry import Counters, Stats
     from tidegate.proxy.watch import Watch
     from tidegate.repositories.policies import PolicyTable, Tracked
@@ -78,6 +79,7 @@ class Parts:
     counters: Counters
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
     nodes: Nodes | None
+    routing: Routing | None
     written: Written | None
     untold: Written | None
     position_now: Callable[[], Position]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.settings import PoolSettings, RoutingSettings, Settings, ShardSettings
     from tidegate.routing.attempt import Attempt
     from tidegate.routing.choose import Wanted
+    from tidegate.routing.discovery import Discovery
     from tidegate.routing.topology import View
 
 _FIRST_S: Final = 4.0
@@ -111,25 +112,37 @@ class Nodes:
         self._engines: dict[str, Engine] = {}
         self._makers: dict[str, WeakKeyDictionary[sessionmaker[Session], sessionmaker[Session] | None]] = {}
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
+        self._discovery: Discovery | None = None
         most_s = routing.statement_timeout_ms / 1000
         self.cutter = Cutter(self._watched, most_s=most_s + 1 if most_s else 0.0)
 
-    @property
-    def urls(self) -> dict[str, URL]:
-        """By the name of the node."""
-        return {name: address.url for name, address in self.addresses.items()}
+    def url_of(self, name: str) -> URL:
+        """Where the node called *name* is."""
+        return self.addresses[name].url
 
     def primary_url(self) -> URL:
         """Where the primary is now."""
-        return self.addresses[self.topology.primary.name].url
+        return self.url_of(self.topology.primary.name)
+
+    def most_lag_s(self) -> float:
+        """How far behind any replica may be and still be read from."""
+        return max(address.max_lag_s for address in self.addresses.values())
 
     def find_primary(self) -> None:
-        """Ask every server once who it is, all at a time."""
+        """Ask every server once who it is: first the one that is to say which cluster this is, then all at a time."""
         pool = ThreadPoolExecutor(max_workers=min(8, len(self._monitors)), thread_name_prefix="tidegate-first")
+        first, *others = self._monitors.values()
         try:
-            wait([pool.submit(monitor.ask_now) for monitor in self._monitors.values()], timeout=_FIRST_S)
+            asked = pool.submit(first.ask_now)
+            wait([asked], timeout=_FIRST_S / 2)
+            wait([asked, *(pool.submit(monitor.ask_now) for monitor in others)], timeout=_FIRST_S)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def look(self) -> None:
+        """See to it that something is known of the servers, also where nobody has read from them yet."""
+        if self._pid != os.getpid():
+            self.find_primary()
 
     def learn(self) -> None:
         """Note what the primary's engine gives its driver; connects once."""
@@ -144,11 +157,14 @@ class Nodes:
         for monitor in list(self._monitors.values()):
             monitor.ensure_started()
         self.cutter.ensure_started()
+        if self._discovery is not None:
+            self._discovery.ensure_started()
 
     def want(self) -> None:
         """A read went to the primary that a replica would have answered, had it been further."""
         for node in self.topology.replicas:
-            self._monitors[node.name].want()
+            if (monitor := self._monitors.get(node.name)) is not None:  # else it has just been removed
+                monitor.want()
 
     def look_again(self, wanted: Wanted) -> bool:
         """Have replicas asked that may have replayed further meanwhile; whether any has come to what is *wanted*.
@@ -161,7 +177,8 @@ class Nodes:
         if not asked:
             return False
         for node in asked:
-            self._monitors[node.name].ask_soon()
+            if (monitor := self._monitors.get(node.name)) is not None:
+                monitor.ask_soon()
 
         def reached() -> bool:
             return any(node.view is not None and node.view.position.reached(wanted.position) for node in asked)
@@ -191,55 +208,62 @@ class Nodes:
             makers = self._makers.setdefault(node.name, WeakKeyDictionary())
         if home in makers:
             return makers[home]
-        made = makers[home] = self._made_like(node, home)
+        engine = self._engine_of(node)
+        if engine is None:
+            return None
+        made = makers[home] = _made_like(home, engine)
         return made
 
-    def add(self, address: Address) -> None:
-        """A server that was found."""
+    def add(self, address: Address) -> bool:
+        """A server that was found; whether it is a new one."""
         with self._lock:
             if address.name in self.addresses:
-                return
+                return False
             self.addresses[address.name] = address
             node = address.node()
-            self._monitors[node.name] = self._monitor(node)
+            monitor = self._monitors[node.name] = self._monitor(node)
             self.topology.add(node)
         if self._pid == os.getpid():
-            self._monitors[node.name].ensure_started()
+            monitor.ensure_started()
+        return True
 
-    def remove(self, name: str) -> None:
-        """A server that is no more; the primary stays until there is another."""
-        node = self.topology.node(name)
-        if node is None or node is self.topology.primary:
-            return
-        self.topology.remove(node)
-        self._monitors.pop(name).close()
-        self.addresses.pop(name)
-        self._makers.pop(name, None)
-        if (engine := self._engines.pop(name, None)) is not None:
+    def remove(self, name: str) -> bool:
+        """A server that is no more; the primary stays until there is another: whether it is gone."""
+        with self._lock:
+            node = self.topology.node(name)
+            if node is None:
+                return True
+            self.topology.remove(node)
+            if self.topology.node(name) is node:
+                return False
+            del self.addresses[name]
+            monitor, engine = self._monitors.pop(name), self._engines.pop(name, None)
+            self._makers.pop(name, None)
+        monitor.close()
+        if engine is not None:
             engine.dispose()
+        return True
+
+    def discover(self, discovery: Discovery) -> None:
+        """Have *discovery*, which adds and removes, run as long as the nodes are used; asks it once."""
+        self._discovery = discovery
+        discovery.ask_now()
 
     def close(self) -> None:
         """End monitors, and close connections to replicas."""
+        if self._discovery is not None:
+            self._discovery.close()
         for monitor in self._monitors.values():
             monitor.close()
         self.cutter.close()
         for engine in self._engines.values():
             engine.dispose()
 
-    def _made_like(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
-        bind: Any = home.kw.get("bind")
-        if home.class_.get_bind is not Session.get_bind or home.kw.get("binds") or bind is None:
-            return None
-        engine = self._engine_of(node)
-        if options := bind.get_execution_options():
-            engine = engine.execution_options(**options)
-        return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})
-
-    def _engine_of(self, node: Node) -> Engine:
+    def _engine_of(self, node: Node) -> Engine | None:
         with self._lock:
             engine = self._engines.get(node.name)
-            if engine is None:
-                address = self.addresses[node.name]
+            address = self.addresses.get(node.name)
+            if engine is None and address is not None:  # else it has just been removed
                 engine = replica_engine(address.url, address.pool, self._routing, self._like)
                 self._engines[node.name] = engine
             return engine
@@ -272,41 +296,55 @@ class Nodes:
         self._told(before, now)
 
 
+def _made_like(home: sessionmaker[Session], engine: Engine) -> sessionmaker[Session] | None:
+    bind: Any = home.kw.get("bind")
+    if home.class_.get_bind is not Session.get_bind or home.kw.get("binds") or bind is None:
+        return None
+    if options := bind.get_execution_options():
+        engine = engine.execution_options(**options)
+    return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})
+
+
 class _Line:
     """A monitor's own connection; see :class:`tidegate.routing.monitor.Line`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._pid = 0
         self._raw: Any = None
         self._socket: socket.socket | None = None
 
     def ask(self) -> View:
+        if self._pid != os.getpid():
+            # The connection of a parent, which asks on it too; it is the parent's to close.
+            self._raw = self._socket = None
         raw = self._raw or self._connect()
         asked_s = time.monotonic()
         try:
-            return view_of(one_row(raw.dbapi_connection, VIEW), asked_s)
+            return view_of(one_row(raw, VIEW), asked_s)
         except BaseException:
             self.close()
             raise
 
     def cut(self) -> None:
-        if (line := self._socket) is not None:
+        if (line := self._socket) is not None and self._pid == os.getpid():
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         raw, self._raw = self._raw, None
         line, self._socket = self._socket, None
-        if raw is not None:
+        if raw is not None and self._pid == os.getpid():
             with contextlib.suppress(Exception):
-                raw.invalidate()
+                raw.close()
         if line is not None:
             line.close()
 
     def _connect(self) -> Any:
-        raw = self._engine.raw_connection()
-        connection: Any = raw.dbapi_connection
+        pooled = self._engine.raw_connection()
+        connection: Any = pooled.dbapi_connection
+        pooled.detach()  # what the pool does with connections that are forgotten is not to be done in a child
         connection.autocommit = True  # one statement is one round trip
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-        self._raw = raw
-        return raw
+        self._raw, self._pid = connection, os.getpid()
+        return connection

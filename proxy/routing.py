@@ -15,6 +15,7 @@ from tidegate.cache.request import ONLY_PRIMARY, Need
 from tidegate.cache.tags import as_text, template
 from tidegate.errors import Overloaded, PolicyError
 from tidegate.proxy.origins import origins_seen
+from tidegate.proxy.routing_explained import explained
 from tidegate.repositories.policies import Read
 from tidegate.repositories.position import NOWHERE, Origin
 from tidegate.routing.attempt import Attempt, NotReached, current
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Call
     from tidegate.proxy.nodes import Nodes
+    from tidegate.proxy.routing_explained import NodeExplained
     from tidegate.routing.admission import Admission
     from tidegate.routing.events import Observer
     from tidegate.routing.topology import Node
@@ -41,8 +43,13 @@ ANYWHERE: Final = Need(NOWHERE, primary=False)
 
 
 def needs_of(store: Store | None, keeper: Keeper | None) -> Callable[[Call], Need]:
-    """What tells which node will do for a call that the caching has not asked about."""
-    if store is None or keeper is None:
+    """What tells which node will do for a call that the caching has not asked about.
+
+    Args:
+        store: where the marks are.
+        keeper: brings them on; None: they are only looked at.
+    """
+    if store is None:
         return lambda _call: ANYWHERE
     marks = Needs(store, keeper)
 
@@ -82,6 +89,7 @@ class Routing:
         shard: the shard's name, as origins have it.
         epoch: the revision of the shard map.
         needs: which node will do for a call that no layer above has asked about.
+        peek: the same, and changes nothing.
         written: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
         admission: to the primary, of reads.
         silent_s: how old what is known of a node may be, in seconds.
@@ -96,6 +104,7 @@ class Routing:
         shard: str,
         epoch: int,
         needs: Callable[[Call], Need],
+        peek: Callable[[Call], Need],
         written: Written,
         admission: Admission,
         silent_s: float,
@@ -106,6 +115,7 @@ class Routing:
         self._shard: Final = shard
         self._epoch: Final = epoch
         self._needs: Final = needs
+        self._peek: Final = peek
         self._written: Final = written
         self._admission: Final = admission
         self._silent_s: Final = silent_s
@@ -119,8 +129,8 @@ class Routing:
         if not isinstance(call.policy, Read):
             call.node = self._nodes.topology.primary.name
             return self._primary(call)
-        wanted = self.wanted(call)
-        if wanted is not None:
+        wanted = self._wanted(call, self._needs)
+        if not isinstance(wanted, str):
             passed: list[Node] = []
             while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
                 try:
@@ -131,16 +141,25 @@ class Routing:
             self._nodes.want()
         return self._on_primary(call)
 
-    def wanted(self, call: Call) -> Wanted | None:
-        """What a replica must have to answer a read; None: only the primary will do."""
-        if not isinstance(call.policy, Read) or call.policy.node != "any" or call.tenant is None:
-            return None
-        need = call.need if call.need is not None else self._needs(call)
+    def explain(self, call: Call) -> tuple[NodeExplained, ...]:
+        """Which nodes would answer *call*, and why the others would not; the primary first. Changes nothing."""
+        self._nodes.look()
+        return explained(self._nodes.topology, self._wanted(call, self._peek), time.monotonic())
+
+    def _wanted(self, call: Call, needs: Callable[[Call], Need]) -> Wanted | str:
+        """What a replica must have to answer a read; a text: why only the primary will do."""
+        if not isinstance(call.policy, Read):
+            return "writes are the primary's"
+        if call.policy.node != "any":
+            return "the method's policy names the primary"
+        if call.tenant is None:
+            return "the call names no tenant"
+        need = call.need if call.need is not None else needs(call)
         if need.primary:
-            return None
+            return "a write may be under way, or the tenant's marks do not tell"
         own = self._written.position(as_text(call.tenant))
         if own is None:
-            return None
+            return "a commit of this process has not come back"
         return Wanted(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
 
     def _choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:

@@ -97,13 +97,14 @@ class ShardSettings(_Section):
             (``postgresql+psycopg://user@/db?host=a:5432&host=b:5432``) the primary is found among them, and the others
             are replicas.
         replicas: the others, as URLs or with settings of their own. Whoever of all is no standby is the primary.
-        patroni: URLs of Patroni's REST interface, which then names the servers: ``http://host:8008``.
+        patroni: URLs of Patroni's REST interface, like ``http://host:8008``: the servers it names come and go beside
+            those that are named here.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
     primary: str = Field(repr=False)
     replicas: tuple[Annotated[ReplicaSettings, BeforeValidator(_as_replica)], ...] = ()
-    patroni: tuple[str, ...] = ()
+    patroni: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = Field(default=(), repr=False)
 
 
 class RoutingSettings(_Section):
@@ -113,6 +114,7 @@ class RoutingSettings(_Section):
         max_lag_s: seconds behind the primary past which a replica is not read from.
         poll_ms: how often each server is asked where it is.
         wanted_poll_ms: the same while reads go to the primary because a replica has not replayed far enough.
+        discover_ms: how often Patroni is asked which servers there are, where it is named.
         answer_ms: a server that takes longer to answer is taken for gone, and what waits for it is cut.
         silent_ms: how old what is known of a replica may be.
         ban_ms: how long a replica that failed is left alone at first; twice as long each time.
@@ -129,6 +131,7 @@ class RoutingSettings(_Section):
     max_lag_s: float = Field(default=10.0, gt=0)
     poll_ms: int = Field(default=250, ge=10, le=60_000)
     wanted_poll_ms: int = Field(default=20, ge=5, le=60_000)
+    discover_ms: int = Field(default=5_000, ge=100, le=600_000)
     answer_ms: int = Field(default=1_000, ge=50, le=60_000)
     silent_ms: int = Field(default=1_500, ge=50, le=600_000)
     ban_ms: int = Field(default=500, ge=1)

@@ -16,7 +16,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
-from tidegate.routing.events import Banned, Passed, Promoted, Refused
+from tidegate.routing.events import Banned, NotDiscovered, Passed, Promoted, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -211,6 +211,7 @@ _LEVELS: Final[Mapping[type[Event], int]] = {
     Banned: logging.WARNING,
     Promoted: logging.WARNING,
     Refused: logging.WARNING,
+    NotDiscovered: logging.WARNING,
     Passed: logging.DEBUG,
 }
 

@@ -67,14 +67,23 @@ class Admission:
             entry = (tenant, turn)
             self._waiting.append(entry)
             self._waiting_of[tenant] += 1
-        if turn.wait(self._most_wait_s):
-            return
+        try:
+            turn.wait(self._most_wait_s)
+        except BaseException:  # a time-out of gevent's or Celery's: whoever waited is gone, and its place must not be
+            if self._is_in(entry):
+                self._hand_on()
+            raise
+        if not self._is_in(entry):
+            raise Overloaded(self._full(f"it was not this call's turn within {self._most_wait_s:g} s"))
+
+    def _is_in(self, entry: tuple[str, threading.Event]) -> bool:
+        """Whether who waited has been let in, at the last moment perhaps; else it does not wait any longer."""
         with self._lock:
-            if turn.is_set():  # let in at the last moment
-                return
-            self._waiting.remove(entry)
-            self._no_longer_waits(tenant)
-        raise Overloaded(self._full(f"it was not this call's turn within {self._most_wait_s:g} s"))
+            tenant, turn = entry
+            if not turn.is_set():
+                self._waiting.remove(entry)
+                self._no_longer_waits(tenant)
+            return turn.is_set()
 
     def _has_its_share(self, tenant: str) -> bool:
         """Whether one tenant would take the places of the others: half of those that can be waited on are its own."""
@@ -84,10 +93,15 @@ class Admission:
     def _leave(self, took_s: float) -> None:
         with self._lock:
             self._takes_s += _LEARNS * (took_s - self._takes_s) if self._takes_s else took_s
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Give a place to who waits longest."""
+        with self._lock:
             if not self._waiting:
                 self._in -= 1
                 return
-            tenant, turn = self._waiting.popleft()  # who leaves hands its place on
+            tenant, turn = self._waiting.popleft()
             self._no_longer_waits(tenant)
             turn.set()
 

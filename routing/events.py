@@ -39,7 +39,14 @@ class Refused:
     tenant: str
 
 
-Event: TypeAlias = Passed | Banned | Promoted | Refused
+@dataclass(frozen=True, slots=True)
+class NotDiscovered:
+    """Nobody could be asked which servers there are; those that are known stay."""
+
+    why: str
+
+
+Event: TypeAlias = Passed | Banned | Promoted | Refused | NotDiscovered
 
 
 class Observer(Protocol):

@@ -26,12 +26,12 @@ class Verdict(Enum):
 
 
 _READ_ONLY: Final = "25006"
-_CALLERS: Final = ("22", "23", "0A", "2B", "21", "28P")
-"""Data, integrity, unsupported: about the statement and its arguments."""
+_CALLERS: Final = ("22", "23", "2B", "21")
+"""Data, integrity: about the statement and its arguments."""
 _CANCELED: Final = "57014"
 """By a statement time-out, or by somebody: the next node would take as long."""
-_ADMIN: Final = ("57P", "58", "53", "08", "XX")
-"""Shutting down, system errors, out of connections or memory, connection lost, damage."""
+_ADMIN: Final = ("57P", "58", "53", "08", "28", "XX")
+"""Shutting down, system errors, out of connections or memory, connection lost, no admittance, damage."""
 
 
 def verdict(error: BaseException) -> Verdict:
@@ -52,8 +52,8 @@ def _by_state(error: DBAPIError) -> Verdict:
         return Verdict.RAISE
     if state.startswith(_ADMIN):
         return Verdict.BAN
-    # A conflict with recovery (40001), a lock that replay holds (55P03), a table that is not there yet (42P01): another
-    # node may do, and the primary says what is really wrong.
+    # A conflict with recovery (40001), a lock that replay holds (55P03), a table that is not there yet (42P01),
+    # what standbys do not support (0A000, SERIALIZABLE): another node may do, and the primary says what it is.
     return Verdict.ELSEWHERE
 
 

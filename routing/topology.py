@@ -8,8 +8,10 @@ that was demoted, and still answers, has a lower one, and is used for nothing.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tidegate.repositories.position import NOWHERE, Position
@@ -18,8 +20,10 @@ from tidegate.routing.bans import HEALTHY, Health
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_HORIZON: Final = 512
-"""Positions of the primary that are remembered, to tell lags in seconds."""
+_MOST_POINTS: Final = 512
+"""Positions of the primary that are remembered, to tell lags in seconds; enough for years, at ``_EXACT``."""
+_EXACT: Final = 1 / 24
+"""By how much of itself a lag may be told too low."""
 
 
 class Server(NamedTuple):
@@ -85,29 +89,45 @@ class Node:
     """Why the last question to it found nothing."""
 
 
-@dataclass(slots=True)
 class _Log:
-    """Where the primary was when: tells how old what a replica shows may be, without comparing clocks of machines."""
+    """Where the primary was when: tells how old what a replica shows may be, without comparing clocks of machines.
 
-    points: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_HORIZON))
+    Full, it forgets points between others, of which more the older they are: what happened long ago is known too, less
+    exactly.
+    """
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, int]] = []
 
     def add(self, at_s: float, position: Position) -> None:
-        if not self.points or position.lsn > self.points[-1][1]:
-            self.points.append((at_s, position.lsn))
+        # A primary that was promoted, or recovered from a crash, goes on from before what was seen last: nobody will
+        # ever reach that, and it is no lag.
+        while self._points and self._points[-1][1] > position.lsn:
+            self._points.pop()
+        if not self._points or position.lsn > self._points[-1][1]:
+            self._points.append((at_s, position.lsn))
+        if len(self._points) > _MOST_POINTS:
+            self._points = self._thinned(at_s)
+
+    def _thinned(self, now_s: float) -> list[tuple[float, int]]:
+        kept = self._points[:1]
+        for point, after in pairwise(self._points[1:]):
+            if after[0] - kept[-1][0] > (now_s - point[0]) * _EXACT:
+                kept.append(point)
+        return [*kept, self._points[-1]]
 
     def lag_s(self, position: Position, now_s: float) -> float:
         """Seconds since the primary was first seen past *position*; 0 if it has not been."""
-        for at_s, lsn in self.points:
-            if lsn > position.lsn:
-                return max(0.0, now_s - at_s)
-        return 0.0
+        past = bisect_right(self._points, position.lsn, key=itemgetter(1))
+        return max(0.0, now_s - self._points[past][0]) if past < len(self._points) else 0.0
 
 
 class Topology:
     """The nodes of one shard. Safe to use from many threads; reading its fields needs no lock.
 
     Args:
-        nodes: the first is taken for the primary until the nodes have been asked.
+        nodes: the first is taken for the primary until the nodes have been asked; it says which cluster this is,
+            unless it cannot be asked before another primary is found.
         changed: told when another node has become the primary: (before, now).
     """
 
@@ -147,6 +167,8 @@ class Topology:
         """Take note of what *node* has answered."""
         with self._lock:
             before = self.primary
+            if not self.system and node is self.nodes[0]:
+                self.system = view.server.system
             if not view.standby:
                 self._saw_primary(node, view)
             node.lag_s = self._log.lag_s(view.position, view.asked_s) if view.standby else 0.0

@@ -6,23 +6,33 @@ gave no token: that takes a cache.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+_LOOKS: Final = 16
+"""How many tenants are looked at for one that can be forgotten."""
+
 
 @dataclass(slots=True)
 class _Tenant:
-    position: Position = NOWHERE
-    committing: int = 0
-    unsure_until_s: float = 0.0
+    position: Position
+    committing: dict[int, float] = field(default_factory=dict)
+    """Tickets of the commits that are under way, and until when they are waited for."""
+
+    def is_sure(self, now_s: float) -> bool:
+        """Whether no commit is under way; those that were waited for for long enough are forgotten."""
+        for ticket in [ticket for ticket, until_s in self.committing.items() if until_s <= now_s]:
+            del self.committing[ticket]
+        return not self.committing
 
 
 class Written:
@@ -43,41 +53,41 @@ class Written:
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._floor = NOWHERE
         self._newest = NOWHERE
+        self._tickets = itertools.count(1)
         self._lock = threading.Lock()
 
     def position(self, tenant: str) -> Position | None:
         """What a node must have reached to show what was written for *tenant*; None: only the primary does."""
-        known = self._tenants.get(tenant)
-        if known is None:
-            return self._floor
-        if known.committing:
-            if self._clock() < known.unsure_until_s:
-                return None
-            with self._lock:
-                known.committing = 0
-        return known.position
+        with self._lock:
+            known = self._tenants.get(tenant)
+            if known is None:
+                return self._floor
+            return known.position if not known.committing or known.is_sure(self._clock()) else None
 
     @property
     def newest(self) -> Position:
         """Of all tenants."""
         return self._newest
 
-    def begin(self, tenants: Iterable[str]) -> None:
-        """A COMMIT is about to be sent: it may be visible before it has returned."""
-        with self._lock:
-            until_s = self._clock() + self._unsure_s
-            for tenant in tenants:
-                known = self._known(tenant)
-                known.committing += 1
-                known.unsure_until_s = until_s
+    def begin(self, tenants: Iterable[str]) -> int:
+        """A COMMIT is about to be sent: it may be visible before it has returned.
 
-    def end(self, tenants: Iterable[str], position: Position) -> None:
-        """A COMMIT has returned, and stands at *position*."""
+        Returns:
+            A ticket for :meth:`end`; one that is never ended runs out.
+        """
+        with self._lock:
+            ticket, until_s = next(self._tickets), self._clock() + self._unsure_s
+            for tenant in tenants:
+                self._known(tenant).committing[ticket] = until_s
+        return ticket
+
+    def end(self, tenants: Iterable[str], position: Position, ticket: int) -> None:
+        """The COMMIT of *ticket* has returned, and stands at *position*."""
         with self._lock:
             for tenant in tenants:
                 known = self._known(tenant)
-                known.committing = max(0, known.committing - 1)
                 known.position = known.position.merged(position)
+                known.committing.pop(ticket, None)
             self._newest = self._newest.merged(position)
 
     def reach(self, tenant: str, position: Position) -> None:
@@ -90,15 +100,17 @@ class Written:
     def _known(self, tenant: str) -> _Tenant:
         known = self._tenants.get(tenant)
         if known is None:
-            known = self._tenants[tenant] = _Tenant(self._floor)
             self._evict()
+            known = self._tenants[tenant] = _Tenant(self._floor)
         self._tenants.move_to_end(tenant)
         return known
 
     def _evict(self) -> None:
-        while len(self._tenants) > self._most:
-            name, oldest = self._tenants.popitem(last=False)
-            if oldest.committing and self._clock() < oldest.unsure_until_s:
-                self._tenants[name] = oldest  # as the newest: it is being written
+        for _ in range(_LOOKS):
+            if len(self._tenants) < self._most:
                 return
-            self._floor = self._floor.merged(oldest.position)
+            name, oldest = self._tenants.popitem(last=False)
+            if oldest.is_sure(self._clock()):
+                self._floor = self._floor.merged(oldest.position)
+            else:
+                self._tenants[name] = oldest  # as the newest: it is being written

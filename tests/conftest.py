@@ -8,27 +8,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from real_servers.answered import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+from real_servers.databases import Databases
 from sqlalchemy import create_engine
 
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import free_port, give_to_server
 from tidegate.proxy.embedded.valkey import ValkeyNode, join
-from tidegate.proxy.state import METADATA, make_tables
+from tidegate.proxy.state import make_tables
 from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tidegate.proxy.embedded import PostgresNode
-
 _numbers = itertools.count()
-_emptied: list[str] = []
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     with Cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def replicated() -> Iterator[Cluster]:
+    """A primary with two replicas, for tests that leave them as they are."""
+    with Cluster(replicas=2) as running:
+        engine = create_engine(running.shards[0].primary.url)
+        Base.metadata.create_all(engine)
+        make_tables(engine)
+        engine.dispose()
         yield running
 
 
@@ -42,48 +52,15 @@ def database_url(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(cluster: Cluster) -> str:
-    """A database with the repositories' tables, to be copied."""
-    primary = cluster.shards[0].primary
-    primary.execute("CREATE DATABASE test_template", database="postgres")
-    engine = create_engine(primary.url.rsplit("/", 1)[0] + "/test_template")
-    Base.metadata.create_all(engine)
-    make_tables(engine)
-    engine.dispose()
-    return "test_template"
+def databases(cluster: Cluster) -> Databases:
+    return Databases(cluster)
 
 
 @pytest.fixture
-def tables_url(cluster: Cluster, template: str) -> Iterator[str]:
-    """A database with the tables in it and nothing else: a new one takes a third of a second, so it is emptied."""
-    primary = cluster.shards[0].primary
-    if _emptied:
-        name = _emptied.pop()
-    else:
-        name = f"test_{next(_numbers)}"
-        primary.execute(f"CREATE DATABASE {name} TEMPLATE {template}", database="postgres")
-    yield primary.url.rsplit("/", 1)[0] + f"/{name}"
-    if _empty(primary, name):
-        cluster.cache.flush()  # it holds what the database of this name had
-        _emptied.append(name)
-    else:
-        primary.execute(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
-
-
-def _empty(primary: PostgresNode, name: str) -> bool:
-    """Whether a database is as its template again."""
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-    primary.execute(others, name, database="postgres")
-    if primary.execute("SELECT 1 FROM pg_prepared_xacts WHERE database = %s", name, database="postgres"):
-        return False
-    known = {*Base.metadata.tables, *METADATA.tables}
-    tables = {
-        row[0] for row in primary.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=name)
-    }
-    if tables != known:
-        return False
-    primary.execute(f"TRUNCATE {', '.join(sorted(known))} RESTART IDENTITY", database=name)
-    return True
+def tables_url(databases: Databases) -> Iterator[str]:
+    """A database with the tables in it and nothing else."""
+    with databases.one() as url:
+        yield url
 
 
 @pytest.fixture

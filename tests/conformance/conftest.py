@@ -2,7 +2,9 @@
 
 A test that asks for ``behind`` runs on every database plain, and on PostgreSQL behind a gate: with an empty cache, with
 each cached read made twice (so that the second is answered by the cache), and the same with the near cache in both of
-its modes; in bounded mode, each read waits until what was written before it has been pushed.
+its modes; in bounded mode, each read waits until what was written before it has been pushed. Behind a gate with two
+replicas that are 300 ms late, without a cache and with one, the first read of a test waits until a replica shows what
+was written before it; later ones go where they may. The summary at the end says how many replicas answered.
 """
 
 from __future__ import annotations
@@ -10,13 +12,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.answered import by_replicas, count
+from real_servers.databases import Databases
 from sqlalchemy import StaticPool, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import tidegate
 from tidegate.cache.redis_pushes import RedisPushes
+from tidegate.proxy.embedded import Cluster
+from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
-from tidegate.proxy.settings import CacheSettings
+from tidegate.proxy.settings import CacheSettings, ReplicaSettings, ShardSettings
 from tidegate.repositories import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
     DifyAPISQLAlchemyWorkflowRunRepository,
@@ -29,10 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tidegate.proxy.call import Call
-    from tidegate.proxy.embedded import Cluster
 
 DATABASES = ["sqlite-memory", "sqlite-file", "postgresql"]
-GATES = ["postgresql-cold", "postgresql-warm", "postgresql-near", "postgresql-bounded", "sqlite-file-warm"]
+REPLICAS = ["postgresql-replicas", "postgresql-replicas-cached"]
+GATES = ["postgresql-cold", "postgresql-warm", "postgresql-near", "postgresql-bounded", "sqlite-file-warm", *REPLICAS]
+LATE_S = 0.3
+_SOME_CALLS = 30
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 
@@ -42,7 +50,26 @@ def _engine(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
         return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     if kind.startswith("sqlite-file"):
         return create_engine(f"sqlite:///{tmp_path / 'tidegate.db'}")
-    return create_engine(request.getfixturevalue("tables_url"))
+    return create_engine(request.getfixturevalue("late_tables_url" if kind in REPLICAS else "tables_url"))
+
+
+@pytest.fixture(scope="session")
+def late_databases(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Databases]]:
+    """On a cluster with two replicas that are late."""
+    with Cluster(replicas=2) as running:
+        databases = Databases(running)
+        for replica in running.shards[0].replicas:
+            replica.delay(LATE_S)
+        yield running, databases
+    for kind in REPLICAS:
+        replicas, calls = by_replicas(request.config, kind)
+        assert replicas or calls < _SOME_CALLS, f"{kind}: no replica answered any of {calls} calls"
+
+
+@pytest.fixture
+def late_tables_url(late_databases: tuple[Cluster, Databases]) -> Iterator[str]:
+    with late_databases[1].one() as url:
+        yield url
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -67,6 +94,7 @@ class Behind:
         self.session_maker = session_maker
         self.gate = gate
         self._twice = twice
+        self._waited = False
         self._pushes = None if gate is None else gate._parts.pushes
         if isinstance(self._pushes, RedisPushes):
             self._pushes.beat_s = 0.002
@@ -88,6 +116,12 @@ class Behind:
         adopted = self.gate.adopt(repository, self.session_maker)
         pipeline = adopted.__dict__["_tidegate_pipeline"]
 
+        def when_shown(call: Call) -> object:
+            if not self._waited and isinstance(call.policy, Read):
+                self._waited = True
+                self._wait_until_shown(call)
+            return pipeline(call)
+
         def twice(call: Call) -> object:
             if self._pushes is not None:
                 assert self._pushes.caught_up(10)
@@ -95,9 +129,28 @@ class Behind:
                 pipeline(call)
             return pipeline(call)
 
-        if self._twice:
+        if self.gate._parts.nodes is not None:
+            adopted.__dict__["_tidegate_pipeline"] = when_shown
+        elif self._twice:
             adopted.__dict__["_tidegate_pipeline"] = twice
         return adopted
+
+    def _wait_until_shown(self, call: Call) -> None:
+        assert self.gate is not None
+        parts = self.gate._parts
+        assert parts.nodes is not None
+        assert parts.routing is not None
+        topology, position = parts.nodes.topology, parts.position_now()
+        parts.nodes.ensure_started()
+
+        def shown() -> bool:
+            assert parts.nodes is not None
+            parts.nodes.want()
+            return all(node.view is not None and node.view.position.reached(position) for node in topology.replicas)
+
+        wait_for(shown, "the replicas show what was written")
+        if call.tenant is not None and call.policy.node == "any":  # type: ignore[union-attr]
+            parts.routing._needs(call)  # which brings the tenant's marks on, where there are any
 
 
 @pytest.fixture
@@ -105,6 +158,11 @@ def behind(session_maker: sessionmaker[Session], request: pytest.FixtureRequest)
     kind = request.node.callspec.params["session_maker"]
     if kind in DATABASES:
         yield Behind(session_maker, None, twice=False)
+        return
+    if kind in REPLICAS:
+        with _gate_with_replicas(session_maker, request, cached=kind.endswith("cached")) as gate:
+            yield Behind(session_maker, gate, twice=False)
+            count(request.config, kind, gate)
         return
     cluster: Cluster = request.getfixturevalue("cluster")
     cache = CacheSettings(
@@ -117,6 +175,22 @@ def behind(session_maker: sessionmaker[Session], request: pytest.FixtureRequest)
     )
     with tidegate.gate_on(session_maker.kw["bind"], session_maker, tidegate.Settings(cache=cache)) as gate:
         yield Behind(session_maker, gate, twice=not kind.endswith("cold"))
+
+
+def _gate_with_replicas(
+    session_maker: sessionmaker[Session], request: pytest.FixtureRequest, *, cached: bool
+) -> tidegate.Gate:
+    cluster: Cluster = request.getfixturevalue("late_databases")[0]
+    engine = session_maker.kw["bind"]
+    urls = [f"{replica.url.rpartition('/')[0]}/{engine.url.database}" for replica in cluster.shards[0].replicas]
+    named = ShardSettings(
+        name="s0",
+        primary=cluster.shards[0].primary.url,
+        replicas=tuple(ReplicaSettings(url=url) for url in urls),
+    )
+    url = cluster.cache.url if cached else None
+    cache = CacheSettings(url=url, connect_timeout_ms=2000, read_timeout_ms=2000)
+    return tidegate.gate_on(engine, session_maker, tidegate.Settings(shards=(named,), cache=cache))
 
 
 @pytest.fixture

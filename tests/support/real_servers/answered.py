@@ -1,0 +1,49 @@
+"""Who answered the reads of the tests behind a gate with replicas: counted in every worker, and shown at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import tidegate
+
+_ANSWERED: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+def count(config: pytest.Config, kind: str, gate: tidegate.Gate) -> None:
+    """Add the calls that *gate* has had, in a test of this *kind*."""
+    assert gate._parts.nodes is not None
+    primary = gate._parts.nodes.topology.primary.name
+    answered = _counted(config)
+    for node, calls in gate.stats().nodes.items():
+        answered[f"{kind} {'primary' if node == primary else 'replicas'}"] += calls
+
+
+def _counted(config: pytest.Config) -> Counter[str]:
+    return config.stash.setdefault(_ANSWERED, Counter[str]())
+
+
+def by_replicas(config: pytest.Config, kind: str) -> tuple[int, int]:
+    """How many calls of this kind replicas have answered, in this process, and how many there were."""
+    answered = _counted(config)
+    return answered[f"{kind} replicas"], answered[f"{kind} replicas"] + answered[f"{kind} primary"]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["answered"] = dict(_counted(session.config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _counted(node.config).update(getattr(node, "workeroutput", {}).get("answered", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for kind in sorted({key.rpartition(" ")[0] for key in _counted(config)}):
+        replicas, calls = by_replicas(config, kind)
+        terminalreporter.write_line(f"{kind}: replicas answered {replicas} of {calls} calls ({replicas / calls:.0%})")
