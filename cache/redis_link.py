@@ -1,49 +1,38 @@
 """Connections to Valkey or Redis: one round trip at a time, none of which can read another's answer.
 
-The only module of ``cache`` that imports ``redis``. redis-py connects, authenticates, speaks TLS, asks Sentinel and
-keeps the map of a cluster; packed commands are sent and replies read on its connections directly, which saves a good
-part of what its general path costs (``benchmarks.redis_store`` measures both).
+redis-py opens the connections (see ``redis_client``); packed commands are sent and replies read on them directly, which
+saves a good part of what its general path costs (``benchmarks.redis_store`` measures both).
 """
 
 from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode
-from redis.connection import parse_url
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisClusterException
+from redis.exceptions import AskError, MovedError, NoScriptError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from tidegate.cache.breaker import Breaker, Pauses
 from tidegate.cache.command import packed, packet
 from tidegate.cache.store import StoreFull, StoreUnavailable
-from tidegate.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tidegate.cache.command import Command, Link
-    from tidegate.cache.redis_url import Target, Timeouts
+    from tidegate.cache.command import Command
 
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
-_CLUSTER_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)  # the second is none of the first
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
-Client: TypeAlias = "redis.Redis | redis.RedisCluster"
-
-
-class _Moved(StoreUnavailable):
+class Moved(StoreUnavailable):
     """The keys are on another server of the cluster."""
 
 
@@ -76,7 +65,7 @@ class ServerLink:
             replies = self._replies(commands)
         except Exception as error:  # a parser may raise anything on garbage
             self._failed()
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+            raise unavailable(error) from error
         if _has_refusals(replies):
             _raise_refusals(replies, self._failed, self.breaker.succeeded)
         try:
@@ -155,12 +144,6 @@ class ServerLink:
                 return
 
 
-def _named(command: Command) -> tuple[str | bytes, ...]:
-    """As redis-py's clusters want it: the command's name is a text."""
-    name, *parts = command.parts(whole_text=True)
-    return (name.decode("ascii"), *parts)
-
-
 def _reply(connection: Any) -> Any:
     """A reply; the server's refusals as values, since those of other commands follow."""
     try:
@@ -181,128 +164,14 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
         if isinstance(reply, redis.RedisError):
             if isinstance(reply, (AskError, MovedError)):
                 succeeded()
-                raise _Moved(f"{reply}: of a cluster, whose URL would be redis+cluster://")
+                raise Moved(f"{reply}: of a cluster, whose URL would be redis+cluster://")
             # Out of memory or not permitted: others may be served. No master: nobody will be.
             gone = isinstance(reply, redis.ReadOnlyError) or str(reply).startswith(_NO_SERVER)
             (failed if gone else succeeded)()
-            kind = StoreFull if isinstance(reply, redis.OutOfMemoryError) else StoreUnavailable
-            raise kind(f"{type(reply).__name__}: {reply}")
+            raise unavailable(reply)
 
 
-class ClusterLink:
-    """The masters of a cluster, each with its own circuit breaker.
-
-    Args:
-        client: keeps the map of slots, and follows what moves.
-        pauses: of the circuit breakers.
-    """
-
-    def __init__(self, client: redis.RedisCluster, pauses: Pauses) -> None:
-        self._client = client
-        self._pauses = pauses
-        self._links: dict[str, ServerLink] = {}
-        self._mapping = threading.Lock()
-
-    def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """See :meth:`Link.ask`."""
-        if len(commands) == 1:
-            return self._ask_node(self._node(commands[0]), commands, decode)
-        by_node: dict[str, list[int]] = {}
-        for i, command in enumerate(commands):
-            by_node.setdefault(self._node(command).name, []).append(i)
-        replies: list[Any] = [None] * len(commands)
-        for places in by_node.values():
-            some = [commands[i] for i in places]
-            for i, reply in zip(places, self._ask_node(self._node(some[0]), some, list), strict=True):
-                replies[i] = reply
-        return decode(replies)
-
-    def _node(self, command: Command) -> ClusterNode:
-        client = self._client
-        try:
-            return client.nodes_manager.get_node_from_slot(client.keyslot(command.keys[0]))
-        except _CLUSTER_ERRORS as error:
-            self._refresh()
-            raise StoreUnavailable(f"no server for the slot: {error}") from error
-
-    def _ask_node(self, node: ClusterNode, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        link = self._links.get(node.name)
-        if link is None:
-            link = self._links.setdefault(node.name, ServerLink(self._client.get_redis_connection(node), self._pauses))
-        try:
-            return link.ask(commands, decode)
-        except _Moved:
-            return self._follow(commands, decode)
-        except StoreUnavailable:
-            self._refresh()
-            raise
-
-    def _follow(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """Slots are moving: let redis-py find them. What was done already may be done again; see ``_exchange``."""
-        try:
-            return decode([self._client.execute_command(*_named(c)) for c in commands])
-        except Exception as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-
-    def _refresh(self) -> None:
-        """Learn the map again in a thread of its own: it takes round trips, to servers that may not answer."""
-        if self._mapping.acquire(blocking=False):
-            threading.Thread(target=self._learn, name="tidegate-slots", daemon=True).start()
-
-    def _learn(self) -> None:
-        try:
-            self._client.nodes_manager.initialize()
-        except _CLUSTER_ERRORS:
-            pass  # the next failure asks again
-        finally:
-            self._mapping.release()
-
-    def close(self) -> None:
-        """See :meth:`Link.close`."""
-        for link in list(self._links.values()):
-            link.close()
-
-
-def client_of(target: Target, timeouts: Timeouts) -> Client:
-    """A redis-py client, which never waits longer than *timeouts* and never tries again of its own accord.
-
-    Raises:
-        SettingsError: an option of the URL is unknown, or its value cannot work.
-        StoreUnavailable: a cluster does not answer.
-    """
-    waits = {
-        "socket_timeout": timeouts.read_ms / 1000,
-        "socket_connect_timeout": timeouts.connect_ms / 1000,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-    }
-    try:
-        if target.kind == "sentinel":
-            return _behind_sentinel(target, waits)
-        if target.kind == "cluster":
-            return redis.RedisCluster.from_url(target.server_url, **waits, startup_nodes=_nodes(target))
-        client: redis.Redis = redis.Redis.from_url(target.server_url, **waits)
-        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"cache.url is {target.shown}: {error}") from None
-    except _CLUSTER_ERRORS as error:
-        raise StoreUnavailable(f"{target.shown}: {error}") from error
-    return client
-
-
-def _nodes(target: Target) -> list[ClusterNode]:
-    return [ClusterNode(host, port) for host, port in target.hosts]
-
-
-def _behind_sentinel(target: Target, waits: dict[str, Any]) -> redis.Redis:
-    options: dict[str, Any] = parse_url(target.server_url)
-    for name in ("host", "port", "connection_class"):
-        options.pop(name, None)
-    sentinel = Sentinel(target.hosts, sentinel_kwargs=waits, **waits, **options, ssl=target.tls)
-    client: redis.Redis = sentinel.master_for(target.service)
-    return client
-
-
-def link_of(client: Client, pauses: Pauses) -> Link:
-    """A link by way of a ready client."""
-    return ClusterLink(client, pauses) if isinstance(client, redis.RedisCluster) else ServerLink(client, pauses)
+def unavailable(error: Exception) -> StoreUnavailable:
+    """What the store says of *error*."""
+    kind = StoreFull if isinstance(error, redis.OutOfMemoryError) else StoreUnavailable
+    return kind(f"{type(error).__name__}: {error}")
