@@ -6,6 +6,7 @@ saves a good part of what its general path costs (``benchmarks.redis_store`` mea
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -20,6 +21,7 @@ from redis.retry import Retry
 from tidegate.cache.breaker import Breaker, Pauses
 from tidegate.cache.command import packed, packet
 from tidegate.cache.store import StoreFull, StoreUnavailable
+from tidegate.cache.waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,11 +31,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
+_SILENT: Final = "the server is silent, and as many calls as may wait for it do"
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
 class Moved(StoreUnavailable):
     """The keys are on another server of the cluster."""
+
+
+class _Silent(StoreUnavailable):
+    """Nobody was answered for a moment, and as many as may wait for that do."""
 
 
 class ServerLink:
@@ -53,6 +60,7 @@ class ServerLink:
         self._pid = os.getpid()
         self._idle: deque[Any] = deque(maxlen=_MOST_IDLE)
         self.breaker = Breaker(time.monotonic, lambda: random.uniform(0.5, 1.5), self._pauses)  # noqa: S311  # no secret
+        self._waiters = Waiters(self._client.connection_pool.connection_kwargs.get("socket_timeout"))
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """See :meth:`Link.ask`."""
@@ -62,7 +70,9 @@ class ServerLink:
         if not self.breaker.admits():
             raise StoreUnavailable("the server failed a moment ago; it is asked again after a pause")
         try:
-            replies = self._replies(commands)
+            replies = self._in_turn(commands)
+        except _Silent:  # no failure of this call's: those who wait will tell
+            raise
         except Exception as error:  # a parser may raise anything on garbage
             self._failed()
             raise unavailable(error) from error
@@ -80,18 +90,40 @@ class ServerLink:
         self.breaker.failed()
         self.close()
 
-    def _replies(self, commands: Sequence[Command]) -> list[Any]:
-        replies = self._exchange([packet(command) for command in commands])
+    def _in_turn(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies, or a time-out: for one too many a moment after the server fell silent."""
+        waiters = self._waiters
+        placed = waiters.enter()
+        hurried = not placed and self.breaker.closed  # a probe may always wait: nobody else does
+        if hurried and waiters.silent:
+            raise _Silent(_SILENT)
+        try:
+            replies = self._replies(commands, hurried=hurried)
+        except Exception:
+            if placed:
+                waiters.spend()
+            raise
+        except BaseException:
+            if placed:
+                waiters.leave()
+            raise
+        if placed:
+            waiters.leave()
+        waiters.answered()
+        return replies
+
+    def _replies(self, commands: Sequence[Command], *, hurried: bool) -> list[Any]:
+        replies = self._exchange([packet(command) for command in commands], hurried=hurried)
         if not _has_refusals(replies):
             return replies
         again = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if again:
-            texts = self._exchange([packed(commands[i].parts(whole_text=True)) for i in again])
+            texts = self._exchange([packed(commands[i].parts(whole_text=True)) for i in again], hurried=hurried)
             for i, reply in zip(again, texts, strict=True):
                 replies[i] = reply
         return replies
 
-    def _exchange(self, packets: list[bytes]) -> list[Any]:
+    def _exchange(self, packets: list[bytes], *, hurried: bool) -> list[Any]:
         """Send and read; once more if an idle connection turns out to have been closed by the server.
 
         That is safe even for what changes marks, and even if the first of the two was carried out after all: an intent
@@ -102,19 +134,21 @@ class ServerLink:
         try:
             connection, used = self._idle.pop(), True
         except IndexError:
-            connection, used = self._connected(), False
+            connection, used = self._connected(hurried=hurried), False
         try:
-            return self._exchange_on(connection, packets)
+            return self._exchange_on(connection, packets, hurried=hurried)
         except redis.ConnectionError:
             if not used:
                 raise
             self.close()
-        return self._exchange_on(self._connected(), packets)
+        return self._exchange_on(self._connected(hurried=hurried), packets, hurried=hurried)
 
-    def _exchange_on(self, connection: Any, packets: list[bytes]) -> list[Any]:
+    def _exchange_on(self, connection: Any, packets: list[bytes], *, hurried: bool) -> list[Any]:
         try:
             # An idle connection that has died is found out by using it; asking first would be a round trip.
             connection.send_packed_command(packets, check_health=False)
+            if hurried:
+                self._await_while_others_are_answered(connection)
             replies = [_reply(connection) for _ in packets]
         except BaseException:
             # Time-outs, and whatever else interrupts (KeyboardInterrupt, gevent.Timeout): an answer may still come, and
@@ -124,15 +158,39 @@ class ServerLink:
         self._idle.append(connection)
         return replies
 
-    def _connected(self) -> Any:
-        pool = self._client.connection_pool
+    def _await_while_others_are_answered(self, connection: Any) -> None:
+        waiters = self._waiters
+        until_s = time.monotonic() + (waiters.timeout_s or math.inf)
+        answers = waiters.answers
+        # Asked twice: whoever sleeps on a busy machine may wake long after the answer came.
+        while not connection.can_read(timeout=waiters.moment_s) and not connection.can_read(timeout=0):
+            if waiters.answers == answers:
+                waiters.fell_silent(answers)
+                raise _Silent(_SILENT)
+            if time.monotonic() >= until_s:
+                raise redis.TimeoutError("no answer, while others got theirs")
+            answers = waiters.answers
+
+    def _connected(self, *, hurried: bool) -> Any:
+        waiters, pool = self._waiters, self._client.connection_pool
         # redis-py's own retries sleep for seconds.
-        connection = pool.connection_class(**{**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+        options = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
+        moment_s = waiters.moment_s if hurried else None
+        if moment_s is not None:
+            if not waiters.somebody_is_answered():
+                raise _Silent(_SILENT)
+            # Two: a hundred connecting at once may take longer than one on a busy machine.
+            options |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), 2 * moment_s)
+        connection = pool.connection_class(**options)
         try:
             connection.connect()
-        except BaseException:
+        except BaseException as error:
             connection.disconnect()
+            if moment_s is not None and isinstance(error, redis.TimeoutError):
+                raise _Silent(_SILENT) from error
             raise
+        if moment_s is not None:
+            _let_wait(connection, waiters.timeout_s)
         return connection
 
     def close(self) -> None:
@@ -142,6 +200,13 @@ class ServerLink:
                 self._idle.pop().disconnect()
             except IndexError:
                 return
+
+
+def _let_wait(connection: Any, timeout_s: float | None) -> None:
+    """Give a connection that was opened in a hurry the time-out of all others; redis-py has no way of its own to."""
+    connection.socket_timeout = timeout_s
+    connection._sock.settimeout(timeout_s)  # noqa: SLF001
+    connection._parser.on_connect(connection)  # noqa: SLF001  # it has a time-out of its own, and nothing to read yet
 
 
 def _reply(connection: Any) -> Any:
