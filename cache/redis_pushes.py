@@ -2,8 +2,8 @@
 
 A thread reads it, started by the first who asks; a process forked off starts its own. The question that shows that the
 stream is alive is ``INFO replication``: a server that is no master any more, or another one than the stream began with,
-vouches for nothing. Beside ``redis_link`` this is the only module of ``cache`` that imports ``redis``: there, no
-connection may hold more than the answers that were asked for.
+vouches for nothing. It shares no connection with ``redis_link``, where none may hold more than the answers that were
+asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tidegate.cache.pushes import ALIVE_S, Epochs
 
 if TYPE_CHECKING:
     from tidegate.cache.keys import Keys
-    from tidegate.cache.redis_link import Client
+    from tidegate.cache.redis_client import Client
 
 BEAT_S: Final = ALIVE_S / 5
 """How often the server is asked, in seconds."""

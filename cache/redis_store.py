@@ -16,7 +16,8 @@ from tidegate.cache.command import Command
 from tidegate.cache.keys import Keys, decoded, encoded, token, untoken
 from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
-from tidegate.cache.redis_link import client_of, link_of
+from tidegate.cache.redis_client import client_of
+from tidegate.cache.redis_cluster import link_of
 from tidegate.cache.redis_pushes import pushes_of
 from tidegate.cache.redis_url import Target, Timeouts
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreFull
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from tidegate.cache.command import Link
-    from tidegate.cache.redis_link import Client
+    from tidegate.cache.redis_client import Client
     from tidegate.cache.redis_pushes import RedisPushes
     from tidegate.cache.scripts import Script
     from tidegate.cache.store import Change, Filling, Lookup

@@ -20,7 +20,7 @@ from tidegate.proxy.lookups import resolve
 from tidegate.proxy.statements import MOST_LOCKED, Statement
 from tidegate.proxy.tables import Tables
 from tidegate.proxy.unnamed import Unnamed
-from tidegate.proxy.written_sql import Written, written
+from tidegate.proxy.written_sql import Written, written, written_besides
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -195,7 +195,7 @@ class Watch:
         if not is_dml or compiled.ctes:
             known = compiled.__dict__.get(_SCANNED)
             if known is None:
-                known = compiled.__dict__[_SCANNED] = _besides(compiled) if is_dml else written(compiled.string)
+                known = compiled.__dict__[_SCANNED] = written_besides(compiled) if is_dml else written(compiled.string)
             if known.tables or known.commits:
                 self._text(connection, known, context.compiled_parameters)
         if context.isinsert:
@@ -307,13 +307,3 @@ def _dml_of(statement: Any) -> Any:
     if not getattr(statement, "is_dml", False):
         return None
     return statement.element if isinstance(statement, FromStatement) else statement
-
-
-def _besides(compiled: Any) -> Written:
-    """What a Core statement writes in its WITH, besides its own table."""
-    found = list(written(compiled.string).tables)
-    own: str = getattr(compiled.statement.table, "name", "")
-    verb = "INSERT" if compiled.isinsert else "UPDATE" if compiled.isupdate else "DELETE"
-    if (verb, own) in found:
-        found.remove((verb, own))
-    return Written(tuple(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,3 +113,13 @@ def _name(tokens: list[_Token], at: int) -> tuple[str | None, int]:
 
 def _copies_in(rest: list[_Token]) -> bool:
     return next((token.keyword == "FROM" for token in rest if token.keyword in {"FROM", "TO"}), False)
+
+
+def written_besides(compiled: Any) -> Written:
+    """What a Core statement writes in its WITH, besides its own table."""
+    found = list(written(compiled.string).tables)
+    own: str = getattr(compiled.statement.table, "name", "")
+    verb = "INSERT" if compiled.isinsert else "UPDATE" if compiled.isupdate else "DELETE"
+    if (verb, own) in found:
+        found.remove((verb, own))
+    return Written(tuple(found))

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from tidegate.cache.breaker import Pauses
+from tidegate.cache.marks import Noted
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -138,10 +139,11 @@ def test_a_process_forked_off_gets_its_own_answers(node: Any, store_at: Any, put
 
 
 class Liar:
-    """Answers every packet with the same bytes, and then hangs up if they are none."""
+    """Answers every packet with the same bytes, and then hangs up if they are none; *late_s* at most."""
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, late_s: float = 0.0) -> None:
         self._answer = answer
+        self._late_s = late_s
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._server.getsockname()[1]}/0"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -158,6 +160,7 @@ class Liar:
                 if b"SETINFO" in packet:
                     connection.sendall(b"+OK\r\n" * packet.count(b"SETINFO"))
                 else:
+                    time.sleep(random.uniform(0, self._late_s))  # noqa: S311  # what it is for
                     connection.sendall(self._answer)
 
     def close(self) -> None:
@@ -242,3 +245,18 @@ def test_killed_and_started_again_it_is_found_again(node: Any, store_at: Any, pu
         with contextlib.suppress(StoreUnavailable):
             found = store.lookup("t", "d", "tag")
     assert found == NoRoot()
+
+
+def test_a_server_that_is_slow_with_each_but_answers_others_is_waited_for_by_all(store_at: Any) -> None:
+    slow = Liar(b":1\r\n", late_s=0.4)
+    store = store_at(slow.url, read_timeout_ms=1_000)
+    moment_s = store._link._waiters.moment_s
+
+    def ask(_: int) -> float:
+        begun = time.perf_counter()
+        assert store.check("t", Noted("n", 1), ["tag"])
+        return time.perf_counter() - begun
+
+    with ThreadPoolExecutor(32) as pool:
+        assert max(pool.map(ask, range(100))) > moment_s
+    slow.close()

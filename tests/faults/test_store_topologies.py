@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tidegate.cache.breaker import Pauses
-from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreFull, StoreUnavailable
 from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
 from tidegate.repositories.position import Origin
@@ -227,6 +227,27 @@ def test_a_cluster_that_loses_a_server_or_moves_a_slot(own_cluster: list[Any], s
             store.lookup(tenants[nodes[0].port], "d", "tag")
     assert time.perf_counter() - start < 0.2
     store.close()
+
+
+def test_a_full_server_of_a_cluster_forgets_also_where_a_slot_has_moved_to(
+    own_cluster: list[Any], store_at: Any, put_answer: Any
+) -> None:
+    url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in own_cluster)
+    stale = store_at(url)
+    old = next(node for node in own_cluster if node.port == _port(stale, "t"))
+    new = next(node for node in own_cluster if node is not old)
+    clients: list[Any] = [redis.Redis.from_url(node.url, protocol=2) for node in (new, old)]
+    target = clients[0].execute_command("CLUSTER", "MYID")
+    for client in clients:
+        client.execute_command("CLUSTER", "SETSLOT", _slot(stale, "t"), "NODE", target)
+    fresh = store_at(url)
+    wait_for(lambda: fresh._link._client.nodes_manager.initialize() or _port(fresh, "t") == new.port, "the map is new")
+    put_answer(fresh)
+    clients[0].config_set("maxmemory", "1mb")
+    assert _port(stale, "t") == old.port
+    with pytest.raises(StoreFull, match="OutOfMemory"):
+        stale.open([Change("t", frozenset({"tag"}))], "5", ORIGIN, ["n"])
+    assert fresh.lookup("t", "d", "tag") == NoRoot()
 
 
 def _slot(store: Any, tenant: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tidegate.cache.redis_link import client_of
+from tidegate.cache.redis_client import client_of
 from tidegate.cache.redis_url import Target, Timeouts
 from tidegate.errors import SettingsError
 
