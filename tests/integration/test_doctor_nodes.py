@@ -52,7 +52,7 @@ def said(result: Any, cluster: Cluster) -> str:
     text = result.stdout
     for name, node in zip(("primary", "first", "second"), nodes(cluster), strict=True):
         text = text.replace(f"127.0.0.1:{node.port}", name)
-    return text
+    text: str = result.stdout
 
 
 def nodes(cluster: Cluster) -> tuple[PostgresNode, ...]:
