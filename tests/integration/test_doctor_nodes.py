@@ -49,10 +49,10 @@ def as_user(url: str, user: str) -> str:
 
 
 def said(result: Any, cluster: Cluster) -> str:
-    text = result.stdout
+    text: str = result.stdout
     for name, node in zip(("primary", "first", "second"), nodes(cluster), strict=True):
         text = text.replace(f"127.0.0.1:{node.port}", name)
-    text: str = result.stdout
+    return text
 
 
 def nodes(cluster: Cluster) -> tuple[PostgresNode, ...]:
@@ -103,7 +103,7 @@ def test_other_servers(doctor: Doctor, indexed: Cluster, cluster: Cluster) -> No
     twin = first.url.replace("127.0.0.1", "localhost")
     result = doctor(replicas=(stranger.url, away, first.url, twin))
     assert result.exit_code == 1
-    text = result.stdout
+    text: str = result.stdout
     assert f"127.0.0.1:{stranger.port} is of another cluster than" in text
     assert "127.0.0.1:1 does not answer (connection failed" in text
     assert f"note: localhost:{first.port} is the same server as 127.0.0.1:{first.port}: name it once" in text
