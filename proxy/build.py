@@ -183,9 +183,13 @@ def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | Non
         observe(Promoted(now.name, before.name, nodes.topology.timeline))
 
     nodes = Nodes(engine, addresses(shard, settings, engine.url), settings.routing, changed)
-    nodes.find_primary()
-    follow_primary(engine, nodes.topology, nodes.urls)
-    nodes.learn()
+    try:
+        nodes.find_primary()
+        follow_primary(engine, nodes.topology, nodes.urls)
+        nodes.learn()
+    except BaseException:
+        nodes.close()
+        raise
     return nodes
 
 

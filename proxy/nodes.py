@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,8 +18,11 @@ from weakref import WeakKeyDictionary
 from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.proxy.engines import ConnectArguments, checked_url, hosts, monitor_engine, replica_engine
+from tidegate.proxy.origins import timeline_of
 from tidegate.routing.asking import VIEW, one_row, view_of
 from tidegate.routing.cutting import Cutter
+from tidegate.routing.forks import in_children
+from tidegate.routing.lines import Lines, close_line, line_of, note_line, shut
 from tidegate.routing.monitor import Monitor, Pace
 from tidegate.routing.topology import Node, Topology
 
@@ -39,17 +41,18 @@ _FIRST_S: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server, as the settings name it."""
+    """One server, as the settings name it; *founding*: as a primary."""
 
     name: str
     url: URL
     weight: float
     max_lag_s: float
     pool: PoolSettings
+    founding: bool = False
 
     def node(self) -> Node:
         """What is known of it: nothing yet."""
-        return Node(self.name, self.weight, self.max_lag_s, self.pool.size + self.pool.overflow)
+        return Node(self.name, self.weight, self.max_lag_s, self.pool.size + self.pool.overflow, self.founding)
 
 
 def addresses(shard: ShardSettings, settings: Settings, primary: URL | None = None) -> list[Address]:
@@ -65,7 +68,7 @@ def addresses(shard: ShardSettings, settings: Settings, primary: URL | None = No
     """
     first = primary or checked_url(shard.primary, f"shards.{shard.name}.primary")
     lag_s, pool = settings.routing.max_lag_s, settings.pool
-    found = [Address(_name(url), url, 1.0, lag_s, pool) for url in hosts(first)]
+    found = [Address(_name(url), url, 1.0, lag_s, pool, founding=True) for url in hosts(first)]
     for number, replica in enumerate(shard.replicas):
         url = checked_url(replica.url, f"shards.{shard.name}.replicas.{number}")
         lag = replica.max_lag_s or lag_s
@@ -108,6 +111,8 @@ class Nodes:
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         most_s = routing.statement_timeout_ms / 1000
         self.cutter = Cutter(self._watched, most_s=most_s + 1 if most_s else 0.0)
+        self._lines = Lines(engine)
+        in_children(self._forked)
 
     @property
     def urls(self) -> dict[str, URL]:
@@ -142,19 +147,24 @@ class Nodes:
     def want(self) -> None:
         """A read went to the primary that a replica would have answered, had it been further."""
         for node in self.topology.replicas:
-            self._monitors[node.name].want()
+            if (monitor := self._monitors.get(node.name)) is not None:  # it may just be removed
+                monitor.want()
 
-    def enter(self, attempt: Attempt) -> None:
-        """A read begins."""
+    def enter(self, attempt: Attempt) -> bool:
+        """A read begins; False: it must not, since others came between the choice of the node and this."""
+        node = attempt.node
         with self._lock:
-            attempt.node.outstanding += 1
+            if node.outstanding >= (1 if node.health.on_probation else node.budget):
+                return False
+            node.outstanding += 1
         self.cutter.add(attempt)
+        return True
 
     def leave(self, attempt: Attempt) -> None:
         """It has ended."""
         self.cutter.discard(attempt)
         with self._lock:
-            attempt.node.outstanding -= 1
+            attempt.node.outstanding = max(0, attempt.node.outstanding - 1)  # a child begins at 0 in the middle of one
 
     def session_maker(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
         """One like *home* that reads on *node*; None if what *home* makes decides for itself where it reads."""
@@ -164,6 +174,8 @@ class Nodes:
         if home in makers:
             return makers[home]
         made = makers[home] = self._made_like(node, home)
+        if node not in self.topology.nodes:  # removed meanwhile: another one may come under its name
+            self._makers.pop(node.name, None)
         return made
 
     def add(self, address: Address) -> None:
@@ -192,9 +204,9 @@ class Nodes:
 
     def close(self) -> None:
         """End monitors, and close connections to replicas."""
+        self.cutter.close()
         for monitor in self._monitors.values():
             monitor.close()
-        self.cutter.close()
         for engine in self._engines.values():
             engine.dispose()
 
@@ -203,14 +215,17 @@ class Nodes:
         if home.class_.get_bind is not Session.get_bind or home.kw.get("binds") or bind is None:
             return None
         engine = self._engine_of(node)
+        if engine is None:
+            return None
         if options := bind.get_execution_options():
             engine = engine.execution_options(**options)
         return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})
 
-    def _engine_of(self, node: Node) -> Engine:
+    def _engine_of(self, node: Node) -> Engine | None:
+        """None where it has been removed."""
         with self._lock:
             engine = self._engines.get(node.name)
-            if engine is None:
+            if engine is None and node.name in self.addresses:
                 address = self.addresses[node.name]
                 engine = replica_engine(address.url, address.pool, self._routing, self._like)
                 self._engines[node.name] = engine
@@ -228,14 +243,23 @@ class Nodes:
         return Monitor(node.name, line, seen, lost, self._pace)
 
     def _watched(self) -> list[tuple[Node, Monitor]]:
-        return [(node, self._monitors[node.name]) for node in self.topology.nodes if node.name in self._monitors]
+        monitors = self._monitors
+        return [(node, monitor) for node in self.topology.nodes if (monitor := monitors.get(node.name)) is not None]
 
     def _changed(self, before: Node, now: Node) -> None:
         # Connections of the pools go to servers that have other duties now; those in use are dealt with as they come.
         if (engine := self._engines.get(now.name)) is not None:
             engine.dispose()
+        # What is under way on the one that was demoted would be lost with it, and may wait there for ever.
+        timeline = self.topology.timeline
+        self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
         self._engine.dispose()
         self._told(before, now)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        for node in self.topology.nodes:  # what is under way is the parent's
+            node.outstanding = 0
 
 
 class _Line:
@@ -244,35 +268,46 @@ class _Line:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._raw: Any = None
-        self._socket: socket.socket | None = None
+        self._info: dict[str, Any] = {}
+        self._parents: list[Any] = []
+        self._asking = threading.Lock()
+        in_children(self._forked)
 
     def ask(self) -> View:
-        raw = self._raw or self._connect()
-        asked_s = time.monotonic()
-        try:
-            return view_of(one_row(raw.dbapi_connection, VIEW), asked_s)
-        except BaseException:
-            self.close()
-            raise
+        with self._asking:  # the first question may still be under way when the monitor is started
+            raw = self._raw or self._connect()
+            asked_s = time.monotonic()
+            try:
+                return view_of(one_row(raw, VIEW), asked_s)
+            except BaseException:
+                self._close()
+                raise
 
     def cut(self) -> None:
-        if (line := self._socket) is not None:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+        if (line := line_of(self._info)) is not None:
+            shut(line)
 
     def close(self) -> None:
+        with self._asking:
+            self._close()
+
+    def _close(self) -> None:
         raw, self._raw = self._raw, None
-        line, self._socket = self._socket, None
+        close_line(self._info)
         if raw is not None:
             with contextlib.suppress(Exception):
-                raw.invalidate()
-        if line is not None:
-            line.close()
+                raw.close()
 
     def _connect(self) -> Any:
-        raw = self._engine.raw_connection()
-        connection: Any = raw.dbapi_connection
-        connection.autocommit = True  # one statement is one round trip
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        pooled = self._engine.raw_connection()
+        pooled.detach()  # so that in a child no pool gives it back: it is the parent's there
+        raw: Any = pooled.dbapi_connection
+        raw.autocommit = True  # one statement is one round trip
+        note_line(raw, self._info)
         self._raw = raw
         return raw
+
+    def _forked(self) -> None:
+        # Kept, not closed: to close it would say goodbye to the server in the parent's name.
+        self._parents.append((self._raw, self._info))
+        self._raw, self._info, self._asking = None, {}, threading.Lock()
