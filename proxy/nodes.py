@@ -107,6 +107,7 @@ class Nodes:
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
         self._engines: dict[str, Engine] = {}
+        self._leaving: dict[Node, Engine] = {}
         self._makers: dict[str, WeakKeyDictionary[sessionmaker[Session], sessionmaker[Session] | None]] = {}
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         most_s = routing.statement_timeout_ms / 1000
@@ -154,7 +155,7 @@ class Nodes:
         """A read begins; False: it must not, since others came between the choice of the node and this."""
         node = attempt.node
         with self._lock:
-            if node.outstanding >= (1 if node.health.on_probation else node.budget):
+            if node not in self.topology.nodes or node.outstanding >= (1 if node.health.on_probation else node.budget):
                 return False
             node.outstanding += 1
         self.cutter.add(attempt)
@@ -165,6 +166,9 @@ class Nodes:
         self.cutter.discard(attempt)
         with self._lock:
             attempt.node.outstanding = max(0, attempt.node.outstanding - 1)  # a child begins at 0 in the middle of one
+            left = None if attempt.node.outstanding else self._leaving.pop(attempt.node, None)
+        if left is not None:
+            left.dispose()
 
     def session_maker(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
         """One like *home* that reads on *node*; None if what *home* makes decides for itself where it reads."""
@@ -191,16 +195,22 @@ class Nodes:
             self._monitors[node.name].ensure_started()
 
     def remove(self, name: str) -> None:
-        """A server that is no more; the primary stays until there is another."""
+        """A server that is no more; the primary stays until there is another. Reads on it go elsewhere."""
         node = self.topology.node(name)
         if node is None or node is self.topology.primary:
             return
         self.topology.remove(node)
-        self._monitors.pop(name).close()
-        self.addresses.pop(name)
-        self._makers.pop(name, None)
-        if (engine := self._engines.pop(name, None)) is not None:
+        with self._lock:
+            monitor = self._monitors.pop(name)
+            self.addresses.pop(name)
+            self._makers.pop(name, None)
+            engine = self._engines.pop(name, None)
+            if engine is not None and node.outstanding:  # the last read that leaves closes its connection
+                self._leaving[node], engine = engine, None
+        if engine is not None:
             engine.dispose()
+        self.cutter.cut(node)  # nobody watches the server any more: it may never answer
+        monitor.close()
 
     def close(self) -> None:
         """End monitors, and close connections to replicas."""

@@ -70,6 +70,12 @@ class Cutter:
         """It has ended."""
         self._under_way.discard(attempt)
 
+    def cut(self, node: Node) -> None:
+        """End all that is under way on *node*."""
+        for attempt in list(self._under_way):
+            if attempt.node is node:
+                attempt.cut()
+
     def close(self) -> None:
         """End the thread."""
         self._closed = True

@@ -63,7 +63,7 @@ class View:
         return self.server == server and opened_s <= self.asked_s
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     """One server of a shard.
 
