@@ -22,12 +22,13 @@ from tidegate.cache.redis_store import RedisStore
 from tidegate.cache.redis_url import shown_url
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, SettingsError
+from tidegate.proxy.addresses import addresses
 from tidegate.proxy.caching import Caching
 from tidegate.proxy.commit import Commit
 from tidegate.proxy.discovered import Discovered
 from tidegate.proxy.engines import follow_primary, hosts, primary_engine
 from tidegate.proxy.gate import Gate, Parts
-from tidegate.proxy.nodes import Nodes, addresses
+from tidegate.proxy.nodes import Nodes
 from tidegate.proxy.origins import note_origins
 from tidegate.proxy.outbox import Applier, Outbox
 from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
@@ -189,13 +190,17 @@ def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | Non
 
     known = addresses(shard, settings, engine.url)
     nodes = Nodes(engine, known, settings.routing, changed)
-    if shard.patroni:
-        every_s = settings.routing.discover_ms / 1000
-        found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
-        nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
-    nodes.find_primary()
-    follow_primary(engine, nodes.topology, nodes.url_of)
-    nodes.learn()
+    try:
+        if shard.patroni:
+            every_s = settings.routing.discover_ms / 1000
+            found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
+            nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
+        nodes.find_primary()
+        follow_primary(engine, nodes.topology, nodes.url_of)
+        nodes.learn()
+    except BaseException:
+        nodes.close()
+        raise
     return nodes
 
 

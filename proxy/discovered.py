@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.proxy.nodes import Address, Nodes
+    from tidegate.proxy.addresses import Address
+    from tidegate.proxy.nodes import Nodes
     from tidegate.routing.discovery import Member
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tidegate.proxy.addresses import addresses
 from tidegate.proxy.discovered import address_of
 from tidegate.proxy.node_facts import CATCHES_UP_S, NodeFacts, behind, facts_of
-from tidegate.proxy.nodes import addresses
 from tidegate.routing.discovery import Discovery
 from tidegate.routing.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tidegate.proxy.nodes import Address
+    from tidegate.proxy.addresses import Address
     from tidegate.proxy.settings import Settings, ShardSettings
     from tidegate.routing.discovery import Member
 

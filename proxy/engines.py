@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tidegate.routing.topology import Topology
 
 _CONNECT_S: Final = 5
-_MONITOR_S: Final = 2
-"""To connect, of a monitor."""
+_REPLICA_CONNECT_S: Final = 2
+"""Of a replica, in whose place another node can answer; the least that libpq takes."""
 _ADDRESS: Final = frozenset(
     {
         "dbname",
@@ -116,6 +116,7 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
         max_overflow=pool.overflow,
         # Who comes when all are in use is better served elsewhere, and so is a read that fails: no ping before use.
         pool_timeout=0.05,
+        connect_args={"connect_timeout": _REPLICA_CONNECT_S},
     )
     like.use_for(engine, _options(routing.statement_timeout_ms, routing.lock_timeout_ms))
     listen(engine)
@@ -124,7 +125,7 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
 
 def monitor_engine(url: URL, like: ConnectArguments) -> Engine:
     """The engine for a monitor's own connection."""
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _MONITOR_S})
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _REPLICA_CONNECT_S})
     like.use_for(engine, ("-c statement_timeout=5000",))
     return engine
 
@@ -157,10 +158,18 @@ class ConnectArguments:
         event.listen(engine, "do_connect", self._note)
 
     def learn(self, engine: Engine) -> None:
-        """Connect once, outside of the pool, which may have been filled before anybody listened."""
+        """Connect once, outside of the pool, which may have been filled before anybody listened.
+
+        Raises:
+            NoNodeAvailable: the primary cannot be connected to.
+        """
         aside = engine.pool.recreate()
-        aside.connect().close()
-        aside.dispose()
+        try:
+            aside.connect().close()
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise NoNodeAvailable(f"the primary cannot be connected to, and no other server is one: {error}") from error
+        finally:
+            aside.dispose()
 
     def _note(self, _dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
         self._noted = {key: value for key, value in cparams.items() if key not in _ADDRESS}
@@ -186,7 +195,7 @@ def follow_primary(engine: Engine, topology: Topology, url_of: Callable[[str], U
         topology: knows who that is; its first node is the one that *engine* was made for.
         url_of: the URL of a node by its name; nodes may come and go.
     """
-    configured = topology.nodes[0].name
+    configured = topology.nodes[0].name  # not the primary's: that may be another one since before this program began
 
     def connects(dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
         name = topology.primary.name
@@ -207,9 +216,22 @@ def follow_primary(engine: Engine, topology: Topology, url_of: Callable[[str], U
         if timeline < topology.timeline:
             raise DisconnectionError("this primary was demoted")
 
+    def committing(connection: Any) -> None:
+        timeline = timeline_of(connection.info)
+        if timeline is not None and timeline >= topology.timeline:
+            return
+        # Another one was promoted while the transaction ran: it would be lost with this server, and is not committed.
+        connection.invalidate()
+        raise NoNodeAvailable(
+            f"the primary that this transaction was begun on was demoted, and {topology.primary.name} is it now: "
+            "nothing was committed, and all of it can be done again"
+        )
+
     several = len(hosts(engine.url)) > 1
     event.listen(engine, "do_connect", connects)
     event.listen(engine, "checkout", still_primary)
+    event.listen(engine, "commit", committing)
+    event.listen(engine, "prepare_twophase", lambda connection, _xid: committing(connection))
 
 
 def _arguments(dialect: Any, url: URL) -> dict[str, Any]:

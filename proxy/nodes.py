@@ -6,22 +6,22 @@ Nothing here decides anything: who is the primary is :mod:`tidegate.routing.topo
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from tidegate.proxy.engines import ConnectArguments, checked_url, hosts, monitor_engine, replica_engine
-from tidegate.routing.asking import VIEW, one_row, view_of
+from tidegate.proxy.engines import ConnectArguments, monitor_engine, replica_engine
+from tidegate.proxy.line import EngineLine
+from tidegate.proxy.origins import timeline_of
 from tidegate.routing.choose import worth_asking
 from tidegate.routing.cutting import Cutter
+from tidegate.routing.forks import in_children
+from tidegate.routing.lines import Lines
 from tidegate.routing.monitor import Monitor, Pace
 from tidegate.routing.topology import Node, Topology
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Engine
 
-    from tidegate.proxy.settings import PoolSettings, RoutingSettings, Settings, ShardSettings
+    from tidegate.proxy.addresses import Address
+    from tidegate.proxy.settings import RoutingSettings
     from tidegate.routing.attempt import Attempt
     from tidegate.routing.choose import Wanted
     from tidegate.routing.discovery import Discovery
@@ -40,46 +41,6 @@ _FIRST_S: Final = 4.0
 """How long a gate that is being made waits for its servers to say who they are."""
 _LOOK_S: Final = 0.02
 """How long a read waits to hear whether a replica has replayed further, before it goes to the primary."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """One server, as the settings name it."""
-
-    name: str
-    url: URL
-    weight: float
-    max_lag_s: float
-    pool: PoolSettings
-
-    def node(self) -> Node:
-        """What is known of it: nothing yet."""
-        return Node(self.name, self.weight, self.max_lag_s, self.pool.size + self.pool.overflow)
-
-
-def addresses(shard: ShardSettings, settings: Settings, primary: URL | None = None) -> list[Address]:
-    """The servers of a shard; those of the primary's URL come first.
-
-    Args:
-        shard: the shard.
-        settings: all of them.
-        primary: of an engine that the program has already, instead of the shard's.
-
-    Raises:
-        SettingsError: a URL cannot be used.
-    """
-    first = primary or checked_url(shard.primary, f"shards.{shard.name}.primary")
-    lag_s, pool = settings.routing.max_lag_s, settings.pool
-    found = [Address(_name(url), url, 1.0, lag_s, pool) for url in hosts(first)]
-    for number, replica in enumerate(shard.replicas):
-        url = checked_url(replica.url, f"shards.{shard.name}.replicas.{number}")
-        lag = replica.max_lag_s or lag_s
-        found += [Address(_name(one), one, replica.weight, lag, replica.pool or pool) for one in hosts(url)]
-    return list({address.name: address for address in reversed(found)}.values())[::-1]
-
-
-def _name(url: URL) -> str:
-    return f"{url.host or 'localhost'}:{url.port or 5432}"
 
 
 class Nodes:
@@ -110,11 +71,14 @@ class Nodes:
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
         self._engines: dict[str, Engine] = {}
+        self._leaving: dict[Node, Engine] = {}
         self._makers: dict[str, WeakKeyDictionary[sessionmaker[Session], sessionmaker[Session] | None]] = {}
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         self._discovery: Discovery | None = None
         most_s = routing.statement_timeout_ms / 1000
         self.cutter = Cutter(self._watched, most_s=most_s + 1 if most_s else 0.0)
+        self._lines = Lines(engine)
+        in_children(self._forked)
 
     def url_of(self, name: str) -> URL:
         """Where the node called *name* is."""
@@ -189,17 +153,24 @@ class Nodes:
             )
         return reached()
 
-    def enter(self, attempt: Attempt) -> None:
-        """A read begins."""
+    def enter(self, attempt: Attempt) -> bool:
+        """A read begins; False: it must not, since others came between the choice of the node and this."""
+        node = attempt.node
         with self._lock:
-            attempt.node.outstanding += 1
+            if node not in self.topology.nodes or node.outstanding >= (1 if node.health.on_probation else node.budget):
+                return False
+            node.outstanding += 1
         self.cutter.add(attempt)
+        return True
 
     def leave(self, attempt: Attempt) -> None:
         """It has ended."""
         self.cutter.discard(attempt)
         with self._lock:
-            attempt.node.outstanding -= 1
+            attempt.node.outstanding = max(0, attempt.node.outstanding - 1)  # a child begins at 0 in the middle of one
+            left = None if attempt.node.outstanding else self._leaving.pop(attempt.node, None)
+        if left is not None:
+            left.dispose()
 
     def session_maker(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
         """One like *home* that reads on *node*; None if what *home* makes decides for itself where it reads."""
@@ -212,6 +183,8 @@ class Nodes:
         if engine is None:
             return None
         made = makers[home] = _made_like(home, engine)
+        if node not in self.topology.nodes:  # removed meanwhile: another one may come under its name
+            self._makers.pop(node.name, None)
         return made
 
     def add(self, address: Address) -> bool:
@@ -228,7 +201,10 @@ class Nodes:
         return True
 
     def remove(self, name: str) -> bool:
-        """A server that is no more; the primary stays until there is another: whether it is gone."""
+        """A server that is no more; the primary stays until there is another: whether it is gone.
+
+        Reads on it go elsewhere.
+        """
         with self._lock:
             node = self.topology.node(name)
             if node is None:
@@ -239,9 +215,12 @@ class Nodes:
             del self.addresses[name]
             monitor, engine = self._monitors.pop(name), self._engines.pop(name, None)
             self._makers.pop(name, None)
-        monitor.close()
+            if engine is not None and node.outstanding:  # the last read that leaves closes its connection
+                self._leaving[node], engine = engine, None
         if engine is not None:
             engine.dispose()
+        self.cutter.cut(node)  # nobody watches the server any more: it may never answer
+        monitor.close()
         return True
 
     def discover(self, discovery: Discovery) -> None:
@@ -253,23 +232,24 @@ class Nodes:
         """End monitors, and close connections to replicas."""
         if self._discovery is not None:
             self._discovery.close()
+        self.cutter.close()
         for monitor in self._monitors.values():
             monitor.close()
-        self.cutter.close()
         for engine in self._engines.values():
             engine.dispose()
 
     def _engine_of(self, node: Node) -> Engine | None:
+        """None where it has been removed."""
         with self._lock:
             engine = self._engines.get(node.name)
             address = self.addresses.get(node.name)
-            if engine is None and address is not None:  # else it has just been removed
+            if engine is None and address is not None:
                 engine = replica_engine(address.url, address.pool, self._routing, self._like)
                 self._engines[node.name] = engine
             return engine
 
     def _monitor(self, node: Node) -> Monitor:
-        line = _Line(monitor_engine(self.addresses[node.name].url, self._like))
+        line = EngineLine(monitor_engine(self.addresses[node.name].url, self._like))
 
         def seen(view: View) -> None:
             self.topology.seen(node, view)
@@ -286,14 +266,24 @@ class Nodes:
             self._news.notify_all()
 
     def _watched(self) -> list[tuple[Node, Monitor]]:
-        return [(node, self._monitors[node.name]) for node in self.topology.nodes if node.name in self._monitors]
+        monitors = self._monitors
+        return [(node, monitor) for node in self.topology.nodes if (monitor := monitors.get(node.name)) is not None]
 
     def _changed(self, before: Node, now: Node) -> None:
         # Connections of the pools go to servers that have other duties now; those in use are dealt with as they come.
         if (engine := self._engines.get(now.name)) is not None:
             engine.dispose()
+        # What is under way on the one that was demoted would be lost with it, and may wait there for ever.
+        timeline = self.topology.timeline
+        self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
         self._engine.dispose()
         self._told(before, now)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._news = threading.Condition()
+        for node in self.topology.nodes:  # what is under way is the parent's
+            node.outstanding = 0
 
 
 def _made_like(home: sessionmaker[Session], engine: Engine) -> sessionmaker[Session] | None:
@@ -303,48 +293,3 @@ def _made_like(home: sessionmaker[Session], engine: Engine) -> sessionmaker[Sess
     if options := bind.get_execution_options():
         engine = engine.execution_options(**options)
     return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})
-
-
-class _Line:
-    """A monitor's own connection; see :class:`tidegate.routing.monitor.Line`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._pid = 0
-        self._raw: Any = None
-        self._socket: socket.socket | None = None
-
-    def ask(self) -> View:
-        if self._pid != os.getpid():
-            # The connection of a parent, which asks on it too; it is the parent's to close.
-            self._raw = self._socket = None
-        raw = self._raw or self._connect()
-        asked_s = time.monotonic()
-        try:
-            return view_of(one_row(raw, VIEW), asked_s)
-        except BaseException:
-            self.close()
-            raise
-
-    def cut(self) -> None:
-        if (line := self._socket) is not None and self._pid == os.getpid():
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        raw, self._raw = self._raw, None
-        line, self._socket = self._socket, None
-        if raw is not None and self._pid == os.getpid():
-            with contextlib.suppress(Exception):
-                raw.close()
-        if line is not None:
-            line.close()
-
-    def _connect(self) -> Any:
-        pooled = self._engine.raw_connection()
-        connection: Any = pooled.dbapi_connection
-        pooled.detach()  # what the pool does with connections that are forgotten is not to be done in a child
-        connection.autocommit = True  # one statement is one round trip
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-        self._raw, self._pid = connection, os.getpid()
-        return connection

@@ -48,12 +48,10 @@ def note_origins(engine: Engine, shard: str, epoch: int = 0) -> None:
         record.info[_KEY] = _ask(raw, shard, epoch) if postgresql else Origin(epoch, 0, shard)
 
     def note(raw: Any, record: Any, _proxy: Any) -> None:
-        seen = _seen.get()
-        if seen is None:
-            return
         if _KEY not in record.info:  # opened before this engine was a gate's
             ask(raw, record)
-        seen.add(record.info[_KEY])
+        if (seen := _seen.get()) is not None:
+            seen.add(record.info[_KEY])
 
     event.listen(engine, "connect", ask)
     event.listen(engine, "checkout", note)
@@ -61,7 +59,7 @@ def note_origins(engine: Engine, shard: str, epoch: int = 0) -> None:
 
 def timeline_of(info: Any) -> int | None:
     """The timeline of the primary that a connection with this record's *info* goes to; None: it goes to a standby."""
-    origin: Origin | None = info[_KEY]
+    origin: Origin | None = info.get(_KEY)
     return None if origin is None else origin.timeline
 
 

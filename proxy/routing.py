@@ -10,6 +10,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy.exc import DBAPIError
+
 from tidegate.cache.needs import Needs
 from tidegate.cache.request import ONLY_PRIMARY, Need
 from tidegate.cache.tags import as_text, template
@@ -77,6 +79,14 @@ class OnPrimary:
         return answer
 
 
+_NOBODY: Final = object()
+"""No replica has answered; None is an answer."""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
 class Elsewhere(Exception):  # noqa: N818  # no mistake: the read goes on
     """This replica did not answer."""
 
@@ -130,16 +140,31 @@ class Routing:
             call.node = self._nodes.topology.primary.name
             return self._primary(call)
         wanted = self._wanted(call, self._needs)
-        if not isinstance(wanted, str):
-            passed: list[Node] = []
-            while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
-                try:
-                    return self._on_replica(call, node, wanted)
-                except Elsewhere as why:
-                    passed.append(node)
-                    self._observe(Passed(node.name, str(why)))
-            self._nodes.want()
-        return self._on_primary(call)
+        if isinstance(wanted, str):
+            return self._on_primary(call)
+        if (found := self._on_replicas(call, wanted)) is not _NOBODY:
+            return found
+        self._nodes.want()
+        try:
+            return self._on_primary(call)
+        except DBAPIError as error:
+            if verdict(error) is not Verdict.BAN:
+                raise
+            self._observe(Passed(call.node, _first_line(error)))
+        # The primary has failed in the middle. Replicas may have reached the position since; or it is back at once.
+        found = self._on_replicas(call, wanted)
+        return found if found is not _NOBODY else self._on_primary(call)
+
+    def _on_replicas(self, call: Call, wanted: Wanted) -> object:
+        """The answer of one of them; ``_NOBODY`` if none has one."""
+        passed: list[Node] = []
+        while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
+            try:
+                return self._on_replica(call, node, wanted)
+            except Elsewhere as why:
+                passed.append(node)
+                self._observe(Passed(node.name, str(why)))
+        return _NOBODY
 
     def explain(self, call: Call) -> tuple[NodeExplained, ...]:
         """Which nodes would answer *call*, and why the others would not; the primary first. Changes nothing."""
@@ -183,8 +208,9 @@ class Routing:
         if view is None or maker is None:
             raise Elsewhere("its connections are not to be had here")
         attempt = Attempt(node, view, wanted.position, time.monotonic())
+        if not self._nodes.enter(attempt):
+            raise Elsewhere("all its connections are in use")
         token = current.set(attempt)
-        self._nodes.enter(attempt)
         try:
             answer = call.run_plain(maker)
         except Exception as error:
@@ -209,7 +235,7 @@ class Routing:
         if isinstance(error, NotReached):
             raise Elsewhere(str(error)) from None
         found = Verdict.BAN if attempt.was_cut else verdict(error)
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = _first_line(error)
         if found is Verdict.NO_READ:
             raise PolicyError(
                 f"{call.name} is declared Read, and a standby refused it ({why}): declare it Write, or "

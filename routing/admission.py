@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import Overloaded
+from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ class Admission:
         self._waiting_of: Counter[str] = Counter()
         self._takes_s = 0.0
         self._lock = threading.Lock()
+        in_children(self._forked)
 
     @contextmanager
     def admitted(self, tenant: str) -> Iterator[None]:
@@ -53,6 +55,13 @@ class Admission:
             yield
         finally:
             self._leave(self._clock() - began_s)
+
+    def _forked(self) -> None:
+        """Who is in, and who waits, is in the parent."""
+        self._in = 0
+        self._waiting.clear()
+        self._waiting_of.clear()
+        self._lock = threading.Lock()
 
     def _enter(self, tenant: str) -> None:
         with self._lock:
@@ -99,7 +108,7 @@ class Admission:
         """Give a place to who waits longest."""
         with self._lock:
             if not self._waiting:
-                self._in -= 1
+                self._in = max(0, self._in - 1)  # a child begins at 0 in the middle of a call
                 return
             tenant, turn = self._waiting.popleft()
             self._no_longer_waits(tenant)

@@ -6,9 +6,6 @@ attempt in a context variable. A connection that nobody vouches for is asked whe
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,14 +15,16 @@ from sqlalchemy import event
 
 from tidegate.repositories.position import Position
 from tidegate.routing.asking import REPLAYED, VIEW, one_row, view_of
+from tidegate.routing.lines import close_line, line_of, note_line, shut
 
 if TYPE_CHECKING:
+    import socket
+
     from sqlalchemy import Connection, Engine
 
     from tidegate.routing.topology import Node, View
 
 _OPENED: Final = "tidegate.opened"
-_SOCKET: Final = "tidegate.socket"
 current: Final[ContextVar[Attempt | None]] = ContextVar("tidegate_attempt", default=None)
 
 
@@ -57,15 +56,14 @@ class Attempt:
 
     def uses(self, info: Any) -> None:
         """It waits for answers on this connection from now on."""
-        if (line := info.get(_SOCKET)) is not None:
+        if (line := line_of(info)) is not None:
             self._sockets.append(line)
 
     def cut(self) -> None:
         """Have it fail at once, from another thread: what it waits for will not come."""
         self.was_cut = True
         for line in self._sockets:
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
+            shut(line)
 
     def check(self, connection: Connection) -> None:
         """See that a connection shows what the read needs.
@@ -81,6 +79,10 @@ class Attempt:
         timeline = opened.position.timeline
         if self.view.server == opened.server:
             timeline = max(timeline, self.view.position.timeline)
+        elif self.view.server.system != opened.server.system:
+            raise NotReached(f"it goes to another cluster (system identifier {opened.server.system})")
+        elif timeline < self.view.position.timeline:
+            raise NotReached(f"it goes to a server on timeline {timeline}, which was left")
         if not self.view.vouches_for(opened.server, opened.asked_s):
             self._ask(connection, timeline)
         self.timeline = timeline if self.timeline in (None, timeline) else 0
@@ -96,7 +98,7 @@ def listen(engine: Engine) -> None:
     """Have the reads on a replica's *engine* find their attempt, and be checked by it."""
 
     def connected(raw: Any, record: Any) -> None:
-        record.info[_SOCKET] = line = socket.socket(fileno=os.dup(raw.fileno()))
+        note_line(raw, record.info)
         attempt = current.get()
         if attempt is not None:
             attempt.uses(record.info)
@@ -104,12 +106,11 @@ def listen(engine: Engine) -> None:
             # When it was open: not before this moment, which is what is compared with when a monitor asked.
             record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
         except BaseException:
-            line.close()
+            close_line(record.info)
             raise
 
     def closed(_raw: Any, record: Any, *_: Any) -> None:
-        if (line := record.info.pop(_SOCKET, None)) is not None:
-            line.close()
+        close_line(record.info)
 
     def begun(connection: Connection) -> None:
         attempt = current.get()

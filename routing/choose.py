@@ -36,10 +36,13 @@ def refusal(node: Node, wanted: Wanted, topology: Topology, now_s: float) -> str
     view = node.view
     if view is None:
         return f"does not answer ({node.trouble})" if node.trouble else "has not been asked yet"
-    if topology.system and view.server.system != topology.system:
-        return f"is of another cluster (system identifier {view.server.system}, not {topology.system})"
+    if view.server.system != topology.system:
+        return f"is of another cluster (system identifier {view.server.system}, not {topology.system or 'known yet'})"
     if not view.standby:
         return "is a primary that was demoted: another one has a higher timeline"
+    # What it has replayed beyond the branch has not happened, and its log may be longer than the primary's.
+    if view.position.timeline < topology.timeline:
+        return f"is on timeline {view.position.timeline}, and the primary on {topology.timeline}"
     return _not_now(node, wanted, now_s)
 
 

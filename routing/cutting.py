@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from tidegate.routing.forks import in_children
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -44,18 +46,21 @@ class Cutter:
         self._under_way: set[Attempt] = set()
         self._stop = threading.Event()
         self._pid = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
         self._lock = threading.Lock()
+        in_children(self._forked)
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
         if self._pid == os.getpid():
             return
         with self._lock:
-            if self._pid != os.getpid():
+            if self._pid != os.getpid() and not self._closed:
                 self._pid = os.getpid()
-                self._under_way = set()
                 stop = self._stop = threading.Event()
-                threading.Thread(target=self._run, args=(stop,), name="tidegate-cutter", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, args=(stop,), name="tidegate-cutter", daemon=True)
+                self._thread.start()
 
     def add(self, attempt: Attempt) -> None:
         """A read that may have to be cut."""
@@ -65,9 +70,22 @@ class Cutter:
         """It has ended."""
         self._under_way.discard(attempt)
 
+    def cut(self, node: Node) -> None:
+        """End all that is under way on *node*."""
+        for attempt in list(self._under_way):
+            if attempt.node is node:
+                attempt.cut()
+
     def close(self) -> None:
         """End the thread."""
+        self._closed = True
         self._stop.set()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join(timeout=5)
+
+    def _forked(self) -> None:
+        self._under_way = set()
+        self._lock = threading.Lock()
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(_TICK_S):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from random import uniform
 from typing import TYPE_CHECKING, Final, Protocol
 
+from tidegate.routing.forks import in_children
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -84,6 +86,7 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._lock = threading.Lock()
+        in_children(self._forked)
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run; threads do not survive a fork."""
@@ -127,6 +130,12 @@ class Monitor:
         if self._thread is not None and self._pid == os.getpid():
             self._line.cut()
             self._thread.join(timeout=5)
+        elif self._asked_s is None:  # it was only asked in passing, and nobody does any more
+            self._line.close()
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        self._asked_s = None
 
     def _run(self) -> None:
         while not self._stopped:

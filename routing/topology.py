@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tidegate.repositories.position import NOWHERE, Position
 from tidegate.routing.bans import HEALTHY, Health
+from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,7 +67,7 @@ class View:
         return self.server == server and opened_s <= self.asked_s
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     """One server of a shard.
 
@@ -75,12 +76,14 @@ class Node:
         weight: of reads, relative to the other replicas; 0: none.
         max_lag_s: seconds behind the primary past which it is not read from.
         budget: connections that this process may have to it.
+        founding: whether the settings call it a primary, so that its word tells which cluster this is.
     """
 
     name: str
     weight: float = 1.0
     max_lag_s: float = 10.0
     budget: int = 10
+    founding: bool = False
     view: View | None = None
     lag_s: float = 0.0
     outstanding: int = 0
@@ -126,21 +129,23 @@ class Topology:
     """The nodes of one shard. Safe to use from many threads; reading its fields needs no lock.
 
     Args:
-        nodes: the first is taken for the primary until the nodes have been asked; it says which cluster this is,
-            unless it cannot be asked before another primary is found.
+        nodes: the first is taken for the primary until the nodes have been asked, and is a founding one.
         changed: told when another node has become the primary: (before, now).
     """
 
     def __init__(self, nodes: Sequence[Node], changed: Callable[[Node, Node], None] = lambda _old, _new: None) -> None:
         self.nodes: tuple[Node, ...] = tuple(nodes)
         self.primary: Node = self.nodes[0]
+        self.primary.founding = True
         self.system = ""
         """The system identifier of the cluster; "" until it is known."""
         self.timeline = 0
         """The highest of a primary of this cluster; a primary with a lower one was demoted."""
+        self._named_by_founder = False
         self._log = _Log()
         self._changed = changed
         self._lock = threading.Lock()
+        in_children(self._forked)
 
     @property
     def replicas(self) -> tuple[Node, ...]:
@@ -167,8 +172,9 @@ class Topology:
         """Take note of what *node* has answered."""
         with self._lock:
             before = self.primary
-            if not self.system and node is self.nodes[0]:
-                self.system = view.server.system
+            if node not in self.nodes:  # removed, while it was asked
+                return
+            self._name_cluster(node, view)
             if not view.standby:
                 self._saw_primary(node, view)
             node.lag_s = self._log.lag_s(view.position, view.asked_s) if view.standby else 0.0
@@ -180,9 +186,10 @@ class Topology:
         """Take note that *node* has not answered."""
         node.view, node.trouble = None, trouble
 
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+
     def _saw_primary(self, node: Node, view: View) -> None:
-        if not self.system:
-            self.system = view.server.system
         if view.server.system != self.system or view.position.timeline < self.timeline:
             return
         if view.position.timeline > self.timeline or self._may_take_over(node):
@@ -191,9 +198,33 @@ class Topology:
             self._log.add(view.asked_s, view.position)
 
     def _may_take_over(self, node: Node) -> bool:
-        """Of two on one timeline only one can be real; the one that is used stays while it says it is the primary."""
+        """Of two on one timeline only one can be real: a promotion begins another.
+
+        The one that is used stays while it says it is the primary, and a replica that has lost its ``standby.signal``
+        never becomes it.
+        """
         seen = self.primary.view
-        return node is not self.primary and (seen is None or seen.standby)
+        return (
+            node.founding and node is not self.primary and (seen is None or seen.standby or not self.primary.founding)
+        )
+
+    def _name_cluster(self, node: Node, view: View) -> None:
+        """Learn which cluster this is: from what the settings call the primary, once it has answered.
+
+        Before that, from a replica that was promoted, if no other server contradicts it: the program was started after
+        a failover. One on timeline 1 never was promoted.
+        """
+        system = view.server.system
+        if self._named_by_founder or system == self.system:
+            self._named_by_founder |= node.founding
+        elif node.founding:
+            if self.system:  # so that was a stranger's
+                self.timeline, self.primary, self._log = 0, node, _Log()
+            self.system, self._named_by_founder = system, True
+        elif not self.system and not view.standby and view.position.timeline > 1:
+            others = {other.view.server.system for other in self.nodes if other.view is not None}
+            if others <= {system}:
+                self.system = system
 
 
 def position_of(node: Node) -> Position:

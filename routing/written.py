@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tidegate.repositories.position import NOWHERE, Position
+from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,6 +56,7 @@ class Written:
         self._newest = NOWHERE
         self._tickets = itertools.count(1)
         self._lock = threading.Lock()
+        in_children(self._forked)
 
     def position(self, tenant: str) -> Position | None:
         """What a node must have reached to show what was written for *tenant*; None: only the primary does."""
@@ -96,6 +98,9 @@ class Written:
             known = self._known(tenant)
             known.position = known.position.merged(position)
             self._newest = self._newest.merged(position)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
 
     def _known(self, tenant: str) -> _Tenant:
         known = self._tenants.get(tenant)

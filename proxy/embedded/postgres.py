@@ -72,7 +72,7 @@ class PostgresNode:
         """Make the data folder of *replica* as a copy of this one, which must not have been started yet."""
         shutil.copytree(self._folder, replica._folder, dirs_exist_ok=True)  # another of its own kind
         self._slots.append(replica.name)
-        source = f"host=127.0.0.1 port={self.port} user=postgres application_name={replica.name}"
+        source = replica._source(self)  # another of its own kind
         replication = {"primary_conninfo": source, "primary_slot_name": replica.name}
         replica._configure(dict(SETTINGS) | dict(settings) | replication)  # another of its own kind
         (replica._folder / "standby.signal").touch()  # another of its own kind
@@ -129,6 +129,14 @@ class PostgresNode:
         """Shut down at once; for a cluster that will not be used again."""
         self._server.end(signal.SIGQUIT)
 
+    def pause(self) -> None:
+        """SIGSTOP to every process of the server: connections stay open, and nothing answers."""
+        self._server.signal_all(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._server.signal_all(signal.SIGCONT)
+
     def pause_replay(self) -> None:
         """Let a replica receive changes and not show them."""
         self.execute("SELECT pg_wal_replay_pause()")
@@ -164,6 +172,23 @@ class PostgresNode:
             raise EmbeddedServerError(f"{self.name} is a primary already")
         self.execute("SELECT pg_promote(true, 30)")
         wait_for(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], f"{self.name} is promoted")
+
+    def follow(self, other: PostgresNode) -> None:
+        """Have a replica stream from *other*: the one that was promoted, say.
+
+        Raises:
+            EmbeddedServerError: it does not stream within 30 s: *other* is not of its history, for one.
+        """
+        query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
+        if not other.execute(query, self.name)[0][0]:
+            other.execute("SELECT pg_create_physical_replication_slot(%s)", self.name)
+        self.execute(f"ALTER SYSTEM SET primary_conninfo = '{self._source(other)}'")
+        self.execute("SELECT pg_reload_conf()")
+        streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = %s"
+        wait_for(lambda: self.execute(streams, other.port)[0][0] == 1, f"{self.name} streams from {other.name}")
+
+    def _source(self, other: PostgresNode) -> str:
+        return f"host=127.0.0.1 port={other.port} user=postgres application_name={self.name}"
 
     def execute(self, sql: str, *parameters: Any, database: str = DATABASE) -> list[tuple[Any, ...]]:
         """Run one statement on a connection of its own, and return its rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -168,18 +169,33 @@ class ServerProcess:
         if self._process is not None and self.running:
             self._process.send_signal(signum)
 
+    def signal_all(self, signum: int) -> None:
+        """Send *signum* to the program, and to its children, which it cannot have more of once it is stopped itself."""
+        self.signal(signum)
+        for process in self._family()[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signum)
+
     def end(self, signum: int, timeout_s: float = 10.0) -> None:
         """Send *signum* and wait until the program and its children are gone; after *timeout_s* they are killed."""
         if self._process is None or not self.running:
             return
-        family = [psutil.Process(self._process.pid)]
-        family += family[0].children(recursive=True)
+        family = self._family()
         self._process.send_signal(signum)
+        for process in family:  # stopped ones would not notice, not even that their parent is gone
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
         _, alive = psutil.wait_procs(family, timeout=timeout_s)
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, timeout=timeout_s)
         self._process.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        if self._process is None or not self.running:
+            return []
+        parent = psutil.Process(self._process.pid)
+        return [parent, *parent.children(recursive=True)]
 
     def log_tail(self) -> str:
         """The last lines of the log."""

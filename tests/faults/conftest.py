@@ -1,4 +1,4 @@
-"""A store with one answer in it, and every method to call on it."""
+"""A store with one answer in it, and every method to call on it; and replicas to be maltreated."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.replicated import make_notes
 
 from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.redis_store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss
+from tidegate.proxy.embedded import Cluster
 from tidegate.repositories.position import NOWHERE, Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ORIGIN = Origin(1, 1, "s0")
 CHANGE = [Change("t", frozenset({"tag"}))]
@@ -74,3 +76,24 @@ def calls() -> dict[str, Callable[[RedisStore], object]]:
 @pytest.fixture
 def put_answer() -> Callable[..., None]:
     return put
+
+
+@pytest.fixture(scope="session")
+def started_replicated() -> Iterator[Cluster]:
+    fast = {"max_standby_streaming_delay": "200ms", "deadlock_timeout": "100ms"}
+    with Cluster(replicas=2, postgres_settings=fast) as running:
+        make_notes(running)
+        yield running
+
+
+@pytest.fixture
+def replicated(started_replicated: Cluster) -> Iterator[Cluster]:
+    """A primary with two replicas that stream; what a test does to the replicas is undone after it."""
+    yield started_replicated
+    for node in started_replicated.shards[0].replicas:
+        node.resume()
+        if not node.running:
+            node.start()
+        node.resume_replay()
+        node.delay(0)
+        node.wait_streaming()

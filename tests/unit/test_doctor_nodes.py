@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.engine import make_url
 
+from tidegate.proxy.addresses import Address
 from tidegate.proxy.doctor_nodes import budget, findings_of
 from tidegate.proxy.node_facts import NodeFacts, behind
-from tidegate.proxy.nodes import Address
 from tidegate.proxy.settings import PoolSettings, Settings
 from tidegate.repositories.position import Position
 from tidegate.routing.topology import Server, View

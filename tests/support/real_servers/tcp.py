@@ -18,7 +18,8 @@ class Proxy:
     """
 
     def __init__(self, port: int) -> None:
-        self._server_port = port
+        self.server_port = port
+        """Of the server that new connections go to."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listener.getsockname()[1]
         self._flowing = threading.Event()
@@ -36,6 +37,13 @@ class Proxy:
         """Forward again, first of all what has been held."""
         self._flowing.set()
 
+    def cut(self) -> None:
+        """End every connection; new ones are accepted."""
+        self.resume()
+        sockets, self._sockets = self._sockets, []
+        for one in sockets:
+            _cut(one)
+
     def cut_after(self, request: bytes, once_sent: bytes) -> None:
         """Forward the next packet that holds *request*, keep the server's answer to it, and cut the connection.
 
@@ -47,16 +55,18 @@ class Proxy:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.resume()
         _cut(self._listener)
-        for one in self._sockets:
-            _cut(one)
+        self.cut()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.server_port))
+                except OSError:  # nobody listens: as the client would have found
+                    client.close()
+                    continue
                 self._sockets += [client, server]
                 _Line(self, client, server).start()
 

@@ -1,0 +1,193 @@
+"""A primary that dies, or freezes and comes back: reads go on, writes find the promoted replica, nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from real_servers.replicated import (
+    HELD_S,
+    Note,
+    Scene,
+    caught_up,
+    in_background,
+    make_notes,
+    name_of,
+    opened,
+    settings,
+    written,
+)
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from tidegate.errors import RoutingError
+from tidegate.proxy.embedded import Cluster
+from tidegate.proxy.embedded.process import wait_for
+from tidegate.proxy.settings import CacheSettings
+from tidegate.routing.events import Promoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tidegate.proxy.embedded import PostgresNode
+
+CONNECT_S: Final = 5.0
+FOUND_S: Final = 10.0
+"""In which a promoted replica is found: some polls, on a machine that is busy with something else."""
+
+
+@contextmanager
+def three(*, cache: bool = False) -> Iterator[tuple[Cluster, PostgresNode, PostgresNode, PostgresNode]]:
+    """A primary, and its replicas."""
+    with Cluster(replicas=2, cache=cache) as cluster:
+        make_notes(cluster)
+        shard = cluster.shards[0]
+        first, second = shard.replicas
+        yield cluster, shard.primary, first, second
+
+
+def write_until_it_is_taken(scene: Scene, words: str) -> None:
+    """As a program would that tries again."""
+
+    def taken() -> bool:
+        try:
+            scene.write(words)
+        except (DBAPIError, RoutingError):
+            return False
+        return True
+
+    wait_for(taken, "a write is taken", FOUND_S)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_killed_primary_and_its_promoted_replica(cached: bool) -> None:
+    with three(cache=cached) as (cluster, primary, first, second):
+        cache = CacheSettings(url=cluster.cache.url, read_timeout_ms=5_000) if cached else None
+        given = settings(primary.port, first.port, second.port, cache=cache)
+        with opened(given) as scene, opened(given, own_engine=True) as other:
+            other.tenant = scene.tenant
+            scene.write("one")
+            wait_for(
+                lambda: scene.answers(lambda: scene.notes.held(scene.tenant, [])) != name_of(primary),
+                "marks are clean, replicas answer",
+            )
+            scene.write("two")
+            scene.await_reached()
+            caught_up(primary, first, second)
+            primary.kill()
+            began_s = time.monotonic()
+            for _ in range(20):
+                assert scene.read() == ["one", "two"]  # the first of them a miss, where there is a cache
+            assert scene.notes.held(scene.tenant, []) == ["one", "two"]
+            assert time.monotonic() - began_s < CONNECT_S
+            began_s = time.monotonic()
+            with pytest.raises((OperationalError, RoutingError)):
+                scene.write("nobody takes this")
+            with pytest.raises((OperationalError, RoutingError)):
+                scene.notes.on_primary(scene.tenant)
+            assert time.monotonic() - began_s < 2 * CONNECT_S
+
+            first.promote()
+            write_until_it_is_taken(scene, "three")
+            write_until_it_is_taken(other, "four")
+            assert [event.node for event in scene.seen(Promoted)] == [name_of(first)]
+            now = ["one", "two", "three", "four"]
+            assert written(first, scene.tenant) == now
+            for one in (scene, other):
+                assert one.notes.on_primary(one.tenant) == now
+                assert one.notes.held(one.tenant, [])[:3] == now[:3], "its own writes at least"
+                assert one.nodes.topology.primary.name == name_of(first)
+
+            second.follow(first)
+            wait_for(lambda: scene.answers(lambda: scene.notes.held(scene.tenant, [])) == name_of(second), "it answers")
+            scene.write("five")
+            caught_up(first, second)
+            wait_for(lambda: scene.answers(lambda: scene.notes.held(scene.tenant, [])) == name_of(second), "it answers")
+            assert scene.read() == [*now, "five"]
+
+            # Split brain: the old primary comes back as it was.
+            primary.start()
+            before = written(primary, scene.tenant)
+            for turn in range(20):
+                scene.write(f"after {turn}")
+                other.write(f"other {turn}")
+                assert f"after {turn}" in scene.read()
+            assert written(primary, scene.tenant) == before == ["one", "two"]
+            with opened(given) as late:
+                late.tenant = scene.tenant
+                late.write("late")
+                assert "late" in late.notes.on_primary(late.tenant)
+            assert written(primary, scene.tenant) == before
+            assert name_of(primary) not in late.answered()
+
+
+@pytest.mark.parametrize("own_engine", [False, True])
+def test_nothing_reaches_a_primary_that_was_frozen_while_another_was_promoted(own_engine: bool) -> None:
+    with three() as (_, primary, first, second):
+        given = settings(primary.port, first.port, second.port)
+        with opened(given, own_engine=own_engine) as scene:
+            for words in ("one", "two"):
+                scene.write(words)
+            scene.await_reached()
+            caught_up(primary, first, second)
+            with scene.gate.session(scene.tenant) as open_session:
+                # Transactions that were begun before: one idles, one is in the middle of a write, one of a read.
+                open_session.add(Note(tenant_id=scene.tenant, words="lost"))
+                open_session.flush()
+                primary.pause()
+                stuck = in_background(lambda: scene.write("stuck"))
+                read = in_background(lambda: scene.notes.on_primary(scene.tenant))
+                first.promote()
+                second.follow(first)
+                began_s = time.monotonic()
+                wait_for(lambda: bool(scene.seen(Promoted)), "the promoted replica is found", FOUND_S)
+                for future in (stuck, read):
+                    with pytest.raises((DBAPIError, RoutingError)):
+                        future.result(HELD_S)
+                assert time.monotonic() - began_s < FOUND_S
+                scene.write("three")
+                primary.resume()
+                with pytest.raises((DBAPIError, RoutingError)):
+                    open_session.commit()
+            for turn in range(20):
+                scene.write(f"after {turn}")
+                assert scene.notes.on_primary(scene.tenant)[-1] == f"after {turn}"
+                assert scene.read()[-1] == f"after {turn}"
+            answered = scene.answered()
+            wait_for(lambda: scene.nodes.topology.nodes[0].view is not None, "the old one answers its monitor")
+            for turn in range(20, 40):
+                scene.write(f"after {turn}")
+                assert scene.read()[-1] == f"after {turn}"
+            wait_for(lambda: scene.answers(scene.read) == name_of(second), "the other one is a replica of the new one")
+            assert scene.answered().get(name_of(primary)) == answered.get(name_of(primary))
+            wait_for(lambda: written(primary, scene.tenant) == ["one", "two"], "the open transaction is gone")
+            assert "lost" not in written(first, scene.tenant)
+
+
+def test_a_replica_of_the_lost_timeline_answers_nobody() -> None:
+    # It has received what the promoted one has not: its log is longer, and none of that has happened.
+    with three() as (_, primary, first, second), opened(settings(primary.port, first.port, second.port)) as scene:
+        scene.write("one")
+        scene.await_reached()
+        first.execute("ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
+        first.execute("SELECT pg_reload_conf()")
+        wait_for(lambda: not first.execute("SELECT 1 FROM pg_stat_wal_receiver"), "the first receives nothing")
+        for turn in range(50):
+            scene.write(f"lost {turn}")
+        token = scene.gate.token(scene.tenant)
+        caught_up(primary, second)
+        primary.kill()
+        first.promote()
+        wait_for(lambda: bool(scene.seen(Promoted)), "the promoted replica is found", FOUND_S)
+        stranger = str(scene.tenant)
+        with opened(settings(first.port, primary.port, second.port)) as other:
+            other.tenant = scene.tenant
+            # Nobody told this gate of any write.
+            assert {other.answers(other.read) for _ in range(10)} == {name_of(first)}
+            assert other.read() == ["one"]
+            with other.gate.session(other.tenant, token=token):
+                assert {other.answers(other.read) for _ in range(10)} == {name_of(first)}
+        assert {scene.answers(scene.read) for _ in range(10)} == {name_of(first)}
+        assert scene.read() == ["one"]
+        assert written(second, stranger)[-1] == "lost 49", "the test wants it to be further"
