@@ -6,11 +6,8 @@ Nothing here decides anything: who is the primary is :mod:`tidegate.routing.topo
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +16,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.proxy.engines import ConnectArguments, checked_url, hosts, monitor_engine, replica_engine
-from tidegate.routing.asking import VIEW, one_row, view_of
+from tidegate.proxy.monitor_line import MonitorLine
 from tidegate.routing.cutting import Cutter
 from tidegate.routing.monitor import Monitor, Pace
 from tidegate.routing.topology import Node, Topology
@@ -240,7 +237,7 @@ class Nodes:
             return engine
 
     def _monitor(self, node: Node) -> Monitor:
-        line = _Line(monitor_engine(self.addresses[node.name].url, self._like))
+        line = MonitorLine(monitor_engine(self.addresses[node.name].url, self._like))
 
         def seen(view: View) -> None:
             self.topology.seen(node, view)
@@ -268,48 +265,3 @@ def _made_like(home: sessionmaker[Session], engine: Engine) -> sessionmaker[Sess
     if options := bind.get_execution_options():
         engine = engine.execution_options(**options)
     return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})
-
-
-class _Line:
-    """A monitor's own connection; see :class:`tidegate.routing.monitor.Line`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._pid = 0
-        self._raw: Any = None
-        self._socket: socket.socket | None = None
-
-    def ask(self) -> View:
-        if self._pid != os.getpid():
-            # The connection of a parent, which asks on it too; it is the parent's to close.
-            self._raw = self._socket = None
-        raw = self._raw or self._connect()
-        asked_s = time.monotonic()
-        try:
-            return view_of(one_row(raw, VIEW), asked_s)
-        except BaseException:
-            self.close()
-            raise
-
-    def cut(self) -> None:
-        if (line := self._socket) is not None and self._pid == os.getpid():
-            with contextlib.suppress(OSError):
-                line.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        raw, self._raw = self._raw, None
-        line, self._socket = self._socket, None
-        if raw is not None and self._pid == os.getpid():
-            with contextlib.suppress(Exception):
-                raw.close()
-        if line is not None:
-            line.close()
-
-    def _connect(self) -> Any:
-        pooled = self._engine.raw_connection()
-        connection: Any = pooled.dbapi_connection
-        pooled.detach()  # what the pool does with connections that are forgotten is not to be done in a child
-        connection.autocommit = True  # one statement is one round trip
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-        self._raw, self._pid = connection, os.getpid()
-        return connection

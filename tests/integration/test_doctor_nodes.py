@@ -49,7 +49,7 @@ def as_user(url: str, user: str) -> str:
 
 
 def said(result: Any, cluster: Cluster) -> str:
-    text = result.stdout
+    text = str(result.stdout)
     for name, node in zip(("primary", "first", "second"), nodes(cluster), strict=True):
         text = text.replace(f"127.0.0.1:{node.port}", name)
     return text
