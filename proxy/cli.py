@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,11 +17,14 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tidegate.cache.redis_url import shown_url
 from tidegate.errors import SettingsError, TidegateError
-from tidegate.proxy.cache_cli import invalidate, switch
+from tidegate.proxy.cache_cli import Config, invalidate, switch
+from tidegate.proxy.cache_facts import collect
 from tidegate.proxy.commands import add_commands
+from tidegate.proxy.doctor import all_is_well, findings
 from tidegate.proxy.embedded.cli import cluster_app
-from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables, replace_serving_cache
-from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
+from tidegate.proxy.settings import Settings, ShardSettings
+from tidegate.proxy.state import ddl, drop_tables, make_tables, replace_serving_cache
+from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +37,7 @@ app.command()(invalidate)
 app.command()(switch)
 add_commands(app)
 
+T = TypeVar("T")
 _console = Console()
 Url = Annotated[
     str | None,
@@ -74,18 +79,39 @@ def init(
 
 
 @app.command()
-def doctor(url: Url = None) -> None:
-    """Check a database for what Tidegate needs; exits with 1 if something is missing."""
-    with _engine(url) as engine:
-        wrong = {name: state for name, state in index_states(engine).items() if state != "valid"}
-        for name, state in wrong.items():
-            typer.echo(f"index {name} is {state}: pages cost more the larger an app is; run: tidegate init")
-        missing = missing_tables(engine)
-        for name in missing:
-            typer.echo(f"table {name} is missing: a gate makes it if it may; run: tidegate init")
-        if wrong or missing:
+def doctor(
+    url: Url = None,
+    cache_url: Annotated[
+        str | None,
+        typer.Option(help="URL of the cache \\[default: TIDEGATE_CACHE_URL].", show_default=False),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Check a database, and the cache, for what Tidegate needs; exits with 1 if something is wrong.
+
+    Nothing is changed. What a TOML file says is overridden by --url and --cache-url.
+
+    Example: tidegate doctor --url postgresql+psycopg://dify:secret@db/dify --cache-url redis://cache:6379/0
+    """
+    settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
+    with _engine(settings.shards[0].primary if settings.shards else None) as engine:
+        facts = collect(engine, settings.cache)
+        found = findings(facts)
+        for line in [finding.text() for finding in found] or all_is_well(facts):
+            typer.echo(line)
+        if found:
             raise typer.Exit(1)
-        typer.echo("all indexes and tables are there")
+
+
+def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
+    """What a gate would be made of."""
+    file = config or (None if url else os.environ.get("TIDEGATE_CONFIG"))
+    given = Settings.from_toml(Path(file)) if file else Settings()
+    if url or not given.shards:
+        primary = url or os.environ.get("TIDEGATE_DATABASE_URL")
+        given = given.model_copy(update={"shards": (ShardSettings(name="s0", primary=primary),) if primary else ()})
+    cache = cache_url or given.cache.url or (None if file else os.environ.get("TIDEGATE_CACHE_URL"))
+    return given.model_copy(update={"cache": given.cache.model_copy(update={"url": cache})})
 
 
 def _show(bars: Bars) -> Callable[[Progress], None]:
@@ -106,12 +132,7 @@ def _show(bars: Bars) -> Callable[[Progress], None]:
 @contextmanager
 def _engine(url: str | None) -> Iterator[Engine]:
     """An engine, and its errors as one line without the password, and exit status 2."""
-    given = url or os.environ.get("TIDEGATE_DATABASE_URL")
-    try:
-        engine = _engine_for(given)
-    except SettingsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    engine = _refused_in_one_line(lambda: _engine_for(url or os.environ.get("TIDEGATE_DATABASE_URL")))
     try:
         yield engine
     except (TidegateError, SQLAlchemyError) as error:
@@ -121,6 +142,14 @@ def _engine(url: str | None) -> Iterator[Engine]:
         raise typer.Exit(2) from None
     finally:
         engine.dispose()
+
+
+def _refused_in_one_line(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _engine_for(given: str | None) -> Engine:
