@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tidegate.cache.redis_url import shown_url
 from tidegate.errors import SettingsError, TidegateError
-from tidegate.proxy.cache_cli import Config, invalidate, switch
+from tidegate.proxy.cache_cli import Config, explain, invalidate, switch
 from tidegate.proxy.cache_facts import collect
 from tidegate.proxy.commands import add_commands
 from tidegate.proxy.doctor import all_is_well, findings
@@ -35,6 +35,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Ti
 app.add_typer(cluster_app, name="cluster")
 app.command()(invalidate)
 app.command()(switch)
+app.command()(explain)
 add_commands(app)
 
 T = TypeVar("T")

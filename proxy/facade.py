@@ -31,6 +31,8 @@ _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}
 # What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
 _SPELLED: Final = re.compile(r"(?:[0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}").fullmatch
 _EMPTY: Final = inspect.Parameter.empty
+POLICY: Final = "_tidegate_policy"
+"""By this name a method that is a call has its policy."""
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -56,7 +58,9 @@ def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
     def decorate(cls: type[C]) -> type[C]:
         policies.check(cls)
         for name, policy in policies.items():
-            setattr(cls, name, _method(cls, name, policy, policies))
+            method = _method(cls, name, policy, policies)
+            method.__dict__[POLICY] = policy
+            setattr(cls, name, method)
         return cls
 
     return decorate
