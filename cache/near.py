@@ -54,6 +54,12 @@ class Bounded:
             self._kept.move_to_end((tenant, name))
             return found[0]
 
+    def peek(self, tenant: str, name: str) -> Any:
+        """The value, or None; it is as long ago as before that it was used."""
+        with self._lock:
+            found = self._kept.get((tenant, name))
+            return None if found is None else found[0]
+
     def put(self, tenant: str, name: str, value: Any, size: int) -> None:
         """Keep *value*, of *size* bytes; one that is larger than all may be is not kept."""
         if size > self._most_bytes:

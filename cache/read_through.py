@@ -38,6 +38,19 @@ _MOST_EARLY: Final = 37.0
 _TIMES: Final = Struct(">QI")  # when the entry ends, and what it cost: ms since the epoch, ms
 
 
+def unpacked(body: bytes) -> tuple[int, bytes]:
+    """When an entry ends, in ms since the epoch, and the answer as it was frozen, of the body of an entry.
+
+    Raises:
+        Unreadable: it is no such body.
+    """
+    try:
+        until_ms, _ = _TIMES.unpack_from(body)
+    except StructError as error:
+        raise Unreadable(str(error)) from error
+    return until_ms, body[_TIMES.size :]
+
+
 @dataclass(frozen=True, slots=True)
 class _Lead:
     """The right to fill, and what was noted for it."""

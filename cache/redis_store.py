@@ -18,6 +18,7 @@ from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
 from tidegate.cache.redis_client import client_of
 from tidegate.cache.redis_cluster import link_of
+from tidegate.cache.redis_facts import servers_of
 from tidegate.cache.redis_pushes import pushes_of
 from tidegate.cache.redis_url import Target, Timeouts
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreFull
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.command import Link
     from tidegate.cache.redis_client import Client
+    from tidegate.cache.redis_facts import ServerFacts
     from tidegate.cache.redis_pushes import RedisPushes
     from tidegate.cache.scripts import Script
     from tidegate.cache.store import Change, Filling, Lookup
@@ -102,6 +104,14 @@ class RedisStore:
     def pushes(self) -> RedisPushes | None:
         """A stream of what happens to marks, for a near cache; None for a cluster, whose near caches always ask."""
         return pushes_of(self._client, self._keys)
+
+    def servers(self) -> tuple[ServerFacts, ...]:
+        """What the server says of itself; on a cluster, each of its masters.
+
+        Raises:
+            StoreUnavailable: one of them does not answer, or not as a Redis would.
+        """
+        return servers_of(self._client)
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
         """See :meth:`Store.lookup`."""

@@ -102,6 +102,21 @@ class Caching:
         request.epoch = pushes.epoch(request.tenant)
         return vouched and kept is not None and kept.epoch == request.epoch
 
+    @property
+    def switches(self) -> Switches:
+        """What is switched off."""
+        return self._switches
+
+    def peek(self, call: Call) -> CachedCall | None:
+        """The call as it is looked up; None if it is none of the cache's business. Only looks."""
+        request = self._request(call)
+        return request if request is not None and request.expand_guard() else None
+
+    def vouches_for(self, tenant: str, kept: Kept) -> bool:
+        """Whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
+        pushes = self._pushes
+        return pushes is not None and pushes.alive() and kept.epoch == pushes.epoch(tenant)
+
     def near_mode(self, call: Call, policy: Read) -> NearMode:
         """How the answers of a call are kept in this process."""
         modes = self._near_modes

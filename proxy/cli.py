@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from pathlib import Path  # noqa: TC003  # typer asks for it at run time
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,13 +17,15 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tidegate.cache.redis_url import shown_url
 from tidegate.errors import SettingsError, TidegateError
-from tidegate.proxy.cache_cli import invalidate, switch
+from tidegate.proxy.cache_cli import Config, explain, invalidate, switch
+from tidegate.proxy.cache_facts import collect
 from tidegate.proxy.commands import add_commands
+from tidegate.proxy.doctor import all_is_well, findings
 from tidegate.proxy.doctor_nodes import examine
 from tidegate.proxy.embedded.cli import cluster_app
-from tidegate.proxy.settings import Settings
-from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables, replace_serving_cache
-from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
+from tidegate.proxy.settings import Settings, ShardSettings
+from tidegate.proxy.state import ddl, drop_tables, make_tables, replace_serving_cache
+from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +36,10 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Ti
 app.add_typer(cluster_app, name="cluster")
 app.command()(invalidate)
 app.command()(switch)
+app.command()(explain)
 add_commands(app)
 
+T = TypeVar("T")
 _console = Console()
 Url = Annotated[
     str | None,
@@ -79,46 +83,44 @@ def init(
 @app.command()
 def doctor(
     url: Url = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with replicas and pools \\[default: TIDEGATE_CONFIG].", show_default=False),
+    cache_url: Annotated[
+        str | None,
+        typer.Option(help="URL of the cache \\[default: TIDEGATE_CACHE_URL].", show_default=False),
     ] = None,
+    config: Config = None,
     processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
 ) -> None:
-    """Check a database, and the servers of its shard, for what Tidegate needs; exits with 1 if something is missing.
+    """Check a database, the cache and a shard's servers for what Tidegate needs; exits with 1 if something is wrong.
 
-    With a configuration every server that it names is asked: whether it is what it should be, how far behind it is, and
-    whether it takes as many connections as the pools of all processes may open.
+    Nothing is changed. What a TOML file says is overridden by --url and --cache-url. With a file every server that it
+    names is asked: whether it is what it should be, how far behind it is, and whether it takes as many connections as
+    the pools of all processes may open.
+
+    Example: tidegate doctor --url postgresql+psycopg://dify:secret@db/dify --cache-url redis://cache:6379/0
 
     Example: tidegate doctor --config tidegate.toml --processes 8
     """
-    settings = _configured(url, config)
-    with _engine(url or (settings.shards[0].primary if settings and settings.shards else None)) as engine:
-        wrong = [
-            f"index {name} is {state}: pages cost more the larger an app is; run: tidegate init"
-            for name, state in index_states(engine).items()
-            if state != "valid"
-        ]
-        wrong += [
-            f"table {name} is missing: a gate makes it if it may; run: tidegate init" for name in missing_tables(engine)
-        ]
-        for line in wrong:
-            typer.echo(line)
-        grave = _examine(settings, processes) if settings is not None else False
-        if wrong or grave:
-            raise typer.Exit(1)
-        typer.echo("all indexes and tables are there")
+    settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
+    with _engine(settings.shards[0].primary if settings.shards else None) as engine:
+        facts = collect(engine, settings.cache)
+    found = findings(facts)
+    for line in [finding.text() for finding in found] or all_is_well(facts):
+        typer.echo(line)
+    named = config is not None or (url is None and bool(os.environ.get("TIDEGATE_CONFIG")))
+    grave = _examine(settings, processes) if named else False
+    if found or grave:
+        raise typer.Exit(1)
 
 
-def _configured(url: str | None, config: Path | None) -> Settings | None:
-    """The settings that name servers; None where there is only a URL."""
-    try:
-        if config is not None:
-            return Settings.from_toml(config)
-        return Settings.from_environment() if url is None and os.environ.get("TIDEGATE_CONFIG") else None
-    except SettingsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
+    """What a gate would be made of."""
+    file = config or (None if url else os.environ.get("TIDEGATE_CONFIG"))
+    given = Settings.from_toml(Path(file)) if file else Settings()
+    if url or not given.shards:
+        primary = url or os.environ.get("TIDEGATE_DATABASE_URL")
+        given = given.model_copy(update={"shards": (ShardSettings(name="s0", primary=primary),) if primary else ()})
+    cache = cache_url or given.cache.url or (None if file else os.environ.get("TIDEGATE_CACHE_URL"))
+    return given.model_copy(update={"cache": given.cache.model_copy(update={"url": cache})})
 
 
 def _examine(settings: Settings, processes: int) -> bool:
@@ -153,12 +155,7 @@ def _show(bars: Bars) -> Callable[[Progress], None]:
 @contextmanager
 def _engine(url: str | None) -> Iterator[Engine]:
     """An engine, and its errors as one line without the password, and exit status 2."""
-    given = url or os.environ.get("TIDEGATE_DATABASE_URL")
-    try:
-        engine = _engine_for(given)
-    except SettingsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+    engine = _refused_in_one_line(lambda: _engine_for(url or os.environ.get("TIDEGATE_DATABASE_URL")))
     try:
         yield engine
     except (TidegateError, SQLAlchemyError) as error:
@@ -168,6 +165,14 @@ def _engine(url: str | None) -> Iterator[Engine]:
         raise typer.Exit(2) from None
     finally:
         engine.dispose()
+
+
+def _refused_in_one_line(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _engine_for(given: str | None) -> Engine:

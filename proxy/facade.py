@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 _EMPTY: Final = inspect.Parameter.empty
+POLICY: Final = "_tidegate_policy"
+"""By this name a method that is a call has its policy."""
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -42,7 +44,9 @@ def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
     def decorate(cls: type[C]) -> type[C]:
         policies.check(cls)
         for name, policy in policies.items():
-            setattr(cls, name, _method(cls, name, policy, policies))
+            method = _method(cls, name, policy, policies)
+            method.__dict__[POLICY] = policy
+            setattr(cls, name, method)
         return cls
 
     return decorate

@@ -12,6 +12,7 @@ from sqlalchemy.orm import sessionmaker
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
+from tidegate.proxy.explain import explain
 from tidegate.proxy.facade import gated
 from tidegate.proxy.switches import checked_switch
 from tidegate.repositories.models import Base
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.commit import Commit
+    from tidegate.proxy.explain import Explanation
     from tidegate.proxy.nodes import Nodes
     from tidegate.proxy.outbox import Applier, Outbox
     from tidegate.proxy.routing import Routing
@@ -265,6 +267,20 @@ class Gate:
         with self.session_maker() as session:
             self._parts.outbox.put(cast("Any", session.connection()), [change])
             session.commit()
+
+    def explain(self, method: Callable[..., object], *args: Any, **kwargs: Any) -> Explanation:
+        """What would answer a call if it were made now, and why nobody before that; only looks.
+
+        Args:
+            method: of a repository behind a gate, like ``gate.workflow_runs.get_workflow_run_by_id``.
+            args: what it would be called with.
+            kwargs: the same.
+
+        Raises:
+            PolicyError: *method* is none of a repository behind a gate.
+            TypeError: it does not take these arguments.
+        """
+        return explain(method, args, kwargs)
 
     def stats(self) -> Stats:
         """What this gate has counted since it was made: calls by method, and events of its cache."""

@@ -68,6 +68,11 @@ class Switches:
         off = self._off
         return bool(off) and (ALL in off or f"method:{method}" in off or f"tenant:{tenant}" in off)
 
+    def off_by(self, method: str, tenant: str) -> str | None:
+        """The switch by which the cache is off for this call, as far as it is known; asks nobody."""
+        names = (ALL, f"method:{method}", f"tenant:{tenant}")
+        return next((name for name in names if name in self._off), None)
+
     def _ask(self, store: Store) -> bool:
         try:
             self._off = self._fixed | store.switched_off()

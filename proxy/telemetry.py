@@ -153,6 +153,11 @@ class Telemetry:
         self._add(call, perf_counter_ns() - began)
         return answer
 
+    @property
+    def below(self) -> Pipeline:
+        """The layer that answers."""
+        return self._below
+
 
 class Log:
     """Logs what somebody should look into: a cache that does not answer, entries that cannot be used.

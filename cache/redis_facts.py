@@ -1,0 +1,66 @@
+"""What the cache's servers say of themselves, so that somebody can be told what is wrong with them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tidegate.cache.store import StoreUnavailable
+
+_SECTIONS: Final = ("server", "memory", "replication")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """One server.
+
+    Args:
+        name: "host:port" on a cluster, else empty: there is only one.
+        product: "Redis" or "Valkey".
+        version: of Redis, or of the Redis that a Valkey can stand for, as it says: "7.2.4".
+        role: "master" or "slave", as it says.
+        eviction: what it does when its memory is full, ``maxmemory-policy``; empty: it does not say.
+        most_bytes: how much memory it may use; 0: as much as there is.
+        answer_ms: how long its quickest answer took, in milliseconds.
+    """
+
+    name: str
+    product: str
+    version: str
+    role: str
+    eviction: str
+    most_bytes: int
+    answer_ms: float
+
+
+def servers_of(client: Any) -> tuple[ServerFacts, ...]:
+    """Ask the server, or all masters of a cluster, by a redis-py client (which has not typed what INFO gives).
+
+    Raises:
+        StoreUnavailable: one of them does not answer, or not as a Redis would.
+    """
+    try:
+        if hasattr(client, "get_primaries"):
+            return tuple(_asked(client.get_redis_connection(node), node.name) for node in client.get_primaries())
+        return (_asked(client, ""),)
+    except Exception as error:  # a parser may raise anything on garbage
+        raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _asked(client: Any, name: str) -> ServerFacts:
+    info: dict[str, Any] = {}
+    times_s = []
+    for section in _SECTIONS:
+        began_s = time.perf_counter()
+        info |= client.info(section)
+        times_s.append(time.perf_counter() - began_s)
+    return ServerFacts(
+        name=name,
+        product="Valkey" if "valkey_version" in info else "Redis",
+        version=str(info["redis_version"]),
+        role=str(info["role"]),
+        eviction=str(info.get("maxmemory_policy", "")),
+        most_bytes=int(info.get("maxmemory", 0)),
+        answer_ms=min(times_s) * 1000,
+    )
