@@ -90,7 +90,7 @@ def doctor(
 ) -> None:
     """Check a database, and the cache, for what Tidegate needs; exits with 1 if something is wrong.
 
-    Nothing is changed. What a TOML file says is overridden by --url and --cache-url.
+    What merely costs something is a note. Nothing is changed. --url and --cache-url go before what a TOML file says.
 
     Example: tidegate doctor --url postgresql+psycopg://dify:secret@db/dify --cache-url redis://cache:6379/0
     """
@@ -98,10 +98,11 @@ def doctor(
     with _engine(settings.shards[0].primary if settings.shards else None) as engine:
         facts = collect(engine, settings.cache)
         found = findings(facts)
-        for line in [finding.text() for finding in found] or all_is_well(facts):
-            typer.echo(line)
-        if found:
+        for finding in found:
+            typer.echo(("" if finding.grave else "note: ") + finding.text())
+        if any(finding.grave for finding in found):
             raise typer.Exit(1)
+        typer.echo("\n".join(all_is_well(facts)))
 
 
 def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
