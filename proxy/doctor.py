@@ -55,6 +55,10 @@ def of_tables(database: DatabaseFacts) -> Iterator[Finding]:
     for name in database.missing_tables:
         yield Finding(f"table {name}", "is missing", "a gate makes it if it may; run: tidegate init")
 
+    for name in database.closed_tables:
+        cure = "what it says was not looked at; a gate's user must read and write it: GRANT ALL ON it TO that user"
+        yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
+
 
 def of_transactions(database: DatabaseFacts) -> Iterator[Finding]:
     """The oldest transaction, if it is long: a quarantine lasts until it has ended."""

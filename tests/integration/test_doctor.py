@@ -189,6 +189,18 @@ def test_what_waits_in_the_outbox_is_counted_with_its_age_in_any_time_zone(engin
     assert line.startswith("the outbox has 2 changes that the cache was not told of, the oldest for 9")
 
 
+def test_a_user_who_may_not_read_the_tables_is_told_so_and_the_rest(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DO $$ BEGIN CREATE ROLE poor LOGIN; EXCEPTION WHEN duplicate_object THEN END $$"))
+        connection.execute(insert(OUTBOX).values(created_at=func.to_timestamp(0), tenant="t", tags="[]", whole=True))
+    poor = create_engine(engine.url.set(username="poor"))
+    state, outbox = said(poor, None)
+    assert state.startswith("table tidegate_state may not be read by this user: ")
+    assert outbox.startswith("table tidegate_outbox may not be read by this user: ")
+    assert run(poor).exit_code == 0, "only who runs a gate must"
+    poor.dispose()
+
+
 def test_a_url_that_cannot_work_is_refused_before_anything_is_asked(engine: Engine) -> None:
     refused = run(engine, "--cache-url", "http://dify:hunter2@cache")
     assert refused.exit_code == 2
