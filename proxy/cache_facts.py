@@ -14,7 +14,7 @@ from tidegate.proxy.state import OUTBOX, STATE, missing_tables, serving_cache
 from tidegate.repositories.indexes import index_states
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Engine
 
@@ -65,6 +65,7 @@ class DatabaseFacts:
     Args:
         indexes: "valid", "invalid" or "missing", by name.
         missing_tables: those of Tidegate's own.
+        closed_tables: those of them that this user may not read, and which are as good as empty in what follows.
         serving: the cache that serves this database; None: no gate has come with one yet.
         oldest: the transaction that would hold up a quarantine for longest; None: none is running.
         waiting: rows in the outbox.
@@ -73,6 +74,7 @@ class DatabaseFacts:
 
     indexes: Mapping[str, str]
     missing_tables: tuple[str, ...]
+    closed_tables: tuple[str, ...] = ()
     serving: str | None = None
     oldest: Running | None = None
     waiting: int = 0
@@ -118,15 +120,24 @@ def collect(engine: Engine, cache: CacheSettings) -> Facts:
 
 def _database(engine: Engine) -> DatabaseFacts:
     missing = tuple(missing_tables(engine))
-    waiting, waiting_s = (0, 0.0) if OUTBOX.name in missing else _outbox(engine)
+    closed = _closed(engine, [name for name in (STATE.name, OUTBOX.name) if name not in missing])
+    waiting, waiting_s = (0, 0.0) if OUTBOX.name in missing + closed else _outbox(engine)
     return DatabaseFacts(
         indexes=index_states(engine),
         missing_tables=missing,
-        serving=None if STATE.name in missing else serving_cache(engine, None),
+        closed_tables=closed,
+        serving=None if STATE.name in missing + closed else serving_cache(engine, None),
         oldest=_oldest(engine),
         waiting=waiting,
         waiting_s=waiting_s,
     )
+
+
+def _closed(engine: Engine, names: Sequence[str]) -> tuple[str, ...]:
+    if engine.dialect.name != "postgresql":
+        return ()
+    with engine.connect() as connection:
+        return tuple(name for name in names if not connection.scalar(select(func.has_table_privilege(name, "SELECT"))))
 
 
 def _oldest(engine: Engine) -> Running | None:

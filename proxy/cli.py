@@ -90,26 +90,29 @@ def doctor(
     config: Config = None,
     processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
 ) -> None:
-    """Check a database, the cache and a shard's servers for what Tidegate needs; exits with 1 if something is wrong.
+    """Check a database, its cache and its servers for what Tidegate needs; exits with 1 if something is wrong.
 
-    Nothing is changed. What a TOML file says is overridden by --url and --cache-url. With a file every server that it
-    names is asked: whether it is what it should be, how far behind it is, and whether it takes as many connections as
-    the pools of all processes may open.
-
-    Example: tidegate doctor --url postgresql+psycopg://dify:secret@db/dify --cache-url redis://cache:6379/0
+    What merely costs something is a note. Nothing is changed. --url and --cache-url go before what a TOML file says.
+    With one, every server that it names is asked: whether it is what it should be, how far behind it is, and whether it
+    takes as many connections as the pools of all processes may open.
 
     Example: tidegate doctor --config tidegate.toml --processes 8
     """
     settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
     with _engine(settings.shards[0].primary if settings.shards else None) as engine:
         facts = collect(engine, settings.cache)
-    found = findings(facts)
-    for line in [finding.text() for finding in found] or all_is_well(facts):
-        typer.echo(line)
-    named = config is not None or (url is None and bool(os.environ.get("TIDEGATE_CONFIG")))
-    grave = _examine(settings, processes) if named else False
-    if found or grave:
-        raise typer.Exit(1)
+        found = findings(facts)
+        if config or (url is None and os.environ.get("TIDEGATE_CONFIG")):
+            for shard in settings.shards:
+                with _console.status(f"asking the servers of {shard.name} ..."):
+                    examined = examine(shard, settings, processes)
+                typer.echo("\n".join(examined.budgets))
+                found += examined.findings
+        for finding in found:
+            typer.echo(("" if finding.grave else "note: ") + finding.text())
+        if any(finding.grave for finding in found):
+            raise typer.Exit(1)
+        typer.echo("\n".join(all_is_well(facts)))
 
 
 def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
@@ -121,20 +124,6 @@ def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Se
         given = given.model_copy(update={"shards": (ShardSettings(name="s0", primary=primary),) if primary else ()})
     cache = cache_url or given.cache.url or (None if file else os.environ.get("TIDEGATE_CACHE_URL"))
     return given.model_copy(update={"cache": given.cache.model_copy(update={"url": cache})})
-
-
-def _examine(settings: Settings, processes: int) -> bool:
-    """Say what is wrong with the servers; whether any of it is grave."""
-    grave = False
-    for shard in settings.shards:
-        with _console.status(f"asking the servers of {shard.name} ..."):
-            examined = examine(shard, settings, processes)
-        for line in examined.budgets:
-            typer.echo(line)
-        for found in examined.findings:
-            typer.echo(("" if found.grave else "note: ") + found.text())
-            grave = grave or found.grave
-    return grave
 
 
 def _show(bars: Bars) -> Callable[[Progress], None]:

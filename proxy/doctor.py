@@ -30,7 +30,7 @@ def findings(facts: Facts) -> list[Finding]:
 
 
 def all_is_well(facts: Facts) -> list[str]:
-    """Lines for when nothing is wrong."""
+    """Lines for when nothing is gravely wrong."""
     lines = ["all indexes and tables are there"]
     cache, serving = facts.cache, facts.database.serving
     if cache is not None:
@@ -47,13 +47,17 @@ def of_indexes(database: DatabaseFacts) -> Iterator[Finding]:
     for name, state in database.indexes.items():
         if state != "valid":
             cure = "pages cost more the larger an app is; run: tidegate init"
-            yield Finding(f"index {name}", f"is {state}", cure, grave=False)
+            yield Finding(f"index {name}", f"is {state}", cure)
 
 
 def of_tables(database: DatabaseFacts) -> Iterator[Finding]:
     """Tidegate's own tables."""
     for name in database.missing_tables:
-        yield Finding(f"table {name}", "is missing", "a gate makes it if it may; run: tidegate init", grave=False)
+        yield Finding(f"table {name}", "is missing", "a gate makes it if it may; run: tidegate init")
+
+    for name in database.closed_tables:
+        cure = "what it says was not looked at; a gate's user must read and write it: GRANT ALL ON it TO that user"
+        yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
 
 
 def of_transactions(database: DatabaseFacts) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.addresses import addresses
 from tidegate.proxy.discovered import address_of
+from tidegate.proxy.findings import Finding
 from tidegate.proxy.node_facts import CATCHES_UP_S, NodeFacts, behind, facts_of
 from tidegate.routing.discovery import Discovery
 from tidegate.routing.topology import Topology
@@ -22,27 +23,6 @@ _UTC: Final = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Etc/UCT", "UCT", "
 _SLOW_RETRY_MS: Final = 1000
 _SUPERVISION: Final = 2
 """Connections to the primary beside the pool's: its monitor's, and the one that is told of the outbox."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is wrong.
-
-    Args:
-        about: the node, or the setting.
-        wrong: what is wrong with it.
-        cure: what would help.
-        grave: whether it keeps reads from the node, or may; else it only costs.
-    """
-
-    about: str
-    wrong: str
-    cure: str
-    grave: bool = True
-
-    def text(self) -> str:
-        """One line."""
-        return f"{self.about} {self.wrong}: {self.cure}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,8 @@ class Explanation:
         lines = [self.near.text(), self.cache.text()]
         if self.answered in ("node", "plain"):
             lines.append(f"a node's answer is {'stored' if self.stores else 'not stored'}")
+        elif self.nodes:
+            lines.append("if none did:")
         lines += [node.text() for node in self.nodes] or ["the primary is the only node"]
         return "\n  ".join([self.call, *lines])
 

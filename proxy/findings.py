@@ -13,7 +13,7 @@ class Finding:
         about: the index, the table, the cache, the node or the setting.
         wrong: what is wrong with it.
         cure: what it costs, and what would help.
-        grave: whether something is not used for it, or may be lost by it; else it only costs.
+        grave: whether something is not used for it, or is missing; else it only costs.
     """
 
     about: str

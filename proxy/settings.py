@@ -23,7 +23,8 @@ class CacheSettings(_Section):
 
     Args:
         url: ``redis://``, ``rediss://``, ``redis+sentinel://`` or ``redis+cluster://``; None: no cache.
-        near: whether answers whose policy allows it are also kept in the process.
+        near: whether answers whose policy allows it are also kept in the process; of Dify's repositories these are runs
+            that have ended, by id, which are checked each time.
         near_modes: modes of the near cache by the method's name, instead of what their policies say; "all" for every
             cached method. Which answers of a method may be kept is its policy's to say all the same.
         near_bytes: of all that the process keeps, decoded answers and large values apart, each.
@@ -40,7 +41,7 @@ class CacheSettings(_Section):
     """
 
     url: str | None = Field(default=None, repr=False)
-    near: bool = False
+    near: bool = True
     near_modes: dict[str, NearMode] = Field(default_factory=dict)
     near_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
     near_entries: int = Field(default=100_000, ge=0)

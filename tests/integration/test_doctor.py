@@ -106,6 +106,9 @@ def test_an_eviction_policy_is_read_off_the_server(engine: Engine, start_valkey:
     node = start_valkey("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
     (line,) = said(engine, node.url)
     assert "may evict marks when it is full (maxmemory-policy allkeys-lru)" in line
+    done = run(engine, "--cache-url", node.url)
+    assert done.exit_code == 0, "it only costs"
+    assert done.stdout.startswith(f"note: {line}\nall indexes and tables are there\nthe cache ")
     with redis.Redis.from_url(node.url) as client:
         client.config_set("maxmemory-policy", "volatile-ttl")
     assert said(engine, node.url) == []
@@ -182,7 +185,20 @@ def test_what_waits_in_the_outbox_is_counted_with_its_age_in_any_time_zone(engin
     elsewhere = create_engine(engine.url, connect_args={"options": "-c timezone=Asia/Tokyo"})
     (line,) = said(elsewhere, None)
     elsewhere.dispose()
+    assert run(engine).exit_code == 1
     assert line.startswith("the outbox has 2 changes that the cache was not told of, the oldest for 9")
+
+
+def test_a_user_who_may_not_read_the_tables_is_told_so_and_the_rest(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DO $$ BEGIN CREATE ROLE poor LOGIN; EXCEPTION WHEN duplicate_object THEN END $$"))
+        connection.execute(insert(OUTBOX).values(created_at=func.to_timestamp(0), tenant="t", tags="[]", whole=True))
+    poor = create_engine(engine.url.set(username="poor"))
+    state, outbox = said(poor, None)
+    assert state.startswith("table tidegate_state may not be read by this user: ")
+    assert outbox.startswith("table tidegate_outbox may not be read by this user: ")
+    assert run(poor).exit_code == 0, "only who runs a gate must"
+    poor.dispose()
 
 
 def test_a_url_that_cannot_work_is_refused_before_anything_is_asked(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from tidegate.proxy.doctor import LONG_S, all_is_well, findings
 NAME = "redis://cache:6379/0"
 SERVER = ServerFacts("", "Redis", "6.2.0", "master", "volatile-ttl", 1 << 30, 0.3)
 CACHE = CacheFacts(NAME, 50, (SERVER,))
-DATABASE = DatabaseFacts({"some_idx": "valid"}, (), NAME)
+DATABASE = DatabaseFacts({"some_idx": "valid"}, (), serving=NAME)
 RUNNING = Running("771", LONG_S, 42, "", "idle in transaction", "celery", "dify")
 
 
@@ -43,6 +43,8 @@ def test_indexes_and_tables_that_are_not_there() -> None:
     assert [line.partition(":")[0] for line in said(missing)] == ["index a_idx is missing", "index b_idx is invalid"]
     (line,) = said(replace(DATABASE, missing_tables=("tidegate_outbox",)))
     assert line.startswith("table tidegate_outbox is missing: ")
+    (line,) = said(replace(DATABASE, closed_tables=("tidegate_state",)))
+    assert line.startswith("table tidegate_state may not be read by this user: ")
 
 
 def test_a_cache_that_is_away_slow_or_refuses() -> None:

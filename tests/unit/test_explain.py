@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,6 +108,9 @@ def test_the_nodes_are_told_what_the_marks_have_said(repository: Gated, nodes: N
     clean(store, Position(1, 7))
     assert explain(repository.get, ("t", "k"), {}).stores
     assert nodes.needs[1:] == [Need(Position(1, 7), primary=False)]
+    with_answer = replace(explain(repository.get, ("t", "k"), {}), answered="store")
+    assert str(with_answer).endswith("\n  if none did:\n  db:5432 may answer: it may")
+    nodes.needs.pop()
     store.bump([Change("t", frozenset({"row:k"}))], Position(1, 9))
     explain(repository.get, ("t", "k"), {})
     assert nodes.needs[2:] == [Need(Position(1, 9), primary=False)]
