@@ -45,7 +45,8 @@ def connect(engine: Engine, valkey_url: str) -> Iterator[Callable[..., tidegate.
     gates: list[tidegate.Gate] = []
 
     def made(**cache: Any) -> tidegate.Gate:
-        patient: dict[str, Any] = {"url": valkey_url, "connect_timeout_ms": 2000, "read_timeout_ms": 2000} | cache
+        times = {"connect_timeout_ms": 2000, "read_timeout_ms": 2000}
+        patient: dict[str, Any] = {"url": valkey_url, "near": False} | times | cache
         gates.append(tidegate.gate_on(engine, sessionmaker(engine), Settings(cache=CacheSettings(**patient))))
         return gates[-1]
 

@@ -90,7 +90,7 @@ def engine(tables_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def cache_settings(cluster: Cluster) -> CacheSettings:
-    return CacheSettings(url=cluster.cache.url, connect_timeout_ms=2000, read_timeout_ms=2000)
+    return CacheSettings(url=cluster.cache.url, connect_timeout_ms=2000, read_timeout_ms=2000, near=False)
 
 
 @pytest.fixture
