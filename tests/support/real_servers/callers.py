@@ -166,8 +166,7 @@ class Caller:
         except Exception as error:  # noqa: BLE001  # while there is no primary
             self.found.failed[f"read: {type(error).__name__}"] += calls
             return
-        finally:
-            board.count(crew.worker, calls)
+        board.count(crew.worker, calls)
         if counts:
             self.found.reads[name] += calls
             self._note_answers(forced=forced)

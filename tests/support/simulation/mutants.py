@@ -12,6 +12,9 @@ from tidegate.cache.keeper import Keeper
 from tidegate.cache.marks import Mark, Root, State
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.repositories.position import NOWHERE
+from tidegate.routing import choose
+from tidegate.routing.attempt import Attempt
+from tidegate.routing.topology import View
 
 if TYPE_CHECKING:
     import pytest
@@ -62,6 +65,19 @@ def _without_position(patch: pytest.MonkeyPatch) -> None:
         return query(self, replace(need, position=NOWHERE))
 
     patch.setattr(SimRequest, "query", anywhere)
+
+
+def _without_choice(patch: pytest.MonkeyPatch) -> None:
+    """Any replica will do, unless its connection has to be asked."""
+    patch.setattr(choose, "_not_now", lambda *_args: None)
+
+
+def _without_vouching(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(View, "vouches_for", lambda *_args: True)
+
+
+def _without_asking(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "_ask", lambda *_args: None)
 
 
 def _without_nonce(patch: pytest.MonkeyPatch) -> None:
@@ -138,6 +154,9 @@ MUTANTS = [
     Mutant("fence", Shape(readers=2)),
     Mutant("noted", Shape(readers=2)),
     Mutant("position", Shape(readers=1)),
+    Mutant("choice", Shape(writers=2, readers=1, reads=3)),
+    Mutant("vouching", Shape(readers=1, reads=2, faults={"regress": 1})),
+    Mutant("asking", Shape(readers=1, reads=2, faults={"regress": 1})),
     Mutant("nonce", Shape(readers=2, reads=2, faults={"lose": 2})),
     Mutant("quarantine", Shape(readers=3, faults={"lose": 1})),
     Mutant("pending", Shape(readers=1, reads=2, faults={"lose": 1}, replicas=0, rooted=False)),

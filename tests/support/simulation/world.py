@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from simulation.router import SimRouter
 from simulation.scheduler import Died, Scheduler
 
 from tidegate.cache.keeper import Keeper
@@ -117,6 +118,7 @@ class World:
         self.transactions: dict[str, str] = {}
         self.stale: list[str] = []
         self.reads = 0
+        self.tick = 0
         self._nonces = 0
         self._xids = 100
         self.outbox: list[Change] = []
@@ -124,11 +126,13 @@ class World:
         if shape.rooted:
             self.store.roots[TENANT] = Root("first", self.primary.origin, State.CLEAN)
         self.keeper = Keeper(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
+        self.routers = [SimRouter(self, f"process {i}") for i in range(shape.processes)]
         processes = [self._process() for _ in range(shape.processes)]
         for i in range(shape.writers):
             scheduler.add(f"w{i}", SimWriter(self, i).run)
         for i in range(shape.readers):
-            scheduler.add(f"r{i}", SimReader(self, processes[i % len(processes)], shape.reads).run)
+            at = i % len(processes)
+            scheduler.add(f"r{i}", SimReader(self, processes[at], self.routers[at], shape.reads).run)
 
     def _process(self) -> ReadThrough:
         world = self
@@ -158,6 +162,11 @@ class World:
         self.scheduler.step("waits")
         self.now_ms += 1
 
+    def next_tick(self) -> int:
+        """A moment that is later than all before."""
+        self.tick += 1
+        return self.tick
+
     def nonce(self) -> str:
         self._nonces += 1
         return f"n{self._nonces}"
@@ -181,6 +190,7 @@ class World:
                 possible.append((f"{node.name} restarts behind", lambda n=node: self._regress(n)))  # type: ignore[misc]
             if self.faults.get("promote", 0):
                 possible.append((f"{node.name} is promoted", lambda n=node: self._promote(n)))  # type: ignore[misc]
+        possible += [action for router in self.routers for action in router.actions()]
         root = self.store.roots.get(TENANT)
         if root is not None and self.faults.get("lose", 0):
             possible.append(("the marks are lost", self._lose))
@@ -334,22 +344,19 @@ class SimRequest:
 
     tenant, entry, guard = TENANT, ENTRY, GUARD
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, router: SimRouter) -> None:
         self._world = world
+        self._router = router
 
     def query(self, need: Need) -> Answer:
         world = self._world
-        nodes = [world.primary]
-        if not need.primary:
-            nodes += [node for node in world.replicas if node.position.reached(need.position)]
-        node = nodes[world.scheduler.choices.choose(len(nodes))] if len(nodes) > 1 else nodes[0]
-        life, origin = node.life, node.origin
-        world.scheduler.step(f"reads {node.name}")
-        if node.life != life:  # its connection broke with the restart: another node is asked
+        if not need.primary and (answer := self._router.read(need.position)) is not None:
+            return answer
+        node = world.primary
+        origin = node.origin
+        world.scheduler.step("reads the primary")
+        if node is not world.primary:  # demoted since; a router would not have it
             node = world.primary
-            origin = node.origin
-        if node is not world.primary and node not in world.replicas:
-            node = world.primary  # demoted since; a router would not have it
             origin = node.origin
         return Answer(node.value, origin)
 
@@ -370,8 +377,9 @@ class SimRequest:
 class SimReader:
     """Reads, one after the other, through the real read path."""
 
-    def __init__(self, world: World, read: ReadThrough, reads: int) -> None:
+    def __init__(self, world: World, read: ReadThrough, router: SimRouter, reads: int) -> None:
         self._world = world
+        self._router = router
         self._read = read
         self._reads = reads
 
@@ -381,7 +389,7 @@ class SimReader:
             for _ in range(self._reads):
                 world.scheduler.step("begins to read")
                 floor, primary = world.primary.value, world.primary
-                value = self._read(SimRequest(world))
+                value = self._read(SimRequest(world, self._router))
                 world.reads += 1
                 assert isinstance(value, frozenset)
                 if primary is world.primary and not floor <= value:
