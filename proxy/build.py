@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from tidegate.cache.events import Observer
+    from tidegate.cache.pushes import Pushes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.settings import CacheSettings, ShardSettings
@@ -112,7 +113,7 @@ def gate_on(
     store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
     commit = Commit(store, outbox, shard=shard, consistency=settings.cache.when_away == "refuse", observe=observe)
     watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)
-    pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
+    pushes = _pushes(store, settings.cache)
     switches = Switches(settings.cache.off, store)
     below: Pipeline = OnPrimary()
 
@@ -184,6 +185,16 @@ def _store(engine: Engine, settings: Settings) -> Store | None:
         return _redis(cache, namespace(engine))
     except StoreUnavailable as error:  # a cluster is asked for its map at once
         raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
+
+
+def _pushes(store: Store | None, cache: CacheSettings) -> Pushes | None:
+    """What near answers in ``bounded`` mode rely on."""
+    if not cache.near or not isinstance(store, RedisStore):
+        return None
+    pushes = store.pushes()
+    if pushes is None and "bounded" in cache.near_modes.values():
+        _log.warning("cache.near_modes: on a cluster 'bounded' is 'strict': near answers are checked at each use")
+    return pushes
 
 
 def _redis(cache: CacheSettings, ns: str) -> RedisStore:

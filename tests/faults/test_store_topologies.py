@@ -243,7 +243,7 @@ def test_a_full_server_of_a_cluster_forgets_also_where_a_slot_has_moved_to(
     fresh = store_at(url)
     wait_for(lambda: fresh._link._client.nodes_manager.initialize() or _port(fresh, "t") == new.port, "the map is new")
     put_answer(fresh)
-    clients[0].config_set("maxmemory", "1mb")
+    clients[0].config_set("maxmemory", "1")
     assert _port(stale, "t") == old.port
     with pytest.raises(StoreFull, match="OutOfMemory"):
         stale.open([Change("t", frozenset({"tag"}))], "5", ORIGIN, ["n"])
