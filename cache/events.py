@@ -33,6 +33,16 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
+class NearChecked:
+    """A near answer in ``bounded`` mode was compared with the marks, as in ``strict`` mode.
+
+    Its tenant was named by a push; or there is no stream of pushes (a cluster), or it is not alive.
+    """
+
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
 class Filled:
     """An answer was stored; *size* in bytes, blobs included."""
 
@@ -80,7 +90,7 @@ class Tended:
     step: str
 
 
-Event: TypeAlias = Served | Missed | Filled | NotFilled | Undecodable | StoreFailed | Bumped | Tended
+Event: TypeAlias = Served | Missed | NearChecked | Filled | NotFilled | Undecodable | StoreFailed | Bumped | Tended
 
 
 class Observer(Protocol):

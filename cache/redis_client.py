@@ -61,6 +61,6 @@ def _behind_sentinel(target: Target, waits: dict[str, Any]) -> redis.Redis:
     options: dict[str, Any] = parse_url(target.server_url)
     for name in ("host", "port", "connection_class"):
         options.pop(name, None)
-    sentinel = Sentinel(target.hosts, sentinel_kwargs=waits, **waits, **options, ssl=target.tls)
+    sentinel = Sentinel(target.hosts, sentinel_kwargs={**waits, **target.sentinel}, **waits, **options, ssl=target.tls)
     client: redis.Redis = sentinel.master_for(target.service)
     return client

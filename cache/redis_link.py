@@ -231,12 +231,18 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
                 succeeded()
                 raise Moved(f"{reply}: of a cluster, whose URL would be redis+cluster://")
             # Out of memory or not permitted: others may be served. No master: nobody will be.
-            gone = isinstance(reply, redis.ReadOnlyError) or str(reply).startswith(_NO_SERVER)
+            gone = isinstance(reply, redis.ReadOnlyError) or _says(reply, *_NO_SERVER)
             (failed if gone else succeeded)()
             raise unavailable(reply)
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
     """What the store says of *error*."""
-    kind = StoreFull if isinstance(error, redis.OutOfMemoryError) else StoreUnavailable
+    kind = StoreFull if isinstance(error, redis.OutOfMemoryError) or _says(error, "OOM") else StoreUnavailable
     return kind(f"{type(error).__name__}: {error}")
+
+
+def _says(error: Exception, *codes: str) -> bool:
+    """Whether *error* is one of these refusals; Redis before 7 tells them of a script's command inside a text."""
+    text = str(error)
+    return any(text.startswith(code) or f" -{code} " in text for code in codes)

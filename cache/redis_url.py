@@ -7,21 +7,26 @@
     redis+cluster://[user:password@]host:port,host:port                  a cluster, by some of its servers
 
 ``rediss`` instead of ``redis`` is with TLS. Options follow a question mark, by redis-py's names:
-``?ssl_ca_certs=/etc/ssl/cache.pem``.
+``?ssl_ca_certs=/etc/ssl/cache.pem``. User and password are the server's; where the sentinels have some of their own,
+these are ``?sentinel_username=...&sentinel_password=...``. What has a meaning in a URL is escaped there.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tidegate.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Kind: TypeAlias = Literal["server", "sentinel", "cluster"]
 
 _KINDS: Final[dict[str, Kind]] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
 _PORTS: Final[dict[Kind, int]] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+_SENTINEL: Final = ("sentinel_password", "sentinel_username")
 _FORMS: Final = (
     "redis://host:port/db, redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port "
     "(rediss... for TLS) would work"
@@ -45,6 +50,7 @@ class Target:
         tls: whether connections are encrypted.
         service: the name under which Sentinel knows the master, else empty.
         server_url: user, password, database and options, as a URL of one server.
+        sentinel: the sentinels' own ``username`` and ``password``, where they have any.
         shown: the URL without password and options.
     """
 
@@ -53,6 +59,7 @@ class Target:
     tls: bool
     service: str
     server_url: str = field(repr=False)
+    sentinel: Mapping[str, str] = field(repr=False)
     shown: str
 
     @classmethod
@@ -79,8 +86,9 @@ class Target:
         hosts = tuple(_host(text, _PORTS[kind], shown) for text in place.netloc.split(","))
         service, database = _path(kind, place.path, shown)
         host, port = hosts[0]
-        server_url = f"{secure}://{user}{at}{f'[{host}]' if ':' in host else host}:{port}/{database}?{place.query}"
-        return cls(kind, hosts, secure == "rediss", service, server_url, shown)
+        sentinel, query = _sentinel_options(kind, place.query, shown)
+        server_url = f"{secure}://{user}{at}{f'[{host}]' if ':' in host else host}:{port}/{database}?{query}"
+        return cls(kind, hosts, secure == "rediss", service, server_url, sentinel, shown)
 
 
 def _host(text: str, port: int, shown: str) -> tuple[str, int]:
@@ -104,6 +112,15 @@ def _path(kind: Kind, path: str, shown: str) -> tuple[str, str]:
     if kind == "cluster" and database not in ("", "0"):
         raise SettingsError(f"cache.url is {shown}, with database {database}; a cluster has only database 0")
     return service, database or "0"
+
+
+def _sentinel_options(kind: Kind, query: str, shown: str) -> tuple[dict[str, str], str]:
+    """What the sentinels are told, by redis-py's names, and the query without it."""
+    own = {name: values[-1] for name, values in parse_qs(query).items() if name in _SENTINEL}
+    if own and kind != "sentinel":
+        raise SettingsError(f"cache.url is {shown}, with the option {min(own)}, which only redis+sentinel:// can have")
+    rest = "&".join(part for part in query.split("&") if part.partition("=")[0] not in _SENTINEL)
+    return {name.removeprefix("sentinel_"): value for name, value in own.items()}, rest
 
 
 def shown_url(url: str) -> str:

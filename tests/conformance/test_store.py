@@ -1,4 +1,4 @@
-"""What every store does: in memory, on one server, on a cluster of three."""
+"""What every store does: in memory, on one server, on one of Redis 6.2, on a cluster of three."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENANT, ENTRY, GUARD, DAY = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "d1", "runs:
 ORIGIN = Origin(1, 1, "s0")
 
 
-@pytest.fixture(params=["memory", "server", "cluster"])
+@pytest.fixture(params=["memory", "server", "redis 6.2", "cluster"])
 def make_store(request: pytest.FixtureRequest) -> Callable[..., Store]:
     waits = {"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000}
 
@@ -29,8 +29,9 @@ def make_store(request: pytest.FixtureRequest) -> Callable[..., Store]:
         ns = secrets.token_hex(8)
         if request.param == "memory":
             return MemoryStore(**bounds)
-        if request.param == "server":
-            return RedisStore.from_url(request.getfixturevalue("shared_valkey").url, ns, **waits, **bounds)
+        if request.param != "cluster":
+            server = "shared_valkey" if request.param == "server" else "shared_redis_6"
+            return RedisStore.from_url(request.getfixturevalue(server).url, ns, **waits, **bounds)
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in request.getfixturevalue("valkey_cluster"))
         store = RedisStore.from_url(f"redis+cluster://{hosts}", ns, **waits, **bounds)
         request.addfinalizer(store.close)

@@ -75,13 +75,15 @@ def _filling(noted: Noted) -> Any:
     return Filling("d", noted, "k", Origin(1, 1, "s0"), ("tag",), b"x", 60_000, {})
 
 
+@pytest.mark.parametrize("program", [None, "redis_6_program"])
 def test_a_full_server_takes_nothing_answers_still_and_can_forget(
-    start_valkey: Any, store_at: Any, put_answer: Any
+    program: str | None, request: pytest.FixtureRequest, start_valkey: Any, store_at: Any, put_answer: Any
 ) -> None:
-    node = start_valkey("--maxmemory", "100mb", "--maxmemory-policy", "noeviction")
+    binary = None if program is None else request.getfixturevalue(program)
+    node = start_valkey("--maxmemory", "100mb", "--maxmemory-policy", "noeviction", program=binary)
     store = store_at(node.url)
     put_answer(store)
-    client(node).config_set("maxmemory", "1mb")
+    client(node).config_set("maxmemory", "1")
     full: list[Callable[[], object]] = [
         lambda: store.lease("t", "other", store.lookup("t", "other", "tag"), "k", 1_000),
         lambda: store.make_root("t2", "n", Origin(1, 1, "s0")),
@@ -95,7 +97,7 @@ def test_a_full_server_takes_nothing_answers_still_and_can_forget(
     assert store.lookup("t", "d", "tag") == NoRoot()
     client(node).config_set("maxmemory", "100mb")
     put_answer(store)
-    client(node).config_set("maxmemory", "1mb")
+    client(node).config_set("maxmemory", "1")
     store.bump([Change("t", frozenset({"tag"}))], NOWHERE)
     assert store.lookup("t", "d", "tag") == NoRoot()
 

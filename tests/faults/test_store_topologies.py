@@ -178,6 +178,25 @@ def test_after_a_failover_the_store_follows_and_trusts_no_old_mark(
     assert isinstance(store.lookup("t", "d", "tag"), Miss)
 
 
+def test_a_sentinel_that_wants_a_password_of_its_own(
+    sentinel: tuple[Any, Any, int], store_at: Any, put_answer: Any
+) -> None:
+    master, _, port = sentinel
+    inside: Any = redis.Redis(port=port, protocol=2)
+    inside.execute_command("ACL", "SETUSER", "default", "on", "resetpass", ">senti/nel")
+    inside.execute_command("ACL", "SETUSER", "asker", "on", ">as&ker", "+@all")
+    inside.close()
+    admin: Any = redis.Redis.from_url(master.url, protocol=2)
+    admin.execute_command("ACL", "SETUSER", "default", "on", "resetpass", ">ma/ster")
+    url = f"redis+sentinel://:ma%2Fster@127.0.0.1:{port}/main/0"
+    put_answer(store_at(f"{url}?sentinel_password=senti%2Fnel"))
+    put_answer(store_at(f"{url}?sentinel_username=asker&sentinel_password=as%26ker"))
+    for options in ("", "?sentinel_password=wrong"):
+        with pytest.raises(StoreUnavailable) as refused:
+            store_at(url + options).lookup("t", "d", "tag")
+        assert "wrong" not in str(refused.value)
+
+
 @pytest.fixture
 def own_cluster(start_valkey_cluster: Any) -> list[Any]:
     return list(start_valkey_cluster("--cluster-require-full-coverage", "no"))
@@ -243,7 +262,7 @@ def test_a_full_server_of_a_cluster_forgets_also_where_a_slot_has_moved_to(
     fresh = store_at(url)
     wait_for(lambda: fresh._link._client.nodes_manager.initialize() or _port(fresh, "t") == new.port, "the map is new")
     put_answer(fresh)
-    clients[0].config_set("maxmemory", "1mb")
+    clients[0].config_set("maxmemory", "1")
     assert _port(stale, "t") == old.port
     with pytest.raises(StoreFull, match="OutOfMemory"):
         stale.open([Change("t", frozenset({"tag"}))], "5", ORIGIN, ["n"])

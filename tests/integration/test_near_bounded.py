@@ -143,6 +143,28 @@ def test_a_near_answer_costs_no_round_trip_also_while_others_are_stored(place: P
     assert place.served[-200:] == ["near"] * 200
 
 
+def test_on_a_cluster_every_near_answer_is_checked_and_that_is_told(
+    place: Place, valkey_cluster: list[ValkeyNode], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in valkey_cluster)
+    gate, writer = (place.gate(url, connect_timeout_ms=2_000, read_timeout_ms=2_000) for _ in range(2))
+    assert "cache.near_modes: on a cluster 'bounded' is 'strict'" in caplog.text
+    run_id = save(writer)
+    for number in range(1, 4):
+        place.served.clear()
+        while place.served[-1:] != ["near"]:
+            tokens(gate, run_id)
+        checked = gate.stats().events.get("NearChecked", 0)
+        before = sum(scripts_run(node.url) for node in valkey_cluster)
+        assert [tokens(gate, run_id) for _ in range(20)] == [number - 1] * 20
+        assert place.served[-20:] == ["near"] * 20
+        assert gate.stats().events["NearChecked"] - checked == 20
+        # No switch was looked up by a script: what was run is one check for each answer.
+        assert sum(scripts_run(node.url) for node in valkey_cluster) - before == 20
+        set_tokens(writer, run_id, number)
+        assert tokens(gate, run_id) == number  # at once: strict
+
+
 def test_what_another_process_changed_is_seen_and_what_it_did_not_change_is_kept(place: Place, valkey_url: str) -> None:
     gate, writer = place.gate(valkey_url), place.gate(valkey_url)
     changed, same = save(writer), save(writer)

@@ -23,6 +23,7 @@ BAD = [
     f"redis+sentinel://u:{SECRET}@h,i/",
     f"redis+sentinel://u:{SECRET}@h,/main",
     f"redis+cluster://u:{SECRET}@h,i/1",
+    "redis://h/0?sentinel_password=pa%2Fs",
     "redis://h/0?no_such_option=1&password=pa%2Fs",
 ]
 
@@ -68,6 +69,14 @@ def test_sentinels() -> None:
     assert issubclass(pool.connection_class, redis.SSLConnection)
     found = pool.connection_kwargs
     assert (found["username"], found["password"], found["db"], found["socket_timeout"]) == ("u", SECRET, 2, 0.04)
+
+
+def test_sentinels_with_a_password_of_their_own() -> None:
+    target = Target.of_url("redis+sentinel://a/main?sentinel_username=s&sentinel_password=p%26a&ssl_ca_certs=/ca.pem")
+    assert target.sentinel == {"username": "s", "password": "p&a"}
+    assert target.server_url == "redis://a:26379/0?ssl_ca_certs=/ca.pem"
+    assert "p&a" not in repr(target)
+    assert target.shown == "redis+sentinel://a/main"
 
 
 def test_a_cluster_names_its_servers() -> None:

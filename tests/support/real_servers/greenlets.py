@@ -1,0 +1,146 @@
+"""A program under gevent: everything is patched before anything else is imported, and 50 greenlets share one gate."""
+
+# ruff: noqa: E402  # the order is the point
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import time
+from collections import Counter
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent.pool import Group
+from sqlalchemy import event, text
+
+import tidegate
+from real_servers.children import argument, tell
+from real_servers.versions import READS, SOURCE, Book
+from tidegate.cache.events import Served
+
+GREENLETS: Final = 50
+TURNS: Final = 4
+SLEEPS, SLEEP_S = 20, 0.3
+
+
+class Program:
+    """What the greenlets do, and what was seen of it.
+
+    Args:
+        settings: of the gate.
+        books: one for five greenlets.
+    """
+
+    def __init__(self, settings: dict[str, Any], books: list[Book]) -> None:
+        self.gate = tidegate.connect(tidegate.Settings.model_validate(settings), observe=self._note)
+        self.books = books
+        self.floors: Counter[Book] = Counter()
+        self.served: Counter[str] = Counter()
+        self.reads = 0
+        self.stale: list[str] = []
+
+    def _note(self, happened: object) -> None:
+        if isinstance(happened, Served):
+            self.served[happened.where] += 1
+
+    def all_at_once(self, does: Any) -> None:
+        """Have each greenlet do this, and wait for all; what one raises is raised."""
+        group = Group()
+        greenlets = [group.spawn(does, number) for number in range(GREENLETS)]
+        gevent.joinall(greenlets, raise_error=True)
+
+    def read_and_write(self, number: int) -> None:
+        """Read everything, and write now and then; whatever is older than the last commit before its read is stale."""
+        book = self.books[number % len(self.books)]
+        for turn in range(TURNS):
+            if (number + turn) % 5 == 0:
+                self.write(book)
+            for name, read in READS.items():
+                floor = self.floors[book]
+                found = read(self.gate, book, floor)
+                self.reads += 1
+                if found < floor:
+                    self.stale.append(f"{name}: {found}, and {floor} was committed")
+
+    def write(self, book: Book) -> None:
+        with self.gate.session(book.tenant) as session:
+            version = book.write(session)
+            session.commit()
+        self.floors[book] = max(self.floors[book], version)
+
+    def crowd(self) -> int:
+        """How many queries it takes when all ask for one page that is not there."""
+        book, statements = self.books[0], []
+        self.gate.workflow_runs.get_workflow_run_by_id(book.tenant, book.app, book.run)
+        event.listen(self.gate.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+        self.all_at_once(
+            lambda _: self.gate.workflow_runs.get_paginated_workflow_runs(book.tenant, book.app, SOURCE, limit=7)
+        )
+        return sum("ORDER BY" in statement for statement in statements)
+
+    def sleep(self) -> float:
+        """Seconds that many slow statements take together."""
+
+        def one() -> None:
+            with self.gate.session(self.books[0].tenant) as session:
+                session.execute(text(f"SELECT pg_sleep({SLEEP_S})"))
+
+        began = time.monotonic()
+        gevent.joinall([gevent.spawn(one) for _ in range(SLEEPS)], raise_error=True)
+        return time.monotonic() - began
+
+    def near(self) -> list[int]:
+        """The counted run by near answers that are not asked about: before a write of another gate, and after it."""
+        book, pushes = self.books[0], self.gate._parts.pushes
+        assert pushes is not None
+        found = []
+        for _ in range(2):
+            self.write(book)
+            assert pushes.caught_up(10)
+            self.served.clear()
+            checked = self.gate.stats().events.get("NearChecked", 0)
+            tokens = -1
+            while self.served["near"] < 20:
+                tokens = READS["by_id"](self.gate, book, 0)
+            assert self.gate.stats().events.get("NearChecked", 0) - checked < self.served["near"]
+            found.append(tokens - self.floors[book])
+        return found
+
+    def invalidated(self) -> list[int]:
+        """How many writes an answer lacks that no gate saw: before the invalidation, and after it."""
+        book, by_id, lacks = self.books[1], READS["by_id"], []
+        known = 0
+        self.served.clear()
+        while not self.served["store"]:
+            known = by_id(self.gate, book, 0)
+        url = self.gate.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("UPDATE workflow_runs SET total_tokens = total_tokens + 1 WHERE id = %s", [book.run])
+        lacks.append(known + 1 - by_id(self.gate, book, 0))
+        self.gate.invalidate(book.tenant, run_id=book.run)
+        lacks.append(known + 1 - by_id(self.gate, book, 0))
+        return lacks
+
+
+def main() -> None:
+    """Argument: settings, the same with bounded near answers, books. Says what came of it."""
+    given = argument()
+    books = [Book(**book) for book in given["books"]]
+    with gevent.Timeout(100):
+        program = Program(given["settings"], books)
+        program.all_at_once(program.read_and_write)
+        told: dict[str, Any] = {"reads": program.reads, "stale": program.stale, "served": dict(program.served)}
+        told |= {"queries": program.crowd(), "sleep_s": program.sleep(), "invalidated": program.invalidated()}
+        program.gate.close()
+        bounded = Program(given["bounded"], books)
+        bounded.floors.update({book: READS["by_id"](bounded.gate, book, 0) for book in books})
+        told["near"] = bounded.near()
+        bounded.gate.close()
+    tell(told)
+
+
+if __name__ == "__main__":
+    main()
