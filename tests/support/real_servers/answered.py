@@ -13,23 +13,28 @@ if TYPE_CHECKING:
 _ANSWERED: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
-def count(config: pytest.Config, kind: str, gate: tidegate.Gate) -> None:
-    """Add the calls that *gate* has had, in a test of this *kind*."""
+def count(config: pytest.Config, kind: str, gate: tidegate.Gate, compared: int) -> None:
+    """Add the calls that *gate* has had, in a test of this *kind*, and for how many answers were compared."""
     assert gate._parts.nodes is not None
     primary = gate._parts.nodes.topology.primary.name
     answered = _counted(config)
     for node, calls in gate.stats().nodes.items():
         answered[f"{kind} {'primary' if node == primary else 'replicas'}"] += calls
+    answered[f"{kind} compared"] += compared
 
 
 def _counted(config: pytest.Config) -> Counter[str]:
     return config.stash.setdefault(_ANSWERED, Counter[str]())
 
 
-def by_replicas(config: pytest.Config, kind: str) -> tuple[int, int]:
-    """How many calls of this kind replicas have answered, in this process, and how many there were."""
+def by_replicas(config: pytest.Config, kind: str) -> tuple[int, int, int]:
+    """Of this kind, in this process: calls that replicas have answered, calls, and answers that were compared."""
     answered = _counted(config)
-    return answered[f"{kind} replicas"], answered[f"{kind} replicas"] + answered[f"{kind} primary"]
+    return (
+        answered[f"{kind} replicas"],
+        answered[f"{kind} replicas"] + answered[f"{kind} primary"],
+        answered[f"{kind} compared"],
+    )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -45,5 +50,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for kind in sorted({key.rpartition(" ")[0] for key in _counted(config)}):
-        replicas, calls = by_replicas(config, kind)
-        terminalreporter.write_line(f"{kind}: replicas answered {replicas} of {calls} calls ({replicas / calls:.0%})")
+        replicas, calls, _ = by_replicas(config, kind)
+        terminalreporter.write_line(
+            f"{kind}: replicas answered {replicas} of {calls} calls ({replicas / max(1, calls):.0%})"
+        )
