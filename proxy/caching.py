@@ -135,7 +135,7 @@ class Caching:
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
     def _is_fresh(self, request: CachedCall, kept: Kept) -> bool:
-        if request.bounded:
+        if request.near == "bounded":
             self._observe(NearChecked(request.tenant))
         try:
             fresh = self.store.check(request.tenant, kept.noted, kept.tags)
