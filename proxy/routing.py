@@ -17,7 +17,7 @@ from tidegate.errors import Overloaded, PolicyError
 from tidegate.proxy.origins import origins_seen
 from tidegate.repositories.policies import Read
 from tidegate.repositories.position import NOWHERE, Origin
-from tidegate.routing.attempt import Attempt, NotReached, current
+from tidegate.routing.attempt import Attempt, Lost, NotReached, current
 from tidegate.routing.bans import HEALTHY, Bans
 from tidegate.routing.choose import Wanted, choose
 from tidegate.routing.events import Banned, Passed, Refused
@@ -188,6 +188,8 @@ class Routing:
             PolicyError: the method is no read.
         """
         if isinstance(error, NotReached):
+            if isinstance(error, Lost):
+                self._ban(attempt.node, str(error))
             raise Elsewhere(str(error)) from None
         found = Verdict.BAN if attempt.was_cut else verdict(error)
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
