@@ -20,7 +20,7 @@ from tidegate.proxy.origins import origins_seen
 from tidegate.proxy.routing_explained import explained
 from tidegate.repositories.policies import Read
 from tidegate.repositories.position import NOWHERE, Origin
-from tidegate.routing.attempt import Attempt, NotReached, current
+from tidegate.routing.attempt import Attempt, Lost, NotReached, current
 from tidegate.routing.bans import HEALTHY, Bans
 from tidegate.routing.choose import Wanted, choose
 from tidegate.routing.events import Banned, Passed, Refused
@@ -233,6 +233,8 @@ class Routing:
             PolicyError: the method is no read.
         """
         if isinstance(error, NotReached):
+            if isinstance(error, Lost):
+                self._ban(attempt.node, str(error))
             raise Elsewhere(str(error)) from None
         found = Verdict.BAN if attempt.was_cut else verdict(error)
         why = _first_line(error)

@@ -32,6 +32,10 @@ class NotReached(Exception):  # noqa: N818  # no mistake: another node is asked
     """The connection shows less than the read needs, or is no standby's."""
 
 
+class Lost(NotReached):
+    """The connection broke as it was asked."""
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
     """One try.
@@ -70,6 +74,7 @@ class Attempt:
 
         Raises:
             NotReached: it does not.
+            Lost: it broke as it was asked.
         """
         info = connection.info
         self.uses(info)  # nothing was waited for since it was taken from the pool: that pool does not ping
@@ -89,7 +94,12 @@ class Attempt:
 
     def _ask(self, connection: Connection, timeline: int) -> None:
         self.asked += 1
-        standby, lsn = one_row(connection.connection.dbapi_connection, REPLAYED)
+        try:
+            standby, lsn = one_row(connection.connection.dbapi_connection, REPLAYED)
+        except Exception as error:
+            # What the driver raises here is wrapped by nobody, and the pool would take the connection back.
+            connection.invalidate(error)
+            raise Lost(str(error)) from error
         if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
             raise NotReached(f"it is at {lsn}, and {self.position.text()} is needed")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.request import Answer
 from tidegate.repositories.position import Origin, Position
-from tidegate.routing.attempt import _OPENED, Attempt, NotReached
+from tidegate.routing.attempt import _OPENED, Attempt, Lost, NotReached
 from tidegate.routing.choose import Wanted, choose
 from tidegate.routing.topology import Node as KnownNode
 from tidegate.routing.topology import Server, Topology, View
@@ -57,6 +57,9 @@ class Line:
 
     def close(self) -> None:
         pass
+
+    def invalidate(self, _error: BaseException) -> None:
+        self.life = -1
 
     def rollback(self) -> None:
         pass
@@ -116,10 +119,10 @@ class SimRouter:
                 return None
             try:
                 return self._on_replica(node, wanted)
-            except NotReached:
-                passed.append(node)
-            except BrokenError:
+            except (BrokenError, Lost):
                 self._lines.pop(node.name, None)  # another reader of this process may have dropped it already
+                passed.append(node)
+            except NotReached:
                 passed.append(node)
         return None
 
