@@ -116,7 +116,7 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
         max_overflow=pool.overflow,
         # Who comes when all are in use is better served elsewhere, and so is a read that fails: no ping before use.
         pool_timeout=0.05,
-        connect_args={"connect_timeout": _REPLICA_CONNECT_S},
+        connect_args=_soon(url),
     )
     like.use_for(engine, _options(routing.statement_timeout_ms, routing.lock_timeout_ms))
     listen(engine)
@@ -125,9 +125,13 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
 
 def monitor_engine(url: URL, like: ConnectArguments) -> Engine:
     """The engine for a monitor's own connection."""
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": _REPLICA_CONNECT_S})
+    engine = create_engine(url, poolclass=NullPool, connect_args=_soon(url))
     like.use_for(engine, ("-c statement_timeout=5000",))
     return engine
+
+
+def _soon(url: URL) -> dict[str, Any]:
+    return {} if "connect_timeout" in url.query else {"connect_timeout": _REPLICA_CONNECT_S}
 
 
 def _defaults(url: URL) -> dict[str, Any]:

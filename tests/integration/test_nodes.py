@@ -126,7 +126,7 @@ def test_replicas_take_over_what_the_program_gave_its_own_engine(replicated: Clu
         found = asks(gate).ask("t", f"{asked}, pg_is_in_recovery()")
         assert found == ["Asia/Tokyo", "5MB", "dify-worker", True]
         given = parameters(replica_engine(gate))
-    assert (given["keepalives_idle"], given["keepalives_interval"], given["connect_timeout"]) == ("77", "10", "11")
+    assert (given["keepalives_idle"], given["keepalives_interval"], given["connect_timeout"]) == ("77", "10", "2")
     engine.dispose()
 
 

@@ -46,7 +46,7 @@ def scripted(*chances: float) -> Callable[[], float]:
 
 REFUSED: dict[str, tuple[dict[str, object], Position, str | None]] = {
     "none: it is fit": ({}, HERE, None),
-    "none: nothing is needed": ({"view": view(position=NOWHERE)}, NOWHERE, None),
+    "none: nothing is needed": ({"view": view(position=Position(2, 0))}, NOWHERE, None),
     "none: it is as silent as it may be": ({"view": view(asked_s=NOW_S - 1.5)}, HERE, None),
     "none: it lags as much as it may": ({"lag_s": 10.0}, HERE, None),
     "none: on probation, and nobody tries it": ({"health": Health(3, NOW_S)}, HERE, None),
@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[dict[str, object], Position, str | None]] = {
     "on an older timeline, though further in the log": (
         {"view": view(position=Position(1, 900))},
         HERE,
-        "has not reached the position: it is at 00000001.0000000000000384, and needs 00000002.00000000000001f4",
+        "is on timeline 1, and the primary on 2",
     ),
     "on a newer timeline, before the branch": (
         {"view": view(position=Position(3, 499))},
@@ -101,9 +101,10 @@ def test_a_replica_is_refused_in_words(fields: dict[str, object], position: Posi
     assert choose(known, Wanted(position), NOW_S, scripted(0.0)) is (node if words is None else None)
 
 
-def test_an_unknown_cluster_refuses_nobody() -> None:
+def test_nobody_answers_before_it_is_known_which_cluster_this_is() -> None:
     node = replica("r")
-    assert refusal(node, Wanted(HERE), Topology([Node("primary"), node]), NOW_S) is None
+    words = refusal(node, Wanted(HERE), Topology([Node("primary"), node]), NOW_S)
+    assert words == "is of another cluster (system identifier 1, not known yet)"
 
 
 def test_a_node_that_was_passed_is_not_tried_again() -> None:
