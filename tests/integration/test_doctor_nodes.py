@@ -61,7 +61,8 @@ def nodes(cluster: Cluster) -> tuple[PostgresNode, ...]:
 
 def test_a_healthy_shard(doctor: Doctor, indexed: Cluster) -> None:
     result = doctor("--processes", "4")
-    lines = [line for line in said(result, indexed).splitlines() if "the cache" not in line]  # other tests came with one
+    # Other tests have come with a cache.
+    lines = [line for line in said(result, indexed).splitlines() if "the cache" not in line]
     assert lines == [
         "primary: 4 x 22 = 88 connections at most, of 97",
         "first: 4 x 22 = 88 connections at most, of 97",
