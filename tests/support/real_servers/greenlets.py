@@ -79,7 +79,7 @@ class Program:
         self.all_at_once(
             lambda _: self.gate.workflow_runs.get_paginated_workflow_runs(book.tenant, book.app, SOURCE, limit=7)
         )
-        return sum("ORDER BY" in statement for statement in statements)
+        return sum("workflow_runs" in statement for statement in statements)
 
     def sleep(self) -> float:
         """Seconds that many slow statements take together."""
