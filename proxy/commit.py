@@ -108,6 +108,7 @@ class Commit:
                 reason = str(error)
                 self._observe(StoreFailed("open", reason))
             else:
+                self._begin(changes, opened=True)
                 return Ticket(changes, xid, origin)
         if self._consistency or self._outbox is None:
             raise CacheUnavailable(
@@ -117,7 +118,7 @@ class Commit:
         self._outbox.put(connection, changes)
         if self._untold is None:
             return None
-        self._untold.begin(change.tenant for change in changes)
+        self._begin(changes, opened=False)
         return Ticket(changes, "", Origin(self._epoch, 0, self._shard), opened=False)
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
@@ -133,9 +134,14 @@ class Commit:
             self._observe(Bumped(len(ticket.changes), sum(len(change.tags) for change in ticket.changes)))
 
     def _note(self, ticket: Ticket, position: Position) -> None:
-        tenants = [change.tenant for change in ticket.changes]
-        if self._untold is not None and not ticket.opened:
-            self._untold.end(tenants, position)
-        if self._written is not None and (self._written is not self._untold or ticket.opened):
-            for tenant in tenants:
-                self._written.reach(tenant, position)
+        for written in self._kept(opened=ticket.opened):
+            written.end([change.tenant for change in ticket.changes], position)
+
+    def _begin(self, changes: Sequence[Change], *, opened: bool) -> None:
+        for written in self._kept(opened=opened):
+            written.begin([change.tenant for change in changes])
+
+    def _kept(self, *, opened: bool) -> Sequence[Written]:
+        """Where the position of a write is kept, of whose intents the cache was told, or not."""
+        both = (self._written, None if opened or self._untold is self._written else self._untold)
+        return [written for written in both if written is not None]

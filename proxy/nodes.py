@@ -6,10 +6,8 @@ Nothing here decides anything: who is the primary is :mod:`tidegate.routing.topo
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -18,11 +16,11 @@ from weakref import WeakKeyDictionary
 from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.proxy.engines import ConnectArguments, checked_url, hosts, monitor_engine, replica_engine
+from tidegate.proxy.monitor_line import MonitorLine
 from tidegate.proxy.origins import timeline_of
-from tidegate.routing.asking import VIEW, one_row, view_of
 from tidegate.routing.cutting import Cutter
 from tidegate.routing.forks import in_children
-from tidegate.routing.lines import Lines, close_line, line_of, note_line, shut
+from tidegate.routing.lines import Lines
 from tidegate.routing.monitor import Monitor, Pace
 from tidegate.routing.topology import Node, Topology
 
@@ -203,12 +201,7 @@ class Nodes:
         with self._lock:
             monitor = self._monitors.pop(name)
             self.addresses.pop(name)
-            self._makers.pop(name, None)
-            engine = self._engines.pop(name, None)
-            if engine is not None and node.outstanding:  # the last read that leaves closes its connection
-                self._leaving[node], engine = engine, None
-        if engine is not None:
-            engine.dispose()
+        self._drop_engine(node)
         self.cutter.cut(node)  # nobody watches the server any more: it may never answer
         monitor.close()
 
@@ -217,7 +210,7 @@ class Nodes:
         self.cutter.close()
         for monitor in self._monitors.values():
             monitor.close()
-        for engine in self._engines.values():
+        for engine in (*self._engines.values(), *self._leaving.values()):
             engine.dispose()
 
     def _made_like(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
@@ -241,8 +234,18 @@ class Nodes:
                 self._engines[node.name] = engine
             return engine
 
+    def _drop_engine(self, node: Node) -> None:
+        """Close the connections for reads on a node: those in use as the last read leaves."""
+        with self._lock:
+            self._makers.pop(node.name, None)
+            engine = self._engines.pop(node.name, None)
+            if engine is not None and node.outstanding:
+                self._leaving[node], engine = engine, None
+        if engine is not None:
+            engine.dispose()
+
     def _monitor(self, node: Node) -> Monitor:
-        line = _Line(monitor_engine(self.addresses[node.name].url, self._like))
+        line = MonitorLine(monitor_engine(self.addresses[node.name].url, self._like))
 
         def seen(view: View) -> None:
             self.topology.seen(node, view)
@@ -257,67 +260,13 @@ class Nodes:
         return [(node, monitor) for node in self.topology.nodes if (monitor := monitors.get(node.name)) is not None]
 
     def _changed(self, before: Node, now: Node) -> None:
-        # Connections of the pools go to servers that have other duties now; those in use are dealt with as they come.
-        if (engine := self._engines.get(now.name)) is not None:
-            engine.dispose()
+        self._drop_engine(now)
         # What is under way on the one that was demoted would be lost with it, and may wait there for ever.
         timeline = self.topology.timeline
         self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
-        self._engine.dispose()
         self._told(before, now)
 
     def _forked(self) -> None:
         self._lock = threading.Lock()
         for node in self.topology.nodes:  # what is under way is the parent's
             node.outstanding = 0
-
-
-class _Line:
-    """A monitor's own connection; see :class:`tidegate.routing.monitor.Line`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._raw: Any = None
-        self._info: dict[str, Any] = {}
-        self._parents: list[Any] = []
-        self._asking = threading.Lock()
-        in_children(self._forked)
-
-    def ask(self) -> View:
-        with self._asking:  # the first question may still be under way when the monitor is started
-            raw = self._raw or self._connect()
-            asked_s = time.monotonic()
-            try:
-                return view_of(one_row(raw, VIEW), asked_s)
-            except BaseException:
-                self._close()
-                raise
-
-    def cut(self) -> None:
-        if (line := line_of(self._info)) is not None:
-            shut(line)
-
-    def close(self) -> None:
-        with self._asking:
-            self._close()
-
-    def _close(self) -> None:
-        raw, self._raw = self._raw, None
-        close_line(self._info)
-        if raw is not None:
-            with contextlib.suppress(Exception):
-                raw.close()
-
-    def _connect(self) -> Any:
-        pooled = self._engine.raw_connection()
-        pooled.detach()  # so that in a child no pool gives it back: it is the parent's there
-        raw: Any = pooled.dbapi_connection
-        raw.autocommit = True  # one statement is one round trip
-        note_line(raw, self._info)
-        self._raw = raw
-        return raw
-
-    def _forked(self) -> None:
-        # Kept, not closed: to close it would say goodbye to the server in the parent's name.
-        self._parents.append((self._raw, self._info))
-        self._raw, self._info, self._asking = None, {}, threading.Lock()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tidegate.repositories.position import NOWHERE, Position
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class _Tenant:
     position: Position = NOWHERE
-    committing: int = 0
-    unsure_until_s: float = 0.0
+    committing: list[float] = field(default_factory=list)
+    """For each commit under way, when it counts as one that never came back; in order."""
+
+    def is_unsure(self, now_s: float) -> bool:
+        while self.committing and self.committing[0] <= now_s:
+            del self.committing[0]
+        return bool(self.committing)
 
 
 class Written:
@@ -43,51 +48,48 @@ class Written:
         self._clock = clock
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._floor = NOWHERE
-        self._newest = NOWHERE
+        self._all = _Tenant()
         self._lock = threading.Lock()
         in_children(self._forked)
 
     def position(self, tenant: str) -> Position | None:
         """What a node must have reached to show what was written for *tenant*; None: only the primary does."""
         known = self._tenants.get(tenant)
-        if known is None:
-            return self._floor
-        if known.committing:
-            if self._clock() < known.unsure_until_s:
-                return None
-            with self._lock:
-                known.committing = 0
-        return known.position
+        return self._floor if known is None else self._sure(known)
 
     @property
-    def newest(self) -> Position:
-        """Of all tenants."""
-        return self._newest
+    def newest(self) -> Position | None:
+        """Of all tenants; None while a commit is under way."""
+        return self._sure(self._all)
 
     def begin(self, tenants: Iterable[str]) -> None:
         """A COMMIT is about to be sent: it may be visible before it has returned."""
         with self._lock:
-            until_s = self._clock() + self._unsure_s
-            for tenant in tenants:
-                known = self._known(tenant)
-                known.committing += 1
-                known.unsure_until_s = until_s
+            now_s = self._clock()
+            for known in (self._all, *map(self._known, tenants)):
+                known.is_unsure(now_s)  # else what failed would be kept as long as nobody asks
+                known.committing.append(now_s + self._unsure_s)
 
     def end(self, tenants: Iterable[str], position: Position) -> None:
         """A COMMIT has returned, and stands at *position*."""
         with self._lock:
-            for tenant in tenants:
-                known = self._known(tenant)
-                known.committing = max(0, known.committing - 1)
+            for known in (self._all, *map(self._known, tenants)):
+                # The newest of them: one that was lost goes when its own time has come, however often others write.
+                del known.committing[-1:]
                 known.position = known.position.merged(position)
-            self._newest = self._newest.merged(position)
 
     def reach(self, tenant: str, position: Position) -> None:
         """Somebody has written for *tenant*, at *position*."""
         with self._lock:
-            known = self._known(tenant)
-            known.position = known.position.merged(position)
-            self._newest = self._newest.merged(position)
+            for known in (self._all, self._known(tenant)):
+                known.position = known.position.merged(position)
+
+    def _sure(self, known: _Tenant) -> Position | None:
+        if known.committing:
+            with self._lock:
+                if known.is_unsure(self._clock()):
+                    return None
+        return known.position
 
     def _forked(self) -> None:
         self._lock = threading.Lock()
@@ -103,7 +105,7 @@ class Written:
     def _evict(self) -> None:
         while len(self._tenants) > self._most:
             name, oldest = self._tenants.popitem(last=False)
-            if oldest.committing and self._clock() < oldest.unsure_until_s:
+            if oldest.is_unsure(self._clock()):
                 self._tenants[name] = oldest  # as the newest: it is being written
                 return
             self._floor = self._floor.merged(oldest.position)
