@@ -37,8 +37,10 @@ class Ticket:
     changes: Sequence[Change]
     xid: str
     origin: Origin
-    untold: int | None = None
-    """The cache was not told, and the process keeps the position: its ticket for that."""
+    opened: bool
+    """Whether the cache was told."""
+    begun: tuple[tuple[Written, int], ...] = ()
+    """Where the process keeps the position, and its tickets there."""
 
 
 class Outbox(Protocol):
@@ -108,7 +110,7 @@ class Commit:
                 reason = str(error)
                 self._observe(StoreFailed("open", reason))
             else:
-                return Ticket(changes, xid, origin)
+                return self._begun(changes, xid, origin, opened=True)
         if self._consistency or self._outbox is None:
             raise CacheUnavailable(
                 f"the cache cannot be told of this write ({reason}), and writes must not go on without it: "
@@ -117,15 +119,14 @@ class Commit:
         self._outbox.put(connection, changes)
         if self._untold is None:
             return None
-        begun = self._untold.begin(change.tenant for change in changes)
-        return Ticket(changes, "", Origin(self._epoch, 0, self._shard), untold=begun)
+        return self._begun(changes, "", Origin(self._epoch, 0, self._shard), opened=False)
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
         """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
         try:
             position = connection.position()
             self._note(ticket, position)
-            if self._store is not None and ticket.untold is None:
+            if self._store is not None and ticket.opened:
                 self._store.stamp(ticket.changes, ticket.xid, ticket.origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             self._observe(StoreFailed("stamp", str(error)))
@@ -134,8 +135,12 @@ class Commit:
 
     def _note(self, ticket: Ticket, position: Position) -> None:
         tenants = [change.tenant for change in ticket.changes]
-        if self._untold is not None and ticket.untold is not None:
-            self._untold.end(tenants, position, ticket.untold)
-        if self._written is not None and (self._written is not self._untold or ticket.untold is None):
-            for tenant in tenants:
-                self._written.reach(tenant, position)
+        for written, begun in ticket.begun:
+            written.end(tenants, position, begun)
+
+    def _begun(self, changes: Sequence[Change], xid: str, origin: Origin, *, opened: bool) -> Ticket:
+        """The ticket, with the commit noted wherever its position is to be kept."""
+        kept = {self._written} if opened else {self._written, self._untold}
+        tenants = [change.tenant for change in changes]
+        begun = tuple((written, written.begin(tenants)) for written in kept if written is not None)
+        return Ticket(changes, xid, origin, opened, begun)

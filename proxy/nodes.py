@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.proxy.engines import ConnectArguments, monitor_engine, replica_engine
-from tidegate.proxy.line import EngineLine
+from tidegate.proxy.monitor_line import MonitorLine
 from tidegate.proxy.origins import timeline_of
 from tidegate.routing.choose import worth_asking
 from tidegate.routing.cutting import Cutter
@@ -213,12 +213,8 @@ class Nodes:
             if self.topology.node(name) is node:
                 return False
             del self.addresses[name]
-            monitor, engine = self._monitors.pop(name), self._engines.pop(name, None)
-            self._makers.pop(name, None)
-            if engine is not None and node.outstanding:  # the last read that leaves closes its connection
-                self._leaving[node], engine = engine, None
-        if engine is not None:
-            engine.dispose()
+            monitor = self._monitors.pop(name)
+        self._drop_engine(node)
         self.cutter.cut(node)  # nobody watches the server any more: it may never answer
         monitor.close()
         return True
@@ -235,7 +231,7 @@ class Nodes:
         self.cutter.close()
         for monitor in self._monitors.values():
             monitor.close()
-        for engine in self._engines.values():
+        for engine in (*self._engines.values(), *self._leaving.values()):
             engine.dispose()
 
     def _engine_of(self, node: Node) -> Engine | None:
@@ -248,8 +244,18 @@ class Nodes:
                 self._engines[node.name] = engine
             return engine
 
+    def _drop_engine(self, node: Node) -> None:
+        """Close the connections for reads on a node: those in use as the last read leaves."""
+        with self._lock:
+            self._makers.pop(node.name, None)
+            engine = self._engines.pop(node.name, None)
+            if engine is not None and node.outstanding:
+                self._leaving[node], engine = engine, None
+        if engine is not None:
+            engine.dispose()
+
     def _monitor(self, node: Node) -> Monitor:
-        line = EngineLine(monitor_engine(self.addresses[node.name].url, self._like))
+        line = MonitorLine(monitor_engine(self.addresses[node.name].url, self._like))
 
         def seen(view: View) -> None:
             self.topology.seen(node, view)
@@ -270,13 +276,10 @@ class Nodes:
         return [(node, monitor) for node in self.topology.nodes if (monitor := monitors.get(node.name)) is not None]
 
     def _changed(self, before: Node, now: Node) -> None:
-        # Connections of the pools go to servers that have other duties now; those in use are dealt with as they come.
-        if (engine := self._engines.get(now.name)) is not None:
-            engine.dispose()
+        self._drop_engine(now)
         # What is under way on the one that was demoted would be lost with it, and may wait there for ever.
         timeline = self.topology.timeline
         self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
-        self._engine.dispose()
         self._told(before, now)
 
     def _forked(self) -> None:

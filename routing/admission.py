@@ -18,6 +18,8 @@ from tidegate.routing.forks import in_children
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_GUESS_S: Final = 0.01
+"""How long a call takes, before one has ended."""
 _LEARNS: Final = 0.1
 """How much the newest call counts in the average of how long one takes."""
 
@@ -69,7 +71,7 @@ class Admission:
                 self._in += 1
                 return
             ahead = len(self._waiting)
-            wait_s = self._takes_s * (ahead + 1) / self._limit
+            wait_s = (self._takes_s or _GUESS_S) * (ahead + 1) / self._limit
             if wait_s > self._most_wait_s or self._has_its_share(tenant):
                 raise Overloaded(self._full(f"{ahead} wait already"))
             turn = threading.Event()
@@ -96,7 +98,7 @@ class Admission:
 
     def _has_its_share(self, tenant: str) -> bool:
         """Whether one tenant would take the places of the others: half of those that can be waited on are its own."""
-        places = self._limit * max(1.0, self._most_wait_s / self._takes_s if self._takes_s else 1.0)
+        places = self._limit * max(1.0, self._most_wait_s / (self._takes_s or _GUESS_S))
         return self._waiting_of[tenant] >= max(1.0, places / 2)
 
     def _leave(self, took_s: float) -> None:

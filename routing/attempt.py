@@ -15,13 +15,12 @@ from sqlalchemy import event
 
 from tidegate.repositories.position import Position
 from tidegate.routing.asking import REPLAYED, VIEW, one_row, view_of
-from tidegate.routing.lines import close_line, line_of, note_line, shut
+from tidegate.routing.lines import close_line, first_of_all, line_of, note_line
 
 if TYPE_CHECKING:
-    import socket
-
     from sqlalchemy import Connection, Engine
 
+    from tidegate.routing.lines import Line
     from tidegate.routing.topology import Node, View
 
 _OPENED: Final = "tidegate.opened"
@@ -56,18 +55,18 @@ class Attempt:
     timeline: int | None = None
     asked: int = 0
     was_cut: bool = False
-    _sockets: list[socket.socket] = field(default_factory=list)
+    _lines: list[Line] = field(default_factory=list)
 
     def uses(self, info: Any) -> None:
         """It waits for answers on this connection from now on."""
         if (line := line_of(info)) is not None:
-            self._sockets.append(line)
+            self._lines.append(line)
 
     def cut(self) -> None:
         """Have it fail at once, from another thread: what it waits for will not come."""
         self.was_cut = True
-        for line in self._sockets:
-            shut(line)
+        for line in self._lines:
+            line.shut()
 
     def check(self, connection: Connection) -> None:
         """See that a connection shows what the read needs.
@@ -107,17 +106,14 @@ class Attempt:
 def listen(engine: Engine) -> None:
     """Have the reads on a replica's *engine* find their attempt, and be checked by it."""
 
-    def connected(raw: Any, record: Any) -> None:
+    def noted(raw: Any, record: Any) -> None:
         note_line(raw, record.info)
-        attempt = current.get()
-        if attempt is not None:
+        if (attempt := current.get()) is not None:
             attempt.uses(record.info)
-        try:
-            # When it was open: not before this moment, which is what is compared with when a monitor asked.
-            record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
-        except BaseException:
-            close_line(record.info)
-            raise
+
+    def connected(raw: Any, record: Any) -> None:
+        # When it was open: not before this moment, which is what is compared with when a monitor asked.
+        record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
 
     def closed(_raw: Any, record: Any, *_: Any) -> None:
         close_line(record.info)
@@ -128,6 +124,7 @@ def listen(engine: Engine) -> None:
             raise NotReached("a replica answers only within a read that was routed to it")
         attempt.check(connection)
 
+    first_of_all(engine, noted)
     event.listen(engine, "connect", connected)
     event.listen(engine, "close", closed)
     event.listen(engine, "begin", begun)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 from sqlalchemy import event
 
@@ -18,30 +19,56 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-_KEY: Final = "tidegate.socket"
+_KEY: Final = "tidegate.line"
 
 
-def note_line(raw: Any, info: Any) -> socket.socket:
-    """Keep the socket of the DBAPI connection *raw* in its record's *info*."""
-    line = info[_KEY] = socket.socket(fileno=os.dup(raw.fileno()))
+class Line:
+    """One connection's socket; closed with the connection, or when nobody has the connection any more.
+
+    Args:
+        raw: the DBAPI connection.
+        record: the pool's of it.
+    """
+
+    def __init__(self, raw: Any, record: Any = None) -> None:
+        self._socket = socket.socket(fileno=os.dup(raw.fileno()))
+        self.record = record
+
+    def shut(self) -> None:
+        """Have whoever waits on it fail at once."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Forget it; the connection is not touched."""
+        self._socket.close()
+
+    __del__ = close  # of a connection that failed as it was opened, nobody is told that it is closed
+
+
+def note_line(raw: Any, info: Any, record: Any = None) -> Line:
+    """Keep the line of the DBAPI connection *raw* in *info*, its record's."""
+    line = info[_KEY] = Line(raw, record)
     return line
 
 
-def line_of(info: Any) -> socket.socket | None:
+def line_of(info: Any) -> Line | None:
     """What was kept."""
     return info.get(_KEY)  # type: ignore[no-any-return]
 
 
 def close_line(info: Any) -> None:
-    """Forget it; the connection is not touched."""
+    """Close and forget it."""
     if (line := info.pop(_KEY, None)) is not None:
         line.close()
 
 
-def shut(line: socket.socket) -> None:
-    """Have whoever waits on it fail at once."""
-    with contextlib.suppress(OSError):
-        line.shutdown(socket.SHUT_RDWR)
+def first_of_all(engine: Engine, noted: Callable[[Any, Any], object]) -> None:
+    """Have *noted* told of each new connection before anybody asks it anything.
+
+    SQLAlchemy itself does, of an engine's first one: a server that falls silent there would be waited for without end.
+    """
+    event.listen(engine, "connect", noted, insert=True)
 
 
 class Lines:
@@ -52,26 +79,27 @@ class Lines:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._infos: dict[int, Any] = {}
-        event.listen(engine, "connect", self._note)
+        self._lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
+        first_of_all(engine, self._note)
         event.listen(engine, "checkout", self._checked_out)
-        event.listen(engine, "close", self._closed)
-        event.listen(engine, "detach", self._closed)
+        event.listen(engine, "close", lambda _raw, record: close_line(record.info))
+        event.listen(engine, "detach", lambda _raw, record: close_line(record.info))
 
     def cut(self, which: Callable[[Any], bool]) -> None:
-        """Have everything fail that waits on a connection of *which* (of the record's info) holds."""
-        for info in list(self._infos.values()):
-            if (line := line_of(info)) is not None and which(info):
-                shut(line)
+        """Have everything fail that waits on a connection of *which* (of its record's info) holds, now and later.
+
+        The pool stays, and makes another one where this one would be used next. To dispose of the pool would leave
+        what is in use open in it, when it comes back.
+        """
+        for known in self._lines.valuerefs():
+            if (line := known()) is not None and which(line.record.info):
+                line.record.invalidate(soft=True)
+                line.shut()
 
     def _note(self, raw: Any, record: Any) -> None:
-        note_line(raw, record.info)
-        self._infos[id(record)] = record.info
+        line = note_line(raw, record.info, record)
+        self._lines[id(line)] = line
 
     def _checked_out(self, raw: Any, record: Any, _proxy: Any) -> None:
         if line_of(record.info) is None:  # opened before anybody listened
             self._note(raw, record)
-
-    def _closed(self, _raw: Any, record: Any) -> None:
-        self._infos.pop(id(record), None)
-        close_line(record.info)

@@ -179,12 +179,18 @@ class Topology:
                 self._saw_primary(node, view)
             node.lag_s = self._log.lag_s(view.position, view.asked_s) if view.standby else 0.0
             node.view, node.trouble = view, ""
+            self._name_cluster_without_founder()
         if self.primary is not before:
             self._changed(before, self.primary)
 
     def lost(self, node: Node, trouble: str) -> None:
         """Take note that *node* has not answered."""
-        node.view, node.trouble = None, trouble
+        with self._lock:
+            before = self.primary
+            node.view, node.trouble = None, trouble
+            self._name_cluster_without_founder()
+        if self.primary is not before:
+            self._changed(before, self.primary)
 
     def _forked(self) -> None:
         self._lock = threading.Lock()
@@ -209,11 +215,7 @@ class Topology:
         )
 
     def _name_cluster(self, node: Node, view: View) -> None:
-        """Learn which cluster this is: from what the settings call the primary, once it has answered.
-
-        Before that, from a replica that was promoted, if no other server contradicts it: the program was started after
-        a failover. One on timeline 1 never was promoted.
-        """
+        """Learn which cluster this is: from what the settings call the primary, once it has answered."""
         system = view.server.system
         if self._named_by_founder or system == self.system:
             self._named_by_founder |= node.founding
@@ -221,10 +223,20 @@ class Topology:
             if self.system:  # so that was a stranger's
                 self.timeline, self.primary, self._log = 0, node, _Log()
             self.system, self._named_by_founder = system, True
-        elif not self.system and not view.standby and view.position.timeline > 1:
-            others = {other.view.server.system for other in self.nodes if other.view is not None}
-            if others <= {system}:
-                self.system = system
+
+    def _name_cluster_without_founder(self) -> None:
+        """Learn it from a replica that was promoted, if the program was started after the failover.
+
+        Only once every server was asked, and none contradicts it. One on timeline 1 never was promoted.
+        """
+        if self.system or any(node.view is None and not node.trouble for node in self.nodes):
+            return
+        views = [(node, node.view) for node in self.nodes if node.view is not None]
+        promoted = [(node, view) for node, view in views if not view.standby and view.position.timeline > 1]
+        if promoted and len({view.server.system for _, view in views}) == 1:
+            self.system = promoted[0][1].server.system
+            for node, view in promoted:
+                self._saw_primary(node, view)
 
 
 def position_of(node: Node) -> Position:

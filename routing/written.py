@@ -53,7 +53,7 @@ class Written:
         self._clock = clock
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         self._floor = NOWHERE
-        self._newest = NOWHERE
+        self._all = _Tenant(NOWHERE)
         self._tickets = itertools.count(1)
         self._lock = threading.Lock()
         in_children(self._forked)
@@ -62,14 +62,13 @@ class Written:
         """What a node must have reached to show what was written for *tenant*; None: only the primary does."""
         with self._lock:
             known = self._tenants.get(tenant)
-            if known is None:
-                return self._floor
-            return known.position if not known.committing or known.is_sure(self._clock()) else None
+            return self._floor if known is None else self._sure(known)
 
     @property
-    def newest(self) -> Position:
-        """Of all tenants."""
-        return self._newest
+    def newest(self) -> Position | None:
+        """Of all tenants; None while a commit is under way."""
+        with self._lock:
+            return self._sure(self._all)
 
     def begin(self, tenants: Iterable[str]) -> int:
         """A COMMIT is about to be sent: it may be visible before it has returned.
@@ -78,26 +77,27 @@ class Written:
             A ticket for :meth:`end`; one that is never ended runs out.
         """
         with self._lock:
-            ticket, until_s = next(self._tickets), self._clock() + self._unsure_s
-            for tenant in tenants:
-                self._known(tenant).committing[ticket] = until_s
+            ticket, now_s = next(self._tickets), self._clock()
+            for known in (self._all, *map(self._known, tenants)):
+                known.is_sure(now_s)  # else what failed would be kept as long as nobody asks
+                known.committing[ticket] = now_s + self._unsure_s
         return ticket
 
     def end(self, tenants: Iterable[str], position: Position, ticket: int) -> None:
         """The COMMIT of *ticket* has returned, and stands at *position*."""
         with self._lock:
-            for tenant in tenants:
-                known = self._known(tenant)
+            for known in (self._all, *map(self._known, tenants)):
                 known.position = known.position.merged(position)
                 known.committing.pop(ticket, None)
-            self._newest = self._newest.merged(position)
 
     def reach(self, tenant: str, position: Position) -> None:
         """Somebody has written for *tenant*, at *position*."""
         with self._lock:
-            known = self._known(tenant)
-            known.position = known.position.merged(position)
-            self._newest = self._newest.merged(position)
+            for known in (self._all, self._known(tenant)):
+                known.position = known.position.merged(position)
+
+    def _sure(self, known: _Tenant) -> Position | None:
+        return known.position if not known.committing or known.is_sure(self._clock()) else None
 
     def _forked(self) -> None:
         self._lock = threading.Lock()

@@ -97,3 +97,6 @@ def replicated(started_replicated: Cluster) -> Iterator[Cluster]:
         node.resume_replay()
         node.delay(0)
         node.wait_streaming()
+    for node in (started_replicated.shards[0].primary, *started_replicated.shards[0].replicas):
+        # Held up by reads that have gone elsewhere; the next test's are waited for by this.
+        node.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")

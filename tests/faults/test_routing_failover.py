@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -12,6 +12,7 @@ from real_servers.replicated import (
     Note,
     Scene,
     caught_up,
+    held_on,
     in_background,
     make_notes,
     name_of,
@@ -19,13 +20,14 @@ from real_servers.replicated import (
     settings,
     written,
 )
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from tidegate.errors import RoutingError
+from tidegate.errors import NoNodeAvailable, RoutingError
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import CacheSettings
-from tidegate.routing.events import Promoted
+from tidegate.routing.events import Passed, Promoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,25 +133,30 @@ def test_nothing_reaches_a_primary_that_was_frozen_while_another_was_promoted(ow
                 scene.write(words)
             scene.await_reached()
             caught_up(primary, first, second)
-            with scene.gate.session(scene.tenant) as open_session:
-                # Transactions that were begun before: one idles, one is in the middle of a write, one of a read.
-                open_session.add(Note(tenant_id=scene.tenant, words="lost"))
-                open_session.flush()
+            with ExitStack() as stack:  # as many connections in the pool
+                for _ in range(3):
+                    stack.enter_context(scene.gate.session(scene.tenant)).execute(text("SELECT 1"))
+            with scene.gate.session(scene.tenant) as idle:
+                idle.add(Note(tenant_id=scene.tenant, words="lost"))
+                idle.flush()
                 primary.pause()
-                stuck = in_background(lambda: scene.write("stuck"))
-                read = in_background(lambda: scene.notes.on_primary(scene.tenant))
+                # Two wait on connections that they had, and one for a new connection.
+                waiting = [in_background(lambda: scene.write("stuck"))]
+                waiting += [in_background(lambda: scene.notes.on_primary(scene.tenant))]
+                wait_for(lambda: scene.gate.engine.pool.checkedout() == 3, "both have begun")  # type: ignore[attr-defined]
+                connecting = in_background(lambda: scene.write("connecting"))
                 first.promote()
                 second.follow(first)
                 began_s = time.monotonic()
                 wait_for(lambda: bool(scene.seen(Promoted)), "the promoted replica is found", FOUND_S)
-                for future in (stuck, read):
-                    with pytest.raises((DBAPIError, RoutingError)):
-                        future.result(HELD_S)
+                for future in waiting:  # they end, on the promoted one or with an error
+                    future.exception(HELD_S)
                 assert time.monotonic() - began_s < FOUND_S
-                scene.write("three")
                 primary.resume()
-                with pytest.raises((DBAPIError, RoutingError)):
-                    open_session.commit()
+                connecting.exception(HELD_S)  # it may have been too late, or not
+                with pytest.raises(NoNodeAvailable, match="nothing was committed"):
+                    idle.commit()
+            scene.write("three")
             for turn in range(20):
                 scene.write(f"after {turn}")
                 assert scene.notes.on_primary(scene.tenant)[-1] == f"after {turn}"
@@ -161,7 +168,7 @@ def test_nothing_reaches_a_primary_that_was_frozen_while_another_was_promoted(ow
                 assert scene.read()[-1] == f"after {turn}"
             wait_for(lambda: scene.answers(scene.read) == name_of(second), "the other one is a replica of the new one")
             assert scene.answered().get(name_of(primary)) == answered.get(name_of(primary))
-            wait_for(lambda: written(primary, scene.tenant) == ["one", "two"], "the open transaction is gone")
+            assert written(primary, scene.tenant) == ["one", "two"]
             assert "lost" not in written(first, scene.tenant)
 
 
@@ -191,3 +198,59 @@ def test_a_replica_of_the_lost_timeline_answers_nobody() -> None:
         assert {scene.answers(scene.read) for _ in range(10)} == {name_of(first)}
         assert scene.read() == ["one"]
         assert written(second, stranger)[-1] == "lost 49", "the test wants it to be further"
+
+
+def test_a_read_that_runs_on_the_primary_as_it_is_killed_is_answered_by_a_replica_that_has_caught_up() -> None:
+    with three() as (_, primary, first, second), opened(settings(primary.port, first.port, second.port)) as scene:
+        scene.write("one")
+        scene.await_reached()
+        for replica in (first, second):
+            replica.pause_replay()
+        scene.write("two")
+        read = in_background(lambda: scene.notes.held(scene.tenant, [primary.port]))
+        held_on(primary)
+        for replica in (first, second):
+            replica.resume_replay()
+        scene.await_reached()
+        began_s = time.monotonic()
+        primary.kill()
+        assert read.result(HELD_S) == ["one", "two"]
+        assert time.monotonic() - began_s < CONNECT_S
+        assert scene.calls("held") == 1
+        assert name_of(primary) in scene.seen(Passed)[-1].node
+
+
+def test_a_replica_that_has_lost_its_standby_signal_never_becomes_the_primary() -> None:
+    # It says that it is a primary, of this cluster, on this timeline; a promotion would have begun another.
+    with three() as (_, primary, first, second):
+        given = settings(primary.port, first.port, second.port)
+        with opened(given) as scene:
+            scene.write("one")
+            scene.await_reached()
+            caught_up(primary, first)
+            first.stop()
+            (first._folder / "standby.signal").unlink()
+            first.launch()
+            wait_for(lambda: is_a_primary(scene, first), "its monitor has seen it")
+            scene.write("two")
+            primary.kill()
+            wait_for(lambda: scene.nodes.topology.nodes[0].view is None, "the primary is missed")
+            asked_s = time.monotonic()
+            wait_for(lambda: is_a_primary(scene, first, asked_s), "its monitor has seen it")
+            with pytest.raises((DBAPIError, RoutingError)):
+                scene.write("nobody takes this")
+            assert scene.read() == ["one", "two"]
+            primary.start()
+            write_until_it_is_taken(scene, "three")
+        for turn in range(5):  # whoever answers first
+            with opened(given) as late:
+                late.tenant = scene.tenant
+                late.write(f"{turn}")
+        assert written(first, scene.tenant) == ["one"]
+        assert len(written(primary, scene.tenant)) == 8
+
+
+def is_a_primary(scene: Scene, node: PostgresNode, since_s: float = 0.0) -> bool:
+    """Whether the gate has heard *node* say so, asked after *since_s*."""
+    known = scene.nodes.topology.node(name_of(node))
+    return known is not None and known.view is not None and not known.view.standby and known.view.asked_s > since_s

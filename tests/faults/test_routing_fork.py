@@ -98,8 +98,10 @@ def test_a_closed_gate_leaves_no_thread_and_no_connection(replicated: Cluster) -
     given = settings(shard.primary.port, *(r.port for r in shard.replicas), cache=cache, name="closing")
     query = "SELECT application_name FROM pg_stat_activity WHERE application_name IN ('closing', 'tidegate-outbox')"
     threads = set(threading.enumerate())
+    kept = []  # so that what is left open is not closed by being forgotten
     for read in (True, False):
         with opened(given) as scene:
+            kept.append(scene)
             scene.write("one")
             if read:
                 for _ in range(10):

@@ -25,6 +25,7 @@ from real_servers.tcp import Proxy
 
 from tidegate.errors import PolicyError
 from tidegate.proxy.embedded.process import wait_for
+from tidegate.routing.asking import REPLAYED
 from tidegate.routing.events import Banned, Passed
 from tidegate.routing.topology import View
 
@@ -121,6 +122,32 @@ def test_a_read_whose_connection_would_have_to_be_made_to_a_frozen_replica_is_an
     began_s = time.monotonic()
     assert scene.answers(scene.read) == name_of(second)
     assert time.monotonic() - began_s < BOUND_S
+
+
+@pytest.mark.parametrize("fault", ["held", "cut"])
+@pytest.mark.parametrize("moment", ["the driver asks for the version", "it is asked where it is"])
+def test_a_replica_that_fails_before_a_read_has_begun_is_no_matter_either(
+    moment: str, fault: str, primary: PostgresNode, replicas: tuple[PostgresNode, ...]
+) -> None:
+    said = b"pg_catalog.version()" if "version" in moment else REPLAYED.encode()
+    with (
+        Proxy(replicas[0].port) as proxy,
+        opened(settings(primary.port, replicas[0].port)) as writer,
+        opened(settings(primary.port, proxy.port)) as scene,  # it has read nothing yet
+    ):
+        scene.tenant = writer.tenant
+        writer.write("one")
+        caught_up(primary, replicas[0])
+        scene.nodes.ensure_started()
+        if fault == "held":
+            proxy.hold_at(said)
+        else:
+            proxy.cut_after(said, once_sent=b"")
+        began_s = time.monotonic()
+        assert scene.read() == ["one"]
+        assert time.monotonic() - began_s < BOUND_S
+        assert scene.answered() == {name_of(primary): 1}
+        assert [event.node for event in scene.seen(Banned)] == [name_of(proxy.port)]
 
 
 @pytest.mark.parametrize("both", ["frozen", "killed", "cut off"])

@@ -126,6 +126,27 @@ def test_reads_under_way_never_exceed_a_node_s_budget(replicated: Cluster) -> No
     assert max(counts) <= 3 + 1
 
 
+def test_many_that_chose_the_same_node_at_once_do_not_exceed_its_budget_either(replicated: Cluster) -> None:
+    shard = replicated.shards[0]
+    replica = shard.replicas[0]
+    with opened(settings(shard.primary.port, replica.port, pool={"size": 2, "overflow": 1})) as scene:
+        scene.write("one")
+        scene.await_reached()
+        most = watched(scene)
+        maker, chosen = scene.nodes.session_maker, threading.Barrier(8)
+
+        def all_at_once(*given: object) -> object:
+            found = maker(*given)  # type: ignore[arg-type]
+            chosen.wait(30)
+            return found
+
+        scene.nodes.session_maker = all_at_once  # type: ignore[method-assign,assignment]
+        reads = [in_background(lambda: scene.notes.held(scene.tenant, [replica.port], 0.2)) for _ in range(8)]
+        assert [read.result(HELD_S) for read in reads] == [["one"]] * 8
+        assert most == {name_of(replica): 3}
+        assert scene.answered() == {name_of(replica): 3, name_of(shard.primary): 6}
+
+
 def watched(scene: Scene) -> dict[str, int]:
     """The most reads under way at the same time, by node, as it comes."""
     most: dict[str, int] = {}
@@ -188,6 +209,7 @@ def test_replicas_that_come_and_go_while_reads_run(replicated: Cluster) -> None:
         stop.set()
         going.join()
         assert errors == []
+        assert not scene.nodes._leaving, "the last read of each has closed its connections"
         assert len(turns) > 5
         assert turns[-1] > turns[0], "it answered in between"
         assert {node.name for node in scene.nodes.topology.nodes} == set(scene.nodes.addresses)

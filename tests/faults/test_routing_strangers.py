@@ -24,8 +24,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tidegate.errors import CommitUnknown, RoutingError
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
+from tidegate.proxy.settings import CacheSettings
+from tidegate.repositories.position import NOWHERE
 from tidegate.routing.choose import Wanted, refusal
 from tidegate.routing.events import Passed, Promoted
+from tidegate.routing.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +62,7 @@ def why(scene: Scene, port: int) -> str:
     """Why the server on *port* must not answer."""
     node = scene.nodes.topology.node(name_of(port))
     assert node is not None
-    wanted = Wanted(scene.gate._parts.written.newest)  # type: ignore[union-attr]
+    wanted = Wanted(NOWHERE)
     return refusal(node, wanted, scene.nodes.topology, 0.0) or "it may"
 
 
@@ -197,3 +200,26 @@ def test_a_lost_commit_that_changed_nothing_tracked_is_the_driver_s_error(
             with pytest.raises(OperationalError):
                 session.execute(text("SELECT 1"))
         assert written(primary, scene.tenant) == []
+
+
+@pytest.mark.parametrize("whose", ["the tenant's", "everybody's"])
+def test_a_token_covers_a_write_whose_position_could_not_be_asked_for(
+    whose: str, primary: PostgresNode, replica: PostgresNode, replicated: Cluster
+) -> None:
+    cache = CacheSettings(url=replicated.cache.url, read_timeout_ms=5_000)
+    with (
+        Proxy(primary.port) as proxy,
+        opened(settings(proxy.port, replica.port, cache=cache)) as writer,
+        opened(settings(primary.port, replica.port)) as reader,
+    ):
+        reader.tenant = writer.tenant
+        writer.write("one")
+        token_before = writer.gate.token()
+        replica.pause_replay()
+        proxy.cut_after(b"SELECT pg_walfile_name", once_sent=b"two")
+        writer.write("two")
+        assert proxy.cuts == 1
+        token = writer.gate.token(writer.tenant if whose == "the tenant's" else None)
+        assert Token.of_text(token).position.lsn > Token.of_text(token_before).position.lsn
+        with reader.gate.session(reader.tenant, token=token):
+            assert reader.read() == ["one", "two"]

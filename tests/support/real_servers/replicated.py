@@ -144,6 +144,8 @@ class Scene:
         """Until replicas show what this process has written, and it knows."""
         position = self.gate._parts.written.newest  # type: ignore[union-attr]
 
+        assert position is not None
+
         def reached() -> bool:
             views = [node.view for node in self.nodes.topology.replicas if node.name in names or not names]
             return all(view is not None and view.position.reached(position) for view in views)

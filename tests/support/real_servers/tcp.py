@@ -25,6 +25,7 @@ class Proxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._cut_after: tuple[bytes, bytes] | None = None
+        self._hold_at: bytes | None = None
         self.cuts = 0
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -32,6 +33,10 @@ class Proxy:
     def hold(self) -> None:
         """Forward nothing any more; connections stay open, and new ones are accepted."""
         self._flowing.clear()
+
+    def hold_at(self, request: bytes) -> None:
+        """Do so at the next packet that holds *request*."""
+        self._hold_at = request
 
     def resume(self) -> None:
         """Forward again, first of all what has been held."""
@@ -77,8 +82,11 @@ class Proxy:
         self._cut_after = None
         return True
 
-    def wait(self) -> None:
+    def wait(self, packet: bytes = b"") -> None:
         """Until packets may flow."""
+        if self._hold_at is not None and self._hold_at in packet:
+            self._hold_at = None
+            self.hold()
         self._flowing.wait()
 
 
@@ -99,7 +107,7 @@ class _Line:
     def _to_server(self) -> None:
         with contextlib.suppress(OSError):
             while packet := self._client.recv(_PACKET):
-                self._proxy.wait()
+                self._proxy.wait(packet)
                 self._sent = (self._sent + packet)[-_PACKET:]
                 self._ends = self._ends or self._proxy.takes_cut(packet, self._sent)
                 self._server.sendall(packet)

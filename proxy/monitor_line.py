@@ -1,4 +1,4 @@
-"""A monitor's own connection to its server, outside of the pools."""
+"""The connection by which a monitor asks its node."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.routing.asking import VIEW, one_row, view_of
 from tidegate.routing.forks import in_children
-from tidegate.routing.lines import close_line, line_of, note_line, shut
+from tidegate.routing.lines import close_line, first_of_all, line_of, note_line
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from tidegate.routing.topology import View
 
 
-class EngineLine:
-    """A monitor's own connection; see :class:`tidegate.routing.monitor.Line`."""
+class MonitorLine:
+    """See :class:`tidegate.routing.monitor.Line`.
+
+    Args:
+        engine: gives connections that nobody else uses.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -26,26 +30,27 @@ class EngineLine:
         self._info: dict[str, Any] = {}
         self._parents: list[Any] = []
         self._asking = threading.Lock()
+        first_of_all(engine, lambda raw, _record: note_line(raw, self._info))
         in_children(self._forked)
 
     def ask(self) -> View:
-        """See ``Line``."""
+        """One question."""
         with self._asking:  # the first question may still be under way when the monitor is started
-            raw = self._raw or self._connect()
-            asked_s = time.monotonic()
             try:
+                raw = self._raw or self._connect()
+                asked_s = time.monotonic()
                 return view_of(one_row(raw, VIEW), asked_s)
             except BaseException:
                 self._close()
                 raise
 
     def cut(self) -> None:
-        """See ``Line``."""
+        """End the one that is under way."""
         if (line := line_of(self._info)) is not None:
-            shut(line)
+            line.shut()
 
     def close(self) -> None:
-        """See ``Line``."""
+        """Close the connection, once no question is under way."""
         with self._asking:
             self._close()
 
@@ -61,7 +66,6 @@ class EngineLine:
         pooled.detach()  # so that in a child no pool gives it back: it is the parent's there
         raw: Any = pooled.dbapi_connection
         raw.autocommit = True  # one statement is one round trip
-        note_line(raw, self._info)
         self._raw = raw
         return raw
 
