@@ -59,7 +59,7 @@ WHO_IS_PRIMARY = {
         "c",
     ),
     "or the first primary that is found, if that cannot be asked": (
-        [("a", None), ("b", primary(B, timeline=2)), ("c", primary(STRANGER, timeline=3))],
+        [("a", None), ("b", primary(B, timeline=2)), ("c", standby(C, timeline=2))],
         "b",
     ),
     "unless another server contradicts it": (
