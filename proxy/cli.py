@@ -19,6 +19,7 @@ from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.cache_cli import invalidate, switch
 from tidegate.proxy.commands import add_commands
 from tidegate.proxy.embedded.cli import cluster_app
+from tidegate.proxy.shards_cli import shards_app
 from tidegate.proxy.state import ddl, drop_tables, make_tables, missing_tables, replace_serving_cache
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes, index_states
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tidegate: see each command's --help.")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(shards_app, name="shards")
 app.command()(invalidate)
 app.command()(switch)
 add_commands(app)
