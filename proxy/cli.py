@@ -24,6 +24,7 @@ from tidegate.proxy.doctor import all_is_well, findings
 from tidegate.proxy.doctor_nodes import examine
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
+from tidegate.proxy.shards_cli import shards_app
 from tidegate.proxy.state import ddl, drop_tables, make_tables, replace_serving_cache
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tidegate: see each command's --help.")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(shards_app, name="shards")
 app.command()(invalidate)
 app.command()(switch)
 app.command()(explain)

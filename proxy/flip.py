@@ -33,7 +33,7 @@ from tidegate.proxy.state import CLOSING, OWNERSHIP
 from tidegate.routing.shard_map import slot_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import BindParameter, Connection, Engine
 
@@ -63,19 +63,30 @@ class Flipper:
         catalogue: where the map and the plan are.
         engines: of the shards' primaries, by name; at least those of the two shards.
         drain_s: how long writes that had begun may take to end, in seconds; new ones are refused meanwhile.
+        objects: asked on the shard that gives, when no write is under way there any more and it owns the slots still:
+            what stands against the flip, like rows that would be left behind; None: nothing.
     """
 
-    def __init__(self, catalogue: Catalogue, engines: Mapping[str, Engine], *, drain_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        engines: Mapping[str, Engine],
+        *,
+        drain_s: float = 5.0,
+        objects: Callable[[Connection, FlipPlan], str | None] = lambda _connection, _plan: None,
+    ) -> None:
         self._catalogue = catalogue
         self._engines = engines
         self._drain_s = drain_s
+        self._objects = objects
 
     def flip(self, slots: Iterable[int], from_shard: str, to_shard: str) -> ShardMap:
         """Hand *slots* over, and give the map in which that is done; harmless when it is done already.
 
         Raises:
             SettingsError: a shard is not known or its primary a standby, or *from_shard* does not hold a slot.
-            RoutingError: another flip is under way, or writes did not end in time; nothing was changed.
+            RoutingError: another flip is under way, writes did not end in time, or *objects* had something to say;
+                nothing was changed.
             StaleShardMap: somebody else has changed the map meanwhile, or taken this flip over.
         """
         entry = self._entry()
@@ -135,6 +146,9 @@ class Flipper:
                 f"writes on {plan.from_shard} that had begun did not end within {self._drain_s:g} s, so nothing was "
                 "flipped; the oldest transaction stands in pg_stat_activity or pg_prepared_xacts"
             ) from error.__cause__
+        except _Objected as error:
+            self._give_up(plan, shard_map)
+            raise RoutingError(f"{error}; nothing was flipped") from None
         self._grant(plan)
         return self._publish(plan, shard_map)
 
@@ -166,6 +180,8 @@ class Flipper:
                 # Given up only where it was not fenced in an attempt before this: then it can but go on.
                 raise error if was_fenced or not _is_canceled(error) else _NotDrained from error
             self._check_rows(plan, shard_map, rows)
+            if not was_fenced and (objection := self._objects(connection, plan)):
+                raise _Objected(objection)
             gone = update(OWNERSHIP).where(OWNERSHIP.c.unit.in_(_UNITS)).values(since=plan.since, owned=False)
             connection.execute(gone, units)
             connection.execute(delete(CLOSING).where(CLOSING.c.unit.in_(_UNITS)), units)
@@ -214,6 +230,10 @@ class Flipper:
 
 class _NotDrained(Exception):  # noqa: N818  # caught here
     """Writes that had begun did not end in time."""
+
+
+class _Objected(Exception):  # noqa: N818  # caught here
+    """Something stands against the flip."""
 
 
 def _units(plan: FlipPlan) -> list[str]:

@@ -148,8 +148,8 @@ def test_under_load_one_shard_at_most_accepts_a_slot_and_no_write_is_lost(shards
         cut_off = Holding("slot:5", *first.slots[5])
         misled = pool.submit(lambda: [shards.accepts(cut_off) for _ in takewhile(lambda _: not stop.is_set(), count())])
         for source, target in pairwise(["s0", "s1", "s2", "s0", "s1"]):
-            before = [len(writer.accepted) for writer in writers[:4]]
             shards.flipper().flip(SLOTS, source, target)
+            before = [len(writer.accepted) for writer in writers[:4]]  # not those that came before the flip was done
             while any(len(w.accepted) < b + 5 for w, b in zip(writers, before, strict=False)) and not stop.wait(0.01):
                 assert all(not task.done() for task in running), [task.exception() for task in running if task.done()]
         stop.set()
