@@ -84,7 +84,11 @@ def connect(
     if len(settings.shards) != 1:
         raise SettingsError(f"shards: this release serves one, not {len(settings.shards)}")
     engine = primary_engine(settings.shards[0], settings)
-    return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
+    try:
+        return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def gate_on(
@@ -111,8 +115,14 @@ def gate_on(
     observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
     note_origins(engine, shard)
     nodes = _nodes(engine, settings, observe)
-    make_tables(engine)
-    store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
+    try:
+        make_tables(engine)
+        store = store or _store(engine, settings)
+    except BaseException:
+        if nodes is not None:
+            nodes.close()
+        raise
+    outbox = Outbox(notify=engine.dialect.name == "postgresql")
     written = None if nodes is None else Written()
     untold = written if store is None else None if nodes is None else Written()
     commit = Commit(
@@ -184,9 +194,9 @@ def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | Non
 
     nodes = Nodes(engine, addresses(shard, settings, engine.url), settings.routing, changed)
     try:
+        nodes.learn()
         nodes.find_primary()
         follow_primary(engine, nodes.topology, nodes.urls)
-        nodes.learn()
     except BaseException:
         nodes.close()
         raise

@@ -131,7 +131,7 @@ class Nodes:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def learn(self) -> None:
-        """Note what the primary's engine gives its driver; connects once."""
+        """Note what the primary's engine gives its driver."""
         self._like.learn(self._engine)
 
     def ensure_started(self) -> None:
