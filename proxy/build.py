@@ -88,7 +88,11 @@ def connect(
     if len(settings.shards) != 1:
         raise SettingsError(f"shards: this release serves one, not {len(settings.shards)}")
     engine = primary_engine(settings.shards[0], settings)
-    return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
+    try:
+        return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def gate_on(
@@ -115,8 +119,14 @@ def gate_on(
     observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
     note_origins(engine, shard)
     nodes = _nodes(engine, settings, observe)
-    make_tables(engine)
-    store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
+    try:
+        make_tables(engine)
+        store = store or _store(engine, settings)
+    except BaseException:
+        if nodes is not None:
+            nodes.close()
+        raise
+    outbox = Outbox(notify=engine.dialect.name == "postgresql")
     written = _written(nodes)
     untold = written if store is None else _written(nodes)
     commit = Commit(
@@ -192,13 +202,13 @@ def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | Non
     known = addresses(shard, settings, engine.url)
     nodes = Nodes(engine, known, settings.routing, changed)
     try:
+        nodes.learn()
         if shard.patroni:
             every_s = settings.routing.discover_ms / 1000
             found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
             nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
         nodes.find_primary()
         follow_primary(engine, nodes.topology, nodes.url_of)
-        nodes.learn()
     except BaseException:
         nodes.close()
         raise

@@ -7,6 +7,7 @@ driver's arguments above all, is noted when that connects, and used for the othe
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,6 +151,10 @@ def _options(statement_timeout_ms: int, lock_timeout_ms: int) -> tuple[str, ...]
     return tuple(f"-c {name}={value}" for name, value in named if value)
 
 
+class _Noted(Exception):  # noqa: N818  # no mistake: there is no need to connect any more
+    pass
+
+
 class ConnectArguments:
     """What the primary engine gives its driver, but for the address: noted whenever it connects.
 
@@ -159,24 +164,25 @@ class ConnectArguments:
 
     def __init__(self, engine: Engine) -> None:
         self._noted: dict[str, Any] = {}
+        self._learning = 0
         event.listen(engine, "do_connect", self._note)
 
     def learn(self, engine: Engine) -> None:
-        """Connect once, outside of the pool, which may have been filled before anybody listened.
-
-        Raises:
-            NoNodeAvailable: the primary cannot be connected to.
-        """
+        """Note them without connecting: the primary may be away, and the others are asked with them who is one."""
         aside = engine.pool.recreate()
+        self._learning = threading.get_ident()
         try:
-            aside.connect().close()
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise NoNodeAvailable(f"the primary cannot be connected to, and no other server is one: {error}") from error
+            aside.connect().close()  # only an engine that makes its connections by a function of its own gets so far
+        except _Noted:
+            pass
         finally:
+            self._learning = 0
             aside.dispose()
 
     def _note(self, _dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
         self._noted = {key: value for key, value in cparams.items() if key not in _ADDRESS}
+        if self._learning == threading.get_ident():
+            raise _Noted
 
     def use_for(self, engine: Engine, options: Sequence[str]) -> None:
         """Have *engine* connect with them, and with these *options* of the server's; its URL's own come first."""

@@ -109,7 +109,7 @@ class Nodes:
             self.find_primary()
 
     def learn(self) -> None:
-        """Note what the primary's engine gives its driver; connects once."""
+        """Note what the primary's engine gives its driver."""
         self._like.learn(self._engine)
 
     def ensure_started(self) -> None:
