@@ -114,7 +114,7 @@ class Program:
         book, by_id, lacks = self.books[1], READS["by_id"], []
         known = 0
         self.served.clear()
-        while not self.served["store"]:
+        while not self.served["store"] + self.served["near"]:
             known = by_id(self.gate, book, 0)
         url = self.gate.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
         with psycopg.connect(url, autocommit=True) as connection:
