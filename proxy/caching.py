@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.events import NearChecked, StoreFailed, served
 from tidegate.cache.near import Kept
-from tidegate.cache.request import Answer
+from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.tags import template
 from tidegate.cache.values import Undecodable
@@ -84,7 +84,10 @@ class Caching:
         if request.near != "off" and self.near is not None:
             kept: Kept | None = self.near.get(request.tenant, request.entry)
             vouched = request.near == "bounded" and self._is_vouched_for(request, kept)
-            if kept is not None and (vouched or self._is_fresh(request, kept)):
+            fresh = kept is not None and (vouched or self._is_fresh(request, kept))
+            if fresh is None:  # the cache does not answer, and a call waits for that once
+                return request.query(ONLY_PRIMARY).value
+            if kept is not None and fresh:
                 self._observe(served(request.tenant, "near"))
                 call.answered = "near"
                 return self.codec.build(kept.decoded, request.session_maker)
@@ -134,14 +137,15 @@ class Caching:
         fingerprint = fingerprint_of(call)
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
-    def _is_fresh(self, request: CachedCall, kept: Kept) -> bool:
+    def _is_fresh(self, request: CachedCall, kept: Kept) -> bool | None:
+        """Whether *kept* is; None: the cache does not answer."""
         if request.near == "bounded":
             self._observe(NearChecked(request.tenant))
         try:
             fresh = self.store.check(request.tenant, kept.noted, kept.tags)
         except StoreUnavailable as error:
             self._observe(StoreFailed("check", str(error)))
-            return False
+            return None
         if self.near is not None:
             if not fresh:
                 self.near.forget(request.tenant, request.entry)
