@@ -87,6 +87,7 @@ def connect(
         settings = Settings.from_toml(Path(settings))
     if len(settings.shards) != 1:
         raise SettingsError(f"shards: this release serves one, not {len(settings.shards)}")
+    settings.shard_map()  # what pins, ranges and the catalogue name must be there, though one shard has it all
     engine = primary_engine(settings.shards[0], settings)
     try:
         return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)

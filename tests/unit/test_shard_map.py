@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tidegate
 from tidegate.errors import SettingsError
 from tidegate.proxy.settings import Settings
 from tidegate.routing.shard_map import Held, ShardMap, even_map, map_of_ranges
@@ -192,3 +193,11 @@ def test_what_is_no_map_is_refused(text: str) -> None:
 def test_a_map_of_another_release_is_refused() -> None:
     with pytest.raises(SettingsError, match="a shard map of format 2; this release reads 1"):
         ShardMap.of_text(even_map(["a"]).as_text().replace('"format":1', '"format":2'))
+
+
+@pytest.mark.parametrize("sharding", [{"catalogue": "s7"}, {"pins": {"t": "s7"}}, {"ranges": {"s7": [(0, 4095)]}}])
+def test_a_gate_refuses_an_unknown_shard_before_it_connects(sharding: dict[str, object]) -> None:
+    nowhere = {"name": "s0", "primary": "postgresql+psycopg://u@127.0.0.1:1/x"}
+    given_ones = Settings.model_validate({"shards": [nowhere], "sharding": sharding})
+    with pytest.raises(SettingsError, match=r"s7.*known are s0"):
+        tidegate.connect(given_ones)
