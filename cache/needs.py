@@ -35,6 +35,6 @@ class Needs:
                 self._keeper.make(tenant)
             elif not isinstance(found, Hit):
                 if not found.dirty:
-                    return Need(found.position, primary=False)
+                    return Need(found.position, primary=False, root=found.origin)
                 self._keeper.tend(tenant, found)
         return ONLY_PRIMARY

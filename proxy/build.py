@@ -1,12 +1,15 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-facade -> telemetry -> caching -> routing -> plain repository            a read
-plain repository -> watched engine -> commit protocol                    a write
+facade -> telemetry -> caching -> routing -> plain repository                          a read
+facade -> telemetry -> tenants -> caching -> sharding -> routing -> plain repository   the same, of several shards
+plain repository -> watched engine -> commit protocol                                  a write
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,24 +26,21 @@ from tidegate.cache.redis_url import shown_url
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, SettingsError
 from tidegate.proxy.caching import Caching
-from tidegate.proxy.commit import Commit
-from tidegate.proxy.engines import follow_primary, hosts, primary_engine
+from tidegate.proxy.engines import primary_engine
 from tidegate.proxy.gate import Gate, Parts
-from tidegate.proxy.nodes import Nodes, addresses
+from tidegate.proxy.joining import join
 from tidegate.proxy.origins import note_origins
-from tidegate.proxy.outbox import Applier, Outbox
-from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
-from tidegate.proxy.routing import OnPrimary, Routing, needs_of
+from tidegate.proxy.routing import needs_of
+from tidegate.proxy.sessions import routed_maker
 from tidegate.proxy.settings import Settings
+from tidegate.proxy.shard_parts import nodes_of, parts_of, primary_of
+from tidegate.proxy.sharded_primary import ShardedPrimary
+from tidegate.proxy.sharding import Sharding
+from tidegate.proxy.shards import Shards
 from tidegate.proxy.state import make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
-from tidegate.proxy.watch import attach
-from tidegate.repositories.tracked import TRACKED
-from tidegate.routing.admission import Admission
-from tidegate.routing.bans import Bans
-from tidegate.routing.events import Promoted
-from tidegate.routing.written import Written
+from tidegate.proxy.tenants import Tenants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +48,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.request import Need
     from tidegate.cache.store import Store
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Pipeline
     from tidegate.proxy.settings import CacheSettings
     from tidegate.proxy.telemetry import Observer
-    from tidegate.routing.topology import Node
 
 
 # In marks the one shard has no name: gates that call it differently would take each other for strangers.
@@ -81,8 +79,10 @@ def connect(
         settings = Settings.from_environment()
     elif not isinstance(settings, Settings):
         settings = Settings.from_toml(Path(settings))
-    if len(settings.shards) != 1:
-        raise SettingsError(f"shards: this release serves one, not {len(settings.shards)}")
+    if not settings.shards:
+        raise SettingsError("shards: there is none; a gate needs [[shards]] with a name and the URL of its primary")
+    if len(settings.shards) > 1:
+        return _on_shards(settings, observe)
     engine = primary_engine(settings.shards[0], settings)
     return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
 
@@ -106,136 +106,138 @@ def gate_on(
         on_close: called when the gate is closed.
         store: a cache to use instead of the one that the settings name.
     """
-    shard = _ONLY_SHARD
     counters = Counters()
     observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
-    note_origins(engine, shard)
-    nodes = _nodes(engine, settings, observe)
+    note_origins(engine, _ONLY_SHARD)
+    nodes = nodes_of(engine, settings.shards[0] if settings.shards else None, settings, observe)
+    if nodes is not None:
+        nodes.learn()
     make_tables(engine)
-    store, outbox = store or _store(engine, settings), Outbox(notify=engine.dialect.name == "postgresql")
-    written = None if nodes is None else Written()
-    untold = written if store is None else None if nodes is None else Written()
-    commit = Commit(
-        store,
-        outbox,
-        shard=shard,
-        consistency=settings.cache.when_away == "refuse",
-        observe=observe,
-        written=written,
-        untold=untold,
-    )
-    watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)
-    primary = _primary(engine, shard, settings)
+    store = store or _store(engine, settings)
+    primary = primary_of(engine, _ONLY_SHARD, settings)
     keeper = None if store is None else Keeper(store, primary, observe=observe)
-    below = _routing(nodes, settings, shard, needs_of(store, keeper), untold, observe)
-    applier = None if store is None else Applier(engine, store, url=None if nodes is None else nodes.primary_url)
-    pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
-    switches = Switches(settings.cache.off, store)
+    only = parts_of(_ONLY_SHARD, engine, nodes, store, primary, needs_of(store, keeper), settings, observe)
 
-    def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
-        if store is None or keeper is None:
-            return Telemetry(counters, below)
-        caching = Caching(
-            read_through=ReadThrough(store, keeper, observe=observe),
-            store=store,
-            codec=Codec(models, blob_bytes=settings.cache.blob_bytes),
-            near=Bounded(settings.cache.near_bytes, settings.cache.near_entries) if settings.cache.near else None,
-            pushes=pushes,
-            near_modes=settings.cache.near_modes,
-            blobs=Bounded(settings.cache.near_bytes, settings.cache.near_entries),
-            switches=switches,
-            below=below,
-            keep_alive=applier.ensure_started if applier is not None else lambda: None,
-            observe=observe,
-        )
-        return Telemetry(counters, caching)
-
+    cache = _CacheOf(settings, store, keeper, only.keep_alive, observe)
     return Gate(
         Parts(
-            engine=engine,
+            shards=(only,),
+            routed=None,
             session_maker=session_maker,
-            watch=watch,
-            commit=commit,
-            outbox=outbox,
-            applier=applier,
             store=store,
-            pushes=pushes,
+            pushes=cache.pushes,
             counters=counters,
-            pipeline=pipeline,
-            nodes=nodes,
-            written=written,
-            untold=untold,
-            position_now=lambda: primary.transaction("")[1],
+            pipeline=lambda models: Telemetry(counters, cache.over(only.routing, models)),
+            patience_s=0,
             on_close=on_close,
         )
     )
 
 
-def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | None:
-    """The servers of the shard, with the engine bound to whoever is the primary; None where there is one only."""
-    shard = settings.shards[0] if settings.shards else None
-    if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
-        return None
-    if engine.dialect.name != "postgresql":
-        raise SettingsError(f"shards.{shard.name}.replicas: only PostgreSQL's are read from, not {engine.dialect.name}")
-
-    def changed(before: Node, now: Node) -> None:
-        observe(Promoted(now.name, before.name, nodes.topology.timeline))
-
-    nodes = Nodes(engine, addresses(shard, settings, engine.url), settings.routing, changed)
-    nodes.find_primary()
-    follow_primary(engine, nodes.topology, nodes.urls)
-    nodes.learn()
-    return nodes
-
-
-def _routing(
-    nodes: Nodes | None,
-    settings: Settings,
-    shard: str,
-    needs: Callable[[Call], Need],
-    untold: Written | None,
-    observe: Observer,
-) -> Pipeline:
-    if nodes is None or untold is None:
-        return OnPrimary()
-    routing, pool = settings.routing, settings.pool
-    reads = routing.primary_reads or max(1, (pool.size + pool.overflow) * 4 // 5)
-    return Routing(
-        nodes,
-        shard=shard,
-        epoch=0,
-        needs=needs,
-        written=untold,
-        admission=Admission(reads, most_wait_s=routing.primary_wait_ms / 1000),
-        silent_s=routing.silent_ms / 1000,
-        bans=Bans(routing.ban_ms / 1000, routing.most_ban_ms / 1000),
-        observe=observe,
+def _on_shards(settings: Settings, observe: Observer) -> Gate:
+    counters = Counters()
+    observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
+    with ExitStack() as undo:
+        joined = join(settings, observe, undo)
+        shards = Shards(joined.maps, joined.joining)
+        store = _serving(settings, joined.joining.serving, joined.joining.namespace)
+        keeper = None if store is None else Keeper(store, ShardedPrimary(shards), observe=observe)
+        needs = needs_of(store, keeper)
+        for name, engine in joined.engines.items():
+            parts = parts_of(
+                name,
+                engine,
+                joined.nodes[name],
+                store,
+                primary_of(engine, name, settings),
+                needs,
+                settings,
+                observe,
+                holdings_of=partial(shards.holdings_on, name),
+                make_root=None if keeper is None else keeper.make,
+            )
+            shards.add(parts)
+        cache = _CacheOf(settings, store, keeper, shards.keep_alive, observe)
+        sharding = Sharding(shards, needs, settings.sharding.flip_wait_s)
+        closing = undo.pop_all()
+    return Gate(
+        Parts(
+            shards=tuple(shards.parts.values()),
+            routed=shards,
+            session_maker=routed_maker(shards),
+            store=store,
+            pushes=cache.pushes,
+            counters=counters,
+            pipeline=lambda models: Telemetry(counters, Tenants(cache.over(sharding, models))),
+            patience_s=settings.sharding.flip_wait_s,
+            on_close=closing.close,
+        )
     )
 
 
-def _primary(engine: Engine, shard: str, settings: Settings) -> PostgresPrimary | ClockPrimary:
-    if engine.dialect.name == "postgresql":
-        return PostgresPrimary(engine, shard)
-    return ClockPrimary(shard, settings.cache.transaction_timeout_s)
+class _CacheOf:
+    """The caching of a gate, for any repository's models over any layer that asks a node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None,
+        keeper: Keeper | None,
+        keep_alive: Callable[[], None],
+        observe: Observer,
+    ) -> None:
+        self._settings = settings.cache
+        self._store = store
+        self._keeper = keeper
+        self._keep_alive = keep_alive
+        self._observe = observe
+        self._switches = Switches(settings.cache.off, store)
+        self.pushes = store.pushes() if settings.cache.near and isinstance(store, RedisStore) else None
+
+    def over(self, below: Pipeline, models: tuple[type[Any], ...]) -> Pipeline:
+        """The layers from the caching down; those below alone where there is no cache."""
+        cache, store = self._settings, self._store
+        if store is None or self._keeper is None:
+            return below
+        return Caching(
+            read_through=ReadThrough(store, self._keeper, observe=self._observe),
+            store=store,
+            codec=Codec(models, blob_bytes=cache.blob_bytes),
+            near=Bounded(cache.near_bytes, cache.near_entries) if cache.near else None,
+            pushes=self.pushes,
+            near_modes=cache.near_modes,
+            blobs=Bounded(cache.near_bytes, cache.near_entries),
+            switches=self._switches,
+            below=below,
+            keep_alive=self._keep_alive,
+            observe=self._observe,
+        )
 
 
 def _store(engine: Engine, settings: Settings) -> Store | None:
     """The cache that the settings name, if it is the one that serves this database."""
+    name = None if settings.cache.url is None else shown_url(settings.cache.url)
+
+    def ns() -> str:
+        if isinstance(engine.pool, StaticPool | SingletonThreadPool):
+            raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
+        return namespace(engine)
+
+    return _serving(settings, serving_cache(engine, name), ns)
+
+
+def _serving(settings: Settings, serving: str | None, ns: Callable[[], str]) -> Store | None:
     cache = settings.cache
     name = None if cache.url is None else shown_url(cache.url)
-    serving = serving_cache(engine, name)
-    if cache.url is None or serving != name:
+    if name is None or serving != name:
         # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
-        if cache.url is not None:
+        if name is not None:
             _log.warning(
                 "the cache %s is not used: this database is served by %s; see tidegate init --cache-url", name, serving
             )
         return None
-    if isinstance(engine.pool, StaticPool | SingletonThreadPool):
-        raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
     try:
-        return _redis(cache, namespace(engine))
+        return _redis(cache, ns())
     except StoreUnavailable as error:  # a cluster is asked for its map at once
         raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
 

@@ -80,7 +80,6 @@ class Routing:
     Args:
         nodes: the servers.
         shard: the shard's name, as origins have it.
-        epoch: the revision of the shard map.
         needs: which node will do for a call that no layer above has asked about.
         written: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
         admission: to the primary, of reads.
@@ -94,7 +93,6 @@ class Routing:
         nodes: Nodes,
         *,
         shard: str,
-        epoch: int,
         needs: Callable[[Call], Need],
         written: Written,
         admission: Admission,
@@ -104,7 +102,6 @@ class Routing:
     ) -> None:
         self._nodes: Final = nodes
         self._shard: Final = shard
-        self._epoch: Final = epoch
         self._needs: Final = needs
         self._written: Final = written
         self._admission: Final = admission
@@ -155,7 +152,7 @@ class Routing:
 
     def _on_replica(self, call: Call, node: Node, wanted: Wanted) -> object:
         view = node.view
-        maker = self._nodes.session_maker(node, call.repository.__dict__["_tidegate_session_maker"])
+        maker = self._nodes.session_maker(node, call.sessions or call.repository.__dict__["_tidegate_session_maker"])
         if view is None or maker is None:
             raise Elsewhere("its connections are not to be had here")
         attempt = Attempt(node, view, wanted.position, time.monotonic())
@@ -172,7 +169,7 @@ class Routing:
         if node.health.failures:
             node.health = HEALTHY
         call.node = node.name
-        call.origin = Origin(self._epoch, attempt.timeline, self._shard) if attempt.timeline else None
+        call.origin = Origin(0, attempt.timeline, self._shard) if attempt.timeline else None
         return answer
 
     def _judge(self, call: Call, attempt: Attempt, error: Exception) -> None:
