@@ -1,6 +1,6 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-facade -> telemetry -> caching -> routing -> plain repository                          a read
+facade -> telemetry -> tenants -> caching -> routing -> plain repository               a read
 facade -> telemetry -> tenants -> caching -> sharding -> routing -> plain repository   the same, of several shards
 plain repository -> watched engine -> commit protocol                                  a write
 """
@@ -27,9 +27,13 @@ from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, SettingsError
 from tidegate.proxy.caching import Caching
 from tidegate.proxy.engines import primary_engine
+from tidegate.proxy.finder import Finder
 from tidegate.proxy.gate import Gate, Parts
+from tidegate.proxy.in_sessions import InSessions
 from tidegate.proxy.joining import join
+from tidegate.proxy.learning import Learning, committed
 from tidegate.proxy.origins import note_origins
+from tidegate.proxy.parted import Parted
 from tidegate.proxy.routing import needs_of
 from tidegate.proxy.sessions import routed_maker
 from tidegate.proxy.settings import Settings
@@ -41,6 +45,8 @@ from tidegate.proxy.state import make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.proxy.tenants import Tenants
+from tidegate.routing.directory import Directory
+from tidegate.routing.scatter import Scatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,9 +122,17 @@ def gate_on(
     store = store or _store(engine, settings)
     primary = primary_of(engine, _ONLY_SHARD, settings)
     keeper = None if store is None else Keeper(store, primary, observe=observe)
-    only = parts_of(_ONLY_SHARD, engine, nodes, store, primary, needs_of(store, keeper), settings, observe)
+    directory = Directory()
+    needs, learn = needs_of(store, keeper), None if store is None else partial(committed, directory)
+    only = parts_of(_ONLY_SHARD, engine, nodes, store, primary, needs, settings, observe, committed=learn)
 
     cache = _CacheOf(settings, store, keeper, only.keep_alive, observe)
+
+    def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
+        if store is None:  # whose a call is need not be known
+            return Telemetry(counters, only.routing)
+        return Telemetry(counters, Tenants(cache.over(Learning(directory, only.routing), models), directory))
+
     return Gate(
         Parts(
             shards=(only,),
@@ -127,7 +141,8 @@ def gate_on(
             store=store,
             pushes=cache.pushes,
             counters=counters,
-            pipeline=lambda models: Telemetry(counters, cache.over(only.routing, models)),
+            pipeline=pipeline,
+            in_session=None,
             patience_s=0,
             on_close=on_close,
         )
@@ -142,7 +157,7 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
         shards = Shards(joined.maps, joined.joining)
         store = _serving(settings, joined.joining.serving, joined.joining.namespace)
         keeper = None if store is None else Keeper(store, ShardedPrimary(shards), observe=observe)
-        needs = needs_of(store, keeper)
+        needs, directory = needs_of(store, keeper), Directory()
         for name, engine in joined.engines.items():
             parts = parts_of(
                 name,
@@ -155,11 +170,21 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 observe,
                 holdings_of=partial(shards.holdings_on, name),
                 make_root=None if keeper is None else keeper.make,
+                committed=partial(committed, directory),
             )
             shards.add(parts)
         cache = _CacheOf(settings, store, keeper, shards.keep_alive, observe)
-        sharding = Sharding(shards, needs, settings.sharding.flip_wait_s)
+        sharding = Learning(directory, Sharding(shards, needs, settings.sharding.flip_wait_s))
+        scatter = Scatter(timeout_s=settings.sharding.scatter_s)
+        undo.callback(scatter.close)
+        find = Finder(directory, shards, scatter)
         closing = undo.pop_all()
+
+    def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
+        below = cache.over(sharding, models)
+        parted = Parted(below, shards, scatter, find, settings.sharding.flip_wait_s)
+        return Telemetry(counters, Tenants(below, directory, parted))
+
     return Gate(
         Parts(
             shards=tuple(shards.parts.values()),
@@ -168,7 +193,8 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
             store=store,
             pushes=cache.pushes,
             counters=counters,
-            pipeline=lambda models: Telemetry(counters, Tenants(cache.over(sharding, models))),
+            pipeline=pipeline,
+            in_session=InSessions(shards, scatter, find),
             patience_s=settings.sharding.flip_wait_s,
             on_close=closing.close,
         )

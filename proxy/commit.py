@@ -63,6 +63,7 @@ class Commit:
         nonce: gives a text never used before.
         written: positions of all writes, for tokens and for gates without a cache; None: nobody reads from replicas.
         untold: positions of writes that the marks do not have.
+        committed: told what commits have changed, once they have returned.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class Commit:
         nonce: Callable[[], str] = fresh_nonce,
         written: Written | None = None,
         untold: Written | None = None,
+        committed: Callable[[Sequence[Change]], None] | None = None,
     ) -> None:
         self._store: Final = store
         self._written: Final = written
         self._untold: Final = untold
+        self._committed: Final = committed
         self._outbox: Final = outbox
         self._shard: Final = shard
         self._holdings_of: Final = holdings_of
@@ -121,9 +124,10 @@ class Commit:
                 "nothing was committed; availability = true lets them use the outbox"
             )
         self._outbox.put(connection, changes)
-        if self._untold is None:
+        if self._untold is None and self._committed is None:
             return None
-        self._untold.begin(change.tenant for change in changes)
+        if self._untold is not None:
+            self._untold.begin(change.tenant for change in changes)
         return Ticket(changes, "", {})
 
     def _parts(
@@ -139,6 +143,10 @@ class Commit:
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
         """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
         try:
+            if self._committed is not None:
+                self._committed(ticket.changes)
+            if not ticket.parts and self._untold is None:
+                return
             position = connection.position()
             self._note(ticket, position)
             if self._store is not None:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import sessionmaker
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
-from tidegate.proxy.facade import gated
+from tidegate.proxy.facade import IN_SESSION, gated
 from tidegate.proxy.sessions import for_tenant, is_routed
 from tidegate.proxy.sharding import Again
 from tidegate.proxy.switches import checked_switch
@@ -55,12 +55,12 @@ class Gated:
     _tidegate_pipeline: Pipeline | None = None
 
 
-@gated(WORKFLOW_RUN_POLICIES)
+@gated(WORKFLOW_RUN_POLICIES, sharded=True)
 class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository, Gated):
     """The run repository behind a gate; plain until a gate makes it its own."""
 
 
-@gated(NODE_EXECUTION_POLICIES)
+@gated(NODE_EXECUTION_POLICIES, sharded=True)
 class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository, Gated):
     """The node execution repository behind a gate; plain until a gate makes it its own."""
 
@@ -77,6 +77,8 @@ class Parts:
     pushes: Pushes | None
     counters: Counters
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
+    in_session: Callable[..., object] | None
+    """Runs methods that take the caller's session; None where there is one shard."""
     patience_s: float
     """How long a write waits for a flip, in seconds."""
     on_close: Callable[[], None]
@@ -124,6 +126,8 @@ class Gate:
             shard.keep_alive()
         repository.__dict__["_tidegate_session_maker"] = session_maker
         repository.__dict__["_tidegate_pipeline"] = pipeline or self._pipeline
+        if self._parts.in_session is not None:
+            repository.__dict__[IN_SESSION] = self._parts.in_session
         return repository
 
     def _check_bind(self, session_maker: sessionmaker[Session]) -> None:
@@ -189,7 +193,8 @@ class Gate:
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
         }
-        return cast("type[C]", gated(policies)(type(cls.__name__, (cls, Gated), members)))
+        decorate = gated(policies, sharded=self._parts.routed is not None)
+        return cast("type[C]", decorate(type(cls.__name__, (cls, Gated), members)))
 
     @contextmanager
     def session(self, tenant_id: str, *, token: str | None = None) -> Iterator[Session]:

@@ -43,6 +43,10 @@ class RoutedSession(Session):
         """Whose rows it works on."""
         return self._tenant
 
+    def become(self, tenant: str) -> None:
+        """Of no tenant yet, work on the rows of *tenant* from now on."""
+        self._tenant = as_text(tenant)
+
     def get_bind(self, mapper: Any = None, *, bind: Any = None, **_kw: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's
         """The engine of the tenant's shard.
 

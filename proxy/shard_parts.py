@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy.orm import sessionmaker
+
 from tidegate.errors import SettingsError
 from tidegate.proxy.commit import Commit
 from tidegate.proxy.engines import follow_primary, hosts
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tidegate.cache.request import Need
-    from tidegate.cache.store import Store
+    from tidegate.cache.store import Change, Store
     from tidegate.proxy.call import Call, Pipeline
     from tidegate.proxy.settings import Settings, ShardSettings
     from tidegate.proxy.telemetry import Observer
@@ -68,6 +70,7 @@ def parts_of(
     *,
     holdings_of: Callable[[Sequence[str]], Sequence[Holding]] | None = None,
     make_root: Callable[[str], None] | None = None,
+    committed: Callable[[Sequence[Change]], None] | None = None,
 ) -> ShardParts:
     """A shard's parts, on an engine that is watched from now on.
 
@@ -81,6 +84,7 @@ def parts_of(
         settings: of cache, pools and replicas.
         observe: told what happens.
         holdings_of: see :class:`Commit`.
+        committed: see :class:`Commit`.
         make_root: has the marks of a tenant be those of the shard that has it now.
     """
     written = None if nodes is None else Written()
@@ -95,6 +99,7 @@ def parts_of(
         observe=observe,
         written=written,
         untold=untold,
+        committed=committed,
     )
     return ShardParts(
         name=name,
@@ -107,6 +112,7 @@ def parts_of(
         nodes=nodes,
         written=written,
         untold=untold,
+        sessions=sessionmaker(engine),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Engine
+    from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.catalogue import MapSource
@@ -39,6 +40,7 @@ class ShardParts:
         nodes: its servers; None: there is one, and nobody watches it.
         written: positions of all writes of this process; None where there is one server.
         untold: those that the marks do not have.
+        sessions: makes sessions of no tenant on its primary.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ShardParts:
     nodes: Nodes | None
     written: Written | None
     untold: Written | None
+    sessions: sessionmaker[Session]
 
     def keep_alive(self) -> None:
         """Start what this process has to run for itself."""
@@ -127,6 +130,10 @@ class Shards:
             raise NoNodeAvailable(f"the shard map names {shard!r}, and these settings have no such shard: add it")
         self._ready(shard)
         return parts
+
+    def refresh(self) -> bool:
+        """Read the map again; whether where it comes from has answered."""
+        return self._maps.refresh()
 
     def moved(self, tenant: str, holding: Holding, refused: StaleShardMap) -> bool:
         """Read the map again, after a shard has refused *holding*.

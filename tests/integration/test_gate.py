@@ -107,6 +107,7 @@ def test_which_methods_are_cached_is_pinned() -> None:
     assert cached(WORKFLOW_RUN_POLICIES) == {
         "get_paginated_workflow_runs",
         "get_workflow_run_by_id",
+        "get_workflow_run_by_id_without_tenant",
         "get_workflow_runs_count",
         "get_daily_runs_statistics",
         "get_daily_terminals_statistics",
