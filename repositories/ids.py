@@ -16,6 +16,8 @@ def canonical_id(value: Any) -> str | None:
     """The canonical spelling of an id; None where PostgreSQL would not read *value* as one."""
     if not isinstance(value, str):
         return str(value) if isinstance(value, uuid.UUID) else None
+    if is_canonical(value):  # the very text, of which a directory keeps one and not a copy for each of its rows
+        return value
     small = value.lower()  # no letter but A to F becomes one of a to f
     if is_canonical(small):
         return small
