@@ -41,7 +41,7 @@ from tidegate.proxy.shard_parts import nodes_of, parts_of, primary_of
 from tidegate.proxy.sharded_primary import ShardedPrimary
 from tidegate.proxy.sharding import Sharding
 from tidegate.proxy.shards import Shards
-from tidegate.proxy.state import make_tables, namespace, serving_cache
+from tidegate.proxy.state import cluster_id, make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.proxy.tenants import Tenants
@@ -90,7 +90,11 @@ def connect(
     if len(settings.shards) > 1:
         return _on_shards(settings, observe)
     engine = primary_engine(settings.shards[0], settings)
-    return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
+    try:
+        return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def gate_on(
@@ -111,7 +115,12 @@ def gate_on(
         observe: told what the gate does.
         on_close: called when the gate is closed.
         store: a cache to use instead of the one that the settings name.
+
+    Raises:
+        SettingsError: a setting cannot work, or the database is one of several shards.
     """
+    if len(settings.shards) > 1:
+        raise SettingsError(f"shards: there are {len(settings.shards)}, and one engine is one's: use connect()")
     counters = Counters()
     observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
     note_origins(engine, _ONLY_SHARD)
@@ -119,6 +128,9 @@ def gate_on(
     if nodes is not None:
         nodes.learn()
     make_tables(engine)
+    if cluster_id(engine, None) is not None:
+        # The others would not see what this one writes: it would use other keys, and check nothing.
+        raise SettingsError("shards: this database is one of several shards: name all of them, as the other gates do")
     store = store or _store(engine, settings)
     primary = primary_of(engine, _ONLY_SHARD, settings)
     keeper = None if store is None else Keeper(store, primary, observe=observe)

@@ -36,6 +36,8 @@ class Learning:
     def __call__(self, call: Call) -> object:
         """The answer."""
         answer = self._below(call)
+        if answer is None:
+            return None
         if isinstance(answer, WorkflowPauseEntity):
             if call.tenant is not None:
                 self._directory.note("pause", [(answer.id, call.tenant)])

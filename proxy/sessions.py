@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
@@ -125,7 +124,7 @@ class ShardMakers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._made: WeakKeyDictionary[type[Any], sessionmaker[Session]] = WeakKeyDictionary()
+        self._made: dict[type[Any], sessionmaker[Session]] = {}
 
     def like(self, routed: sessionmaker[Session]) -> sessionmaker[Session]:
         """The one like *routed*, or like what :func:`for_tenant` made of it."""

@@ -97,7 +97,10 @@ class Sharding:
     def _run(self, call: Call, holding: Holding, need: Need | None, *, check: bool) -> object:
         parts = self._shards.at(holding.shard)
         call.need, call.sessions = need, self._maker(call, holding.shard)
-        with checking(holding if check else None):
+        if check:
+            with checking(holding):
+                answer = parts.routing(call)
+        else:
             answer = parts.routing(call)
         if call.origin is not None:
             call.origin = call.origin._replace(epoch=holding.since, shard=holding.shard)

@@ -157,8 +157,8 @@ _to_check: ContextVar[Holding | None] = ContextVar("tidegate_holding", default=N
 
 
 @contextmanager
-def checking(holding: Holding | None) -> Iterator[None]:
-    """Have the sessions that begin meanwhile see first that their shard owns a unit; None: nothing."""
+def checking(holding: Holding) -> Iterator[None]:
+    """Have the sessions of a shard that begin meanwhile see first that it owns a unit."""
     token = _to_check.set(holding)
     try:
         yield

@@ -6,6 +6,7 @@ only tells whose the answer is, so that it can be cached; what is not known is s
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.proxy.sessions import for_tenant
@@ -52,7 +53,7 @@ class Tenants:
         if found is None:  # the plain method says what is wrong
             return self._below(call) if self._parted is None else self._parted.on_first(call)
         where, key = found
-        tenant = self._directory.tenants(where.kind, [key]).get(key)
+        tenant = self._directory.tenant(where.kind, key)
         if tenant is None and self._parted is not None and not where.search:
             tenant = self._parted.find(where.kind, [key]).get(key)
         if tenant is not None:
@@ -71,10 +72,16 @@ class Tenants:
         return self._parted.searched(call, where) if where.search else self._parted.on_first(call)
 
 
+@cache
+def _path(argument: str) -> tuple[str, tuple[str, ...]]:
+    name, *attributes = argument.split(".")
+    return name, tuple(attributes)
+
+
 def _value(call: Call, where: OfId | None) -> tuple[OfId, str] | None:
     """The id that a call is about; of two places that may have it, the first that has."""
     while where is not None:
-        name, *attributes = where.argument.split(".")
+        name, attributes = _path(where.argument)
         value: Any = call.arguments[name]
         for attribute in attributes:
             value = getattr(value, attribute, None)

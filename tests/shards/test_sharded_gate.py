@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from real_servers.sharded import hold_back, save_run, settings_of, shards_with, tenant_on
 from sqlalchemy import select, text
+from sqlalchemy.orm import sessionmaker
 
 import tidegate
 from tidegate.errors import PolicyError, SettingsError, StaleShardMap, TenantSwitch, UnknownTenant
@@ -209,3 +210,13 @@ def test_static_settings_are_the_map_and_must_stay_as_they_are(stocked: Shards) 
         assert shards_with(stocked, save_run(gate, tenant, APP, NOW)) == ["s2"]
     with pytest.raises(SettingsError, match="cannot be changed by the settings"):
         tidegate.connect(settings_of(stocked))
+
+
+def test_a_gate_on_one_of_the_shards_alone_is_refused(gate: tidegate.Gate, stocked: Shards) -> None:
+    gate.close()
+    settings = settings_of(stocked)
+    alone = settings.model_copy(update={"shards": settings.shards[1:2]})
+    with pytest.raises(SettingsError, match="one of several shards"):
+        tidegate.connect(alone)
+    with pytest.raises(SettingsError, match=r"there are 3.*use connect\(\)"):
+        tidegate.gate_on(stocked.engines["s0"], sessionmaker(stocked.engines["s0"]), settings)
