@@ -66,7 +66,7 @@ class World:
         """What there is of the n-th run."""
         made = {"app_id": self.app, "tenant_id": self.tenant(n), "workflow_id": self.workflow}
         by = {"created_by_role": "account", "created_by": self.app}
-        at = DAYS[n // 6]
+        at = DAYS[n % 5]
         run = WorkflowRun(
             **made, **by, id=self.runs[n], type="workflow", version="1", graph="{}", inputs="{}", created_at=at,
             triggered_from=SOURCES[n % 2], total_tokens=n, status=STATUSES[n % len(STATUSES)].value,
