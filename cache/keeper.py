@@ -28,6 +28,10 @@ GRACE_MS: Final = 100
 class Primary(Protocol):
     """What is asked of a tenant's primary; each in a transaction of its own."""
 
+    def epoch(self, tenant: str, /) -> int:
+        """The epoch of the origin, as far as is known here without asking."""
+        ...
+
     def origin(self, tenant: str, /) -> Origin:
         """Whose data the tenant's primary holds."""
         ...
@@ -83,6 +87,12 @@ class Keeper:
 
     def tend(self, tenant: str, miss: Miss) -> bool:
         """Take the next step that *miss* calls for; whether anything may have changed by it."""
+        epoch = self._primary.epoch(tenant)
+        if miss.origin.epoch < epoch:  # the tenant has moved since: its transactions are another shard's now
+            self.make(tenant)
+            return True
+        if miss.origin.epoch > epoch:  # this process does not know yet: it would ask a shard about another one's
+            return False
         if miss.state is State.PENDING:
             return self._complete(tenant, miss)
         if miss.state is State.QUARANTINE:

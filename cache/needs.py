@@ -38,7 +38,7 @@ class Needs:
             for _ in range(_STEPS):
                 found = self._store.lookup(tenant, _NO_ENTRY, guard)
                 if not isinstance(found, NoRoot | Hit) and not found.dirty:
-                    return Need(found.position, primary=False)
+                    return Need(found.position, primary=False, root=found.origin)
                 if self._keeper is None or not self._bring_on(self._keeper, tenant, found):
                     break
         return ONLY_PRIMARY

@@ -208,7 +208,7 @@ class ReadThrough:
         body = flight.wait(patience.left_s)
         if body is not None:
             return _Shared(body)
-        return _AGAIN if patience.left_s else Need(found.position, primary=False)
+        return _AGAIN if patience.left_s else Need(found.position, primary=False, root=found.origin)
 
     def _bring_on(self, request: Request, found: NoRoot | Miss) -> bool:
         if isinstance(found, NoRoot):
@@ -227,7 +227,7 @@ class ReadThrough:
                     lead = _Lead(miss, token, flight)
                     return lead
                 if not patience.left_s:
-                    return Need(miss.position, primary=False)
+                    return Need(miss.position, primary=False, root=miss.origin)
                 self._sleep(patience.next_poll_s())
                 found = self._look(request)
                 if isinstance(found, Hit):
@@ -247,7 +247,7 @@ class ReadThrough:
     def _lead(self, request: Request, lead: _Lead) -> object:
         began, body = self._now_ms(), None
         try:
-            answer = request.query(Need(lead.miss.position, primary=False))
+            answer = request.query(Need(lead.miss.position, primary=False, root=lead.miss.origin))
             body = self._offer(request, lead, answer, self._now_ms() - began)
         finally:
             if body is None:

@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Which node will do: one that has reached *position*, or only the primary."""
+    """Which node will do: one that has reached *position*, or only the primary.
+
+    Args:
+        position: in the log of the root's shard.
+        primary: whether only the primary will do.
+        root: the origin of the clean root that says so; None: no such root was seen, and nothing vouches for a shard.
+    """
 
     position: Position
     primary: bool
+    root: Origin | None = None
 
 
 ONLY_PRIMARY: Final = Need(NOWHERE, primary=True)

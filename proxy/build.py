@@ -1,12 +1,15 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-facade -> telemetry -> caching -> routing -> plain repository            a read
-plain repository -> watched engine -> commit protocol                    a write
+facade -> telemetry -> tenants -> caching -> routing -> plain repository               a read
+facade -> telemetry -> tenants -> caching -> sharding -> routing -> plain repository   the same, of several shards
+plain repository -> watched engine -> commit protocol                                  a write
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,28 +25,28 @@ from tidegate.cache.redis_store import RedisStore
 from tidegate.cache.redis_url import shown_url
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, SettingsError
-from tidegate.proxy.addresses import addresses
 from tidegate.proxy.caching import Caching
-from tidegate.proxy.commit import Commit
-from tidegate.proxy.discovered import Discovered
-from tidegate.proxy.engines import follow_primary, hosts, primary_engine
+from tidegate.proxy.engines import primary_engine
+from tidegate.proxy.finder import Finder
 from tidegate.proxy.gate import Gate, Parts
-from tidegate.proxy.nodes import Nodes
+from tidegate.proxy.in_sessions import InSessions
+from tidegate.proxy.joining import join
+from tidegate.proxy.learning import Learning, committed
 from tidegate.proxy.origins import note_origins
-from tidegate.proxy.outbox import Applier, Outbox
-from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
-from tidegate.proxy.routing import OnPrimary, Routing, needs_of
+from tidegate.proxy.parted import Parted
+from tidegate.proxy.routing import needs_of
+from tidegate.proxy.sessions import routed_maker
 from tidegate.proxy.settings import Settings
-from tidegate.proxy.state import make_tables, namespace, serving_cache
+from tidegate.proxy.shard_parts import nodes_of, parts_of, primary_of
+from tidegate.proxy.sharded_primary import ShardedPrimary
+from tidegate.proxy.sharding import Sharding
+from tidegate.proxy.shards import Shards
+from tidegate.proxy.state import cluster_id, make_tables, namespace, serving_cache
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
-from tidegate.proxy.watch import attach
-from tidegate.repositories.tracked import TRACKED
-from tidegate.routing.admission import Admission
-from tidegate.routing.bans import Bans
-from tidegate.routing.discovery import Discovery
-from tidegate.routing.events import NotDiscovered, Promoted
-from tidegate.routing.written import Written
+from tidegate.proxy.tenants import Tenants
+from tidegate.routing.directory import Directory
+from tidegate.routing.scatter import Scatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,12 +55,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from tidegate.cache.pushes import Pushes
-    from tidegate.cache.request import Need
     from tidegate.cache.store import Store
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Pipeline
     from tidegate.proxy.settings import CacheSettings
     from tidegate.proxy.telemetry import Observer
-    from tidegate.routing.topology import Node
 
 
 # In marks the one shard has no name: gates that call it differently would take each other for strangers.
@@ -85,9 +86,11 @@ def connect(
         settings = Settings.from_environment()
     elif not isinstance(settings, Settings):
         settings = Settings.from_toml(Path(settings))
-    if len(settings.shards) != 1:
-        raise SettingsError(f"shards: this release serves one, not {len(settings.shards)}")
-    settings.shard_map()  # what pins, ranges and the catalogue name must be there, though one shard has it all
+    if not settings.shards:
+        raise SettingsError("shards: there is none; a gate needs [[shards]] with a name and the URL of its primary")
+    settings.shard_map()  # what pins, ranges and the catalogue name must be there, though one shard may have it all
+    if len(settings.shards) > 1:
+        return _on_shards(settings, observe)
     engine = primary_engine(settings.shards[0], settings)
     try:
         return gate_on(engine, sessionmaker(engine), settings, observe=observe, on_close=engine.dispose)
@@ -114,159 +117,174 @@ def gate_on(
         observe: told what the gate does.
         on_close: called when the gate is closed.
         store: a cache to use instead of the one that the settings name.
+
+    Raises:
+        SettingsError: a setting cannot work, or the database is one of several shards.
     """
-    shard = _ONLY_SHARD
+    if len(settings.shards) > 1:
+        raise SettingsError(f"shards: there are {len(settings.shards)}, and one engine is one's: use connect()")
     counters = Counters()
     observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
-    note_origins(engine, shard)
-    nodes = _nodes(engine, settings, observe)
+    note_origins(engine, _ONLY_SHARD)
+    nodes = nodes_of(engine, settings.shards[0] if settings.shards else None, settings, observe)
     try:
         make_tables(engine)
+        _refuse_one_of_several(engine)
         store = store or _store(engine, settings)
     except BaseException:
         if nodes is not None:
             nodes.close()
         raise
-    outbox = Outbox(notify=engine.dialect.name == "postgresql")
-    written = _written(nodes)
-    untold = written if store is None else _written(nodes)
-    commit = Commit(
-        store,
-        outbox,
-        shard=shard,
-        consistency=settings.cache.when_away == "refuse",
-        observe=observe,
-        written=written,
-        untold=untold,
-    )
-    watch = attach(engine, TRACKED, commit, strict=settings.cache.strict_sql)
-    primary = _primary(engine, shard, settings)
+    primary = primary_of(engine, _ONLY_SHARD, settings)
     keeper = None if store is None else Keeper(store, primary, observe=observe)
-    needs, peek = needs_of(store, keeper), needs_of(store, None)
-    routing = None if nodes is None or untold is None else _routing(nodes, settings, needs, peek, untold, observe)
-    below = routing or OnPrimary()
-    applier = None if store is None else Applier(engine, store, url=None if nodes is None else nodes.primary_url)
-    pushes = _pushes(store, settings.cache)
-    switches = Switches(settings.cache.off, store)
+    directory = Directory()
+    needs, learn = needs_of(store, keeper), None if store is None else partial(committed, directory)
+    only = parts_of(_ONLY_SHARD, engine, nodes, store, primary, needs, settings, observe, committed=learn)
+
+    cache = _CacheOf(settings, store, keeper, only.keep_alive, observe)
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
-        if store is None or keeper is None:
-            return Telemetry(counters, below)
-        caching = Caching(
-            read_through=ReadThrough(store, keeper, observe=observe),
-            store=store,
-            codec=Codec(models, blob_bytes=settings.cache.blob_bytes),
-            near=Bounded(settings.cache.near_bytes, settings.cache.near_entries) if settings.cache.near else None,
-            pushes=pushes,
-            near_modes=settings.cache.near_modes,
-            blobs=Bounded(settings.cache.near_bytes, settings.cache.near_entries),
-            switches=switches,
-            below=below,
-            keep_alive=applier.ensure_started if applier is not None else lambda: None,
-            observe=observe,
-        )
-        return Telemetry(counters, caching)
+        if store is None:  # whose a call is need not be known
+            return Telemetry(counters, only.routing)
+        return Telemetry(counters, Tenants(cache.over(Learning(directory, only.routing), models), directory))
 
     return Gate(
         Parts(
-            engine=engine,
+            shards=(only,),
+            routed=None,
             session_maker=session_maker,
-            watch=watch,
-            commit=commit,
-            outbox=outbox,
-            applier=applier,
             store=store,
-            pushes=pushes,
+            pushes=cache.pushes,
             counters=counters,
             pipeline=pipeline,
-            nodes=nodes,
-            routing=routing,
-            written=written,
-            untold=untold,
-            position_now=lambda: primary.transaction("")[1],
+            in_session=None,
+            patience_s=0,
             on_close=on_close,
         )
     )
 
 
-def _nodes(engine: Engine, settings: Settings, observe: Observer) -> Nodes | None:
-    """The servers of the shard, with the engine bound to whoever is the primary; None where there is one only."""
-    shard = settings.shards[0] if settings.shards else None
-    if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
-        return None
-    if engine.dialect.name != "postgresql":
-        raise SettingsError(f"shards.{shard.name}.replicas: only PostgreSQL's are read from, not {engine.dialect.name}")
+def _on_shards(settings: Settings, observe: Observer) -> Gate:
+    counters = Counters()
+    observe = all_of(counters, Log(logging.getLogger("tidegate")), observe)
+    with ExitStack() as undo:
+        joined = join(settings, observe, undo)
+        shards = Shards(joined.maps, joined.joining)
+        store = _serving(settings, joined.joining.serving, joined.joining.namespace)
+        keeper = None if store is None else Keeper(store, ShardedPrimary(shards), observe=observe)
+        needs, directory = needs_of(store, keeper), Directory()
+        for name, engine in joined.engines.items():
+            parts = parts_of(
+                name,
+                engine,
+                joined.nodes[name],
+                store,
+                primary_of(engine, name, settings),
+                needs,
+                settings,
+                observe,
+                holdings_of=partial(shards.holdings_on, name),
+                make_root=None if keeper is None else keeper.make,
+                committed=partial(committed, directory),
+            )
+            shards.add(parts)
+        cache = _CacheOf(settings, store, keeper, shards.keep_alive, observe)
+        sharding = Learning(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
+        scatter = Scatter(timeout_s=settings.sharding.scatter_s)
+        undo.callback(scatter.close)
+        find = Finder(directory, shards, scatter)
+        closing = undo.pop_all()
 
-    def changed(before: Node, now: Node) -> None:
-        observe(Promoted(now.name, before.name, nodes.topology.timeline))
+    def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
+        below = cache.over(sharding, models)
+        parted = Parted(below, shards, scatter, find, settings.sharding.flip_wait_s)
+        return Telemetry(counters, Tenants(below, directory, parted))
 
-    known = addresses(shard, settings, engine.url)
-    nodes = Nodes(engine, known, settings.routing, changed)
-    try:
-        nodes.learn()
-        if shard.patroni:
-            every_s = settings.routing.discover_ms / 1000
-            found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
-            nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
-        nodes.find_primary()
-        follow_primary(engine, nodes.topology, nodes.url_of)
-    except BaseException:
-        nodes.close()
-        raise
-    return nodes
-
-
-def _written(nodes: Nodes | None) -> Written | None:
-    """Waits for a commit that has not come back for so long that no replica that may be read from is without it."""
-    return None if nodes is None else Written(unsure_s=max(30.0, 2 * nodes.most_lag_s()))
-
-
-def _routing(
-    nodes: Nodes,
-    settings: Settings,
-    needs: Callable[[Call], Need],
-    peek: Callable[[Call], Need],
-    untold: Written,
-    observe: Observer,
-) -> Routing:
-    routing, pool = settings.routing, settings.pool
-    reads = routing.primary_reads or max(1, (pool.size + pool.overflow) * 4 // 5)
-    return Routing(
-        nodes,
-        shard=_ONLY_SHARD,
-        epoch=0,
-        needs=needs,
-        peek=peek,
-        written=untold,
-        admission=Admission(reads, most_wait_s=routing.primary_wait_ms / 1000),
-        silent_s=routing.silent_ms / 1000,
-        bans=Bans(routing.ban_ms / 1000, routing.most_ban_ms / 1000),
-        observe=observe,
+    return Gate(
+        Parts(
+            shards=tuple(shards.parts.values()),
+            routed=shards,
+            session_maker=routed_maker(shards),
+            store=store,
+            pushes=cache.pushes,
+            counters=counters,
+            pipeline=pipeline,
+            in_session=InSessions(shards, scatter, find),
+            patience_s=settings.sharding.flip_wait_s,
+            on_close=closing.close,
+        )
     )
 
 
-def _primary(engine: Engine, shard: str, settings: Settings) -> PostgresPrimary | ClockPrimary:
-    if engine.dialect.name == "postgresql":
-        return PostgresPrimary(engine, shard)
-    return ClockPrimary(shard, settings.cache.transaction_timeout_s)
+def _refuse_one_of_several(engine: Engine) -> None:
+    """A gate on one shard alone would use other keys than those on all of them, and check nothing."""
+    if cluster_id(engine, None) is not None:
+        raise SettingsError("shards: this database is one of several: name all of them, as the other gates do")
+
+
+class _CacheOf:
+    """The caching of a gate, for any repository's models over any layer that asks a node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store | None,
+        keeper: Keeper | None,
+        keep_alive: Callable[[], None],
+        observe: Observer,
+    ) -> None:
+        self._settings = settings.cache
+        self._store = store
+        self._keeper = keeper
+        self._keep_alive = keep_alive
+        self._observe = observe
+        self._switches = Switches(settings.cache.off, store)
+        self.pushes = _pushes(store, settings.cache)
+
+    def over(self, below: Pipeline, models: tuple[type[Any], ...]) -> Pipeline:
+        """The layers from the caching down; those below alone where there is no cache."""
+        cache, store = self._settings, self._store
+        if store is None or self._keeper is None:
+            return below
+        return Caching(
+            read_through=ReadThrough(store, self._keeper, observe=self._observe),
+            store=store,
+            codec=Codec(models, blob_bytes=cache.blob_bytes),
+            near=Bounded(cache.near_bytes, cache.near_entries) if cache.near else None,
+            pushes=self.pushes,
+            near_modes=cache.near_modes,
+            blobs=Bounded(cache.near_bytes, cache.near_entries),
+            switches=self._switches,
+            below=below,
+            keep_alive=self._keep_alive,
+            observe=self._observe,
+        )
 
 
 def _store(engine: Engine, settings: Settings) -> Store | None:
     """The cache that the settings name, if it is the one that serves this database."""
+    name = None if settings.cache.url is None else shown_url(settings.cache.url)
+
+    def ns() -> str:
+        if isinstance(engine.pool, StaticPool | SingletonThreadPool):
+            raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
+        return namespace(engine)
+
+    return _serving(settings, serving_cache(engine, name), ns)
+
+
+def _serving(settings: Settings, serving: str | None, ns: Callable[[], str]) -> Store | None:
     cache = settings.cache
     name = None if cache.url is None else shown_url(cache.url)
-    serving = serving_cache(engine, name)
-    if cache.url is None or serving != name:
+    if name is None or serving != name:
         # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
-        if cache.url is not None:
+        if name is not None:
             _log.warning(
                 "the cache %s is not used: this database is served by %s; see tidegate init --cache-url", name, serving
             )
         return None
-    if isinstance(engine.pool, StaticPool | SingletonThreadPool):
-        raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
     try:
-        return _redis(cache, namespace(engine))
+        return _redis(cache, ns())
     except StoreUnavailable as error:  # a cluster is asked for its map at once
         raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
 

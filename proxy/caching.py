@@ -180,7 +180,7 @@ class CachedCall:
     @property
     def session_maker(self) -> Any:
         """What the repository opens sessions with."""
-        return self._call.repository.__dict__["_tidegate_session_maker"]
+        return self._call.home or self._call.repository.__dict__["_tidegate_session_maker"]
 
     def expand_guard(self) -> bool:
         """Whether the arguments name the guard; without one the call cannot be cached."""

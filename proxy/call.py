@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.cache.request import Need
+    from tidegate.errors import StaleShardMap
     from tidegate.repositories.policies import Policy
     from tidegate.repositories.position import Origin
 
@@ -39,6 +40,10 @@ class Call:
         origin: whose data answered, set by the routing; None: not known, and so not to be stored.
         answered: who has answered, set by the caching.
         node: the name of the server that has answered, set by the routing; "" for one that has no replicas.
+        shard: of a part of a call that was split, which is a shard's and no single tenant's.
+        home: opens sessions where the tenant's rows are, whenever it is used; None: the repository's own does.
+        sessions: opens them on the shard that was chosen, set by the sharding; None: *home* does.
+        again: asked whether a transaction that a shard has refused is to be tried once more; None: it is not.
     """
 
     repository: Any
@@ -54,14 +59,21 @@ class Call:
     origin: Origin | None = None
     answered: Answered = "plain"
     node: str = ""
+    shard: str | None = None
+    home: sessionmaker[Session] | None = None
+    sessions: sessionmaker[Session] | None = None
+    again: Callable[[StaleShardMap], bool] | None = None
 
     def run_plain(self, session_maker: sessionmaker[Session] | None = None) -> object:
-        """Run the plain method on a copy of the repository, bound to *session_maker* (None: to its own).
+        """Run the plain method on a copy of the repository, bound to *session_maker* (None: to the call's, or its own).
 
         The copy is of the same class, so that overridden helpers count; a public method that the plain one calls on
         itself is no new call: it runs plain, on the same node.
         """
-        return self.plain(bound_copy(self.repository, session_maker), **self.arguments)
+        twin = bound_copy(self.repository, session_maker or self.sessions or self.home)
+        if self.home is not None:
+            twin.__dict__.update({_HOME: self.home, _AGAIN: self.again})
+        return self.plain(twin, **self.arguments)
 
 
 class Layer(Protocol):
@@ -78,6 +90,7 @@ Pipeline: TypeAlias = "Callable[[Call], object]"
 
 _HOME: Final = "_tidegate_session_maker"
 """Where the primary's session maker lies; a copy that reads elsewhere keeps it."""
+_AGAIN: Final = "_tidegate_again"
 _COPYING: Final = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs_ex__")
 
 

@@ -183,8 +183,8 @@ class StaticMap:
         return self._map
 
     def refresh(self) -> bool:
-        """Always: there is nothing newer."""
-        return True
+        """Never: where a shard says otherwise, no newer map explains it."""
+        return False
 
 
 class Follower:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tidegate.cache.store import Change
 from tidegate.cache.tags import UNKNOWN, as_text
+from tidegate.errors import TenantSwitch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,6 +37,8 @@ class Collected:
         self._until_keys_come: dict[object, set[str]] = {}
         self.old_view = False
         """Whether the transaction reads as of its beginning, and so may not see what others have committed since."""
+        self.only: str | None = None
+        """The tenant whose session it is, where there are several shards; another one's rows must not change in it."""
         self._lookups: dict[tuple[TrackedTable, tuple[str, ...]], dict[tuple[Any, ...], None]] = {}
         # Of rows that others name as their parent: a pause is deleted after its run, and the tenant is the run's.
         self._owners: dict[tuple[TrackedTable, str], str] = {}
@@ -43,7 +46,7 @@ class Collected:
     def whole(self, tenant: Any) -> None:
         """All of *tenant* changes; None is nobody."""
         if tenant is not None:
-            self._whole.add(as_text(tenant))
+            self._whole.add(self._allowed(as_text(tenant)))
 
     def tagged(self, tenant: Any, tags: Iterable[str]) -> None:
         """Some tags of *tenant* change."""
@@ -74,7 +77,7 @@ class Collected:
             self.look_up(table, (table.pk_column,), [(values[table.pk],)])
         elif tenant is not UNKNOWN:
             if tenant is not None:
-                self._until_keys_come.setdefault(insert, set()).add(as_text(tenant))
+                self._until_keys_come.setdefault(insert, set()).add(self._allowed(as_text(tenant)))
         else:
             return False
         return True
@@ -109,13 +112,21 @@ class Collected:
     def _add(self, tenant: Any, tags: Iterable[Any]) -> None:
         if tenant is None:
             return
-        tenant = as_text(tenant)
+        tenant = self._allowed(as_text(tenant))
         known = self._tags.setdefault(tenant, set())
         for tag in tags:
             if tag is UNKNOWN or len(known) > self._most_tags:
                 self._whole.add(tenant)
             elif tag is not None and tenant not in self._whole:
                 known.add(tag)
+
+    def _allowed(self, tenant: str) -> str:
+        if self.only is not None and tenant != self.only:
+            raise TenantSwitch(
+                f"a row of the tenant {tenant} changes in a session of {self.only}: they may lie on different shards, "
+                "and one transaction is on one; use gate.session() of each"
+            )
+        return tenant
 
     def owners_move(self, table: TrackedTable, rows: Iterable[Sequence[Any]]) -> None:
         """*rows* of *table* go to other tenants, and with them the tags of all rows that name one of them as parent.

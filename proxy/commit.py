@@ -21,12 +21,13 @@ from tidegate.proxy.primary import clock_xid
 from tidegate.repositories.position import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
     from tidegate.proxy.commit_protocol import Committing
     from tidegate.repositories.position import Position
+    from tidegate.routing.shard_map import Holding
     from tidegate.routing.written import Written
 
 
@@ -36,9 +37,8 @@ class Ticket:
 
     changes: Sequence[Change]
     xid: str
-    origin: Origin
-    opened: bool
-    """Whether the cache was told."""
+    parts: Mapping[Origin, Sequence[Change]]
+    """What the cache was told, by origin; nothing, where only the process keeps the position."""
     begun: tuple[tuple[Written, int], ...] = ()
     """Where the process keeps the position, and its tickets there."""
 
@@ -58,12 +58,14 @@ class Commit:
         store: marks; None for a gate that must not or cannot speak to the cache, and writes the outbox.
         outbox: where changes go then; None: they are refused.
         shard: the shard's name.
-        epoch: the revision of the shard map.
+        holdings_of: the units of some tenants by the newest map; raises if one is not on this shard. None: there is
+            one shard, which owns everything.
         consistency: refuse a write with ``CacheUnavailable`` rather than use the outbox.
         observe: told what happened.
         nonce: gives a text never used before.
         written: positions of all writes, for tokens and for gates without a cache; None: nobody reads from replicas.
         untold: positions of writes that the marks do not have.
+        committed: told what commits have changed, once they have returned.
     """
 
     def __init__(
@@ -72,19 +74,21 @@ class Commit:
         outbox: Outbox | None,
         *,
         shard: str = "",
-        epoch: int = 0,
+        holdings_of: Callable[[Sequence[str]], Sequence[Holding]] | None = None,
         consistency: bool = False,
         observe: Observer = ignore,
         nonce: Callable[[], str] = fresh_nonce,
         written: Written | None = None,
         untold: Written | None = None,
+        committed: Callable[[Sequence[Change]], None] | None = None,
     ) -> None:
         self._store: Final = store
         self._written: Final = written
         self._untold: Final = untold
+        self._committed: Final = committed
         self._outbox: Final = outbox
         self._shard: Final = shard
-        self._epoch: Final = epoch
+        self._holdings_of: Final = holdings_of
         self._consistency: Final = consistency
         self._observe: Final = observe
         self._nonce: Final = nonce
@@ -97,37 +101,57 @@ class Commit:
 
         Raises:
             CacheUnavailable: the cache does not answer, and the outbox must not be used; nothing is committed.
+            StaleShardMap: this shard does not own a tenant; nothing is committed.
         """
+        holdings = None if self._holdings_of is None else self._holdings_of([change.tenant for change in changes])
+        if holdings is not None:  # first: a write that is refused must leave no intent
+            connection.own(list({holding.unit: holding for holding in holdings}.values()))
         reason = "this gate has none"
         if self._store is not None:
             xid, position = connection.transaction_id()
             xid = xid or clock_xid(self._nonce())
-            origin = Origin(self._epoch, position.timeline, self._shard)
+            parts = self._parts(changes, position.timeline, holdings)
             try:
-                self._store.open(changes, xid, origin, [self._nonce() for _ in changes])
+                for origin, some in parts.items():
+                    self._store.open(some, xid, origin, [self._nonce() for _ in some])
             except StoreUnavailable as error:
                 # The intent may have been opened all the same; then a reader will ask how the transaction ended.
                 reason = str(error)
                 self._observe(StoreFailed("open", reason))
             else:
-                return self._begun(changes, xid, origin, opened=True)
+                return self._begun(changes, xid, parts)
         if self._consistency or self._outbox is None:
             raise CacheUnavailable(
                 f"the cache cannot be told of this write ({reason}), and writes must not go on without it: "
                 "nothing was committed; availability = true lets them use the outbox"
             )
         self._outbox.put(connection, changes)
-        if self._untold is None:
+        if self._untold is None and self._committed is None:
             return None
-        return self._begun(changes, "", Origin(self._epoch, 0, self._shard), opened=False)
+        return self._begun(changes, "", {})
+
+    def _parts(
+        self, changes: Sequence[Change], timeline: int, holdings: Sequence[Holding] | None
+    ) -> Mapping[Origin, Sequence[Change]]:
+        if holdings is None:
+            return {Origin(0, timeline, self._shard): changes}
+        parts: dict[Origin, list[Change]] = {}
+        for change, holding in zip(changes, holdings, strict=True):
+            parts.setdefault(Origin(holding.since, timeline, self._shard), []).append(change)
+        return parts
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
         """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
         try:
+            if self._committed is not None:
+                self._committed(ticket.changes)
+            if not ticket.parts and self._untold is None:
+                return
             position = connection.position()
             self._note(ticket, position)
-            if self._store is not None and ticket.opened:
-                self._store.stamp(ticket.changes, ticket.xid, ticket.origin, position)
+            if self._store is not None:
+                for origin, changes in ticket.parts.items():
+                    self._store.stamp(changes, ticket.xid, origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             self._observe(StoreFailed("stamp", str(error)))
         else:
@@ -138,9 +162,9 @@ class Commit:
         for written, begun in ticket.begun:
             written.end(tenants, position, begun)
 
-    def _begun(self, changes: Sequence[Change], xid: str, origin: Origin, *, opened: bool) -> Ticket:
+    def _begun(self, changes: Sequence[Change], xid: str, parts: Mapping[Origin, Sequence[Change]]) -> Ticket:
         """The ticket, with the commit noted wherever its position is to be kept."""
-        kept = {self._written} if opened else {self._written, self._untold}
+        kept = {self._written} if parts else {self._written, self._untold}
         tenants = [change.tenant for change in changes]
         begun = tuple((written, written.begin(tenants)) for written in kept if written is not None)
-        return Ticket(changes, xid, origin, opened, begun)
+        return Ticket(changes, xid, parts, begun)

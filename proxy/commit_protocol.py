@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Change
     from tidegate.repositories.position import Position
+    from tidegate.routing.shard_map import Holding
 
 
 class Committing(Protocol):
@@ -18,6 +19,14 @@ class Committing(Protocol):
 
     def transaction_id(self) -> tuple[str, Position]:
         """The transaction's id and the position now, in at most one statement; before COMMIT only."""
+        ...
+
+    def own(self, holdings: Sequence[Holding], /) -> None:
+        """See that the shard owns what a map says, and hold it until the end; in one statement, before COMMIT only.
+
+        Raises:
+            StaleShardMap: it does not.
+        """
         ...
 
     def position(self) -> Position:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.proxy.lookups import transaction_id
+from tidegate.proxy.ownership import check_ownership, check_ownership_at_commit
 from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
+
+    from tidegate.routing.shard_map import Holding
 
 _POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
 _FAILED: Final = 3
@@ -33,6 +38,13 @@ class CommittingConnection:
         if self._transaction is None:
             self._transaction = transaction_id(self._connection)
         return self._transaction
+
+    def own(self, holdings: Sequence[Holding]) -> None:
+        """See ``Committing``."""
+        if self._transaction is None:
+            self._transaction = check_ownership_at_commit(self._connection, holdings)
+        else:
+            check_ownership(self._connection, holdings)
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
         """See ``Committing``."""

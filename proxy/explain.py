@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tidegate.cache.marks import Refusal, State
 from tidegate.cache.read_through import unpacked
@@ -21,16 +21,19 @@ from tidegate.errors import PolicyError
 from tidegate.proxy.caching import Caching
 from tidegate.proxy.call import bound_copy
 from tidegate.proxy.facade import POLICY
+from tidegate.proxy.routing_explained import nodes_explained
 from tidegate.proxy.telemetry import Telemetry
+from tidegate.proxy.tenants import Tenants
 from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from tidegate.cache.near import Kept
     from tidegate.cache.store import Lookup
     from tidegate.proxy.caching import CachedCall
     from tidegate.proxy.call import Answered, Call, Pipeline
+    from tidegate.proxy.routing_explained import NodeLine
 
 _MOST_SHOWN: Final = 60
 _ONE_BY_ONE: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -44,38 +47,6 @@ _STALE: Final[Mapping[Refusal, str]] = {
     Refusal.BUMPED: "what is stored is older than a change of something that it depends on",
     Refusal.INTENT: "a transaction that changes something that it depends on may be committing",
 }
-
-
-class NodeLine(Protocol):
-    """A node, as the routing explains it."""
-
-    @property
-    def name(self) -> str:
-        """The node's name."""
-        ...
-
-    @property
-    def answers(self) -> bool:
-        """Whether it may answer."""
-        ...
-
-    @property
-    def why(self) -> str:
-        """Why, or why not."""
-        ...
-
-    def text(self) -> str:
-        """One line."""
-        ...
-
-
-@runtime_checkable
-class Explains(Protocol):
-    """A layer that can say which node would answer a call; it finds in *call* what the cache has found it to need."""
-
-    def explain(self, call: Call, /) -> Sequence[NodeLine]:
-        """Every node."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +124,21 @@ def explain(method: Callable[..., object], args: tuple[Any, ...], kwargs: dict[s
 def explained(pipeline: Pipeline, call: Call) -> Explanation:
     """What the layers of *pipeline* would make of *call*."""
     layer = pipeline.below if isinstance(pipeline, Telemetry) else pipeline
+    if isinstance(layer, Tenants):
+        layer.name(call)
+        layer = layer.below
     shown = _shown(f"{type(call.repository).__name__}.{call.method}", call.arguments)
     if not isinstance(layer, Caching):
-        return _plain(shown, _NO_CACHE, _nodes(layer, call))
+        return _plain(shown, _NO_CACHE, nodes_explained(layer, call))
     # Twice: the first may find that the cache does not answer when asked for what is switched off.
     request = layer.peek(call) or (None if _why_not(layer, call) else layer.peek(call))
     if request is None:
         why = _why_not(layer, call) or "an argument is of a kind that cannot be told apart for sure"
-        return _plain(shown, why, _nodes(layer.below, call))
+        return _plain(shown, why, nodes_explained(layer.below, call))
     near, (cache, need) = _near(layer, call, request), _cache(layer, request)
     answered: Answered = "near" if near.answers else "store" if cache.answers else "node"
     call.need = need
-    return Explanation(shown, answered, not (need and need.primary), near, cache, _nodes(layer.below, call))
-
-
-def _nodes(layer: Pipeline, call: Call) -> tuple[NodeLine, ...]:
-    return tuple(layer.explain(call)) if isinstance(layer, Explains) else ()
+    return Explanation(shown, answered, not (need and need.primary), near, cache, nodes_explained(layer.below, call))
 
 
 def _plain(shown: str, why: str, nodes: tuple[NodeLine, ...] = ()) -> Explanation:
@@ -253,7 +223,7 @@ def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, Need | 
     except StoreUnavailable as error:
         return says(f"it cannot be asked ({error}), so the primary is"), ONLY_PRIMARY
     if isinstance(found, Miss) and not found.dirty:
-        return says(_STALE.get(found.reason, found.reason)), Need(found.position, primary=False)
+        return says(_STALE.get(found.reason, found.reason)), Need(found.position, primary=False, root=found.origin)
     return says(_unclean(found)), ONLY_PRIMARY
 
 

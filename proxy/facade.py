@@ -28,14 +28,20 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 
+IN_SESSION: Final = "_tidegate_in_session"
+"""What a repository of several shards has, to run methods that take the caller's session."""
 _EMPTY: Final = inspect.Parameter.empty
 POLICY: Final = "_tidegate_policy"
 """By this name a method that is a call has its policy."""
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
+def gated(policies: PolicyTable, *, sharded: bool = False) -> Callable[[type[C]], type[C]]:
     """Make the public methods of a class calls.
+
+    Args:
+        policies: one row for each.
+        sharded: whether it must say where the rows of every method are.
 
     Raises:
         PolicyError: a public method has no policy, or a policy no method; when the class is made.
@@ -43,6 +49,8 @@ def gated(policies: PolicyTable) -> Callable[[type[C]], type[C]]:
 
     def decorate(cls: type[C]) -> type[C]:
         policies.check(cls)
+        if sharded:
+            policies.check_places(cls)
         for name, policy in policies.items():
             method = _method(cls, name, policy, policies)
             method.__dict__[POLICY] = policy
@@ -58,6 +66,7 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
     names, tails = signature.names, signature.tails
     ids = tuple(name for name in names if name in policies.ids)
     full_name, tenant_name = f"{cls.__module__}.{cls.__qualname__}.{name}", policies.tenant
+    directly = _directly(plain, policy)
     has_tenant, tenant_is_id = tenant_name in names, tenant_name in ids
 
     @functools.wraps(plain)
@@ -72,7 +81,7 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
             tail = tails[len(args)]
             arguments = None if tail is None else dict(zip(names, args), **tail)  # noqa: B905  # the tail is the rest
         if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
-            return plain(bound_copy(self, None), *args, **kwargs)
+            return directly(self, args, kwargs)
         cacheable = True
         for key in ids:
             value = arguments[key]
@@ -88,6 +97,19 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
         return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
 
     return method
+
+
+def _directly(plain: Callable[..., object], policy: Policy) -> Callable[..., object]:
+    """What runs a method that no layer is asked about."""
+    takes_session = tuple(inspect.signature(plain).parameters)[1:2] == ("session",)
+
+    def run(repository: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if takes_session and (in_session := repository.__dict__.get(IN_SESSION)) is not None:
+            answer: object = in_session(repository, plain, policy, args, kwargs)
+            return answer
+        return plain(bound_copy(repository, None), *args, **kwargs)
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)

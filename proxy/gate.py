@@ -13,7 +13,9 @@ from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
 from tidegate.proxy.explain import explain
-from tidegate.proxy.facade import gated
+from tidegate.proxy.facade import IN_SESSION, gated
+from tidegate.proxy.sessions import for_tenant, is_routed
+from tidegate.proxy.sharding import Again
 from tidegate.proxy.switches import checked_switch
 from tidegate.repositories.models import Base
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
@@ -23,7 +25,11 @@ from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository imp
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
 )
 from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
-from tidegate.repositories.workflow_execution_repository import SQLAlchemyWorkflowExecutionRepository
+from tidegate.repositories.workflow_execution_repository import (
+    SQLAlchemyWorkflowExecutionRepository,
+    WriteSideRepository,
+    tenant_of,
+)
 from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyWorkflowNodeExecutionRepository
 from tidegate.routing.token import Token
 
@@ -35,18 +41,13 @@ if TYPE_CHECKING:
     from tidegate.cache.pushes import Pushes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
-    from tidegate.proxy.commit import Commit
     from tidegate.proxy.explain import Explanation
-    from tidegate.proxy.nodes import Nodes
-    from tidegate.proxy.outbox import Applier, Outbox
-    from tidegate.proxy.routing import Routing
+    from tidegate.proxy.shards import ShardParts, Shards
     from tidegate.proxy.telemetry import Counters, Stats
-    from tidegate.proxy.watch import Watch
     from tidegate.repositories.policies import PolicyTable, Tracked
-    from tidegate.repositories.position import Position
-    from tidegate.routing.written import Written
 
 C = TypeVar("C")
+W = TypeVar("W", bound=WriteSideRepository)
 DIFY_MODELS = tuple(mapper.class_ for mapper in Base.registry.mappers)
 
 
@@ -56,12 +57,12 @@ class Gated:
     _tidegate_pipeline: Pipeline | None = None
 
 
-@gated(WORKFLOW_RUN_POLICIES)
+@gated(WORKFLOW_RUN_POLICIES, sharded=True)
 class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository, Gated):
     """The run repository behind a gate; plain until a gate makes it its own."""
 
 
-@gated(NODE_EXECUTION_POLICIES)
+@gated(NODE_EXECUTION_POLICIES, sharded=True)
 class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository, Gated):
     """The node execution repository behind a gate; plain until a gate makes it its own."""
 
@@ -70,21 +71,18 @@ class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository, Gated):
 class Parts:
     """What a gate was put together from; see ``build``."""
 
-    engine: Engine
+    shards: tuple[ShardParts, ...]
+    routed: Shards | None
+    """Who has which tenant; None where there is one shard."""
     session_maker: sessionmaker[Session]
-    watch: Watch
-    commit: Commit
-    outbox: Outbox
-    applier: Applier | None
     store: Store | None
     pushes: Pushes | None
     counters: Counters
     pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
-    nodes: Nodes | None
-    routing: Routing | None
-    written: Written | None
-    untold: Written | None
-    position_now: Callable[[], Position]
+    in_session: Callable[..., object] | None
+    """Runs methods that take the caller's session; None where there is one shard."""
+    patience_s: float
+    """How long a write waits for a flip, in seconds."""
     on_close: Callable[[], None]
 
 
@@ -100,12 +98,22 @@ class Gate:
 
     @property
     def engine(self) -> Engine:
-        """The primary's engine, watched."""
-        return self._parts.engine
+        """The primary's engine, watched.
+
+        Raises:
+            PolicyError: there are several shards, and an engine for each.
+        """
+        if self._parts.routed is not None:
+            raise PolicyError("this gate has an engine for each of its shards: use gate.session(tenant_id)")
+        return self._parts.shards[0].engine
 
     @property
     def session_maker(self) -> sessionmaker[Session]:
-        """Makes sessions on the primary; what they commit is marked in the cache."""
+        """Makes sessions on the primary; what they commit is marked in the cache.
+
+        Where there are several shards, its sessions have no tenant and so no shard: it is for making repositories, and
+        :meth:`session` for sessions.
+        """
         return self._parts.session_maker
 
     def adopt(self, repository: C, session_maker: sessionmaker[Session], pipeline: Pipeline | None = None) -> C:
@@ -116,13 +124,19 @@ class Gate:
                 gate's entries hold, or what it writes would not be seen.
         """
         self._check_bind(session_maker)
-        if self._parts.applier is not None:
-            self._parts.applier.ensure_started()
+        for shard in self._parts.shards:
+            shard.keep_alive()
         repository.__dict__["_tidegate_session_maker"] = session_maker
         repository.__dict__["_tidegate_pipeline"] = pipeline or self._pipeline
+        if self._parts.in_session is not None:
+            repository.__dict__[IN_SESSION] = self._parts.in_session
         return repository
 
     def _check_bind(self, session_maker: sessionmaker[Session]) -> None:
+        if self._parts.routed is not None:
+            if not is_routed(session_maker, self._parts.routed):
+                raise PolicyError(f"a repository of this gate needs its session_maker, not {session_maker!r}")
+            return
         bind = session_maker.kw.get("bind") if isinstance(session_maker, sessionmaker) else None
         if not isinstance(bind, Engine) or bind.dialect is not self.engine.dialect:
             raise PolicyError(
@@ -133,13 +147,21 @@ class Gate:
 
     def workflow_executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowExecutionRepository:
         """Where runs are saved, for *user*: an account (``current_tenant_id``) or an end user (``tenant_id``)."""
-        return SQLAlchemyWorkflowExecutionRepository(self.session_maker, user, app_id, triggered_from)
+        return self._write_side(SQLAlchemyWorkflowExecutionRepository, user, app_id, triggered_from)
 
     def workflow_node_executions(
         self, user: Any, app_id: str, triggered_from: Any
     ) -> SQLAlchemyWorkflowNodeExecutionRepository:
         """Where node executions are saved, for *user*."""
-        return SQLAlchemyWorkflowNodeExecutionRepository(self.session_maker, user, app_id, triggered_from)
+        return self._write_side(SQLAlchemyWorkflowNodeExecutionRepository, user, app_id, triggered_from)
+
+    def _write_side(self, cls: type[W], user: Any, app_id: str, triggered_from: Any) -> W:
+        if self._parts.routed is None:
+            return cls(self.session_maker, user, app_id, triggered_from)
+        tenant = tenant_of(user)
+        made = cls(for_tenant(self.session_maker, tenant), user, app_id, triggered_from)
+        made.__dict__["_tidegate_again"] = Again(self._parts.routed, tenant, self._parts.patience_s)
+        return made
 
     def wrap(self, cls: type[C], policies: PolicyTable, tracked: Iterable[Tracked]) -> type[C]:
         """A subclass of *cls*, a repository of your own, whose calls go through this gate.
@@ -153,7 +175,8 @@ class Gate:
             PolicyError: *policies* and *cls* do not agree.
         """
         watched = tuple(tracked)
-        self._parts.watch.tables.add(watched)
+        for shard in self._parts.shards:
+            shard.watch.tables.add(watched)
         pipeline = self._parts.pipeline(tuple(row.model for row in watched))
         gate = self
 
@@ -172,7 +195,8 @@ class Gate:
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
         }
-        return cast("type[C]", gated(policies)(type(cls.__name__, (cls, Gated), members)))
+        decorate = gated(policies, sharded=self._parts.routed is not None)
+        return cast("type[C]", decorate(type(cls.__name__, (cls, Gated), members)))
 
     @contextmanager
     def session(self, tenant_id: str, *, token: str | None = None) -> Iterator[Session]:
@@ -186,24 +210,45 @@ class Gate:
         Raises:
             ValueError: *token* is none.
         """
-        if token is not None and self._parts.untold is not None:
-            self._parts.untold.reach(as_text(tenant_id), Token.of_text(token).position)
-        with self.session_maker() as session:
+        if token is not None:
+            self._reach(tenant_id, Token.of_text(token))
+        with self._sessions(tenant_id)() as session:
             yield session
+
+    def _sessions(self, tenant_id: str) -> sessionmaker[Session]:
+        return self.session_maker if self._parts.routed is None else for_tenant(self.session_maker, tenant_id)
+
+    def _shard(self, tenant_id: str) -> ShardParts:
+        routed = self._parts.routed
+        return self._parts.shards[0] if routed is None else routed.at(routed.holding(tenant_id).shard)
+
+    def _reach(self, tenant_id: str, token: Token) -> None:
+        shard = self._shard(tenant_id)
+        if shard.untold is None:
+            return
+        # A position in the log of a shard that had the tenant before says nothing here; what was moved is here by now.
+        position = token.position if token.shard == shard.name else shard.primary.transaction("")[1]
+        shard.untold.reach(as_text(tenant_id), position)
 
     def token(self, tenant_id: str | None = None) -> str:
         """Where the writes of this process stand, as text of at most 64 bytes, for :meth:`session` of another process.
 
         Args:
-            tenant_id: only of this tenant, which is less to wait for; None: of all.
+            tenant_id: only of this tenant, which is less to wait for; None: of all, where there is one shard.
+
+        Raises:
+            ValueError: there are several shards, and a token is of one of them.
         """
-        written = self._parts.written
+        if tenant_id is None and self._parts.routed is not None:
+            raise ValueError("a token is of one shard: say gate.token(tenant_id)")
+        shard = self._parts.shards[0] if tenant_id is None else self._shard(tenant_id)
+        written = shard.written
         position = None
         if written is not None:
             position = written.newest if tenant_id is None else written.position(as_text(tenant_id))
         if position is None or position == NOWHERE:  # a commit is on its way, or nobody keeps count: now is late enough
-            position = self._parts.position_now()
-        return Token(position).text()
+            position = shard.primary.transaction("")[1]
+        return Token(position, shard.name).text()
 
     def invalidate(
         self,
@@ -257,15 +302,15 @@ class Gate:
         self._parts.store.switch(checked_switch(name), off=off)
 
     def _with_commit(self, session: Session, change: Change) -> None:
-        collected = self._parts.watch.collected(session.connection())
+        collected = self._parts.shards[0].watch.collected(session.connection())
         if change.whole:
             collected.whole(change.tenant)
         else:
             collected.tagged(change.tenant, change.tags)
 
     def _by_outbox(self, change: Change) -> None:
-        with self.session_maker() as session:
-            self._parts.outbox.put(cast("Any", session.connection()), [change])
+        with self._sessions(change.tenant)() as session:
+            self._parts.shards[0].outbox.put(cast("Any", session.connection()), [change])
             session.commit()
 
     def explain(self, method: Callable[..., object], *args: Any, **kwargs: Any) -> Explanation:
@@ -292,12 +337,10 @@ class Gate:
 
     def close(self) -> None:
         """End what runs beside the program, and close connections; harmless when repeated."""
-        if self._parts.applier is not None:
-            self._parts.applier.close()
+        for shard in self._parts.shards:
+            shard.close()
         if self._parts.pushes is not None:
             self._parts.pushes.close()
-        if self._parts.nodes is not None:
-            self._parts.nodes.close()
         store = self._parts.store
         if store is not None and hasattr(store, "close"):
             store.close()

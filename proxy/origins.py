@@ -37,7 +37,7 @@ def origins_seen() -> Iterator[set[Origin | None]]:
         _seen.reset(token)
 
 
-def note_origins(engine: Engine, shard: str, epoch: int = 0) -> None:
+def note_origins(engine: Engine, shard: str) -> None:
     """Have every connection of *engine* tell its origin; once an engine."""
     if getattr(engine.pool, "_tidegate_origins", False):
         return
@@ -45,7 +45,7 @@ def note_origins(engine: Engine, shard: str, epoch: int = 0) -> None:
     postgresql = engine.dialect.name == "postgresql"
 
     def ask(raw: Any, record: Any) -> None:
-        record.info[_KEY] = _ask(raw, shard, epoch) if postgresql else Origin(epoch, 0, shard)
+        record.info[_KEY] = _ask(raw, shard) if postgresql else Origin(0, 0, shard)
 
     def note(raw: Any, record: Any, _proxy: Any) -> None:
         if _KEY not in record.info:  # opened before this engine was a gate's
@@ -70,7 +70,7 @@ def seen_on(origin: Origin | None) -> None:
         seen.add(origin)
 
 
-def _ask(raw: Any, shard: str, epoch: int) -> Origin | None:
+def _ask(raw: Any, shard: str) -> Origin | None:
     """None on a standby: what it shows depends on the moment."""
     cursor = raw.cursor()
     try:
@@ -79,4 +79,4 @@ def _ask(raw: Any, shard: str, epoch: int) -> Origin | None:
     finally:
         cursor.close()
         raw.rollback()
-    return None if timeline is None else Origin(epoch, int(timeline, 16), shard)
+    return None if timeline is None else Origin(0, int(timeline, 16), shard)

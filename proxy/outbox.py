@@ -64,8 +64,14 @@ class Outbox:
             connection.execute(_NOTIFY)
 
 
-def apply(engine: Engine, store: Store) -> int:
+def apply(engine: Engine, store: Store, make_root: Callable[[str], None] | None = None) -> int:
     """Apply what lies in the outbox.
+
+    Args:
+        engine: the primary's.
+        store: the cache.
+        make_root: where there are several shards: has a tenant's marks be those of the shard that has it now, before a
+            position in this shard's log goes into them.
 
     Returns:
         How many rows.
@@ -81,6 +87,9 @@ def apply(engine: Engine, store: Store) -> int:
             rows = connection.execute(taken).all()
             if rows:
                 changes = [Change(row.tenant, frozenset(json.loads(row.tags)), row.whole) for row in rows]
+                if make_root is not None:
+                    for tenant in {change.tenant for change in changes}:
+                        make_root(tenant)
                 store.bump(changes, _position(connection))
         total += len(rows)
         if len(rows) < _BATCH:
@@ -102,12 +111,20 @@ class Applier:
         store: the cache that serves this database.
         url: where the primary is now; None: where *engine* was made for.
         poll_s: how often it looks without being notified, in seconds.
+        make_root: see :func:`apply`.
     """
 
     def __init__(
-        self, engine: Engine, store: Store, *, url: Callable[[], URL] | None = None, poll_s: float = 0.25
+        self,
+        engine: Engine,
+        store: Store,
+        *,
+        url: Callable[[], URL] | None = None,
+        poll_s: float = 0.25,
+        make_root: Callable[[str], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._make_root = make_root
         self._url = url or (lambda: engine.url)
         self._store = store
         self._poll_s = poll_s
@@ -126,7 +143,7 @@ class Applier:
         while not stop.is_set():
             try:
                 listener = listener or Listener(self._url(), _CHANNEL, "tidegate-outbox")
-                apply(self._engine, self._store)
+                apply(self._engine, self._store, self._make_root)
                 listener.wait(self._poll_s, stop)
             except StoreUnavailable:
                 stop.wait(self._poll_s)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import String, bindparam, exists, func, literal, select
+from sqlalchemy import String, bindparam, exists, func, literal, select, true
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import SettingsError, StaleShardMap
+from tidegate.proxy.lookups import TRANSACTION, transaction_of
 from tidegate.proxy.state import CLOSING, OWNERSHIP
 from tidegate.routing.shard_map import FIRST_EPOCH
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Executable
 
+    from tidegate.repositories.position import Position
     from tidegate.routing.shard_map import Holding, ShardMap
 
 _NOT_SERIALIZABLE: Final = "40001"
@@ -37,6 +39,10 @@ _CLOSED: Final = exists().where(
     CLOSING.c.unit == OWNERSHIP.c.unit, CLOSING.c.since > OWNERSHIP.c.since, CLOSING.c.closed
 )
 _SHARED: Final = _ASKED.where(~_CLOSED).with_for_update(read=True, of=OWNERSHIP)
+
+_ROWS_SHARED: Final = _SHARED.subquery()
+_HEAD: Final = select(*(made.label(f"t{at}") for at, made in enumerate(TRANSACTION))).subquery()
+_WITH_TRANSACTION: Final = select(_HEAD, _ROWS_SHARED).select_from(_HEAD.outerjoin(_ROWS_SHARED, true()))
 
 _CLAIMED: Final = select(
     func.unnest(bindparam("claimed", type_=ARRAY(String))), literal(FIRST_EPOCH), literal(value=True)
@@ -64,8 +70,23 @@ def check_ownership(connection: Executing, holdings: Sequence[Holding]) -> None:
     Raises:
         StaleShardMap: it does not, or is about to give one away; names it. The transaction must be rolled back.
     """
+    _compare(_held(connection, _SHARED, holdings), holdings)
+
+
+def check_ownership_at_commit(connection: Executing, holdings: Sequence[Holding]) -> tuple[str, Position]:
+    """The same, and the transaction's id and position by the same statement, which a commit asks for anyway.
+
+    Raises:
+        StaleShardMap: see :func:`check_ownership`.
+    """
+    rows = _held(connection, _WITH_TRANSACTION, holdings)
+    _compare(rows, holdings)
+    return transaction_of(rows[0])
+
+
+def _held(connection: Executing, statement: Executable, holdings: Sequence[Holding]) -> Sequence[Any]:
     try:
-        _compare(connection.execute(_SHARED, {"units": [row.unit for row in holdings]}), holdings)
+        return list(connection.execute(statement, {"units": [row.unit for row in holdings]}))
     except DBAPIError as error:
         # A transaction that keeps its first snapshot is told of a flip since then by this.
         if getattr(error.orig, "sqlstate", None) != _NOT_SERIALIZABLE:

@@ -32,17 +32,19 @@ class PostgresPrimary:
     Args:
         engine: the primary's engine; each question is a transaction of its own on it.
         shard: the shard's name.
-        epoch: the revision of the shard map.
     """
 
-    def __init__(self, engine: Engine, shard: str, epoch: int = 0) -> None:
+    def __init__(self, engine: Engine, shard: str) -> None:
         self._engine = engine
         self._shard = shard
-        self._epoch = epoch
+
+    def epoch(self, _tenant: str) -> int:
+        """Of the only shard."""
+        return 0
 
     def origin(self, _tenant: str) -> Origin:
         """Whose data the primary holds; asked each time, as a failover may have come between."""
-        return Origin(self._epoch, self._position().timeline, self._shard)
+        return Origin(0, self._position().timeline, self._shard)
 
     def transaction(self, _tenant: str) -> tuple[str, Position]:
         """A transaction id of its own, and the position."""
@@ -84,6 +86,10 @@ class ClockPrimary:
         self._origin = Origin(0, 0, shard)
         self._timeout_ms = int(timeout_s * 1000)
         self._now_ms = now_ms
+
+    def epoch(self, _tenant: str) -> int:
+        """Of the only shard."""
+        return 0
 
     def origin(self, _tenant: str) -> Origin:
         """Always the same."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
@@ -44,15 +44,27 @@ ANYWHERE: Final = Need(NOWHERE, primary=False)
 """Nobody knows of a write that a replica would have to show."""
 
 
-def needs_of(store: Store | None, keeper: Keeper | None) -> Callable[[Call], Need]:
-    """What tells which node will do for a call that the caching has not asked about.
+class Asked(NamedTuple):
+    """What tells which node will do for a call that the caching has not asked about."""
+
+    ask: Callable[[Call], Need]
+    peek: Callable[[Call], Need]
+    """The same, and changes nothing."""
+
+
+def needs_of(store: Store | None, keeper: Keeper | None) -> Asked:
+    """What tells which node will do, by the marks.
 
     Args:
-        store: where the marks are.
-        keeper: brings them on; None: they are only looked at.
+        store: where the marks are; None: nobody knows of any write.
+        keeper: brings them on.
     """
     if store is None:
-        return lambda _call: ANYWHERE
+        return Asked(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
+    return Asked(_asking(store, keeper), _asking(store, None))
+
+
+def _asking(store: Store, keeper: Keeper | None) -> Callable[[Call], Need]:
     marks = Needs(store, keeper)
 
     def ask(call: Call) -> Need:
@@ -97,7 +109,6 @@ class Routing:
     Args:
         nodes: the servers.
         shard: the shard's name, as origins have it.
-        epoch: the revision of the shard map.
         needs: which node will do for a call that no layer above has asked about.
         peek: the same, and changes nothing.
         written: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
@@ -112,7 +123,6 @@ class Routing:
         nodes: Nodes,
         *,
         shard: str,
-        epoch: int,
         needs: Callable[[Call], Need],
         peek: Callable[[Call], Need],
         written: Written,
@@ -123,7 +133,6 @@ class Routing:
     ) -> None:
         self._nodes: Final = nodes
         self._shard: Final = shard
-        self._epoch: Final = epoch
         self._needs: Final = needs
         self._peek: Final = peek
         self._written: Final = written
@@ -204,7 +213,7 @@ class Routing:
 
     def _on_replica(self, call: Call, node: Node, wanted: Wanted) -> object:
         view = node.view
-        maker = self._nodes.session_maker(node, call.repository.__dict__["_tidegate_session_maker"])
+        maker = self._nodes.session_maker(node, call.sessions or call.repository.__dict__["_tidegate_session_maker"])
         if view is None or maker is None:
             raise Elsewhere("its connections are not to be had here")
         attempt = Attempt(node, view, wanted.position, time.monotonic())
@@ -222,7 +231,7 @@ class Routing:
         if node.health.failures:
             node.health = HEALTHY
         call.node = node.name
-        call.origin = Origin(self._epoch, attempt.timeline, self._shard) if attempt.timeline else None
+        call.origin = Origin(0, attempt.timeline, self._shard) if attempt.timeline else None
         return answer
 
     def _judge(self, call: Call, attempt: Attempt, error: Exception) -> None:

@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tidegate.routing.choose import Wanted, refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidegate.proxy.call import Call, Pipeline
     from tidegate.routing.topology import Node, Topology
+
+
+class NodeLine(Protocol):
+    """A node, as the routing explains it."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        ...
+
+    @property
+    def answers(self) -> bool:
+        """Whether it may answer."""
+        ...
+
+    @property
+    def why(self) -> str:
+        """Why, or why not."""
+        ...
+
+    def text(self) -> str:
+        """One line."""
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A layer that can say which node would answer a call; it finds in *call* what the cache has found it to need."""
+
+    def explain(self, call: Call, /) -> Sequence[NodeLine]:
+        """Every node."""
+        ...
+
+
+def nodes_explained(layer: Pipeline, call: Call) -> tuple[NodeLine, ...]:
+    """What *layer* says of the nodes; nothing, where there is only one."""
+    return tuple(layer.explain(call)) if isinstance(layer, Explains) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +74,25 @@ class NodeExplained:
     def text(self) -> str:
         """One line."""
         return f"{self.name} ({self.role}) {'may answer' if self.answers else 'does not answer'}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardExplained:
+    """One shard, as a call would find it now.
+
+    Args:
+        name: the shard's.
+        answers: whether it would be asked.
+        why: in words.
+    """
+
+    name: str
+    answers: bool
+    why: str
+
+    def text(self) -> str:
+        """One line."""
+        return f"the shard {self.name} {'is asked' if self.answers else 'is not asked'}: {self.why}"
 
 
 def explained(topology: Topology, wanted: Wanted | str, now_s: float) -> tuple[NodeExplained, ...]:

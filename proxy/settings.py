@@ -154,12 +154,17 @@ class ShardingSettings(_Section):
         catalogue: the shard whose database keeps the shard map, which every gate follows, and of which these settings
             are the beginning; None: these settings are the map, and the same in every gate.
         poll_s: how often the catalogue is asked without a notification, in seconds.
+        flip_wait_s: how long a write waits while its tenant changes hands, before it raises ``StaleShardMap``; longer
+            than a flip lets the writes before it take.
+        scatter_s: how long a call that asks every shard may take.
     """
 
     pins: dict[str, str] = Field(default_factory=dict)
     ranges: dict[str, tuple[tuple[int, int], ...]] = Field(default_factory=dict)
     catalogue: str | None = None
     poll_s: float = Field(default=1.0, gt=0)
+    flip_wait_s: float = Field(default=6.0, ge=0)
+    scatter_s: float = Field(default=10.0, gt=0)
 
 
 class Settings(_Section):

@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 
 METADATA: Final = MetaData()
 CACHE: Final = "cache"
+_CLUSTER: Final = "cluster"
 STATE: Final = Table(
     "tidegate_state",
     METADATA,
     Column("name", String(63), primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""Named facts; "cache" is the server that serves this database, as :func:`cache_name` says it."""
+"""Named facts; "cache" is the server that serves this database, as :func:`cache_name` says it; "cluster" the
+shards that it is one of."""
 OUTBOX: Final = Table(
     "tidegate_outbox",
     METADATA,
@@ -93,6 +95,16 @@ def namespace(engine: Engine) -> str:
         else:
             parts = [connection.dialect.name, _state_value(engine, "id", uuid4().hex)]
     return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def cluster_id(engine: Engine, first: str | None) -> str | None:
+    """Which cluster of shards this database is one of; *first* if it was none yet."""
+    return _found(engine, _CLUSTER) if first is None else _state_value(engine, _CLUSTER, first)
+
+
+def cluster_namespace(cluster: str) -> str:
+    """The name for the keys of all shards of a cluster: a tenant keeps its keys wherever it moves."""
+    return blake2b(f"cluster\0{cluster}".encode(), digest_size=8).hexdigest()
 
 
 def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:

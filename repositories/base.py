@@ -6,6 +6,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
+from tidegate.errors import StaleShardMap
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -42,17 +44,31 @@ class SQLAlchemyRepository:
         """Run *operation* in a transaction and commit it.
 
         On failure everything is rolled back, :meth:`_on_failure` is told, and the exception is raised unchanged; should
-        the rollback or the hook fail as well, a note on the exception says so.
+        the rollback or the hook fail as well, a note on the exception says so. Refused by a shard that does not own
+        the tenant any more, *operation* is run again on the one that does.
         """
-        with self._session_maker() as session:
+        while True:
             try:
-                result = operation(session)
-                session.commit()
-            except BaseException as error:
-                _beside(error, "rollback", session.rollback)
-                _beside(error, "failure hook", partial(self._on_failure, error))
-                raise
+                with self._session_maker() as session:
+                    return self._committed(session, operation)
+            except StaleShardMap as error:
+                if not self._may_try_again(error):
+                    raise
+
+    def _committed(self, session: Session, operation: Callable[[Session], T]) -> T:
+        try:
+            result = operation(session)
+            session.commit()
+        except BaseException as error:
+            _beside(error, "rollback", session.rollback)
+            _beside(error, "failure hook", partial(self._on_failure, error))
+            raise
         return result
+
+    def _may_try_again(self, error: StaleShardMap) -> bool:
+        """Whether a transaction that was refused may find another shard now; a gate says so, and waits for a flip."""
+        again: Callable[[StaleShardMap], bool] | None = self.__dict__.get("_tidegate_again")
+        return again is not None and again(error)
 
     def _on_failure(self, error: BaseException) -> None:
         """Told of every transaction that failed, after its rollback; for subclasses."""

@@ -18,6 +18,10 @@ class TenantDirectory(Protocol):
         """The tenants of those of *ids* that are known, by the id as it was given."""
         ...
 
+    def tenant(self, kind: Kind, key: str) -> str | None:
+        """The tenant of one id, None if it is not known."""
+        ...
+
     def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
         """Remember (id, tenant) of rows that were written or read."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from tidegate.repositories.places import InSession, Nowhere, OfId, OfIds
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
 
 if TYPE_CHECKING:
@@ -36,18 +37,23 @@ NODE_EXECUTION_POLICIES: Final = PolicyTable(
     {
         "get_node_last_execution": Read(guard="lastnode:{workflow_id}:{node_id}", answer_tags=of_last_node),
         "get_executions_by_workflow_run": Read(guard="nodes:{workflow_run_id}", answer_tags=of_run),
-        "get_execution_by_id": Read(guard="node:{execution_id}", answer_tags=of_node, when=_with_tenant),
+        "get_execution_by_id": Read(
+            guard="node:{execution_id}",
+            answer_tags=of_node,
+            when=_with_tenant,
+            where=OfId("node", "execution_id", tenant="tenant_id", search=True, is_row=True),
+        ),
         # Loops that delete what they read: never cached, never from a replica.
         "get_expired_executions_batch": Read(node=PRIMARY),
-        "count_by_runs": Read(),
-        "get_offloads_by_execution_ids": Read(),
+        "count_by_runs": Read(where=InSession(ids="run_ids")),
+        "get_offloads_by_execution_ids": Read(where=InSession("node", ids="node_execution_ids")),
         "delete_expired_executions": Write(),
         "delete_executions_by_app": Write(),
-        "delete_executions_by_ids": Write(),
-        "delete_by_runs": Write(),
-        "save": Write(),
-        "save_execution_data": Write(),
-        "get_by_workflow_run": Read(node=PRIMARY),
+        "delete_executions_by_ids": Write(where=OfIds("node", "execution_ids")),
+        "delete_by_runs": Write(where=InSession(ids="run_ids", writes=True)),
+        "save": Write(where=Nowhere()),
+        "save_execution_data": Write(where=Nowhere()),
+        "get_by_workflow_run": Read(node=PRIMARY, where=Nowhere()),
     },
     ids=frozenset({"tenant_id", "app_id", "workflow_id", "workflow_run_id", "execution_id"}),
 )

@@ -6,12 +6,16 @@ A *tag* names something that an answer depends on, inside one tenant. Templates 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tidegate.errors import PolicyError
+
+if TYPE_CHECKING:
+    from tidegate.repositories.places import Place
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """The tags of an answer, of the call's arguments and the answer; asked after the query."""
@@ -38,6 +42,7 @@ class Read:
         when: whether these arguments may be cached at all; None: always.
         near: the near cache's mode: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
         near_if: of an answer, whether a near cache may keep it; None: always.
+        where: where the rows are, of a method that names no tenant; None: with its tenant.
     """
 
     guard: str | None = None
@@ -48,11 +53,18 @@ class Read:
     when: Callable[[Mapping[str, Any]], bool] | None = None
     near: NearMode = "off"
     near_if: Callable[[Any], bool] | None = None
+    where: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A method that may change rows; their tags follow from the rows."""
+    """A method that may change rows; their tags follow from the rows.
+
+    Args:
+        where: where the rows are, of a method that names no tenant; None: with its tenant.
+    """
+
+    where: Place | None = None
 
 
 Policy: TypeAlias = Read | Write
@@ -93,6 +105,21 @@ class PolicyTable(Mapping[str, Policy]):
             raise PolicyError(f"{cls.__name__} has methods without a policy: {', '.join(missing)}")
         if surplus := sorted(set(self.methods) - public):
             raise PolicyError(f"policies without a method on {cls.__name__}: {', '.join(surplus)}")
+
+    def check_places(self, cls: type[Any]) -> None:
+        """See that every method of *cls* names its tenant, or says where its rows are: what several shards need.
+
+        Raises:
+            PolicyError: one does not; the message names it.
+        """
+        for name, policy in self.methods.items():
+            parameters = inspect.signature(getattr(cls, name)).parameters
+            given = parameters.get(self.tenant)
+            if policy.where is None and (given is None or given.default is not inspect.Parameter.empty):
+                raise PolicyError(
+                    f"{cls.__name__}.{name} can be called without {self.tenant}, and its policy does not say where its "
+                    "rows are: give it where=, or it would be asked of one shard only"
+                )
 
 
 @dataclass(frozen=True, slots=True)

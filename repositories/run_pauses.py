@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tidegate.repositories.entities.pause_reason import PauseReason
     from tidegate.repositories.storage import ObjectStorage
 
-_MOST_PRUNED: Final = 1000
+MOST_PRUNED: Final = 1000
 
 
 class RunPauses(RunStates):
@@ -138,14 +138,25 @@ class RunPauses(RunStates):
         Returns:
             The ids of the pauses deleted.
         """
-        most = checked_count("limit", _MOST_PRUNED if limit is None else limit, 0, 100_000)
-        resumed = and_(WorkflowPause.resumed_at.is_not(None), WorkflowPause.resumed_at < resumption_expiration)
-        old = or_(WorkflowPause.created_at < expiration, resumed)
-        query = Query(WorkflowPause).where_sql(old).order_by("created_at", "id").limit(most).columns(WorkflowPause.id)
-        self._storage()
-        found = self._read(lambda session: session.scalars(query).all())
+        found = self._pauses_to_prune(expiration, resumption_expiration, limit)
         # None is deleted where somebody else was faster.
-        return [pause_id for pause_id in found if self._delete_pauses_where(WorkflowPause.id == pause_id, old)]
+        return [due[1] for due in found if self._prune(due, expiration, resumption_expiration, limit)]
+
+    def _pauses_to_prune(
+        self, expiration: datetime, resumption_expiration: datetime, limit: int | None
+    ) -> Sequence[tuple[datetime, str]]:
+        most = checked_count("limit", MOST_PRUNED if limit is None else limit, 0, 100_000)
+        query = Query(WorkflowPause).where_sql(_old(expiration, resumption_expiration)).order_by("created_at", "id")
+        columns = query.limit(most).columns(WorkflowPause.created_at, WorkflowPause.id)
+        self._storage()
+        found = self._read(lambda session: session.execute(columns).all())
+        return [(row.created_at, row.id) for row in found]
+
+    def _prune(
+        self, due: tuple[datetime, str], expiration: datetime, resumption_expiration: datetime, _limit: int | None
+    ) -> bool:
+        old = _old(expiration, resumption_expiration)
+        return bool(self._delete_pauses_where(WorkflowPause.id == due[1], old))
 
     def _delete_pauses_where(self, *conditions: ColumnElement[bool]) -> int:
         deleted = self._transact(lambda session: delete_pauses(session, *conditions))
@@ -207,6 +218,11 @@ class _Pause(WorkflowPauseEntity):
 
     def get_pause_reasons(self) -> Sequence[PauseReason]:
         return list(self._reasons)
+
+
+def _old(expiration: datetime, resumption_expiration: datetime) -> ColumnElement[bool]:
+    resumed = and_(WorkflowPause.resumed_at.is_not(None), WorkflowPause.resumed_at < resumption_expiration)
+    return or_(WorkflowPause.created_at < expiration, resumed)
 
 
 def _change_status(session: Session, run_id: str, before: Status, after: Status) -> tuple[str, str]:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.repositories.columns import naive_utc
 from tidegate.repositories.enums import WorkflowExecutionStatus
+from tidegate.repositories.places import Everywhere, InSession, InTurn, Nowhere, OfId, OfIds
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
+from tidegate.repositories.run_pauses import MOST_PRUNED
 from tidegate.repositories.run_queries import is_time_range
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ def of_app(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
     return (GUARD, f"app:{arguments['app_id']}")
 
 
+def of_found_run(_arguments: Mapping[str, Any], run: Any) -> Sequence[str]:
+    """A run that was asked for by its id alone: of one that is there, also what an invalidation of its app bumps."""
+    return (GUARD,) if run is None else (GUARD, f"app:{run.app_id}")
+
+
 def has_ended(run: Any) -> bool:
     """Whether a run will not change any more, until it is deleted."""
     return run is not None and run.status in _ENDED
@@ -68,40 +75,55 @@ def _without_clock(arguments: Mapping[str, Any]) -> bool:
     return not is_time_range(arguments["time_range"])
 
 
+_OF_RUN: Final = OfId("run", "workflow_run_id")
 _STATISTICS: Final = Read(guard="runs:{app_id}", answer_tags=range_days)
 
 WORKFLOW_RUN_POLICIES: Final = PolicyTable(
     {
         "get_paginated_workflow_runs": Read(guard="runs:{app_id}", answer_tags=page_days),
         "get_workflow_run_by_id": Read(guard="run:{run_id}", answer_tags=of_app, near="strict", near_if=has_ended),
-        "get_workflow_run_by_id_without_tenant": Read(),
+        "get_workflow_run_by_id_without_tenant": Read(
+            guard="run:{run_id}",
+            answer_tags=of_found_run,
+            near="strict",
+            near_if=has_ended,
+            where=OfId("run", "run_id", search=True, is_row=True),
+        ),
         "get_workflow_runs_count": Read(guard="runs:{app_id}", answer_tags=of_app, when=_without_clock),
         # Loops that delete what they read: never cached, never from a replica.
         "get_expired_runs_batch": Read(node=PRIMARY),
-        "get_runs_batch_by_time_range": Read(node=PRIMARY),
-        "get_archived_run_ids": Read(),
-        "get_archived_logs_by_time_range": Read(),
-        "get_archived_runs_by_time_range": Read(),
-        "get_archived_log_by_run_id": Read(),
-        "get_pause_records_by_run_id": Read(),
-        "get_pause_reason_records_by_run_id": Read(),
-        "get_app_logs_by_run_id": Read(),
-        "count_runs_with_related": Read(node=PRIMARY),
-        "get_workflow_pause": Read(node=PRIMARY),
+        "get_runs_batch_by_time_range": Read(
+            node=PRIMARY, where=Everywhere(("created_at", "id"), "batch_size", "tenant_ids")
+        ),
+        "get_archived_run_ids": Read(where=InSession(ids="run_ids")),
+        "get_archived_logs_by_time_range": Read(
+            where=InSession(tenants="tenant_ids", order=("run_created_at", "workflow_run_id", "id"), limit="limit")
+        ),
+        "get_archived_runs_by_time_range": Read(
+            where=InSession(tenants="tenant_ids", order=("created_at", "id"), limit="limit")
+        ),
+        "get_archived_log_by_run_id": Read(where=OfId("run", "run_id", search=True, first=("archived_at", "id"))),
+        "get_pause_records_by_run_id": Read(where=InSession(ids="run_id")),
+        "get_pause_reason_records_by_run_id": Read(where=InSession("pause", ids="pause_ids")),
+        "get_app_logs_by_run_id": Read(where=InSession(ids="run_id")),
+        "count_runs_with_related": Read(node=PRIMARY, where=OfIds("run", "runs")),
+        "get_workflow_pause": Read(node=PRIMARY, where=_OF_RUN),
         "get_daily_runs_statistics": _STATISTICS,
         "get_daily_terminals_statistics": _STATISTICS,
         "get_daily_token_cost_statistics": _STATISTICS,
         "get_average_app_interaction_statistics": _STATISTICS,
-        "delete_runs_by_ids": Write(),
+        "delete_runs_by_ids": Write(where=OfIds("run", "run_ids")),
         "delete_runs_by_app": Write(),
-        "delete_archive_log_by_run_id": Write(),
-        "create_archive_logs": Write(),
-        "delete_runs_with_related": Write(),
-        "create_workflow_pause": Write(),
-        "resume_workflow_pause": Write(),
-        "delete_workflow_pause": Write(),
-        "prune_pauses": Write(),
-        "save": Write(),
+        "delete_archive_log_by_run_id": Write(where=InSession(ids="run_id", writes=True)),
+        "create_archive_logs": Write(where=InSession(ids="run", writes=True)),
+        "delete_runs_with_related": Write(where=OfIds("run", "runs")),
+        "create_workflow_pause": Write(where=_OF_RUN),
+        "resume_workflow_pause": Write(where=_OF_RUN),
+        "delete_workflow_pause": Write(
+            where=OfId("run", "pause_entity.workflow_execution_id", otherwise=OfId("pause", "pause_entity.id"))
+        ),
+        "prune_pauses": Write(where=InTurn("_pauses_to_prune", "_prune", "limit", MOST_PRUNED)),
+        "save": Write(where=Nowhere()),
     },
     ids=frozenset({"tenant_id", "app_id", "run_id", "last_id", "workflow_run_id"}),
 )

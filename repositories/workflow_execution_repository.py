@@ -51,6 +51,19 @@ class WorkflowNodeExecutionRepository(Protocol):
         ...
 
 
+def tenant_of(user: Any) -> str:
+    """The tenant of an account (``current_tenant_id``) or an end user (``tenant_id``).
+
+    Raises:
+        ValueError: it has none.
+    """
+    is_account = hasattr(user, "current_tenant_id")
+    tenant = user.current_tenant_id if is_account else getattr(user, "tenant_id", None)
+    if not tenant:
+        raise ValueError("user must have a tenant: current_tenant_id (an account) or tenant_id (an end user)")
+    return str(tenant)
+
+
 class WriteSideRepository(SQLAlchemyRepository):
     """What both write sides share: for whom they write.
 
@@ -75,10 +88,7 @@ class WriteSideRepository(SQLAlchemyRepository):
             )
         super().__init__(session_factory)
         is_account = hasattr(user, "current_tenant_id")
-        tenant = user.current_tenant_id if is_account else getattr(user, "tenant_id", None)
-        if not tenant:
-            raise ValueError("user must have a tenant: current_tenant_id (an account) or tenant_id (an end user)")
-        self._tenant_id = str(tenant)
+        self._tenant_id = tenant_of(user)
         self._user_id = str(user.id)
         self._role = CreatorUserRole.ACCOUNT if is_account else CreatorUserRole.END_USER
         self._app_id = app_id

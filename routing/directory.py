@@ -53,6 +53,15 @@ class Directory:
                     found[given] = tenant
         return found
 
+    def tenant(self, kind: Kind, key: str) -> str | None:
+        """See ``TenantDirectory``."""
+        known = (kind, canonical(key))
+        with self._lock:
+            tenant = self._known.get(known)
+            if tenant is not None:
+                self._known.move_to_end(known)
+            return tenant
+
     def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
         """See ``TenantDirectory``."""
         keys = [((kind, canonical(key)), canonical(tenant)) for key, tenant in found]

@@ -130,7 +130,7 @@ class Behind:
                 pipeline(call)
             return pipeline(call)
 
-        if self.gate._parts.nodes is not None:
+        if self.gate._parts.shards[0].nodes is not None:
             adopted.__dict__["_tidegate_pipeline"] = there_too
         elif self._twice:
             adopted.__dict__["_tidegate_pipeline"] = twice
@@ -139,10 +139,10 @@ class Behind:
     def _compare(self, call: Call, pipeline: Pipeline) -> None:
         """See that the answer of now, which replicas are too late for, is the one that they give later."""
         assert self.gate is not None
-        nodes, routing = self.gate._parts.nodes, self.gate._parts.routing
+        shard = self.gate._parts.shards[0]
+        nodes, routing = shard.nodes, shard.routing
         assert nodes is not None
-        assert routing is not None
-        position = self.gate._parts.position_now()
+        position = shard.primary.transaction("")[1]
         at_once = outcome(lambda: pipeline(replace(call)))
         nodes.ensure_started()
 

@@ -107,6 +107,7 @@ def test_which_methods_are_cached_is_pinned() -> None:
     assert cached(WORKFLOW_RUN_POLICIES) == {
         "get_paginated_workflow_runs",
         "get_workflow_run_by_id",
+        "get_workflow_run_by_id_without_tenant",
         "get_workflow_runs_count",
         "get_daily_runs_statistics",
         "get_daily_terminals_statistics",
@@ -512,7 +513,7 @@ def test_garbage_in_the_switches_is_no_exception(watched: Watched, cluster: Clus
 
 def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: Watched) -> None:
     run = watched.make_run()
-    applier = watched.gate._parts.applier
+    applier = watched.gate._parts.shards[0].applier
     assert applier is not None
     applier.close()
     applier._background._forget()  # as after a fork: the thread is the parent's

@@ -410,6 +410,6 @@ def test_a_gate_counts_who_answered(place: Place, valkey_url: str) -> None:
     assert stats.served == stats.calls - 1
     assert stats.answered["near"] == place.served.count("near")
     assert gate.stats().events["Filled"] == 1
-    gate.workflow_runs.get_workflow_run_by_id_without_tenant(run_id)
-    plain = [one for name, one in gate.stats().methods.items() if name.endswith("without_tenant")]
+    gate.workflow_runs.get_archived_log_by_run_id(run_id)
+    plain = [one for name, one in gate.stats().methods.items() if name.endswith("get_archived_log_by_run_id")]
     assert [one.answered for one in plain] == [{"plain": 1}]

@@ -9,6 +9,7 @@ import redis
 from real_servers.asking import asks, ports_that_answer
 
 import tidegate
+from tidegate.proxy.routing import Routing
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardSettings
 from tidegate.repositories.models import new_id
 from tidegate.routing.bans import Health
@@ -45,8 +46,9 @@ def call_of(repository: Any, method: Callable[[Any], object]) -> Call:
 
 
 def explain(gate: tidegate.Gate, repository: Any, method: Callable[[Any], object]) -> tuple[NodeExplained, ...]:
-    assert gate._parts.routing is not None
-    return gate._parts.routing.explain(call_of(repository, method))
+    routing = gate._parts.shards[0].routing
+    assert isinstance(routing, Routing)
+    return routing.explain(call_of(repository, method))
 
 
 def lines(found: tuple[NodeExplained, ...], replicated: Cluster) -> list[str]:
@@ -80,16 +82,16 @@ def test_why_only_the_primary_will_do(gate: tidegate.Gate) -> None:
     assert {node.why for node in loop} == {"the method's policy names the primary"}
     nobodys = explain(gate, runs, lambda it: it.get_workflow_run_by_id_without_tenant(new_id()))
     assert {node.why for node in nobodys} == {"the call names no tenant"}
-    written = gate._parts.untold
+    written = gate._parts.shards[0].untold
     assert written is not None
     ticket = written.begin([TENANT])
     under_way = explain(gate, asks(gate), lambda it: it.ask(TENANT, "SELECT 1"))
     assert {node.why for node in under_way} == {"a commit of this process has not come back"}
-    written.end([TENANT], gate._parts.position_now(), ticket)
+    written.end([TENANT], gate._parts.shards[0].primary.transaction("")[1], ticket)
 
 
 def test_no_replica_may(gate: tidegate.Gate, replicated: Cluster) -> None:
-    nodes = gate._parts.nodes
+    nodes = gate._parts.shards[0].nodes
     assert nodes is not None
     nodes.topology.replicas[1].health = Health(3, float("inf"))
     primary, _, second = lines(explain(gate, asks(gate), lambda it: it.ask(TENANT, "SELECT 1")), replicated)
@@ -98,7 +100,7 @@ def test_no_replica_may(gate: tidegate.Gate, replicated: Cluster) -> None:
 
 
 def test_explaining_changes_nothing(gate: tidegate.Gate, replicated: Cluster) -> None:
-    nodes = gate._parts.nodes
+    nodes = gate._parts.shards[0].nodes
     assert nodes is not None
     before = gate.stats()
     for _ in range(3):

@@ -8,6 +8,8 @@ import pytest
 from real_servers.shards import Shards
 
 from tidegate.proxy.embedded import Cluster
+from tidegate.repositories.indexes import create_indexes
+from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def three() -> Iterator[Cluster]:
-    with Cluster(shards=3, cache=False) as running:
+    with Cluster(shards=3) as running:
         yield running
 
 
@@ -31,3 +33,21 @@ def made_shards(three: Cluster) -> Iterator[Shards]:
 def shards(made_shards: Shards) -> Shards:
     made_shards.empty()
     return made_shards
+
+
+@pytest.fixture(scope="session")
+def with_repositories(made_shards: Shards) -> None:
+    for engine in made_shards.engines.values():
+        Base.metadata.create_all(engine)
+        create_indexes(engine)
+
+
+@pytest.fixture
+def stocked(shards: Shards, with_repositories: None) -> Shards:  # noqa: ARG001  # the tables are there
+    """Shards with the repositories' tables, and a cache, all of them empty."""
+    for engine in shards.engines.values():
+        with engine.begin() as connection:
+            for table in reversed(Base.metadata.sorted_tables):
+                connection.execute(table.delete())
+    shards.cluster.cache.flush()
+    return shards

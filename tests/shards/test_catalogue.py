@@ -216,7 +216,7 @@ def test_a_catalogue_that_goes_back_is_not_followed() -> None:
 
 def test_a_static_map_is_always_the_newest() -> None:
     source = StaticMap(even_map(["a"]))
-    assert (source.refresh(), source.current()) == (True, even_map(["a"]))
+    assert (source.refresh(), source.current()) == (False, even_map(["a"]))
 
 
 def test_a_map_of_another_release_is_not_taken(shards: Shards) -> None:

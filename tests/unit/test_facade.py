@@ -14,6 +14,7 @@ from tidegate.proxy.facade import gated
 from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
 from tidegate.repositories.ids import canonical_id
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.places import OfId
 from tidegate.repositories.policies import PolicyTable, Read, Write
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 
@@ -149,3 +150,13 @@ def test_what_is_no_id_reaches_the_plain_method_as_it_was_and_is_not_cached(
 ) -> None:
     assert repository.get(ID, "{" + ID) == [ID, "{" + ID, 20, None, "maker"]
     assert [call.cacheable for call in calls] == [False]
+
+
+def test_a_method_that_may_name_no_tenant_must_say_where_its_rows_are() -> None:
+    class New:
+        def by_id(self, key: str) -> None: ...
+
+    with pytest.raises(PolicyError, match=r"New\.by_id can be called without tenant_id"):
+        gated(PolicyTable({"by_id": Read()}), sharded=True)(New)
+    gated(PolicyTable({"by_id": Read(where=OfId("run", "key"))}), sharded=True)(New)
+    gated(PolicyTable({"by_id": Read()}))(New)

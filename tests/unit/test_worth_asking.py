@@ -95,6 +95,9 @@ class OnePrimary:
     def __init__(self) -> None:
         self.oldest = 100
 
+    def epoch(self, _tenant: str, /) -> int:
+        return 0
+
     def origin(self, _tenant: str, /) -> Origin:
         return Origin(0, 1, "")
 

@@ -215,7 +215,7 @@ class Crew:
 
     def primary(self) -> str:
         """Who the gate takes for the primary."""
-        nodes = self.gate._parts.nodes
+        nodes = self.gate._parts.shards[0].nodes
         assert nodes is not None
         return nodes.topology.primary.name
 

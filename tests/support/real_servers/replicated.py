@@ -111,7 +111,7 @@ class Scene:
 
     @property
     def nodes(self) -> Nodes:
-        found = self.gate._parts.nodes
+        found = self.gate._parts.shards[0].nodes
         assert found is not None
         return found
 
@@ -142,7 +142,7 @@ class Scene:
 
     def await_reached(self, *names: str) -> None:
         """Until replicas show what this process has written, and it knows."""
-        position = self.gate._parts.written.newest  # type: ignore[union-attr]
+        position = self.gate._parts.shards[0].written.newest  # type: ignore[union-attr]
 
         assert position is not None
 

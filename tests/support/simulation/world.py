@@ -239,6 +239,9 @@ class SimPrimary:
     def __init__(self, world: World) -> None:
         self._world = world
 
+    def epoch(self, _tenant: str) -> int:
+        return 0
+
     def origin(self, _tenant: str) -> Origin:
         return self._world.primary.origin
 
@@ -279,6 +282,9 @@ class SimConnection:
     def position(self) -> Position:
         self._world.scheduler.step("asks for its position")
         return Position(self.node.timeline, len(self.node.log))
+
+    def own(self, _holdings: object) -> None:
+        raise AssertionError("there is one shard here")
 
     def execute(self, _statement: object, _parameters: object = None) -> None:
         raise AssertionError("there is no outbox here")

@@ -1,0 +1,98 @@
+"""Whose ids are whose, where the directory does not know: one query on every shard."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import select, union
+
+from tidegate.repositories.base import batches
+from tidegate.repositories.models import (
+    WorkflowAppLog,
+    WorkflowArchiveLog,
+    WorkflowNodeExecutionModel,
+    WorkflowNodeExecutionOffload,
+    WorkflowPause,
+    WorkflowRun,
+    WorkflowTriggerLog,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tidegate.proxy.shards import Shards
+    from tidegate.repositories.directory import Kind, TenantDirectory
+    from tidegate.routing.scatter import Scatter
+
+_OF_RUNS: Final = (WorkflowNodeExecutionModel, WorkflowAppLog, WorkflowArchiveLog, WorkflowTriggerLog)
+
+
+def _of_runs(ids: list[str]) -> Any:
+    return select(WorkflowRun.id, WorkflowRun.tenant_id).where(WorkflowRun.id.in_(ids))
+
+
+def _of_what_runs_left(ids: list[str]) -> Any:
+    parts = [select(m.workflow_run_id, m.tenant_id).where(m.workflow_run_id.in_(ids)) for m in _OF_RUNS]
+    return union(*parts)
+
+
+def _of_nodes(ids: list[str]) -> Any:
+    node, offload = WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload
+    left = select(offload.node_execution_id, offload.tenant_id).where(offload.node_execution_id.in_(ids))
+    return union(select(node.id, node.tenant_id).where(node.id.in_(ids)), left)
+
+
+def _of_pauses(ids: list[str]) -> Any:
+    run, pause = WorkflowRun, WorkflowPause
+    return select(pause.id, run.tenant_id).join(run, run.id == pause.workflow_run_id).where(pause.id.in_(ids))
+
+
+_QUERIES: Final[Mapping[Kind, Sequence[Callable[[list[str]], Any]]]] = {
+    "run": (_of_runs, _of_what_runs_left),
+    "node": (_of_nodes,),
+    "pause": (_of_pauses,),
+}
+
+
+class Finder:
+    """Finds tenants by ids.
+
+    Args:
+        directory: asked first, and told what was found.
+        shards: all of them.
+        scatter: asks them.
+    """
+
+    def __init__(self, directory: TenantDirectory, shards: Shards, scatter: Scatter) -> None:
+        self._directory: Final = directory
+        self._shards: Final = shards
+        self._scatter: Final = scatter
+        self.searched = 0
+        """Ids that the directory did not know."""
+
+    def __call__(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
+        """The tenants of those of *ids* that are anywhere, by the id as it was given.
+
+        Raises:
+            PartialResult: a shard does not answer, and an id was not found on the others.
+        """
+        known = dict(self._directory.tenants(kind, ids))
+        for query in _QUERIES[kind]:
+            unknown = [each for each in dict.fromkeys(ids) if each not in known]
+            if not unknown:
+                break
+            self.searched += len(unknown)
+            for some in batches(unknown):
+                self._search(kind, query(some))
+            known.update(self._directory.tenants(kind, unknown))
+        return known
+
+    def _search(self, kind: Kind, statement: Any) -> None:
+        asked = {name: partial(self._rows, name, statement) for name in self._shards.names()}
+        for rows in self._scatter(f"whose a {kind} is", asked).values():
+            self._directory.note(kind, rows)
+
+    def _rows(self, shard: str, statement: Any) -> list[tuple[str, str]]:
+        with self._shards.at(shard).engine.connect() as connection:
+            return [(str(row[0]), str(row[1])) for row in connection.execute(statement)]

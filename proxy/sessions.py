@@ -1,0 +1,135 @@
+"""Sessions of a gate with several shards: on the shard of their tenant, or on one that a call has chosen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session, sessionmaker
+
+from tidegate.cache.tags import as_text
+from tidegate.errors import StaleShardMap, UnknownTenant
+from tidegate.proxy.ownership import check_ownership_to_read
+from tidegate.proxy.shards import to_check
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import SessionTransaction
+
+    from tidegate.proxy.shards import Shards
+    from tidegate.routing.shard_map import Holding
+
+
+class RoutedSession(Session):
+    """A session on the primary of its tenant's shard; which that is, is asked anew for each transaction.
+
+    The first thing a transaction does is to see that the shard owns the tenant. What it writes must be its tenant's.
+
+    Args:
+        shards: of the gate.
+        tenant: whose rows; None: it can do nothing.
+        options: of ``Session``.
+    """
+
+    def __init__(self, *, shards: Shards, tenant: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._shards = shards
+        self._tenant = tenant
+        self._chosen: tuple[SessionTransaction | None, Holding, Engine] | None = None
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose rows it works on."""
+        return self._tenant
+
+    def become(self, tenant: str) -> None:
+        """Of no tenant yet, work on the rows of *tenant* from now on."""
+        self._tenant = as_text(tenant)
+
+    def get_bind(self, mapper: Any = None, *, bind: Any = None, **_kw: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's
+        """The engine of the tenant's shard.
+
+        Raises:
+            UnknownTenant: the session has no tenant.
+        """
+        if bind is not None:
+            return bind
+        if self._tenant is None:
+            raise UnknownTenant(
+                "this gate has several shards, and a session of gate.session_maker does not say whose rows it is for: "
+                "use gate.session(tenant_id)"
+            )
+        transaction = self.get_transaction()
+        if self._chosen is None or transaction is None or self._chosen[0] is not transaction:
+            holding = self._shards.holding(self._tenant)
+            self._chosen = (transaction, holding, self._shards.at(holding.shard).engine)
+        return self._chosen[2]
+
+    def begun(self, connection: Connection) -> None:
+        """Its transaction has begun on *connection*.
+
+        Raises:
+            StaleShardMap: the shard does not own the tenant; the map has been read again, so the next may find it.
+        """
+        if self._chosen is None or self._tenant is None:
+            return
+        holding = self._chosen[1]
+        self._shards.parts[holding.shard].watch.collected(connection).only = self._tenant
+        try:
+            check_ownership_to_read(connection, [holding])
+        except StaleShardMap as refused:
+            if self._shards.moved(self._tenant, holding, refused):
+                raise
+
+
+class ShardSession(Session):
+    """A session on one shard, whatever the tenants; see :func:`~tidegate.proxy.shards.checking`."""
+
+
+def _routed_begins(session: RoutedSession, transaction: SessionTransaction, connection: Connection) -> None:
+    if not transaction.nested:
+        session.begun(connection)
+
+
+def _shard_begins(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    if (holding := to_check()) is not None:
+        check_ownership_to_read(connection, [holding])
+
+
+event.listen(RoutedSession, "after_begin", _routed_begins)
+event.listen(ShardSession, "after_begin", _shard_begins)
+
+
+def routed_maker(shards: Shards, **options: Any) -> sessionmaker[Session]:
+    """Makes sessions of no tenant yet; see :func:`for_tenant`."""
+    made: Any = sessionmaker(class_=RoutedSession, shards=shards, **options)
+    return cast("sessionmaker[Session]", made)
+
+
+def is_routed(maker: Any, shards: Shards) -> bool:
+    """Whether *maker* was made by :func:`routed_maker` for these shards."""
+    return isinstance(maker, sessionmaker) and maker.kw.get("shards") is shards
+
+
+def for_tenant(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
+    """One like *maker*, which is a routed one, for a tenant; costs next to nothing."""
+    twin: Any = sessionmaker.__new__(type(maker))
+    twin.__dict__.update(vars(maker))
+    twin.kw = {**maker.kw, "tenant": as_text(tenant)}
+    return cast("sessionmaker[Session]", twin)
+
+
+class ShardMakers:
+    """Session makers of one shard, each like a routed one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._made: dict[type[Any], sessionmaker[Session]] = {}
+
+    def like(self, routed: sessionmaker[Session]) -> sessionmaker[Session]:
+        """The one like *routed*, or like what :func:`for_tenant` made of it."""
+        made = self._made.get(routed.class_)
+        if made is None:
+            options = {key: value for key, value in routed.kw.items() if key not in ("shards", "tenant", "bind")}
+            made = self._made[routed.class_] = sessionmaker(self._engine, class_=ShardSession, **options)
+        return made

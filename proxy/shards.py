@@ -1,0 +1,175 @@
+"""The shards of a gate, and which of them has a tenant: what every layer that must know a shard asks."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tidegate.errors import NoNodeAvailable, StaleShardMap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from sqlalchemy import Engine
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.proxy.catalogue import MapSource
+    from tidegate.proxy.nodes import Nodes
+    from tidegate.proxy.outbox import Applier, Outbox
+    from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
+    from tidegate.proxy.routing import OnPrimary, Routing
+    from tidegate.proxy.watch import Watch
+    from tidegate.routing.shard_map import Holding
+    from tidegate.routing.written import Written
+
+
+@dataclass(frozen=True, slots=True)
+class ShardParts:
+    """What a gate has of one shard; see ``build``.
+
+    Args:
+        name: the shard's; "" where it is the only one.
+        engine: the primary's, watched.
+        watch: of that engine.
+        outbox: where changes go that the cache cannot be told of.
+        applier: takes them out again; None: this gate has no cache.
+        primary: what the keeper asks.
+        routing: runs a call on one of its nodes.
+        nodes: its servers; None: there is one, and nobody watches it.
+        written: positions of all writes of this process; None where there is one server.
+        untold: those that the marks do not have.
+        sessions: makes sessions of no tenant on its primary.
+    """
+
+    name: str
+    engine: Engine
+    watch: Watch
+    outbox: Outbox
+    applier: Applier | None
+    primary: PostgresPrimary | ClockPrimary
+    routing: Routing | OnPrimary
+    nodes: Nodes | None
+    written: Written | None
+    untold: Written | None
+    sessions: sessionmaker[Session]
+
+    def keep_alive(self) -> None:
+        """Start what this process has to run for itself."""
+        if self.applier is not None:
+            self.applier.ensure_started()
+
+    def close(self) -> None:
+        """End what runs beside the program."""
+        if self.applier is not None:
+            self.applier.close()
+        if self.nodes is not None:
+            self.nodes.close()
+
+
+class Shards:
+    """All shards of a gate that has several.
+
+    Args:
+        maps: where the shard map comes from.
+        ready: called before a shard is used, with its name; raises what its database raises while that is away.
+    """
+
+    def __init__(self, maps: MapSource, ready: Callable[[str], None]) -> None:
+        self._maps = maps
+        self._ready = ready
+        self._parts: dict[str, ShardParts] = {}
+
+    def add(self, parts: ShardParts) -> None:
+        """One of the shards; all are added before the first call."""
+        self._parts[parts.name] = parts
+
+    @property
+    def parts(self) -> Mapping[str, ShardParts]:
+        """By name."""
+        return self._parts
+
+    def keep_alive(self) -> None:
+        """Start what this process has to run for itself."""
+        for parts in self._parts.values():
+            parts.keep_alive()
+
+    def names(self) -> tuple[str, ...]:
+        """The shards of the newest map."""
+        return self._maps.current().shards
+
+    def holding(self, tenant: str) -> Holding:
+        """Who has a tenant by the newest map that this process has.
+
+        Raises:
+            UnknownTenant: it never had one.
+        """
+        return self._maps.current().holding(tenant)
+
+    def holdings_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Holding]:
+        """The units of *tenants*, which are all on *shard*.
+
+        Raises:
+            StaleShardMap: by the newest map one of them is on another shard.
+        """
+        holdings = [self.holding(tenant) for tenant in tenants]
+        for holding in holdings:
+            if holding.shard != shard:
+                raise StaleShardMap(f"{holding.unit} is on {holding.shard}, and this transaction on {shard}")
+        return holdings
+
+    def at(self, shard: str) -> ShardParts:
+        """The parts of a shard, once it can be used.
+
+        Raises:
+            NoNodeAvailable: the shard map has it, and this gate's settings have not.
+        """
+        parts = self._parts.get(shard)
+        if parts is None:
+            raise NoNodeAvailable(f"the shard map names {shard!r}, and these settings have no such shard: add it")
+        self._ready(shard)
+        return parts
+
+    def refresh(self) -> bool:
+        """Read the map again; whether where it comes from has answered."""
+        return self._maps.refresh()
+
+    def moved(self, tenant: str, holding: Holding, refused: StaleShardMap) -> bool:
+        """Read the map again, after a shard has refused *holding*.
+
+        Returns:
+            Whether the tenant is held otherwise now. If not, nobody has written elsewhere yet: a flip may be under way,
+            and what lies where the map says is still the newest.
+
+        Raises:
+            StaleShardMap: *refused*, where nobody could say that there is no newer map.
+        """
+        answered = self._maps.refresh()
+        if self.holding(tenant) != holding:
+            return True
+        if not answered:
+            raise refused
+        return False
+
+
+_to_check: ContextVar[Holding | None] = ContextVar("tidegate_holding", default=None)
+
+
+@contextmanager
+def checking(holding: Holding) -> Iterator[None]:
+    """Have the sessions of a shard that begin meanwhile see first that it owns a unit."""
+    token = _to_check.set(holding)
+    try:
+        yield
+    finally:
+        _to_check.reset(token)
+
+
+def to_check() -> Holding | None:
+    """The unit that a session which begins now has to check."""
+    return _to_check.get()
+
+
+MOST_MOVES: Final = 5
+"""How often one call follows a tenant that changes hands all the time."""
