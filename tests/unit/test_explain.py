@@ -22,7 +22,7 @@ from tidegate.proxy.primary import ClockPrimary
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Telemetry
 from tidegate.repositories.policies import PolicyTable, Read
-from tidegate.repositories.position import Position
+from tidegate.repositories.position import Origin, Position
 
 if TYPE_CHECKING:
     from tidegate.proxy.call import Call
@@ -107,13 +107,13 @@ def test_the_nodes_are_told_what_the_marks_have_said(repository: Gated, nodes: N
     assert str(lost).endswith("\n  a node's answer is not stored\n  db:5432 may answer: it may")
     clean(store, Position(1, 7))
     assert explain(repository.get, ("t", "k"), {}).stores
-    assert nodes.needs[1:] == [Need(Position(1, 7), primary=False)]
+    assert nodes.needs[1:] == [Need(Position(1, 7), primary=False, root=Origin(0, 0, ""))]
     with_answer = replace(explain(repository.get, ("t", "k"), {}), answered="store")
     assert str(with_answer).endswith("\n  if none did:\n  db:5432 may answer: it may")
     nodes.needs.pop()
     store.bump([Change("t", frozenset({"row:k"}))], Position(1, 9))
     explain(repository.get, ("t", "k"), {})
-    assert nodes.needs[2:] == [Need(Position(1, 9), primary=False)]
+    assert nodes.needs[2:] == [Need(Position(1, 9), primary=False, root=Origin(0, 0, ""))]
     store.open([Change("t", frozenset({"row:k"}))], "5", ClockPrimary("", 0.0).origin("t"), ["n"])
     assert not explain(repository.get, ("t", "k"), {}).stores
     assert nodes.needs[3:] == [ONLY_PRIMARY]

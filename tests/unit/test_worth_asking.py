@@ -114,9 +114,9 @@ class OnePrimary:
 def test_one_read_brings_lost_marks_back() -> None:
     primary, store = OnePrimary(), MemoryStore()
     needs = Needs(store, Keeper(store, primary))
-    assert needs("t", "tag") == Need(AT, primary=False)
+    assert needs("t", "tag") == Need(AT, primary=False, root=Origin(0, 1, ""))
     store.lose_marks("t")
     primary.oldest = 3
     assert needs("t", "tag") == ONLY_PRIMARY  # somebody's transaction has to end first
     primary.oldest = 100
-    assert needs("t", "tag") == Need(AT, primary=False)
+    assert needs("t", "tag") == Need(AT, primary=False, root=Origin(0, 1, ""))

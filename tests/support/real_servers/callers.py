@@ -22,13 +22,11 @@ from real_servers.rules import Replicas, Rules, Tally
 from real_servers.versions import CALLS, READS, Book
 from tidegate.cache.events import Tended
 from tidegate.proxy import build
-from tidegate.proxy.routing import needs_of
+from tidegate.proxy.routing import Asked, needs_of
 from tidegate.proxy.telemetry import Counters, Event
 from tidegate.routing import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tidegate.cache.request import Need
     from tidegate.proxy.call import Call
 
@@ -59,15 +57,15 @@ class Witness(Counters):
             _here.tended = False
 
 
-def _kept_needs(*given: Any) -> Callable[[Call], Need]:
+def _kept_needs(*given: Any) -> Asked:
     """What the gate asks the marks, kept on the call for the witness."""
-    ask = needs_of(*given)
+    asked = needs_of(*given)
 
     def kept(call: Call) -> Need:
-        call.need = ask(call)
-        return call.need
+        call.need = need = asked.ask(call)
+        return need
 
-    return kept
+    return asked._replace(ask=kept)
 
 
 def _why(answer: Answer) -> str:
