@@ -208,7 +208,7 @@ def test_why_a_call_is_none_of_the_caches_business(connect: Callable[..., tidega
         "its policy names no guard, so it is never cached": (
             runs.get_expired_runs_batch,
             TENANT,
-            datetime(2024, 3, 5),
+            LATER,
             1,
         ),
         "it names no tenant": (nodes.get_execution_by_id, new_id()),
