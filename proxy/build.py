@@ -14,18 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.orm import sessionmaker
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from tidegate.cache.codec import Codec
 from tidegate.cache.events import ignore
 from tidegate.cache.keeper import Keeper
-from tidegate.cache.near import Bounded
-from tidegate.cache.read_through import ReadThrough
-from tidegate.cache.redis_store import RedisStore
-from tidegate.cache.redis_url import shown_url
-from tidegate.cache.store import StoreUnavailable
-from tidegate.errors import CacheUnavailable, SettingsError
-from tidegate.proxy.caching import Caching
+from tidegate.errors import SettingsError
+from tidegate.proxy.cache_parts import CacheParts, serving_store, store_of
 from tidegate.proxy.engines import primary_engine
 from tidegate.proxy.finder import Finder
 from tidegate.proxy.gate import Gate, Parts
@@ -41,8 +34,7 @@ from tidegate.proxy.shard_parts import nodes_of, parts_of, primary_of
 from tidegate.proxy.sharded_primary import ShardedPrimary
 from tidegate.proxy.sharding import Sharding
 from tidegate.proxy.shards import Shards
-from tidegate.proxy.state import cluster_id, make_tables, namespace, serving_cache
-from tidegate.proxy.switches import Switches
+from tidegate.proxy.state import cluster_id, make_tables
 from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
 from tidegate.proxy.tenants import Tenants
 from tidegate.routing.directory import Directory
@@ -54,16 +46,13 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.pushes import Pushes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
-    from tidegate.proxy.settings import CacheSettings
     from tidegate.proxy.telemetry import Observer
 
 
 # In marks the one shard has no name: gates that call it differently would take each other for strangers.
 _ONLY_SHARD: Final = ""
-_log: Final = logging.getLogger(__name__)
 
 
 def connect(
@@ -130,7 +119,7 @@ def gate_on(
     try:
         make_tables(engine)
         _refuse_one_of_several(engine)
-        store = store or _store(engine, settings)
+        store = store or store_of(engine, settings)
     except BaseException:
         if nodes is not None:
             nodes.close()
@@ -141,7 +130,7 @@ def gate_on(
     needs, learn = needs_of(store, keeper), None if store is None else partial(committed, directory)
     only = parts_of(_ONLY_SHARD, engine, nodes, store, primary, needs, settings, observe, committed=learn)
 
-    cache = _CacheOf(settings, store, keeper, only.keep_alive, observe)
+    cache = CacheParts(settings, store, keeper, only.keep_alive, observe)
 
     def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
         if store is None:  # whose a call is need not be known
@@ -170,7 +159,7 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
     with ExitStack() as undo:
         joined = join(settings, observe, undo)
         shards = Shards(joined.maps, joined.joining)
-        store = _serving(settings, joined.joining.serving, joined.joining.namespace)
+        store = serving_store(settings, joined.joining.serving, joined.joining.namespace)
         keeper = None if store is None else Keeper(store, ShardedPrimary(shards), observe=observe)
         needs, directory = needs_of(store, keeper), Directory()
         for name, engine in joined.engines.items():
@@ -188,7 +177,7 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 committed=partial(committed, directory),
             )
             shards.add(parts)
-        cache = _CacheOf(settings, store, keeper, shards.keep_alive, observe)
+        cache = CacheParts(settings, store, keeper, shards.keep_alive, observe)
         sharding = Learning(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
         scatter = Scatter(timeout_s=settings.sharding.scatter_s)
         undo.callback(scatter.close)
@@ -220,93 +209,6 @@ def _refuse_one_of_several(engine: Engine) -> None:
     """A gate on one shard alone would use other keys than those on all of them, and check nothing."""
     if cluster_id(engine, None) is not None:
         raise SettingsError("shards: this database is one of several: name all of them, as the other gates do")
-
-
-class _CacheOf:
-    """The caching of a gate, for any repository's models over any layer that asks a node."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store | None,
-        keeper: Keeper | None,
-        keep_alive: Callable[[], None],
-        observe: Observer,
-    ) -> None:
-        self._settings = settings.cache
-        self._store = store
-        self._keeper = keeper
-        self._keep_alive = keep_alive
-        self._observe = observe
-        self._switches = Switches(settings.cache.off, store)
-        self.pushes = _pushes(store, settings.cache)
-
-    def over(self, below: Pipeline, models: tuple[type[Any], ...]) -> Pipeline:
-        """The layers from the caching down; those below alone where there is no cache."""
-        cache, store = self._settings, self._store
-        if store is None or self._keeper is None:
-            return below
-        return Caching(
-            read_through=ReadThrough(store, self._keeper, observe=self._observe),
-            store=store,
-            codec=Codec(models, blob_bytes=cache.blob_bytes),
-            near=Bounded(cache.near_bytes, cache.near_entries) if cache.near else None,
-            pushes=self.pushes,
-            near_modes=cache.near_modes,
-            blobs=Bounded(cache.near_bytes, cache.near_entries),
-            switches=self._switches,
-            below=below,
-            keep_alive=self._keep_alive,
-            observe=self._observe,
-        )
-
-
-def _store(engine: Engine, settings: Settings) -> Store | None:
-    """The cache that the settings name, if it is the one that serves this database."""
-    name = None if settings.cache.url is None else shown_url(settings.cache.url)
-
-    def ns() -> str:
-        if isinstance(engine.pool, StaticPool | SingletonThreadPool):
-            raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
-        return namespace(engine)
-
-    return _serving(settings, serving_cache(engine, name), ns)
-
-
-def _serving(settings: Settings, serving: str | None, ns: Callable[[], str]) -> Store | None:
-    cache = settings.cache
-    name = None if cache.url is None else shown_url(cache.url)
-    if name is None or serving != name:
-        # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
-        if name is not None:
-            _log.warning(
-                "the cache %s is not used: this database is served by %s; see tidegate init --cache-url", name, serving
-            )
-        return None
-    try:
-        return _redis(cache, ns())
-    except StoreUnavailable as error:  # a cluster is asked for its map at once
-        raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
-
-
-def _pushes(store: Store | None, cache: CacheSettings) -> Pushes | None:
-    """What near answers in ``bounded`` mode rely on."""
-    if not cache.near or not isinstance(store, RedisStore):
-        return None
-    pushes = store.pushes()
-    if pushes is None and "bounded" in cache.near_modes.values():
-        _log.warning("cache.near_modes: on a cluster 'bounded' is 'strict': near answers are checked at each use")
-    return pushes
-
-
-def _redis(cache: CacheSettings, ns: str) -> RedisStore:
-    return RedisStore.from_url(
-        cache.url or "",
-        ns,
-        connect_timeout_ms=cache.connect_timeout_ms,
-        read_timeout_ms=cache.read_timeout_ms,
-        most_bytes=cache.most_bytes,
-    )
 
 
 def _embedded(settings: object, observe: Observer) -> Gate:
