@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
-from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
 from tidegate.proxy.explain import explain
-from tidegate.proxy.facade import IN_SESSION, gated
+from tidegate.proxy.facade import IN_SESSION
+from tidegate.proxy.gated import DIFY_MODELS, NodeExecutions, WorkflowRuns, subclass
+from tidegate.proxy.invalidation import change_of, void_at_commit, void_now
 from tidegate.proxy.sessions import for_tenant, is_routed
 from tidegate.proxy.sharding import Again
 from tidegate.proxy.switches import checked_switch
-from tidegate.repositories.models import Base
-from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.position import NOWHERE
-from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
-from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
-    DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
-)
-from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 from tidegate.repositories.workflow_execution_repository import (
     SQLAlchemyWorkflowExecutionRepository,
     WriteSideRepository,
@@ -48,23 +42,6 @@ if TYPE_CHECKING:
 
 C = TypeVar("C")
 W = TypeVar("W", bound=WriteSideRepository)
-DIFY_MODELS = tuple(mapper.class_ for mapper in Base.registry.mappers)
-
-
-class Gated:
-    """What a gated class has of its own: where its calls go, and the session maker it was made with."""
-
-    _tidegate_pipeline: Pipeline | None = None
-
-
-@gated(WORKFLOW_RUN_POLICIES, sharded=True)
-class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository, Gated):
-    """The run repository behind a gate; plain until a gate makes it its own."""
-
-
-@gated(NODE_EXECUTION_POLICIES, sharded=True)
-class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository, Gated):
-    """The node execution repository behind a gate; plain until a gate makes it its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +155,11 @@ class Gate:
         for shard in self._parts.shards:
             shard.watch.tables.add(watched)
         pipeline = self._parts.pipeline(tuple(row.model for row in watched))
-        gate = self
 
-        def made(self: Any, *args: Any, **kwargs: Any) -> None:
-            cls.__init__(self, *args, **kwargs)
-            session_maker = kwargs["session_maker"] if "session_maker" in kwargs else args[0]
-            others = [value for value in (*args, *sorted(kwargs.items())) if value is not session_maker]
-            self.__dict__["_tidegate_made_with"] = [
-                other for other in others if other != ("session_maker", session_maker)
-            ]
-            gate.adopt(self, session_maker, pipeline)
+        def adopt(repository: C, session_maker: sessionmaker[Session]) -> C:
+            return self.adopt(repository, session_maker, pipeline)
 
-        members = {
-            "__init__": made,
-            "__doc__": cls.__doc__,
-            "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,
-        }
-        decorate = gated(policies, sharded=self._parts.routed is not None)
-        return cast("type[C]", decorate(type(cls.__name__, (cls, Gated), members)))
+        return subclass(cls, policies, adopt, sharded=self._parts.routed is not None)
 
     @contextmanager
     def session(self, tenant_id: str, *, token: str | None = None) -> Iterator[Session]:
@@ -266,22 +229,11 @@ class Gate:
             run_id: only answers about this run and its node executions; not pages and counts it is in.
             session: take effect with the commit of its transaction, and not before.
         """
-        tenant = as_text(tenant_id)
-        tags = [] if app_id is None else [f"app:{as_text(app_id)}"]
-        if run_id is not None:
-            run = as_text(run_id)
-            tags += [f"run:{run}", f"nodes:{run}", f"nodesof:{run}"]
-        change = Change(tenant, frozenset(tags), whole=not tags)
+        change, any_shard = change_of(tenant_id, app_id, run_id), self._parts.shards[0]
         if session is not None:
-            self._with_commit(session, change)
-            return
-        if self._parts.store is not None:
-            try:
-                self._parts.store.bump([change], NOWHERE)
-            except StoreUnavailable:
-                self._by_outbox(change)
+            void_at_commit(change, session, any_shard.watch)
         else:
-            self._by_outbox(change)
+            void_now(change, self._parts.store, any_shard.outbox, self._sessions(change.tenant))
 
     def switch(self, name: str, *, off: bool) -> None:
         """Switch the cache off or on for every gate on this database, within about a second.
@@ -300,18 +252,6 @@ class Gate:
                 "that serves this database"
             )
         self._parts.store.switch(checked_switch(name), off=off)
-
-    def _with_commit(self, session: Session, change: Change) -> None:
-        collected = self._parts.shards[0].watch.collected(session.connection())
-        if change.whole:
-            collected.whole(change.tenant)
-        else:
-            collected.tagged(change.tenant, change.tags)
-
-    def _by_outbox(self, change: Change) -> None:
-        with self._sessions(change.tenant)() as session:
-            self._parts.shards[0].outbox.put(cast("Any", session.connection()), [change])
-            session.commit()
 
     def explain(self, method: Callable[..., object], *args: Any, **kwargs: Any) -> Explanation:
         """What would answer a call if it were made now, and why nobody before that; only looks.

@@ -23,7 +23,7 @@ import tidegate
 from tidegate.cache.redis_pushes import RedisPushes
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
+from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardSettings
 from tidegate.proxy.telemetry import Telemetry
 from tidegate.repositories import (

@@ -17,7 +17,7 @@ from tidegate.cache.store import Change
 from tidegate.errors import PolicyError
 from tidegate.proxy.cli import app
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.gate import WorkflowRuns
+from tidegate.proxy.gated import WorkflowRuns
 from tidegate.proxy.settings import CacheSettings, Settings
 from tidegate.repositories.models import WorkflowRun, new_id
 from tidegate.repositories.position import Origin

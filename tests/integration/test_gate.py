@@ -19,7 +19,7 @@ from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, PolicyError, SettingsError
 from tidegate.proxy.cli import app
 from tidegate.proxy.dify import gate_for
-from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
+from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
 from tidegate.proxy.primary import PostgresPrimary
 from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
 from tidegate.proxy.state import OUTBOX, serving_cache

@@ -15,7 +15,7 @@ from sqlalchemy.orm import sessionmaker
 
 import tidegate
 from tidegate.errors import TenantSwitch
-from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
+from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
 from tidegate.repositories import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
     DifyAPISQLAlchemyWorkflowRunRepository,

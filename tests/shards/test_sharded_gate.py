@@ -13,7 +13,7 @@ from sqlalchemy.orm import sessionmaker
 
 import tidegate
 from tidegate.errors import PolicyError, SettingsError, StaleShardMap, TenantSwitch, UnknownTenant
-from tidegate.proxy.gate import WorkflowRuns
+from tidegate.proxy.gated import WorkflowRuns
 from tidegate.proxy.state import OUTBOX
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom
 from tidegate.repositories.models import WorkflowRun

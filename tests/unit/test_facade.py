@@ -11,7 +11,7 @@ import pytest
 
 from tidegate.errors import PolicyError
 from tidegate.proxy.facade import gated
-from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
+from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
 from tidegate.repositories.ids import canonical_id
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.places import OfId

@@ -19,7 +19,7 @@ from sqlalchemy.orm import sessionmaker
 
 import tidegate
 from real_servers.sameness import instances, outcome, shown
-from tidegate.proxy.gate import NodeExecutions, WorkflowRuns
+from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
 from tidegate.repositories import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
     DifyAPISQLAlchemyWorkflowRunRepository,
