@@ -330,6 +330,6 @@ def test_ids_that_are_known_are_not_searched_for(sides: Sides) -> None:
     for _ in range(100):
         for key in w.runs[:4]:
             storage.get_workflow_run_by_id_without_tenant(key)
-    method = gate.stats().methods["tidegate.proxy.gate.WorkflowRuns.get_workflow_run_by_id_without_tenant"]
+    method = gate.stats().methods["tidegate.proxy.gated.WorkflowRuns.get_workflow_run_by_id_without_tenant"]
     assert gate.stats().events["Filled"] > before
     assert method.served > 300

@@ -66,7 +66,7 @@ def test_a_hit_has_lazy_columns_from_the_tenants_shard(gate: tidegate.Gate) -> N
     tenant = tenant_on("s2")
     save_run(gate, tenant, APP, NOW)
     answered = [gate.workflow_runs.get_paginated_workflow_runs(tenant, APP, SOURCE).data[0] for _ in range(200)]
-    assert gate.stats().methods["tidegate.proxy.gate.WorkflowRuns.get_paginated_workflow_runs"].served
+    assert gate.stats().methods["tidegate.proxy.gated.WorkflowRuns.get_paginated_workflow_runs"].served
     assert answered[-1].graph == '{"nodes": []}'
 
 
