@@ -21,8 +21,9 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.errors import StaleShardMap, UnknownTenant
-from tidegate.proxy.background import Background, Listener
+from tidegate.proxy.listener import Listener
 from tidegate.proxy.state import CATALOGUE
+from tidegate.routing.background import Background
 from tidegate.routing.shard_map import ShardMap
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
 
 from tidegate.cache.store import Change, StoreUnavailable
-from tidegate.proxy.background import Background, Listener
+from tidegate.proxy.listener import Listener
 from tidegate.proxy.state import CACHE, OUTBOX, STATE
 from tidegate.repositories.position import NOWHERE, Position
+from tidegate.routing.background import Background
 
 if TYPE_CHECKING:
     import threading

@@ -7,14 +7,14 @@ of reads on a node whose monitor is stuck: they fail at once, and go elsewhere.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from tidegate.routing.background import Background
 from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable
 
     from tidegate.routing.attempt import Attempt
@@ -44,23 +44,12 @@ class Cutter:
         self._most_s = most_s
         self._clock = clock
         self._under_way: set[Attempt] = set()
-        self._stop = threading.Event()
-        self._pid = 0
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._lock = threading.Lock()
+        self._background = Background("tidegate-cutter", self._run)
         in_children(self._forked)
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
-        if self._pid == os.getpid():
-            return
-        with self._lock:
-            if self._pid != os.getpid() and not self._closed:
-                self._pid = os.getpid()
-                stop = self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._run, args=(stop,), name="tidegate-cutter", daemon=True)
-                self._thread.start()
+        self._background.ensure_started()
 
     def add(self, attempt: Attempt) -> None:
         """A read that may have to be cut."""
@@ -78,14 +67,10 @@ class Cutter:
 
     def close(self) -> None:
         """End the thread."""
-        self._closed = True
-        self._stop.set()
-        if self._thread is not None and self._pid == os.getpid():
-            self._thread.join(timeout=5)
+        self._background.close()
 
     def _forked(self) -> None:
         self._under_way = set()
-        self._lock = threading.Lock()
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(_TICK_S):

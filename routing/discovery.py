@@ -7,8 +7,6 @@ servers themselves: what Patroni says is some seconds old.
 from __future__ import annotations
 
 import json
-import os
-import threading
 from dataclasses import dataclass
 from http.client import HTTPException
 from random import uniform
@@ -17,7 +15,10 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from tidegate.routing.background import Background
+
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _JITTER: Final = 0.2
@@ -107,20 +108,11 @@ class Discovery:
         self._lost = lost
         self._every_s = every_s
         self._fetch = fetch
-        self._stop = threading.Event()
-        self._stopped = False
-        self._pid = 0
-        self._lock = threading.Lock()
+        self._background = Background("tidegate-discovery", self._run)
 
     def ensure_started(self) -> None:
-        """Start the thread in this process, if it does not run; threads do not survive a fork."""
-        if self._pid == os.getpid():
-            return
-        with self._lock:
-            if self._pid != os.getpid() and not self._stopped:
-                self._pid = os.getpid()
-                stop = self._stop = threading.Event()
-                threading.Thread(target=self._run, args=(stop,), name="tidegate-discovery", daemon=True).start()
+        """Start the thread in this process, if it does not run."""
+        self._background.ensure_started()
 
     def ask_now(self) -> bool:
         """Ask once, in the caller's thread; whether anybody answered."""
@@ -139,8 +131,7 @@ class Discovery:
 
     def close(self) -> None:
         """End the thread."""
-        self._stopped = True
-        self._stop.set()
+        self._background.close(wait_s=0)  # it may be in the middle of a question that takes seconds
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(self._every_s * uniform(1 - _JITTER, 1 + _JITTER)):  # noqa: S311  # no secret

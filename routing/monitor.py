@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import dataclass
 from random import uniform
 from typing import TYPE_CHECKING, Final, Protocol
 
+from tidegate.routing.background import Background
 from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
@@ -82,23 +82,13 @@ class Monitor:
         self._wanted_until_s = 0.0
         self._asked_s: float | None = None
         self._wake = threading.Event()
-        self._stopped = False
-        self._thread: threading.Thread | None = None
-        self._pid = 0
-        self._lock = threading.Lock()
+        self._closed = False
+        self._background = Background(f"tidegate-monitor {name}", self._run)
         in_children(self._forked)
 
     def ensure_started(self) -> None:
-        """Start the thread in this process, if it does not run; threads do not survive a fork."""
-        if self._pid == os.getpid():
-            return
-        with self._lock:
-            if self._pid != os.getpid() and not self._stopped:
-                self._pid = os.getpid()
-                self._asked_s = None
-                self._wake = threading.Event()
-                self._thread = threading.Thread(target=self._run, name=f"tidegate-monitor {self._name}", daemon=True)
-                self._thread.start()
+        """Start the thread in this process, if it does not run."""
+        self._background.ensure_started()
 
     def want(self) -> None:
         """Somebody would have read from this node, had it been seen to be further."""
@@ -125,20 +115,24 @@ class Monitor:
 
     def close(self) -> None:
         """End the thread."""
-        self._stopped = True
-        self._wake.set()
-        if self._thread is not None and self._pid == os.getpid():
-            self._line.cut()
-            self._thread.join(timeout=5)
-        elif self._asked_s is None:  # it was only asked in passing, and nobody does any more
+        self._closed = True
+        if self._background.started:
+            self._background.close(self._interrupt)
+            return
+        self._background.close()
+        if self._asked_s is None:  # it was only asked in passing, and nobody does any more
             self._line.close()
 
+    def _interrupt(self) -> None:
+        self._wake.set()
+        self._line.cut()
+
     def _forked(self) -> None:
-        self._lock = threading.Lock()
+        self._wake = threading.Event()  # a new one: the parent's thread may have been about to wait
         self._asked_s = None
 
-    def _run(self) -> None:
-        while not self._stopped:
+    def _run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
             self._ask()
             wanted = self._clock() < self._wanted_until_s
             pause_s = self._pace.wanted_s if wanted else self._pace.idle_s
@@ -151,7 +145,7 @@ class Monitor:
         try:
             view = self._line.ask()
         except Exception as error:  # noqa: BLE001  # whatever the driver raises: the node did not answer
-            if not self._stopped:
+            if not self._closed:
                 self._lost(_first_line(error))
         else:
             self._seen(view)

@@ -14,9 +14,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from tidegate.errors import SettingsError, StaleShardMap, UnknownTenant
-from tidegate.proxy.background import Listener
 from tidegate.proxy.catalogue import Catalogue, Entry, FlipPlan, Follower, StaticMap
 from tidegate.proxy.embedded.process import wait_for
+from tidegate.proxy.listener import Listener
 from tidegate.routing.shard_map import ShardMap, even_map
 
 if TYPE_CHECKING:
