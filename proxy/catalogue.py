@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
-import weakref
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.errors import StaleShardMap, UnknownTenant
-from tidegate.proxy.listener import Listener
+from tidegate.proxy.listener import Listener, Notified
 from tidegate.proxy.state import CATALOGUE
-from tidegate.routing.background import Background
+from tidegate.routing.failures import first_line
+from tidegate.routing.forks import in_children
 from tidegate.routing.shard_map import ShardMap
 
 if TYPE_CHECKING:
@@ -199,14 +197,19 @@ class Follower:
 
     def __init__(self, catalogue: Catalogue, listen: Callable[[], Listener], *, poll_s: float = 1.0) -> None:
         self._catalogue = catalogue
-        self._listen = listen
-        self._poll_s = poll_s
         self._map: ShardMap | None = None
         self._asked_at = -1.0
         self._answered = False
-        self._background = Background("tidegate-catalogue", self._run)
+        self._notified = Notified(
+            "tidegate-catalogue",
+            listen,
+            self.refresh,
+            failed="the catalogue cannot be followed: %s",
+            poll_s=poll_s,
+            again_s=poll_s,
+        )
         self._loading = threading.Lock()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        in_children(self._forget)
 
     @classmethod
     def of(cls, engine: Engine, *, url: Callable[[], URL] | None = None, poll_s: float = 1.0) -> Follower:
@@ -216,7 +219,7 @@ class Follower:
 
     def current(self) -> ShardMap:
         """See :class:`MapSource`; starts following in this process, and costs no query once there is a map."""
-        self._background.ensure_started()
+        self._notified.ensure_started()
         if self._map is None:
             self.refresh()
         if self._map is None:
@@ -235,13 +238,13 @@ class Follower:
 
     def close(self) -> None:
         """End the thread."""
-        self._background.close()
+        self._notified.close()
 
     def _load(self) -> bool:
         try:
             entry = self._catalogue.load()
         except Exception as error:  # noqa: BLE001  # away, or unreadable: what this process has goes on
-            _log.warning("the catalogue cannot be read, the shard map stays as it is: %s", _first_line(error))
+            _log.warning("the catalogue cannot be read, the shard map stays as it is: %s", first_line(error))
             return False
         if entry is not None:
             self._take(entry.shard_map)
@@ -255,30 +258,8 @@ class Follower:
             return
         self._map = found
 
-    def _run(self, stop: threading.Event) -> None:
-        listener = None
-        while not stop.is_set():
-            try:
-                listener = listener or self._listen()
-                # After LISTEN: what was published before it is read here, what comes after it is notified.
-                self.refresh()
-                listener.wait(self._poll_s, stop)
-            except Exception as error:  # noqa: BLE001  # the catalogue is away
-                _log.warning("the catalogue cannot be followed: %s", _first_line(error))
-                if listener is not None:
-                    listener.close()
-                listener = None
-                stop.wait(self._poll_s)
-        if listener is not None:
-            listener.close()
-
     def _forget(self) -> None:
         self._loading = threading.Lock()  # a new one: the parent's may have been held at the fork
-
-
-def _forked(follower: weakref.ref[Follower]) -> None:
-    if (found := follower()) is not None:
-        found._forget()  # noqa: SLF001  # a function of this module
 
 
 def _is(flip: FlipPlan | None) -> ColumnElement[bool]:
@@ -292,7 +273,3 @@ def _shown(found: Any) -> str:
         return f"at {found.epoch}, and has given out {found.last_epoch}"
     flip = FlipPlan.of_text(found.flip)
     return f"at {found.epoch}, with {len(flip.slots)} slots on their way from {flip.from_shard} to {flip.to_shard}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
 
 from tidegate.cache.store import Change, StoreUnavailable
-from tidegate.proxy.listener import Listener
+from tidegate.proxy.listener import Listener, Notified
 from tidegate.proxy.state import CACHE, OUTBOX, STATE
 from tidegate.repositories.position import NOWHERE, Position
-from tidegate.routing.background import Background
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import URL, Engine
@@ -125,34 +123,29 @@ class Applier:
         make_root: Callable[[str], None] | None = None,
     ) -> None:
         self._engine = engine
-        self._make_root = make_root
-        self._url = url or (lambda: engine.url)
         self._store = store
-        self._poll_s = poll_s
-        self._background = Background("tidegate-outbox", self._run)
+        self._make_root = make_root
+        here = url or (lambda: engine.url)
+        self._notified = Notified(
+            "tidegate-outbox",
+            lambda: Listener(here(), _CHANNEL, "tidegate-outbox"),
+            self._apply,
+            failed="the outbox could not be applied: %s",
+            poll_s=poll_s,
+            again_s=4 * poll_s,
+        )
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
-        self._background.ensure_started()
+        self._notified.ensure_started()
 
     def close(self) -> None:
         """End the thread."""
-        self._background.close()
+        self._notified.close()
 
-    def _run(self, stop: threading.Event) -> None:
-        listener = None
-        while not stop.is_set():
-            try:
-                listener = listener or Listener(self._url(), _CHANNEL, "tidegate-outbox")
-                apply(self._engine, self._store, self._make_root)
-                listener.wait(self._poll_s, stop)
-            except StoreUnavailable:
-                stop.wait(self._poll_s)
-            except Exception as error:  # noqa: BLE001  # the database is away: the rows wait where they are
-                _log.warning("the outbox could not be applied: %s", error)
-                if listener is not None:
-                    listener.close()
-                listener = None
-                stop.wait(4 * self._poll_s)
-        if listener is not None:
-            listener.close()
+    def _apply(self) -> bool:
+        try:
+            apply(self._engine, self._store, self._make_root)
+        except StoreUnavailable:  # the rows wait where they are
+            return False
+        return True

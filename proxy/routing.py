@@ -24,7 +24,7 @@ from tidegate.routing.attempt import Attempt, Lost, NotReached, current
 from tidegate.routing.bans import HEALTHY, Bans
 from tidegate.routing.choose import Wanted, choose
 from tidegate.routing.events import Banned, Passed, Refused
-from tidegate.routing.failures import Verdict, verdict
+from tidegate.routing.failures import Verdict, first_line, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,10 +95,6 @@ _NOBODY: Final = object()
 """No replica has answered; None is an answer."""
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-
-
 class Elsewhere(Exception):  # noqa: N818  # no mistake: the read goes on
     """This replica did not answer."""
 
@@ -159,7 +155,7 @@ class Routing:
         except DBAPIError as error:
             if verdict(error) is not Verdict.BAN:
                 raise
-            self._observe(Passed(call.node, _first_line(error)))
+            self._observe(Passed(call.node, first_line(error)))
         # The primary has failed in the middle. Replicas may have reached the position since; or it is back at once.
         found = self._on_replicas(call, wanted)
         return found if found is not _NOBODY else self._on_primary(call)
@@ -246,7 +242,7 @@ class Routing:
                 self._ban(attempt.node, str(error))
             raise Elsewhere(str(error)) from None
         found = Verdict.BAN if attempt.was_cut else verdict(error)
-        why = _first_line(error)
+        why = first_line(error)
         if found is Verdict.NO_READ:
             raise PolicyError(
                 f"{call.name} is declared Read, and a standby refused it ({why}): declare it Write, or "

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tidegate.errors import TidegateError
 from tidegate.proxy.ownership_check import disagreements, newer_epoch, records
 from tidegate.proxy.rows_check import Found, check_rows
-from tidegate.proxy.shard_databases import first_line
+from tidegate.routing.failures import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

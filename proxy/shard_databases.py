@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.errors import NoNodeAvailable, SettingsError
 from tidegate.proxy.addresses import addresses
 from tidegate.proxy.catalogue import Catalogue, Entry
+from tidegate.routing.failures import first_line
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -161,8 +162,3 @@ def _primary(shard: ShardSettings, settings: Settings) -> Engine:
             said.append(f"{address.name}: {first_line(error)}")
         engine.dispose()
     raise NoNodeAvailable(f"the shard {shard.name} has no primary that answers: {'; '.join(said)}")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line: databases go on for several, with the statement."""
-    return (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.errors import TidegateError
-from tidegate.proxy.shard_databases import first_line
 from tidegate.proxy.shard_rows import busiest, sizes
 from tidegate.repositories.models import WorkflowRun
+from tidegate.routing.failures import first_line
 from tidegate.routing.slots import SLOTS, slot_of
 
 if TYPE_CHECKING:

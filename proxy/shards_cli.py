@@ -17,9 +17,10 @@ from tidegate.proxy.citus import citus_ddl
 from tidegate.proxy.moves import Moves
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.shard_check import check as check_shards
-from tidegate.proxy.shard_databases import Databases, first_line
+from tidegate.proxy.shard_databases import Databases
 from tidegate.proxy.shard_report import look, map_lines, shard_lines, slots_text
 from tidegate.proxy.waiting import shown
+from tidegate.routing.failures import first_line
 from tidegate.routing.slots import SLOTS
 
 if TYPE_CHECKING:

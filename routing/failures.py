@@ -33,6 +33,8 @@ _CANCELED: Final = "57014"
 _ADMIN: Final = ("57P", "58", "53", "08", "28", "XX")
 """Shutting down, system errors, out of connections or memory, connection lost, no admittance, damage."""
 
+_MOST_SAID: Final = 200
+
 
 def verdict(error: BaseException) -> Verdict:
     """What an error of a replica means."""
@@ -55,6 +57,12 @@ def _by_state(error: DBAPIError) -> Verdict:
     # A conflict with recovery (40001), a lock that replay holds (55P03), a table that is not there yet (42P01),
     # what standbys do not support (0A000, SERIALIZABLE): another node may do, and the primary says what it is.
     return Verdict.ELSEWHERE
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line: databases go on for several, with the statement."""
+    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+    return text.splitlines()[0][:_MOST_SAID]
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -9,6 +9,7 @@ from random import uniform
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tidegate.routing.background import Background
+from tidegate.routing.failures import first_line
 from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
@@ -146,13 +147,8 @@ class Monitor:
             view = self._line.ask()
         except Exception as error:  # noqa: BLE001  # whatever the driver raises: the node did not answer
             if not self._closed:
-                self._lost(_first_line(error))
+                self._lost(first_line(error))
         else:
             self._seen(view)
         finally:
             self._asked_s = None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

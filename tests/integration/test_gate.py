@@ -515,10 +515,12 @@ def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: W
     run = watched.make_run()
     applier = watched.gate._parts.shards[0].applier
     assert applier is not None
-    applier.close()
-    applier._background._forget()  # as after a fork: the thread is the parent's
+    background = applier._notified._background
+    parents = background._stop
+    background._forget()  # as after a fork: the thread is the parent's
     watched.runs.get_workflow_run_by_id(TENANT, APP, run.id)
-    thread = applier._background._thread
+    thread = background._thread
+    parents.set()
     assert thread is not None
     assert thread.is_alive()
 

@@ -77,7 +77,7 @@ def test_followers_are_notified(shards: Shards) -> None:
         second = first.with_slots_moved([1], "s2")
         shards.catalogue.publish(second, 1)
         wait_for(lambda: follower.current() == second, "the follower has the new map")
-        follower._background._stop.set()  # or closing waits for the poll
+        follower._notified._background._stop.set()  # or closing waits for the poll
         shards.catalogue.publish(second.with_slots_moved([1], "s1"), 2)
 
 
@@ -228,7 +228,7 @@ def test_a_map_of_another_release_is_not_taken(shards: Shards) -> None:
         with pytest.raises(SettingsError, match="format 2"):
             shards.catalogue.load()
         assert (follower.refresh(), follower.current()) == (False, first)
-        follower._background._stop.set()
+        follower._notified._background._stop.set()
         shards.cluster.shards[0].primary.execute("NOTIFY tidegate_catalogue")
 
 
