@@ -49,6 +49,7 @@ BIG = '{"nodes": "' + "é" * 600 + '"}'
 CALLS = {
     "get_paginated_workflow_runs": ["first", "sources", "below", "last", "nothing"],
     "get_workflow_run_by_id": ["run", "no_run"],
+    "get_workflow_run_by_id_without_tenant": ["anybodys_run"],
     "get_workflow_runs_count": ["count"],
     "get_daily_runs_statistics": ["days"],
     "get_daily_terminals_statistics": ["terminals"],
@@ -61,7 +62,7 @@ CALLS = {
 """The calls below by the method that each is of."""
 
 ANSWERS = [name for names in CALLS.values() for name in names]
-ROWS = ["first", "sources", "below", "last", "run", "last_node", "nodes", "node"]
+ROWS = ["first", "sources", "below", "last", "run", "anybodys_run", "last_node", "nodes", "node"]
 
 
 class Data:
@@ -96,6 +97,7 @@ class Data:
             "nothing": lambda: page(TENANT, APP, [Source.WEBHOOK]),
             "run": lambda: runs.get_workflow_run_by_id(TENANT, APP, self.run_id),
             "no_run": lambda: runs.get_workflow_run_by_id(TENANT, APP, new_id()),
+            "anybodys_run": lambda: runs.get_workflow_run_by_id_without_tenant(self.run_id),
             "count": lambda: runs.get_workflow_runs_count(TENANT, APP, "app-run"),
             "days": lambda: runs.get_daily_runs_statistics(*stats),
             "terminals": lambda: runs.get_daily_terminals_statistics(*stats),
