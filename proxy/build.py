@@ -171,7 +171,8 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
         joined = join(settings, observe, undo)
         shards = Shards(joined.maps, joined.joining)
         store = _serving(settings, joined.joining.serving, joined.joining.namespace)
-        keeper = None if store is None else Keeper(store, ShardedPrimary(shards), observe=observe)
+        primary = ShardedPrimary(shards)
+        keeper = None if store is None else Keeper(store, primary, observe=observe)
         needs, directory = needs_of(store, keeper), Directory()
         for name, engine in joined.engines.items():
             parts = parts_of(
@@ -188,7 +189,7 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 committed=partial(committed, directory),
             )
             shards.add(parts)
-        cache = _CacheOf(settings, store, keeper, shards.keep_alive, observe)
+        cache = _CacheOf(settings, store, keeper, shards.keep_alive, observe, epoch=primary.epoch)
         sharding = Learning(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
         scatter = Scatter(timeout_s=settings.sharding.scatter_s)
         undo.callback(scatter.close)
@@ -232,12 +233,15 @@ class _CacheOf:
         keeper: Keeper | None,
         keep_alive: Callable[[], None],
         observe: Observer,
+        *,
+        epoch: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings.cache
         self._store = store
         self._keeper = keeper
         self._keep_alive = keep_alive
         self._observe = observe
+        self._epoch = epoch
         self._switches = Switches(settings.cache.off, store)
         self.pushes = _pushes(store, settings.cache)
 
@@ -247,7 +251,7 @@ class _CacheOf:
         if store is None or self._keeper is None:
             return below
         return Caching(
-            read_through=ReadThrough(store, self._keeper, observe=self._observe),
+            read_through=ReadThrough(store, self._keeper, observe=self._observe, epoch=self._epoch),
             store=store,
             codec=Codec(models, blob_bytes=cache.blob_bytes),
             near=Bounded(cache.near_bytes, cache.near_entries) if cache.near else None,
