@@ -115,6 +115,9 @@ class Pair:
         self.lease(tenant, entry, token)
         self.fill(tenant, entry, token, of, origin)
         self.lookup(tenant, entry, "b", refresh=False)
+        if (tenant, entry) in self._missed:
+            for epoch in (0, 1):
+                self.both("check", tenant, self._missed[tenant, entry].noted, sorted(of), epoch=epoch)
 
     def late(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
         """An answer is stored, a tag bumped, and what was noted before is tried again."""

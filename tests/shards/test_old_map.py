@@ -47,6 +47,7 @@ def test_an_old_map_neither_hits_nor_fills_after_a_flip(stocked: Shards, near: s
         tidegate.connect(settings, observe=events.append) as late,
     ):
         behind = hold_back(late, away=True)
+        old = behind.current()
         stocked.flipper().flip([slot_of(tenant)], "s0", "s2")
         gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
         run_id = save_run(gate, tenant, APP, NOW)
@@ -63,3 +64,6 @@ def test_an_old_map_neither_hits_nor_fills_after_a_flip(stocked: Shards, near: s
         events.clear()
         assert late.workflow_runs.get_workflow_run_by_id(tenant, APP, run_id) is not None
         assert kinds(events) == [Served]  # what the other has stored
+        behind._map, behind.away = old, True  # not even what is near
+        with pytest.raises(StaleShardMap, match="the marks of this tenant are of epoch 2 on s2"):
+            late.workflow_runs.get_workflow_run_by_id(tenant, APP, run_id)

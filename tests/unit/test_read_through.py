@@ -113,11 +113,12 @@ def test_who_learns_of_a_move_while_it_waits_for_a_lease_waits_no_more() -> None
     assert here.store.lease("t", "e", noted, "of another", 60_000)
 
     def flips(_seconds: float) -> None:
-        here.store.make_root("t", "n2", Origin(1, 0, "s1"))
+        here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), State.CLEAN)
 
-    here.read = ReadThrough(here.store, here.keeper, epoch=lambda _tenant: 0, sleep=flips)
-    assert here.read(request) == "value"
-    assert request.queries == [Need(NOWHERE, primary=True, root=Origin(1, 0, "s1"))]
+    read = ReadThrough(here.store, here.keeper, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
+    assert read(request) == "value"
+    assert request.queries == [Need(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
+    assert [event.reason for event in here.events] == [Refusal.NO_ENTRY, Refusal.EPOCH, Refusal.EPOCH]
 
 
 def test_an_entry_ends_with_its_time() -> None:
