@@ -37,6 +37,12 @@ local function parse(record)
     nonce = nonce, awaits = awaits, origin = origin, intents = intents}
 end
 
+-- Of a later epoch than the caller knows, where there are shards.
+local function ahead(root, epoch)
+  epoch = tonumber(epoch)
+  return epoch and tonumber(match(root.origin, '^%d+')) > epoch
+end
+
 local function read(key, fields)
   if #fields == 0 then return {} end
   if #fields <= 1000 then return text('HMGET', key, unpack(fields)) end
@@ -96,10 +102,11 @@ if type(line) == 'string' then
     local names, n = {'r'}, 1
     for tag in string.gmatch(tags, '%S+') do n = n + 1; names[n] = tag end
     local values = n <= 1000 and redis.pcall('HMGET', KEYS[1], unpack(names))
-    local floor, born, made = match(values and values[1] or '',
-      '^1 c %d+ (%d+) POSITION %d+ (%x+) (n%S*) w%S* o%d+%.%d+%.%S*$')
+    local floor, born, made, epoch = match(values and values[1] or '',
+      '^1 c %d+ (%d+) POSITION %d+ (%x+) (n%S*) w%S* o(%d+)%.%d+%.%S*$')
     counter = tonumber(counter)
     local fresh = made == nonce and counter >= tonumber(floor) and find(info, 'role:master', 1, true)
+      and not (ARGV[3] and tonumber(epoch) > tonumber(ARGV[3]))
       and find(info, 'master_replid:' .. born .. '\\r', 1, true)
     for i = 2, fresh and n or 0 do
       if values[i] then
@@ -122,7 +129,9 @@ if not values then return lost(KEYS[1]) end
 local root = parse(values[1])
 if not root then return false end
 local reason = 1
-if nonce then
+if ahead(root, ARGV[3]) then
+  reason = 10
+elseif nonce then
   reason = stale(root, nonce, counter, values, 3)
   if reason == 0 then return entry end
 end
@@ -134,10 +143,10 @@ return {reason, values[1], guard, now[1], now[2]}
 
 CHECK: Final = """
 local fields = {'r'}
-for i = 3, #ARGV do fields[i - 1] = ARGV[i] end
+for i = 4, #ARGV do fields[i - 2] = ARGV[i] end
 local values = read(KEYS[1], fields)
 local root = values and parse(values[1])
-if root and stale(root, ARGV[1], tonumber(ARGV[2]), values, 2) == 0 then return 1 end
+if root and not ahead(root, ARGV[3]) and stale(root, ARGV[1], tonumber(ARGV[2]), values, 2) == 0 then return 1 end
 return 0
 """
 

@@ -41,6 +41,7 @@ class Refusal(StrEnum):
     LEASE = "the lease was lost"
     ORIGIN = "from another origin"
     TOO_LARGE = "larger than the store takes"
+    EPOCH = "the tenant has moved since the shard map that was used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,14 @@ class Noted:
 
     nonce: str
     counter: int
+
+
+def ahead(root: Root, epoch: int | None) -> bool:
+    """Whether the tenant has moved to another shard since *epoch*, which is all that a caller knows of.
+
+    What a caller with an old shard map notes or finds it would take for that of a shard which has the tenant no more.
+    """
+    return epoch is not None and root.origin.epoch > epoch
 
 
 def unclean(root: Root) -> Refusal | None:

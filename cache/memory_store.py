@@ -61,12 +61,14 @@ class MemoryStore:
         self._leases: dict[tuple[str, str], _Lease] = {}
         self._blobs: dict[tuple[str, str], bytes] = {}
 
-    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
+    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
         """See :meth:`Store.lookup`."""
         with self._lock:
             root = self.roots.get(tenant)
             if root is None:
                 return NoRoot()
+            if marks.ahead(root, epoch):
+                return self._miss(root, guard, Refusal.EPOCH)
             kept = None if refresh else self.entries.get((tenant, entry))
             if kept is None or kept.until_ms <= self._now_ms():
                 return self._miss(root, guard, Refusal.NO_ENTRY)
@@ -132,11 +134,13 @@ class MemoryStore:
                 self._blobs.update({(tenant, name): blob for name, blob in filling.blobs.items()})
             return refusal
 
-    def check(self, tenant: str, noted: Noted, tags: Sequence[str]) -> bool:
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
         """See :meth:`Store.check`."""
         with self._lock:
             root = self.roots.get(tenant)
-            return root is not None and marks.stale(root, noted, tags) is None
+            if root is None or marks.ahead(root, epoch):
+                return False
+            return marks.stale(root, noted, tags) is None
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
         """See :meth:`Store.blobs`."""

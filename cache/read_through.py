@@ -106,6 +106,7 @@ class ReadThrough:
         flights: single flight in this process.
         limits: see :class:`Limits`.
         observe: told what happened.
+        epoch: since when a tenant is where the newest shard map of this process has it; None: there is one shard.
         sleep: waits some seconds; replaced in simulations.
         now_ms: wall clock in milliseconds.
     """
@@ -118,6 +119,7 @@ class ReadThrough:
         flights: Flights | None = None,
         limits: Limits | None = None,
         observe: Observer = ignore,
+        epoch: Callable[[str], int] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -126,6 +128,7 @@ class ReadThrough:
         self._flights = flights or Flights()
         self._limits = limits or Limits()
         self._observe = observe
+        self.epoch = epoch
         self._sleep = sleep
         self._now_ms = now_ms
 
@@ -141,7 +144,7 @@ class ReadThrough:
                         return self._serve(request, found)
                     except Unreadable:
                         patience.broken = True
-                    found = self._store.lookup(request.tenant, request.entry, request.guard, refresh=True)
+                    found = self._lookup(request, refresh=True)
                 turn = self._turn(request, found, patience)
             except StoreUnavailable as error:
                 self._observe(StoreFailed("read", str(error)))
@@ -158,10 +161,15 @@ class ReadThrough:
                 return self._lead(request, turn)
 
     def _look(self, request: Request) -> Lookup:
-        found = self._store.lookup(request.tenant, request.entry, request.guard)
+        found = self._lookup(request)
         if isinstance(found, Miss):
             self._observe(Missed(request.tenant, found.reason))
         return found
+
+    def _lookup(self, request: Request, *, refresh: bool = False) -> Lookup:
+        # Asked anew each time: who has waited may know of a later epoch by now.
+        epoch = None if self.epoch is None else self.epoch(request.tenant)
+        return self._store.lookup(request.tenant, request.entry, request.guard, refresh=refresh, epoch=epoch)
 
     def _serve(self, request: Request, hit: Hit) -> object:
         try:
@@ -188,8 +196,13 @@ class ReadThrough:
         if not leads:
             return None
         with suppress(StoreUnavailable):
-            found = self._store.lookup(request.tenant, request.entry, request.guard, refresh=True)
-            if isinstance(found, Miss) and not found.dirty and (token := self._take_lease(request, found, anew=True)):
+            found = self._lookup(request, refresh=True)
+            if (
+                isinstance(found, Miss)
+                and not found.dirty
+                and not found.moved
+                and (token := self._take_lease(request, found, anew=True))
+            ):
                 return _Lead(found, token, flight)
         self._close(request, flight, None)
         return None
@@ -197,11 +210,8 @@ class ReadThrough:
     def _turn(self, request: Request, found: Lookup, patience: _Patience) -> _Again | _Lead | _Shared | Hit | Need:
         if isinstance(found, Hit):  # with refresh asked for, a store gives none
             return ONLY_PRIMARY
-        if isinstance(found, NoRoot) or found.dirty:
-            if patience.steps == 0 or not self._bring_on(request, found):
-                return ONLY_PRIMARY
-            patience.steps -= 1
-            return _AGAIN
+        if isinstance(found, NoRoot) or found.dirty or found.moved:
+            return self._unled(request, found, patience)
         flight, leads = self._flights.join(request.tenant, request.entry)
         if leads:
             return self._await_lease(request, found, flight, patience)
@@ -209,6 +219,15 @@ class ReadThrough:
         if body is not None:
             return _Shared(body)
         return _AGAIN if patience.left_s else Need(found.position, primary=False, root=found.origin)
+
+    def _unled(self, request: Request, found: NoRoot | Miss, patience: _Patience) -> _Again | Need:
+        """By these marks nothing may be stored."""
+        if isinstance(found, Miss) and found.moved:  # the layers below read the shard map again
+            return Need(found.position, primary=found.dirty, root=found.origin)
+        if patience.steps == 0 or not self._bring_on(request, found):
+            return ONLY_PRIMARY
+        patience.steps -= 1
+        return _AGAIN
 
     def _bring_on(self, request: Request, found: NoRoot | Miss) -> bool:
         if isinstance(found, NoRoot):
@@ -232,7 +251,7 @@ class ReadThrough:
                 found = self._look(request)
                 if isinstance(found, Hit):
                     return found
-                if isinstance(found, NoRoot) or found.dirty:
+                if isinstance(found, NoRoot) or found.dirty or found.moved:
                     return _AGAIN
                 miss = found
         finally:

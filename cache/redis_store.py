@@ -48,6 +48,7 @@ _REFUSALS: Final = (
     Refusal.NO_ROOT,
     Refusal.LEASE,
     Refusal.ORIGIN,
+    Refusal.EPOCH,
 )
 
 
@@ -113,9 +114,11 @@ class RedisStore:
         """
         return servers_of(self._client)
 
-    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
+    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
         """See :meth:`Store.lookup`."""
-        args = (_field(guard), b"1" if refresh else b"0")
+        args: tuple[bytes, ...] = (_field(guard), b"1" if refresh else b"0")
+        if epoch is not None:
+            args = (*args, b"%d" % epoch)
         return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
 
     def lease(  # noqa: D102
@@ -144,9 +147,10 @@ class RedisStore:
         entry = b"%b\n%b" % (header, filling.body)
         return _REFUSALS[self._one(scripts.FILL, keys, (*args, entry, *filling.blobs.values()))]
 
-    def check(self, tenant: str, noted: Noted, tags: Sequence[str]) -> bool:
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
         """See :meth:`Store.check`."""
-        return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), (*_noted(noted), *_fields(tags))))
+        known = b"" if epoch is None else b"%d" % epoch
+        return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), (*_noted(noted), known, *_fields(tags))))
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
         """See :meth:`Store.blobs`."""

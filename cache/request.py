@@ -21,7 +21,8 @@ class Need:
     Args:
         position: in the log of the root's shard.
         primary: whether only the primary will do.
-        root: the origin of the clean root that says so; None: no such root was seen, and nothing vouches for a shard.
+        root: the origin of the root that says so; None: none was seen, or it was not clean, and nothing vouches for a
+            shard. One of a later epoch than the shard map, clean or not, tells that the map is old.
     """
 
     position: Position

@@ -59,6 +59,11 @@ class Miss:
         """Whether only the primary will do, and the answer must not be stored."""
         return self.state is not State.CLEAN or bool(self.intents)
 
+    @property
+    def moved(self) -> bool:
+        """Whether the tenant has moved since the caller's shard map: to be read again before anything else."""
+        return self.reason is Refusal.EPOCH
+
 
 @dataclass(frozen=True, slots=True)
 class NoRoot:
@@ -110,8 +115,12 @@ class Filling:
 class Store(Protocol):
     """Entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
 
-    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False) -> Lookup:
-        """The entry if it is fresh (and *refresh* is not asked for), else what a miss must note."""
+    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
+        """The entry if it is fresh (and *refresh* is not asked for), else what a miss must note.
+
+        A root of a later epoch than *epoch*, by which the caller knows the tenant's shard, gives a miss for that reason
+        alone: such a caller neither hits nor fills. None: there is one shard.
+        """
         ...
 
     def lease(
@@ -132,8 +141,8 @@ class Store(Protocol):
         """Store an answer, unless something says no (first of all its size); gives the lease back either way."""
         ...
 
-    def check(self, tenant: str, noted: Noted, tags: Sequence[str]) -> bool:
-        """Whether an entry with these marks is fresh now."""
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
+        """Whether an entry with these marks is fresh now, and the root not of a later epoch than the caller knows."""
         ...
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:

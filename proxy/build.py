@@ -160,7 +160,8 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
         joined = join(settings, observe, undo)
         shards = Shards(joined.maps, joined.joining)
         store = serving_store(settings, joined.joining.serving, joined.joining.namespace)
-        keeper = None if store is None else Keeper(store, ShardedPrimary(shards), observe=observe)
+        primary = ShardedPrimary(shards)
+        keeper = None if store is None else Keeper(store, primary, observe=observe)
         needs, directory = needs_of(store, keeper), Directory()
         for name, engine in joined.engines.items():
             parts = parts_of(
@@ -177,7 +178,7 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 committed=partial(committed, directory),
             )
             shards.add(parts)
-        cache = CacheParts(settings, store, keeper, shards.keep_alive, observe)
+        cache = CacheParts(settings, store, keeper, shards.keep_alive, observe, epoch=primary.epoch)
         sharding = Learning(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
         scatter = Scatter(timeout_s=settings.sharding.scatter_s)
         undo.callback(scatter.close)

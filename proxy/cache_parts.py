@@ -42,6 +42,7 @@ class CacheParts:
         keeper: brings its marks on.
         keep_alive: starts what has to run beside a gate that uses the cache.
         observe: told what happens.
+        epoch: see :class:`~tidegate.cache.read_through.ReadThrough`.
     """
 
     def __init__(
@@ -51,12 +52,15 @@ class CacheParts:
         keeper: Keeper | None,
         keep_alive: Callable[[], None],
         observe: Observer,
+        *,
+        epoch: Callable[[str], int] | None = None,
     ) -> None:
         self._settings = settings.cache
         self._store = store
         self._keeper = keeper
         self._keep_alive = keep_alive
         self._observe = observe
+        self._epoch = epoch
         self._switches = Switches(settings.cache.off, store)
         self.pushes = _pushes(store, settings.cache)
 
@@ -66,7 +70,7 @@ class CacheParts:
         if store is None or self._keeper is None:
             return below
         return Caching(
-            read_through=ReadThrough(store, self._keeper, observe=self._observe),
+            read_through=ReadThrough(store, self._keeper, observe=self._observe, epoch=self._epoch),
             store=store,
             codec=Codec(models, blob_bytes=cache.blob_bytes),
             near=Bounded(cache.near_bytes, cache.near_entries) if cache.near else None,

@@ -105,6 +105,11 @@ class Caching:
         request.epoch = pushes.epoch(request.tenant)
         return vouched and kept is not None and kept.epoch == request.epoch
 
+    def epoch(self, tenant: str) -> int | None:
+        """Since when *tenant* is where the newest shard map of this process has it; None: there is one shard."""
+        asked = self._read_through.epoch
+        return None if asked is None else asked(tenant)
+
     @property
     def switches(self) -> Switches:
         """What is switched off."""
@@ -142,7 +147,7 @@ class Caching:
         if request.near == "bounded":
             self._observe(NearChecked(request.tenant))
         try:
-            fresh = self.store.check(request.tenant, kept.noted, kept.tags)
+            fresh = self.store.check(request.tenant, kept.noted, kept.tags, epoch=self.epoch(request.tenant))
         except StoreUnavailable as error:
             self._observe(StoreFailed("check", str(error)))
             return None

@@ -45,6 +45,7 @@ _STALE: Final[Mapping[Refusal, str]] = {
     Refusal.STATE: "the tenant's marks do not vouch for anything yet",
     Refusal.FLOOR: "what is stored is older than a change of the whole tenant",
     Refusal.BUMPED: "what is stored is older than a change of something that it depends on",
+    Refusal.EPOCH: "the tenant has moved to another shard since the shard map at hand, which the next call reads again",
     Refusal.INTENT: "a transaction that changes something that it depends on may be committing",
 }
 
@@ -198,7 +199,7 @@ def _near(layer: Caching, call: Call, request: CachedCall) -> CacheExplained:
 
 def _checked(layer: Caching, request: CachedCall, kept: Kept) -> tuple[bool, str]:
     try:
-        fresh = layer.store.check(request.tenant, kept.noted, kept.tags)
+        fresh = layer.store.check(request.tenant, kept.noted, kept.tags, epoch=layer.epoch(request.tenant))
     except StoreUnavailable as error:
         return False, f"kept in this process, but the cache cannot be asked whether it is fresh ({error})"
     if fresh:
@@ -213,7 +214,8 @@ def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, Need | 
         return CacheExplained("cache", answers, why)
 
     try:
-        found = layer.store.lookup(request.tenant, request.entry, request.guard)
+        epoch = layer.epoch(request.tenant)
+        found = layer.store.lookup(request.tenant, request.entry, request.guard, epoch=epoch)
         if isinstance(found, Hit):
             left_s = _left_s(layer, request, found)
             why = f"fresh while nothing changes of {', '.join(found.tags)}, and for another {left_s:.0f} s at most"
@@ -222,6 +224,8 @@ def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, Need | 
         return says(f"what is stored cannot be read ({error})"), None
     except StoreUnavailable as error:
         return says(f"it cannot be asked ({error}), so the primary is"), ONLY_PRIMARY
+    if isinstance(found, Miss) and found.moved:
+        return says(_STALE[found.reason]), ONLY_PRIMARY
     if isinstance(found, Miss) and not found.dirty:
         return says(_STALE.get(found.reason, found.reason)), Need(found.position, primary=False, root=found.origin)
     return says(_unclean(found)), ONLY_PRIMARY

@@ -82,10 +82,10 @@ def fill(store: Store, noted: Miss | None = None, tenant: str = TENANT, **overri
     return store.fill(tenant, filling(noted.noted, **overrides))
 
 
-def write(store: Store, xid: str, *tags: str, lsn: int = 1, whole: bool = False) -> None:
+def write(store: Store, xid: str, *tags: str, lsn: int = 1, whole: bool = False, origin: Origin = ORIGIN) -> None:
     change = [Change(TENANT, frozenset(tags), whole)]
-    store.open(change, xid, ORIGIN, ["other"])
-    store.stamp(change, xid, ORIGIN, Position(1, lsn))
+    store.open(change, xid, origin, ["other"])
+    store.stamp(change, xid, origin, Position(1, lsn))
 
 
 def test_without_a_root_nothing_is_answered_stored_or_closed(store: Store) -> None:
@@ -209,6 +209,36 @@ def test_what_another_origin_answered_is_not_stored(store: Store) -> None:
     for other in (Origin(2, 1, "s0"), Origin(1, 2, "s0"), Origin(1, 1, "s1"), Origin(0, 1, "s0")):
         assert fill(store, origin=other) is Refusal.ORIGIN
     assert miss(store).reason is Refusal.NO_ENTRY
+
+
+def test_who_knows_only_of_an_earlier_epoch_neither_hits_nor_is_told_of_another_reason(store: Store) -> None:
+    clean(store, origin=Origin(9, 1, "s1"))
+    noted = miss(store)
+    assert fill(store, noted, origin=noted.origin) is None
+    # By number, not as texts; at the root's own epoch, beyond it, and where nobody has an epoch, as ever.
+    for known in (9, 10, None):
+        assert isinstance(store.lookup(TENANT, ENTRY, GUARD, epoch=known), Hit)
+        assert store.check(TENANT, noted.noted, [DAY], epoch=known)
+    store.make_root(TENANT, "next", newer := Origin(10, 1, "s0"))
+    store.complete_root(TENANT, "next", "77", NOWHERE)
+    store.end_quarantine(TENANT, "next", Position(1, 5))
+    noted = miss(store)
+    assert fill(store, noted, origin=newer) is None
+    write(store, "5", "another", origin=newer, lsn=7)
+    for entry in (ENTRY, "nothing is stored"):
+        for refresh in (False, True):
+            found = store.lookup(TENANT, entry, "another", refresh=refresh, epoch=9)
+            assert found == Miss(
+                Noted("next", 3), Refusal.EPOCH, State.CLEAN, newer, Position(1, 7), {}, guard_generation=3
+            )
+    assert not store.check(TENANT, noted.noted, [DAY], epoch=9)
+    assert store.check(TENANT, noted.noted, [DAY], epoch=10)
+    assert isinstance(store.lookup(TENANT, ENTRY, GUARD, epoch=10), Hit)
+    store.make_root(TENANT, "pending", Origin(11, 1, "s1"))
+    store.open([Change(TENANT, frozenset({GUARD}))], "6", Origin(11, 1, "s1"), ["other"])
+    found = store.lookup(TENANT, ENTRY, GUARD, epoch=10)
+    assert isinstance(found, Miss)
+    assert (found.moved, found.state, found.dirty, list(found.intents)) == (True, State.PENDING, True, ["6"])
 
 
 def test_the_whole_tenant_is_voided_by_the_floor(store: Store) -> None:

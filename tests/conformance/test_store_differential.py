@@ -28,21 +28,22 @@ tags = st.sampled_from(["a", "b", "c d"])
 tag_sets = st.frozensets(tags, max_size=3)
 xids = st.sampled_from(["1", "2", "12"])
 origins = st.sampled_from([Origin(1, 1, "s0")] * 8 + [Origin(0, 1, "s0"), Origin(1, 2, "s0")])
+epochs = st.sampled_from([None, 0, 1, 1, 2])
 positions = st.builds(Position, st.integers(0, 2), st.sampled_from([0, 9, 0xAB, 2**33, 2**64 - 1]))
 tokens = st.sampled_from(["k1", "k2"])
 roots = st.integers(0, 3).map(lambda n: f"n{n}")
 changes = st.lists(st.builds(Change, tenants, tag_sets, st.booleans()), max_size=2)
 
 steps = st.one_of(
-    st.tuples(st.just("lookup"), tenants, entries, tags, st.booleans()),
-    st.tuples(st.just("lookup"), tenants, entries, tags, st.just(value=False)),
+    st.tuples(st.just("lookup"), tenants, entries, tags, st.booleans(), epochs),
+    st.tuples(st.just("lookup"), tenants, entries, tags, st.just(value=False), st.none()),
     st.tuples(st.just("lease"), tenants, entries, tokens, st.booleans()),
     st.tuples(st.just("release"), tenants, entries, tokens),
     st.tuples(st.just("read"), tenants, entries, tokens, tag_sets, origins),
     st.tuples(st.just("fill"), tenants, entries, tokens, tag_sets, origins),
     st.tuples(st.just("late"), tenants, entries, tokens, tag_sets),
     st.tuples(st.just("late"), tenants, entries, tokens, tag_sets),
-    st.tuples(st.just("check"), tenants, tag_sets, st.integers(0, 3)),
+    st.tuples(st.just("check"), tenants, tag_sets, st.integers(0, 3), epochs),
     st.tuples(st.just("blobs"), tenants),
     st.tuples(st.just("clean"), tenants, origins, xids, positions),
     st.tuples(st.just("make_root"), tenants, roots, origins),
@@ -71,10 +72,10 @@ class Pair:
         elif name in ("lease", "read", "fill", "late"):
             getattr(self, name)(*args)
         elif name == "check":
-            tenant, of, behind = args
+            tenant, of, behind, epoch = args
             seen = self._missed.get((tenant, "e1"))
             noted = Noted(seen.noted.nonce, max(seen.noted.counter - behind, 0)) if seen else Noted("n0", 0)
-            self.both("check", tenant, noted, sorted(of))
+            self.both("check", tenant, noted, sorted(of), epoch=epoch)
         elif name == "blobs":
             self.both("blobs", args[0], ["h1", "h2"])
         elif name == "clean":
@@ -94,8 +95,8 @@ class Pair:
     def open(self, of: list[Change], xid: str, origin: Origin) -> None:
         self.both("open", of, xid, origin, [f"o{next(self._nonces)}" for _ in of])
 
-    def lookup(self, tenant: str, entry: str, guard: str, refresh: bool) -> None:  # drawn
-        found = self.both("lookup", tenant, entry, guard, refresh=refresh)
+    def lookup(self, tenant: str, entry: str, guard: str, refresh: bool, epoch: int | None = None) -> None:  # drawn
+        found = self.both("lookup", tenant, entry, guard, refresh=refresh, epoch=epoch)
         if isinstance(found, Miss):
             self._missed[tenant, entry] = found
 
@@ -114,6 +115,9 @@ class Pair:
         self.lease(tenant, entry, token)
         self.fill(tenant, entry, token, of, origin)
         self.lookup(tenant, entry, "b", refresh=False)
+        if (tenant, entry) in self._missed:
+            for epoch in (0, 1):
+                self.both("check", tenant, self._missed[tenant, entry].noted, sorted(of), epoch=epoch)
 
     def late(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
         """An answer is stored, a tag bumped, and what was noted before is tried again."""

@@ -22,7 +22,7 @@ from tidegate.proxy.primary import ClockPrimary
 from tidegate.proxy.switches import Switches
 from tidegate.proxy.telemetry import Counters, Telemetry
 from tidegate.repositories.policies import PolicyTable, Read
-from tidegate.repositories.position import Origin, Position
+from tidegate.repositories.position import NOWHERE, Origin, Position
 
 if TYPE_CHECKING:
     from tidegate.proxy.call import Call
@@ -77,9 +77,14 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 def repository(nodes: Nodes, store: MemoryStore) -> Gated:
+    return over(nodes, store)
+
+
+def over(nodes: Nodes, store: MemoryStore, epoch: int | None = None) -> Gated:
     made = Gated()
+    known = None if epoch is None else lambda _tenant: epoch
     caching = Caching(
-        read_through=ReadThrough(store, Keeper(store, ClockPrimary("", 0.0))),
+        read_through=ReadThrough(store, Keeper(store, ClockPrimary("", 0.0)), epoch=known),
         store=store,
         codec=Codec(()),
         near=None,
@@ -117,6 +122,15 @@ def test_the_nodes_are_told_what_the_marks_have_said(repository: Gated, nodes: N
     store.open([Change("t", frozenset({"row:k"}))], "5", ClockPrimary("", 0.0).origin("t"), ["n"])
     assert not explain(repository.get, ("t", "k"), {}).stores
     assert nodes.needs[3:] == [ONLY_PRIMARY]
+
+
+def test_a_shard_map_that_is_old_is_told_of(nodes: Nodes, store: MemoryStore) -> None:
+    clean(store, NOWHERE)
+    assert explain(over(nodes, store, 0).get, ("t", "k"), {}).stores
+    store.make_root("t", "n2", Origin(2, 0, "s1"))
+    found = explain(over(nodes, store, 1).get, ("t", "k"), {})
+    assert "moved to another shard since the shard map at hand" in found.cache.why
+    assert (found.answered, found.stores, nodes.needs[-1]) == ("node", False, ONLY_PRIMARY)
 
 
 def test_the_nodes_ask_themselves_where_the_cache_has_not(repository: Gated, nodes: Nodes) -> None:

@@ -8,23 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidegate.cache.events import NotFilled, Served, Undecodable
+from tidegate.cache.events import Missed, NotFilled, Served, Undecodable
 from tidegate.cache.keeper import Keeper
 from tidegate.cache.lease import Flights
-from tidegate.cache.marks import Root, State
+from tidegate.cache.marks import Refusal, Root, State
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_through import ReadThrough
-from tidegate.cache.request import Answer, Limits
+from tidegate.cache.request import Answer, Limits, Need
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.values import Uncacheable
 from tidegate.cache.values import Undecodable as Broken
 from tidegate.proxy.primary import ClockPrimary
-from tidegate.repositories.position import NOWHERE, Origin
+from tidegate.repositories.position import NOWHERE, Origin, Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tidegate.cache.request import Need
     from tidegate.cache.store import Hit
 
 ORIGIN = Origin(0, 0, "")
@@ -65,6 +64,7 @@ class Here:
 
     def __init__(self, **limits: Any) -> None:
         self.now_ms = 10_000
+        self.epoch = 0
         self.events: list[Any] = []
         self.store = MemoryStore(now_ms=lambda: self.now_ms)
         self.store.roots["t"] = Root("n", ORIGIN, State.CLEAN)
@@ -76,6 +76,7 @@ class Here:
             flights=self.flights,
             limits=Limits(**({"beta": 0} | limits)),
             observe=self.events.append,
+            epoch=lambda _tenant: self.epoch,
             sleep=self.sleep,
             now_ms=lambda: self.now_ms,
         )
@@ -88,6 +89,36 @@ def test_a_miss_fills_and_the_next_read_asks_nobody() -> None:
     here, request = Here(), Request()
     assert [here.read(request) for _ in range(3)] == ["value"] * 3
     assert len(request.queries) == 1
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_by_an_old_map_nothing_is_served_led_or_stored_and_those_below_are_told(dirty: bool) -> None:
+    here, request = Here(), Request(origin=Origin(2, 0, "s1"))
+    here.epoch = 2
+    here.store.roots["t"] = Root("n", Origin(2, 0, "s1"), State.CLEAN, position=Position(1, 7))
+    assert [here.read(request) for _ in range(2)] == ["value"] * 2
+    assert len(request.queries) == 1
+    if dirty:
+        here.store.open([Change("t", frozenset({"g"}))], "9", Origin(2, 0, "s1"), ["n2"])
+    here.epoch = 1
+    here.events.clear()
+    assert here.read(request) == "value"
+    assert request.queries[1:] == [Need(Position(1, 7), primary=dirty, root=Origin(2, 0, "s1"))]
+    assert here.events == [Missed("t", Refusal.EPOCH)]
+
+
+def test_who_learns_of_a_move_while_it_waits_for_a_lease_waits_no_more() -> None:
+    here, request = Here(), Request()
+    noted: Any = here.store.lookup("t", "e", "g")
+    assert here.store.lease("t", "e", noted, "of another", 60_000)
+
+    def flips(_seconds: float) -> None:
+        here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), State.CLEAN)
+
+    read = ReadThrough(here.store, here.keeper, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
+    assert read(request) == "value"
+    assert request.queries == [Need(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
+    assert [event.reason for event in here.events] == [Refusal.NO_ENTRY, Refusal.EPOCH, Refusal.EPOCH]
 
 
 def test_an_entry_ends_with_its_time() -> None:

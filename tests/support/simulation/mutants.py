@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from simulation.world import TENANT, Shape, SimConnection, SimRequest, SimWriter
+from simulation.world import TENANT, Shape, SimRequest, SimWriter
 
 from tidegate.cache import marks
 from tidegate.cache.keeper import Keeper
@@ -18,6 +18,7 @@ from tidegate.routing.topology import View
 
 if TYPE_CHECKING:
     import pytest
+    from simulation.servers import SimConnection
 
     from tidegate.cache.request import Answer, Need
 

@@ -19,7 +19,7 @@ from tidegate.routing.topology import Server, Topology, View
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulation.world import Node, World
+    from simulation.servers import Node, Servers
 
 _SERVER: Final = Server("1", "the same after it recovered from a crash")
 _FOR_EVER: Final = float("inf")
@@ -34,7 +34,7 @@ class Line:
     """A connection, as far as an attempt looks at it; it is its own DBAPI connection and cursor."""
 
     node: Node
-    world: World
+    world: Servers
     life: int
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ class SimRouter:
         name: of the process.
     """
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: Servers, name: str) -> None:
         self._world = world
         self._name = name
         self._servers = {node.name: node for node in (world.primary, *world.replicas)}

@@ -1,8 +1,6 @@
 """A small world around the real read and commit paths: one row, a primary, replicas, and a store, all with faults.
 
-A node's value is the set of commits it shows. A commit is first in the log, where replicas may replay it, and visible
-on the primary a step later, as in PostgreSQL. A read is stale when what it returns lacks a commit that was visible on
-the primary as it began.
+A read is stale when what it returns lacks a commit that was visible on the primary as it began.
 """
 
 from __future__ import annotations
@@ -11,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from simulation.router import SimRouter
-from simulation.scheduler import Died, Scheduler
+from simulation.scheduler import Died
+from simulation.servers import CommitLostError, Servers, SimConnection, SimPrimary
 
 from tidegate.cache.keeper import Keeper
 from tidegate.cache.lease import Flights
@@ -21,16 +20,17 @@ from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.request import Answer, Limits
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.proxy.commit import Commit
-from tidegate.repositories.position import Origin, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Mapping
+
+    from simulation.scheduler import Scheduler
+    from simulation.servers import Action
 
     from tidegate.cache.request import Need
     from tidegate.cache.store import Hit
 
 TENANT, ENTRY, GUARD, ANSWER = "tenant", "entry", "guard", "answer"
-Value = frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,6 @@ class Shape:
     faults: Mapping[str, int] = field(default_factory=dict)
     replicas: int = 1
     rooted: bool = True
-
-
-class CommitLostError(Exception):
-    """The connection broke during COMMIT."""
-
-
-@dataclass
-class Node:
-    """One database server: how much of the log it shows, and on which timeline."""
-
-    name: str
-    log: list[int]
-    shown: int = 0
-    timeline: int = 1
-    life: int = 0
-
-    @property
-    def value(self) -> Value:
-        return frozenset(self.log[: self.shown])
-
-    @property
-    def position(self) -> Position:
-        return Position(self.timeline, self.shown)
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(0, self.timeline, "")
 
 
 class SimStore(MemoryStore):
@@ -105,23 +78,15 @@ _STORE_CALLS = {
 }
 
 
-class World:
+class World(Servers):
     """Everything one run needs."""
 
     def __init__(self, shape: Shape, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        self.faults = dict(shape.faults)
+        super().__init__(scheduler, dict(shape.faults), shape.replicas)
         self.now_ms = 1_000
-        self.log: list[int] = []
-        self.primary = Node("primary", self.log)
-        self.replicas = [Node(f"replica{i}", self.log) for i in range(shape.replicas)]
-        self.transactions: dict[str, str] = {}
         self.stale: list[str] = []
         self.reads = 0
-        self.tick = 0
         self._nonces = 0
-        self._xids = 100
-        self.outbox: list[Change] = []
         self.store = SimStore(self)
         if shape.rooted:
             self.store.roots[TENANT] = Root("first", self.primary.origin, State.CLEAN)
@@ -162,34 +127,13 @@ class World:
         self.scheduler.step("waits")
         self.now_ms += 1
 
-    def next_tick(self) -> int:
-        """A moment that is later than all before."""
-        self.tick += 1
-        return self.tick
-
     def nonce(self) -> str:
         self._nonces += 1
         return f"n{self._nonces}"
 
-    def next_xid(self) -> str:
-        self._xids += 1
-        self.transactions[str(self._xids)] = "in progress"
-        return str(self._xids)
-
-    def oldest_running(self) -> int:
-        running = [int(xid) for xid, status in self.transactions.items() if status == "in progress"]
-        return min(running, default=self._xids + 1)
-
-    def actions(self) -> list[tuple[str, Callable[[], None]]]:
+    def actions(self) -> list[Action]:
         """What may happen between the steps of the actors."""
-        possible: list[tuple[str, Callable[[], None]]] = []
-        for node in self.replicas:
-            if node.shown < len(node.log):
-                possible.append((f"{node.name} replays", lambda n=node: _replay(n)))  # type: ignore[misc]
-            if node.shown and self.faults.get("regress", 0):
-                possible.append((f"{node.name} restarts behind", lambda n=node: self._regress(n)))  # type: ignore[misc]
-            if self.faults.get("promote", 0):
-                possible.append((f"{node.name} is promoted", lambda n=node: self._promote(n)))  # type: ignore[misc]
+        possible = self.node_actions()
         possible += [action for router in self.routers for action in router.actions()]
         root = self.store.roots.get(TENANT)
         if root is not None and self.faults.get("lose", 0):
@@ -202,24 +146,6 @@ class World:
             ]
         return possible
 
-    def _regress(self, node: Node) -> None:
-        self.faults["regress"] -= 1
-        node.shown -= 1
-        node.life += 1
-
-    def _promote(self, node: Node) -> None:
-        """Asynchronous: what it had not replayed is lost, and the old primary goes on answering."""
-        self.faults["promote"] -= 1
-        self.replicas.remove(node)
-        node.log = self.log = node.log[: node.shown]
-        node.timeline = self.primary.timeline + 1
-        for other in self.replicas:
-            other.log, other.shown, other.life = node.log, min(other.shown, node.shown), other.life + 1
-        for xid, status in self.transactions.items():
-            if status == "in progress":
-                self.transactions[xid] = "aborted"
-        self.primary = node
-
     def _lose(self) -> None:
         self.faults["lose"] -= 1
         self.store.lose_marks(TENANT)
@@ -227,89 +153,6 @@ class World:
     def _drop(self, tag: str) -> None:
         self.faults["drop"] -= 1
         self.store.drop(TENANT, tag)
-
-
-def _replay(node: Node) -> None:
-    node.shown += 1
-
-
-class SimPrimary:
-    """What the keeper asks; each answer is one step."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def epoch(self, _tenant: str) -> int:
-        return 0
-
-    def origin(self, _tenant: str) -> Origin:
-        return self._world.primary.origin
-
-    def transaction(self, _tenant: str) -> tuple[str, Position]:
-        self._world.scheduler.step("asks the primary for a transaction id")
-        xid = self._world.next_xid()
-        self._world.transactions[xid] = "committed"
-        return xid, self._end()
-
-    def oldest_running(self, _tenant: str) -> tuple[int, Position]:
-        self._world.scheduler.step("asks the primary for the oldest transaction")
-        oldest = self._world.oldest_running()
-        self._world.scheduler.step("asks the primary for its position")
-        return oldest, self._end()
-
-    def ended(self, _tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
-        self._world.scheduler.step("asks the primary how transactions ended")
-        ended = [xid for xid in xids if self._world.transactions.get(xid) != "in progress"]
-        self._world.scheduler.step("asks the primary for its position")
-        return ended, self._end()
-
-    def _end(self) -> Position:
-        return Position(self._world.primary.timeline, len(self._world.log))
-
-
-class SimConnection:
-    """A writer's connection to what was the primary when it began."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.node = world.primary
-        self.xid = world.next_xid()
-
-    def transaction_id(self) -> tuple[str, Position]:
-        self._world.scheduler.step("asks for its transaction id")
-        return self.xid, Position(self.node.timeline, len(self.node.log))
-
-    def position(self) -> Position:
-        self._world.scheduler.step("asks for its position")
-        return Position(self.node.timeline, len(self.node.log))
-
-    def own(self, _holdings: object) -> None:
-        raise AssertionError("there is one shard here")
-
-    def execute(self, _statement: object, _parameters: object = None) -> None:
-        raise AssertionError("there is no outbox here")
-
-    def commit(self, number: int) -> None:
-        world = self._world
-        world.scheduler.step("sends COMMIT")
-        kind = world.scheduler.fault(["dies before commit", "commit refused"], world.faults)
-        if kind or self.node is not world.primary:
-            if world.transactions[self.xid] == "in progress":
-                world.transactions[self.xid] = "aborted"
-            if kind == "dies before commit":
-                raise Died
-            raise CommitLostError
-        self.node.log.append(number)
-        world.scheduler.step("commit is in the log, not yet visible")
-        if self.node is not world.primary:
-            raise CommitLostError  # promoted meanwhile: it may have been replayed, or be lost
-        self.node.shown = len(self.node.log)
-        world.transactions[self.xid] = "committed"
-        kind = world.scheduler.fault(["dies after commit", "commit answer lost"], world.faults)
-        if kind == "dies after commit":
-            raise Died
-        if kind:
-            raise CommitLostError
 
 
 class SimWriter:
@@ -328,8 +171,7 @@ class SimWriter:
             try:
                 ticket = commit.before_commit(connection, [change])
             except Exception:  # noqa: BLE001  # refused: the cache is away, and there is no outbox here
-                if world.transactions[connection.xid] == "in progress":
-                    world.transactions[connection.xid] = "aborted"
+                connection.end("aborted")
                 return
             try:
                 connection.commit(self._number)
