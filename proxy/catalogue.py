@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
-import time
-import weakref
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import func, insert, select, update
@@ -22,10 +17,12 @@ from sqlalchemy.exc import IntegrityError
 
 from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.background import Background, Listener
+from tidegate.proxy.shared_question import SharedQuestion
 from tidegate.proxy.state import CATALOGUE
 from tidegate.routing.shard_map import ShardMap
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from sqlalchemy import URL, ColumnElement, Engine
@@ -34,6 +31,7 @@ _CHANNEL: Final = "tidegate_catalogue"
 _NAME: Final = "shards"
 _HERE: Final = CATALOGUE.c.name == _NAME
 _NOTIFY: Final = select(func.pg_notify(_CHANNEL, ""))
+_ANSWER_S: Final = 5.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -194,24 +192,40 @@ class Follower:
         catalogue: whose map it is.
         listen: makes what waits for a notification.
         poll_s: how often it asks without one, in seconds.
+        answer_s: how long who asks waits for an answer, in seconds: one that hangs is away for them.
     """
 
-    def __init__(self, catalogue: Catalogue, listen: Callable[[], Listener], *, poll_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        listen: Callable[[], Listener],
+        *,
+        poll_s: float = 1.0,
+        answer_s: float = _ANSWER_S,
+    ) -> None:
         self._catalogue = catalogue
         self._listen = listen
         self._poll_s = poll_s
         self._map: ShardMap | None = None
-        self._asked_at = -1.0
-        self._answered = False
+        self._question = SharedQuestion(self._load, answer_s)
         self._background = Background("tidegate-catalogue", self._run)
-        self._loading = threading.Lock()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
     @classmethod
-    def of(cls, engine: Engine, *, url: Callable[[], URL] | None = None, poll_s: float = 1.0) -> Follower:
+    def of(
+        cls,
+        engine: Engine,
+        *,
+        url: Callable[[], URL] | None = None,
+        poll_s: float = 1.0,
+        answer_s: float = _ANSWER_S,
+    ) -> Follower:
         """A follower of the catalogue on *engine*; *url* tells where that primary is now."""
         here = url or (lambda: engine.url)
-        return cls(Catalogue(engine), lambda: Listener(here(), _CHANNEL, "tidegate-catalogue"), poll_s=poll_s)
+
+        def listen() -> Listener:
+            return Listener(here(), _CHANNEL, "tidegate-catalogue")
+
+        return cls(Catalogue(engine), listen, poll_s=poll_s, answer_s=answer_s)
 
     def current(self) -> ShardMap:
         """See :class:`MapSource`; starts following in this process, and costs no query once there is a map."""
@@ -226,11 +240,7 @@ class Follower:
 
     def refresh(self) -> bool:
         """See :class:`MapSource`. Of many who ask at once one asks the catalogue for all."""
-        came_at = time.monotonic()
-        with self._loading:
-            if self._asked_at < came_at:  # else somebody has asked after this call began
-                self._asked_at, self._answered = time.monotonic(), self._load()
-            return self._answered
+        return self._question()
 
     def close(self) -> None:
         """End the thread."""
@@ -270,14 +280,6 @@ class Follower:
                 stop.wait(self._poll_s)
         if listener is not None:
             listener.close()
-
-    def _forget(self) -> None:
-        self._loading = threading.Lock()  # a new one: the parent's may have been held at the fork
-
-
-def _forked(follower: weakref.ref[Follower]) -> None:
-    if (found := follower()) is not None:
-        found._forget()  # noqa: SLF001  # a function of this module
 
 
 def _is(flip: FlipPlan | None) -> ColumnElement[bool]:
