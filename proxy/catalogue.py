@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -19,9 +17,9 @@ from sqlalchemy.exc import IntegrityError
 
 from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.listener import Listener, Notified
+from tidegate.proxy.shared_question import SharedQuestion
 from tidegate.proxy.state import CATALOGUE
 from tidegate.routing.failures import first_line
-from tidegate.routing.forks import in_children
 from tidegate.routing.shard_map import ShardMap
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ _CHANNEL: Final = "tidegate_catalogue"
 _NAME: Final = "shards"
 _HERE: Final = CATALOGUE.c.name == _NAME
 _NOTIFY: Final = select(func.pg_notify(_CHANNEL, ""))
+_ANSWER_S: Final = 5.0
 _log: Final = logging.getLogger(__name__)
 
 
@@ -193,13 +192,20 @@ class Follower:
         catalogue: whose map it is.
         listen: makes what waits for a notification.
         poll_s: how often it asks without one, in seconds.
+        answer_s: how long who asks waits for an answer, in seconds: one that hangs is away for them.
     """
 
-    def __init__(self, catalogue: Catalogue, listen: Callable[[], Listener], *, poll_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        listen: Callable[[], Listener],
+        *,
+        poll_s: float = 1.0,
+        answer_s: float = _ANSWER_S,
+    ) -> None:
         self._catalogue = catalogue
         self._map: ShardMap | None = None
-        self._asked_at = -1.0
-        self._answered = False
+        self._question = SharedQuestion(self._load, answer_s)
         self._notified = Notified(
             "tidegate-catalogue",
             listen,
@@ -208,14 +214,23 @@ class Follower:
             poll_s=poll_s,
             again_s=poll_s,
         )
-        self._loading = threading.Lock()
-        in_children(self._forget)
 
     @classmethod
-    def of(cls, engine: Engine, *, url: Callable[[], URL] | None = None, poll_s: float = 1.0) -> Follower:
+    def of(
+        cls,
+        engine: Engine,
+        *,
+        url: Callable[[], URL] | None = None,
+        poll_s: float = 1.0,
+        answer_s: float = _ANSWER_S,
+    ) -> Follower:
         """A follower of the catalogue on *engine*; *url* tells where that primary is now."""
         here = url or (lambda: engine.url)
-        return cls(Catalogue(engine), lambda: Listener(here(), _CHANNEL, "tidegate-catalogue"), poll_s=poll_s)
+
+        def listen() -> Listener:
+            return Listener(here(), _CHANNEL, "tidegate-catalogue")
+
+        return cls(Catalogue(engine), listen, poll_s=poll_s, answer_s=answer_s)
 
     def current(self) -> ShardMap:
         """See :class:`MapSource`; starts following in this process, and costs no query once there is a map."""
@@ -230,11 +245,7 @@ class Follower:
 
     def refresh(self) -> bool:
         """See :class:`MapSource`. Of many who ask at once one asks the catalogue for all."""
-        came_at = time.monotonic()
-        with self._loading:
-            if self._asked_at < came_at:  # else somebody has asked after this call began
-                self._asked_at, self._answered = time.monotonic(), self._load()
-            return self._answered
+        return self._question()
 
     def close(self) -> None:
         """End the thread."""
@@ -257,9 +268,6 @@ class Follower:
             _log.warning("the catalogue went back from epoch %s to %s; the newer map stays", had.epoch, found.epoch)
             return
         self._map = found
-
-    def _forget(self) -> None:
-        self._loading = threading.Lock()  # a new one: the parent's may have been held at the fork
 
 
 def _is(flip: FlipPlan | None) -> ColumnElement[bool]:

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from real_servers.tcp import Proxy
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -77,8 +78,6 @@ def test_followers_are_notified(shards: Shards) -> None:
         second = first.with_slots_moved([1], "s2")
         shards.catalogue.publish(second, 1)
         wait_for(lambda: follower.current() == second, "the follower has the new map")
-        follower._notified._background._stop.set()  # or closing waits for the poll
-        shards.catalogue.publish(second.with_slots_moved([1], "s1"), 2)
 
 
 def test_without_notifications_followers_ask(shards: Shards) -> None:
@@ -109,6 +108,26 @@ def test_while_the_catalogue_is_away_the_map_stays_and_none_is_guessed(shards: S
         wait_for(lambda: follower.current() == second, "the follower has the new map")
 
 
+def test_a_catalogue_that_says_nothing_is_away_too(shards: Shards) -> None:
+    first = shards.begin()
+    here = shards.engines["s0"].url
+    with Proxy(here.port or 0) as proxy:
+        engine = create_engine(here.set(host="127.0.0.1", port=proxy.port))
+        with closing(Follower.of(engine, poll_s=0.1, answer_s=0.5)) as follower:
+            assert (follower.refresh(), follower.current()) == (True, first)
+            proxy.hold()
+            second = first.with_slots_moved([1], "s2")
+            shards.catalogue.publish(second, 1)
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(lambda _: follower.refresh(), range(40))) == [False] * 40
+            assert follower.current() == first
+            assert engine.pool.checkedout() == 1  # type: ignore[attr-defined]  # however often it was asked
+            proxy.resume()
+            wait_for(follower.refresh, "the catalogue answers again")
+            assert follower.current() == second
+        engine.dispose()
+
+
 def test_a_gate_before_the_first_map_guesses_none(shards: Shards) -> None:
     with closing(shards.follower(poll_s=0.05)) as follower:
         with pytest.raises(UnknownTenant):
@@ -124,7 +143,7 @@ def test_a_process_forked_off_follows_too(shards: Shards) -> None:
     reading, writing = os.pipe()
     with closing(Follower.of(engine, poll_s=1)) as follower, os.fdopen(reading, "rb") as heard:
         assert follower.current() == first
-        follower._loading.acquire()  # as by a thread that the child does not have
+        follower._question._lock.acquire()  # as by a thread that the child does not have
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
             child = os.fork()
@@ -136,7 +155,7 @@ def test_a_process_forked_off_follows_too(shards: Shards) -> None:
                 os.write(writing, b"ended")
             finally:
                 os._exit(0)
-        follower._loading.release()
+        follower._question._lock.release()
         os.close(writing)
         assert heard.read(5) == b"began"
         shards.catalogue.publish(second, 1)
@@ -161,18 +180,18 @@ class SlowCatalogue:
 
 
 class CountingLock:
-    """A lock that tells who comes to it."""
+    """A lock that tells who has had it."""
 
     def __init__(self) -> None:
-        self.came = threading.Semaphore(0)
+        self.left = threading.Semaphore(0)
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
-        self.came.release()
         self._lock.acquire()
 
     def __exit__(self, *exc: object) -> None:
         self._lock.release()
+        self.left.release()
 
 
 class NoListener(Listener):
@@ -189,13 +208,13 @@ def follower_of(catalogue: SlowCatalogue) -> Follower:
 def test_of_many_who_ask_at_once_one_asks_for_all() -> None:
     slow = SlowCatalogue(Entry(even_map(["a"]), None, 2))
     follower = follower_of(slow)
-    follower._loading = queue = CountingLock()  # type: ignore[assignment]
+    follower._question._lock = queue = CountingLock()  # type: ignore[assignment]
     with ThreadPoolExecutor(12) as pool:
         early = pool.submit(follower.refresh)
         assert slow.asked.acquire(timeout=30)
         late = [pool.submit(follower.refresh) for _ in range(10)]
-        for _ in range(11):
-            assert queue.came.acquire(timeout=30)
+        for _ in range(12):  # of all who ask, and the thread that asks for them
+            assert queue.left.acquire(timeout=30)
         slow.answers.release(2)
         assert early.result(30)
         assert all(other.result(30) for other in late)
@@ -228,8 +247,6 @@ def test_a_map_of_another_release_is_not_taken(shards: Shards) -> None:
         with pytest.raises(SettingsError, match="format 2"):
             shards.catalogue.load()
         assert (follower.refresh(), follower.current()) == (False, first)
-        follower._notified._background._stop.set()
-        shards.cluster.shards[0].primary.execute("NOTIFY tidegate_catalogue")
 
 
 def test_a_published_map_is_read_as_it_was_written(shards: Shards) -> None:

@@ -1,26 +1,27 @@
-"""Slots of no rows change hands and come back, while gates write and read, one of them cut off from the catalogue.
+"""Slots change hands and come back under load, while one of the gates is cut off from the catalogue.
 
 A trigger of the databases' own says of each run, at its COMMIT, whether the shard owned its slot then.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
 
 import pytest
+from real_servers.children import Child
 from real_servers.figures import show
-from real_servers.sharded import EVEN, hold_back, save_run, settings_of, tenant_on
-from real_servers.twins import DAYS
+from real_servers.flipped import Done, Load
+from real_servers.sharded import EVEN, settings_of, tenant_on
+from real_servers.tcp import Proxy
 from sqlalchemy import text
 
 import tidegate
-from tidegate.errors import StaleShardMap
+from tidegate.proxy.catalogue import Catalogue
+from tidegate.proxy.embedded.process import wait_for
+from tidegate.proxy.flip import Flipper
 from tidegate.routing.slots import slot_of
 
 if TYPE_CHECKING:
@@ -28,20 +29,23 @@ if TYPE_CHECKING:
 
     from real_servers.shards import Shards
 
-SECONDS: Final = 10.0
-WRITES_A_SECOND: Final = 300
-WRITERS: Final = 6
+SLOTS: Final = tuple(range(64))
+"""They are the first shard's at first, and of no row."""
+PROCESSES: Final = 2
+A_SECOND: Final = 280
+"""Writes of the processes; the gate that is cut off tries 40 more, of which those of tenants that moved are refused."""
+LEAST_A_SECOND: Final = 50
+"""What is reached of them on two cores that have three times as much to do."""
 WATCH: Final = (
-    "CREATE TABLE units (tenant uuid PRIMARY KEY, unit text)",
     "CREATE TABLE wrongly (id uuid)",
     """CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-         IF NOT EXISTS (SELECT FROM units JOIN tidegate_ownership USING (unit) WHERE tenant = NEW.tenant_id AND owned)
+         IF NOT EXISTS (SELECT FROM tidegate_ownership WHERE unit = NEW.version AND owned)
          THEN INSERT INTO wrongly VALUES (NEW.id); END IF;
          RETURN NULL; END $$""",
     """CREATE CONSTRAINT TRIGGER see AFTER INSERT ON workflow_runs DEFERRABLE INITIALLY DEFERRED
          FOR EACH ROW EXECUTE FUNCTION see()""",
 )
-UNWATCH: Final = ("DROP TRIGGER see ON workflow_runs", "DROP FUNCTION see", "DROP TABLE units, wrongly")
+UNWATCH: Final = ("DROP TRIGGER see ON workflow_runs", "DROP FUNCTION see", "DROP TABLE wrongly")
 
 
 @pytest.fixture
@@ -61,90 +65,102 @@ def _on_all(shards: Shards, statements: tuple[str, ...]) -> list[Any]:
     return found
 
 
-class Load:
-    """Writers and readers; what they have done, and what went wrong."""
-
-    def __init__(self, gates: list[tidegate.Gate], cut: tidegate.Gate, shards: Shards) -> None:
-        self.gates, self.cut = gates, cut
-        self.moving: list[str] = []
-        for _ in range(4):
-            self.moving.append(tenant_on("s0", frozenset(self.moving)))
-        self.steady = [tenant_on(shard, frozenset(self.moving)) for shard in ("s0", "s1", "s2")]
-        self.app = str(uuid4())
-        self.stop = threading.Event()
-        self.counted: Counter[str] = Counter()
-        self.written: list[str] = []
-        self.wrong: list[str] = []
-        for engine in shards.engines.values():
-            with engine.begin() as connection:
-                for tenant in (*self.moving, *self.steady):
-                    row = {"tenant": tenant, "unit": EVEN.holding(tenant).unit}
-                    connection.execute(text("INSERT INTO units VALUES (:tenant, :unit)"), row)
-
-    def write(self, number: int) -> None:
-        pause_s, turn = WRITERS / WRITES_A_SECOND, number
-        due_s = time.monotonic()
-        while not self.stop.is_set():
-            turn += 1
-            gate = self.cut if turn % 7 == 0 else self.gates[turn % len(self.gates)]
-            tenant = (self.moving if turn % 2 else self.steady)[turn // 2 % 3]
-            run_id = str(uuid4())
-            try:
-                save_run(gate, tenant, self.app, DAYS[0], run_id)
-            except StaleShardMap:
-                self.counted["refused writes of the gate that is cut off" if gate is self.cut else "refused"] += 1
-            else:
-                self.written.append(run_id)
-                if tenant in self.steady and gate.workflow_runs.get_workflow_run_by_id_without_tenant(run_id) is None:
-                    self.wrong.append(f"{run_id} was written and not found")
-            due_s += pause_s
-            self.stop.wait(max(0.0, due_s - time.monotonic()))
-
-    def read(self, number: int) -> None:
-        gate = [*self.gates, self.cut][number % 3]
-        seen: dict[str, int] = {}
-        while not self.stop.is_set():
-            for tenant in (*self.steady, *self.moving):
-                try:
-                    total = gate.workflow_runs.get_workflow_runs_count(tenant, self.app, "app-run")["total"]
-                except StaleShardMap:
-                    self.counted["refused reads of the gate that is cut off" if gate is self.cut else "failed"] += 1
-                    continue
-                self.counted["reads"] += 1
-                if tenant in self.steady and total < seen.get(tenant, 0):
-                    self.wrong.append(f"{tenant} had {seen[tenant]} runs, and then {total}")
-                seen[tenant] = total
+def _steady(*shards: str) -> list[str]:
+    found = []
+    for shard in shards:
+        while slot_of(tenant := tenant_on(shard)) in SLOTS:
+            pass
+        found.append(tenant)
+    return found
 
 
-def test_no_write_goes_astray_and_no_read_fails(watched: Shards) -> None:
+class CutOff:
+    """A gate whose way to the shard with the catalogue, s2, leads through a middleman."""
+
+    def __init__(self, shards: Shards, stack: ExitStack) -> None:
+        settings = settings_of(shards, catalogue="s2", poll_s=0.2)
+        there = shards.engines["s2"].url
+        self.proxy = stack.enter_context(Proxy(there.port or 0))
+        around = there.set(host="127.0.0.1", port=self.proxy.port).render_as_string(hide_password=False)
+        last = settings.shards[2].model_copy(update={"primary": around})
+        settings = settings.model_copy(update={"shards": (*settings.shards[:2], last)})
+        gate = stack.enter_context(tidegate.connect(settings))
+        gate._parts.routed._maps._question._answer_s = 0.5  # type: ignore[union-attr]
+        self.load = Load(gate, _steady("s0", "s1"), SLOTS, 40, cut_off=True)
+
+
+def _flips(shards: Shards, seconds: float) -> list[tuple[float, float]]:
+    """Slots there and back, again and again; when each began and ended."""
+    flipper = Flipper(Catalogue(shards.engines["s2"]), shards.engines, drain_s=20.0)
+    here, there, found = "s0", "s1", []
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s or here != "s0":
+        began_s = time.monotonic()
+        flipper.flip(SLOTS, here, there)
+        found.append((began_s, time.monotonic()))
+        here, there = there, here
+        time.sleep(0.3)  # for the load to go on there
+    return found
+
+
+@pytest.mark.parametrize(
+    "seconds", [8, pytest.param(180, marks=[pytest.mark.soak, pytest.mark.timeout(900)])], ids=["ci", "soak"]
+)
+def test_no_write_goes_astray_and_no_read_fails(watched: Shards, seconds: float) -> None:
+    assert {EVEN.slots[slot].shard for slot in SLOTS} == {"s0"}
+    settings = settings_of(watched, catalogue="s2", poll_s=0.2, flip_wait_s=20.0).model_dump(mode="json")
     with ExitStack() as stack:
-        settings = settings_of(watched, catalogue="s0", poll_s=0.2, flip_wait_s=20.0)
-        gates = [stack.enter_context(tidegate.connect(settings)) for _ in range(2)]
-        impatient = settings_of(watched, catalogue="s0", flip_wait_s=0.1)
-        cut = stack.enter_context(tidegate.connect(impatient))
-        hold_back(cut, away=True)
-        load = Load(gates, cut, watched)
-        slots = sorted({slot_of(tenant) for tenant in load.moving})
-        pool = stack.enter_context(ThreadPoolExecutor(WRITERS + 3))
-        running = [pool.submit(load.write, n) for n in range(WRITERS)] + [pool.submit(load.read, n) for n in range(3)]
-        began_s, flips, here, there = time.monotonic(), 0, "s0", "s1"
+        cut = CutOff(watched, stack)
+        given = {"settings": settings, "slots": SLOTS, "writes_a_second": A_SECOND / PROCESSES}
+        children = [
+            stack.enter_context(Child("flipped", given | {"steady": _steady("s0", "s1", "s2")}))
+            for _ in range(PROCESSES)
+        ]
+        for child in children:
+            assert child.hear() == "ready"
+        cut.load.start()
+        cut.proxy.hold()
+        began_s = time.monotonic()
+        for child in children:
+            child.tell("begin")
         try:
-            while time.monotonic() - began_s < SECONDS:
-                watched.flipper(drain_s=20.0).flip(slots, here, there)
-                here, there, flips = there, here, flips + 1
-                load.stop.wait(0.5)
+            flips = _flips(watched, seconds)
         finally:
-            load.stop.set()
-        for each in running:
-            each.result()
-        seconds = time.monotonic() - began_s
+            for child in children:
+                child.tell("end")
+            alone = cut.load.end()
+        took_s = time.monotonic() - began_s
+        done = [Done(**child.hear()) for child in children]
+        refused = Counter(alone.counted)
+        cut.proxy.resume()
+        wait_for(lambda: cut.load.write_moving() is not None, "the gate that was cut off has the new map")
+    _show(took_s, flips, done, refused, alone)
     found = Counter(str(row[0]) for row in _on_all(watched, ("SELECT id FROM workflow_runs",)))
-    load.counted.update(flips=flips, writes=len(load.written), per_second=int(len(load.written) / seconds))
-    show("under flips", load.counted)
+    written = [run_id for each in (*done, alone) for run_id in each.written]
+    assert [each.wrong for each in (*done, alone)] == [[]] * (PROCESSES + 1)
     assert _on_all(watched, ("SELECT id FROM wrongly",)) == []
-    assert not load.wrong
-    assert {run_id: found[run_id] for run_id in load.written if found[run_id] != 1} == {}
-    assert load.counted["failed"] == load.counted["refused"] == 0
-    assert flips >= 4
-    assert load.counted["refused writes of the gate that is cut off"] > 0
-    assert found.keys() == set(load.written)
+    assert found == Counter(written)
+    assert refused["refused writes"] > 0
+    assert len(flips) >= 4
+    assert len(written) / took_s >= LEAST_A_SECOND
+    assert _during(flips, done) > 0
+
+
+def _during(flips: list[tuple[float, float]], done: list[Done]) -> int:
+    """Reads of tenants in the slots that changed hands, that were answered just then."""
+    return sum(began <= at <= ended for each in done for at in each.moving_reads_s for began, ended in flips)
+
+
+def _show(
+    took_s: float, flips: list[tuple[float, float]], done: list[Done], refused: Counter[str], alone: Done
+) -> None:
+    writes = sum(len(each.written) for each in (*done, alone))
+    reads = sum(each.counted["reads"] for each in (*done, alone))
+    longest_ms = max(ended - began for began, ended in flips) * 1000
+    parts = (
+        f"{len(flips)} flips of {len(SLOTS)} slots, the longest {longest_ms:.0f} ms",
+        f"{writes} writes, {writes / took_s:.0f} a second",
+        f"{reads} reads, {_during(flips, done)} of them during flips and of what changed hands",
+        f"of the gate that was cut off {len(alone.written)} writes, {refused['refused writes']} refused",
+    )
+    show("under flips", "; ".join(parts))

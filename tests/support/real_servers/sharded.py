@@ -41,7 +41,9 @@ def tenant_on(shard: str, besides: frozenset[str] = frozenset()) -> str:
             return tenant
 
 
-def save_run(gate: tidegate.Gate, tenant: str, app: str, started_at: datetime, run_id: str | None = None) -> str:
+def save_run(
+    gate: tidegate.Gate, tenant: str, app: str, started_at: datetime, run_id: str | None = None, version: str = "1"
+) -> str:
     """One run by the write side; gives its id."""
     run_id = run_id or str(uuid4())
     user = SimpleNamespace(id=app, tenant_id=tenant)
@@ -49,7 +51,7 @@ def save_run(gate: tidegate.Gate, tenant: str, app: str, started_at: datetime, r
         WorkflowExecution(
             id_=run_id,
             workflow_id=app,
-            workflow_version="1",
+            workflow_version=version,
             workflow_type=WorkflowType.WORKFLOW,
             graph={"nodes": []},
             inputs={},
