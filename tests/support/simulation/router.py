@@ -76,11 +76,13 @@ class SimRouter:
     Args:
         world: its servers.
         name: of the process.
+        begin: called with the connection before it is read from.
     """
 
-    def __init__(self, world: Servers, name: str) -> None:
+    def __init__(self, world: Servers, name: str, begin: Callable[[Line], None] = lambda _line: None) -> None:
         self._world = world
         self._name = name
+        self._begin = begin
         self._servers = {node.name: node for node in (world.primary, *world.replicas)}
         self._lines: dict[str, Line] = {}
         self.topology = Topology([KnownNode(name, max_lag_s=_FOR_EVER) for name in self._servers])
@@ -89,6 +91,8 @@ class SimRouter:
 
     def actions(self) -> list[tuple[str, Callable[[], None]]]:
         """Questions that would find something new."""
+        if not self._world.replicas:
+            return []
         return [
             (f"{self._name} asks {node.name}", lambda n=node: self._ask(n))  # type: ignore[misc]
             for node in self.topology.nodes
@@ -97,18 +101,14 @@ class SimRouter:
 
     def _has_moved(self, node: KnownNode) -> bool:
         server, view = self._servers[node.name], node.view
-        return node is not self.topology.primary and view is not None and view.position != self._position(server)
+        return node is not self.topology.primary and view is not None and view.position != server.position
 
     def _ask(self, node: KnownNode) -> None:
         self.topology.seen(node, self._view(self._servers[node.name]))
 
     def _view(self, server: Node) -> View:
         standby = server is not self._world.primary and server in self._world.replicas
-        return View(self._world.next_tick(), _SERVER, standby, self._position(server))
-
-    @staticmethod
-    def _position(server: Node) -> Position:
-        return Position(server.timeline, server.shown)
+        return View(self._world.next_tick(), _SERVER, standby, server.position)
 
     def read(self, position: Position) -> Answer | None:
         """What a replica that has reached *position* answers; None if none does."""
@@ -135,6 +135,7 @@ class SimRouter:
         line = self._line(node.name)
         attempt = Attempt(node, view, wanted.position, 0.0)
         attempt.check(line)  # type: ignore[arg-type]
+        self._begin(line)
         line.use(f"reads {node.name}")
         return Answer(line.node.value, Origin(0, attempt.timeline, "") if attempt.timeline else None)
 

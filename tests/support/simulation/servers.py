@@ -177,10 +177,10 @@ class SimConnection:
         self.servers.scheduler.step("asks for its position")
         return Position(self.node.timeline, len(self.node.log))
 
-    def own(self, _holdings: object) -> None:
+    def own(self, _holdings: Any) -> None:
         raise AssertionError("there is one shard here")
 
-    def execute(self, _statement: object, _parameters: object = None) -> Any:
+    def execute(self, _statement: object, _parameters: Any = None) -> Any:
         raise AssertionError("there is no outbox here")
 
     def end(self, status: str) -> None:

@@ -6,7 +6,7 @@ A read is stale when what it returns lacks a commit that was visible on the prim
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from simulation.router import SimRouter
 from simulation.scheduler import Died
@@ -22,7 +22,7 @@ from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.proxy.commit import Commit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from simulation.scheduler import Scheduler
     from simulation.servers import Action
@@ -49,7 +49,7 @@ class Shape:
 class SimStore(MemoryStore):
     """The store, with a switch point before each call, and answers that get lost."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Sleeping) -> None:
         super().__init__(now_ms=lambda: world.now_ms)
         self.world = world
 
@@ -57,7 +57,7 @@ class SimStore(MemoryStore):
         found = super().__getattribute__(name)
         if name not in _STORE_CALLS:
             return found
-        world: World = super().__getattribute__("world")
+        world: Sleeping = super().__getattribute__("world")
 
         def call(*args: object, **kwargs: object) -> object:
             world.scheduler.step(name)
@@ -78,6 +78,43 @@ _STORE_CALLS = {
 }
 
 
+class Sleeping(Protocol):
+    """A world in which one can wait."""
+
+    scheduler: Scheduler
+    now_ms: int
+    faults: dict[str, int]
+
+    def sleep(self, seconds: float, /) -> None: ...
+
+
+def read_through(
+    world: Sleeping, store: SimStore, keeper: Keeper, epoch: Callable[[str], int] | None = None
+) -> ReadThrough:
+    """The read path of one process."""
+
+    class SimSignal:
+        def __init__(self) -> None:
+            self._is_set = False
+
+        def set(self) -> None:
+            self._is_set = True
+
+        def wait(self, timeout: float) -> bool:
+            world.sleep(timeout)
+            return self._is_set
+
+    return ReadThrough(
+        store,
+        keeper,
+        flights=Flights(SimSignal),
+        limits=Limits(lease_ms=1_000, wait_ms=3, poll_ms=1, beta=0),
+        epoch=epoch,
+        sleep=world.sleep,
+        now_ms=lambda: world.now_ms,
+    )
+
+
 class World(Servers):
     """Everything one run needs."""
 
@@ -92,36 +129,12 @@ class World(Servers):
             self.store.roots[TENANT] = Root("first", self.primary.origin, State.CLEAN)
         self.keeper = Keeper(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
         self.routers = [SimRouter(self, f"process {i}") for i in range(shape.processes)]
-        processes = [self._process() for _ in range(shape.processes)]
+        processes = [read_through(self, self.store, self.keeper) for _ in range(shape.processes)]
         for i in range(shape.writers):
             scheduler.add(f"w{i}", SimWriter(self, i).run)
         for i in range(shape.readers):
             at = i % len(processes)
             scheduler.add(f"r{i}", SimReader(self, processes[at], self.routers[at], shape.reads).run)
-
-    def _process(self) -> ReadThrough:
-        world = self
-
-        class SimSignal:
-            def __init__(self) -> None:
-                self._is_set = False
-
-            def set(self) -> None:
-                self._is_set = True
-
-            def wait(self, timeout: float) -> bool:
-                world.sleep(timeout)
-                return self._is_set
-
-        limits = Limits(lease_ms=1_000, wait_ms=3, poll_ms=1, beta=0)
-        return ReadThrough(
-            self.store,
-            self.keeper,
-            flights=Flights(SimSignal),
-            limits=limits,
-            sleep=self.sleep,
-            now_ms=lambda: self.now_ms,
-        )
 
     def sleep(self, _seconds: float) -> None:
         self.scheduler.step("waits")

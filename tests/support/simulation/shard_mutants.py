@@ -1,0 +1,163 @@
+"""The rules of several shards taken away, as patches of the real code; each with a world in which that must show.
+
+Some rules cover each other: taken away alone, none of them shows. Of such, all are taken away, and each of them left in
+place must be enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from simulation.sharded import ShardedShape
+from simulation.shards import SharingConnection
+
+from tidegate.cache import marks
+from tidegate.cache.keeper import Keeper
+from tidegate.cache.marks import Root
+from tidegate.cache.memory_store import MemoryStore
+from tidegate.cache.request import ONLY_PRIMARY
+from tidegate.errors import StaleShardMap
+from tidegate.proxy import ownership
+from tidegate.proxy.sharded_primary import ShardedPrimary
+from tidegate.proxy.sharding import Sharding
+from tidegate.proxy.shards import Shards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pytest
+
+
+@dataclass(frozen=True)
+class ShardMutant:
+    """Rules that cover each other (most often one alone), and a world where one of them is needed."""
+
+    rules: tuple[str, ...]
+    shape: ShardedShape
+
+    @property
+    def name(self) -> str:
+        return " and ".join(self.rules)
+
+
+def take_away(rules: Iterable[str], patch: pytest.MonkeyPatch) -> None:
+    for rule in rules:
+        globals()[f"_without_{rule}"](patch)
+
+
+def _without_ownership(patch: pytest.MonkeyPatch) -> None:
+    """A write asks no shard whether it owns the tenant."""
+    patch.setattr(SharingConnection, "own", lambda *_args: None)
+
+
+def _without_since(patch: pytest.MonkeyPatch) -> None:
+    """It is enough that a shard owns the tenant, since whichever epoch."""
+
+    def compare(rows: Any, holdings: Any) -> None:
+        if not all(row.owned for row in rows):
+            raise StaleShardMap(str(holdings))
+
+    patch.setattr(ownership, "_compare", compare)
+
+
+def _without_share(patch: pytest.MonkeyPatch) -> None:
+    """The check holds nothing: a fence does not wait for the write."""
+    patch.setattr(SharingConnection, "share", lambda _self: None)
+
+
+def _without_remaking(patch: pytest.MonkeyPatch) -> None:
+    """A flip leaves the root as it is, but for the origin."""
+
+    def rooted(self: MemoryStore, tenant: str, nonce: str, origin: Any) -> Root:
+        root = self.roots.get(tenant)
+        root = self.roots[tenant] = (
+            Root(nonce, origin) if root is None else replace(root, origin=max(root.origin, origin))
+        )
+        return root
+
+    patch.setattr(MemoryStore, "_rooted", rooted)
+
+
+def _without_root(patch: pytest.MonkeyPatch) -> None:
+    """A root is made by who has not read the ownership row."""
+    origin = ShardedPrimary._origin
+    patch.setattr(ShardedPrimary, "_origin", lambda self, holding, **_: origin(self, holding, check=False))
+
+
+def _without_check(patch: pytest.MonkeyPatch) -> None:
+    """A read does not ask its shard whether it owns the tenant."""
+    run = Sharding._run
+    patch.setattr(Sharding, "_run", lambda self, call, holding, need, **_: run(self, call, holding, need, check=False))
+
+
+def _without_answered(patch: pytest.MonkeyPatch) -> None:
+    """A catalogue that does not answer is taken for one that has no newer map."""
+
+    def moved(self: Any, tenant: str, holding: Any, _refused: object) -> bool:
+        self._maps.refresh()
+        return bool(self.holding(tenant) != holding)
+
+    patch.setattr(Shards, "moved", moved)
+
+
+def _without_epoch(patch: pytest.MonkeyPatch) -> None:
+    """What is looked up by an old map is found all the same: ``Refusal.EPOCH``."""
+    patch.setattr(marks, "ahead", lambda _root, _epoch: False)
+
+
+def _without_newer(patch: pytest.MonkeyPatch) -> None:
+    """A root of a later epoch tells the sharding nothing of the map."""
+    read = Sharding._read_at
+
+    def read_at(self: Sharding, call: Any, holding: Any, need: Any) -> object:
+        newer = need.root is not None and need.root.epoch > holding.since
+        return read(self, call, holding, ONLY_PRIMARY if newer else need)
+
+    patch.setattr(Sharding, "_read_at", read_at)
+
+
+def _without_vouching(patch: pytest.MonkeyPatch) -> None:
+    """The position of a root that does not vouch for the shard is taken for one in the shard's log."""
+
+    def read_at(self: Sharding, call: Any, holding: Any, need: Any) -> object:
+        vouched = need.root is not None and (need.root.epoch, need.root.shard) == (holding.since, holding.shard)
+        return self._run(call, holding, need, check=not vouched)
+
+    patch.setattr(Sharding, "_read_at", read_at)
+
+
+def _without_tending(patch: pytest.MonkeyPatch) -> None:
+    """The keeper asks the shard of its map about another one's transactions."""
+    tend = Keeper.tend
+
+    def tended(self: Any, tenant: str, miss: Any) -> bool:
+        epoch = self._primary.epoch(tenant)
+        return tend(self, tenant, replace(miss, origin=miss.origin._replace(epoch=min(epoch, miss.origin.epoch))))
+
+    patch.setattr(Keeper, "tend", tended)
+
+
+def _without_fill(patch: pytest.MonkeyPatch) -> None:
+    """Whose data an answer is is not compared."""
+    patch.setattr(marks, "may_not_fill", lambda root, noted, tags, _origin: marks.stale(root, noted, tags))
+
+
+OLD_WRITER, OLD_READER = (2, 1), (1, 2)
+MUTANTS = [
+    ShardMutant(("ownership",), ShardedShape(maps=OLD_WRITER, rooted=2, faults={})),
+    ShardMutant(("since",), ShardedShape(maps=(3, 1), reads=2, rooted=3, faults={})),
+    ShardMutant(("share",), ShardedShape(readers=1)),
+    ShardMutant(("remaking",), ShardedShape(writers=0, readers=1, reads=3, maps=(2,), faults={}, replicas=1)),
+    ShardMutant(("root",), ShardedShape(maps=OLD_READER, rooted=2, faults={"lose": 1})),
+    ShardMutant(("check",), ShardedShape(maps=OLD_READER, rooted=2, faults={"store away": 1})),
+    ShardMutant(("answered",), ShardedShape(maps=OLD_READER, rooted=2, faults={"store away": 1, "catalogue away": 1})),
+    ShardMutant(("epoch", "check"), ShardedShape(writers=2, maps=OLD_READER, rooted=2, faults={})),
+    ShardMutant(("newer", "check"), ShardedShape(maps=OLD_READER, rooted=2, faults={})),
+    ShardMutant(("epoch", "tending"), ShardedShape(readers=3, reads=2, maps=OLD_READER, rooted=2, faults={})),
+    ShardMutant(("vouching", "check"), ShardedShape(writers=0, readers=1, maps=(2,), faults={}, replicas=1)),
+    ShardMutant(
+        ("fill", "epoch", "newer", "check"),
+        ShardedShape(readers=2, maps=OLD_READER, rooted=2, faults={}, judged="newest"),
+    ),
+]

@@ -1,0 +1,218 @@
+"""Two shards between which the tenant's slot changes hands, and the catalogue that says where it is.
+
+What a shard owns is in its log, as its rows are: a replica may show an older state of both. A flip is three steps of
+the world: the fence, which waits for writers that hold the ownership row; the grant, after the rows were copied; and
+the publishing of the map. (Closing, which only keeps new writers from making the fence wait for ever, is left out.)
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from simulation.servers import Node, Servers, SimConnection
+
+from tidegate.proxy.ownership import check_ownership_at_commit
+from tidegate.routing.shard_map import FIRST_EPOCH, ShardMap, even_map
+from tidegate.routing.slots import slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from simulation.scheduler import Scheduler
+    from simulation.servers import Action, Value
+
+    from tidegate.repositories.position import Position
+
+TENANT: Final = "tenant"
+SLOT: Final = slot_of(TENANT)
+UNIT: Final = f"slot:{SLOT}"
+FIRST: Final = even_map(["a", "b"]).with_slots_moved([SLOT], "a", FIRST_EPOCH)
+_Row = namedtuple("_Row", "xid file lsn unit since owned")  # noqa: PYI024  # as untyped as a row
+
+
+class Owned(NamedTuple):
+    """A row of ``tidegate_ownership``, as the log has it."""
+
+    since: int
+    owned: bool
+
+
+OLDEST: Final = 99
+"""A commit of before all that a run does."""
+NEVER: Final = Owned(0, owned=False)
+
+
+@lru_cache(maxsize=16)
+def map_of(epoch: int) -> ShardMap:
+    """The slot begins on *a*, and each flip takes it to the other shard."""
+    return FIRST if epoch == FIRST_EPOCH else FIRST.with_slots_moved([SLOT], shard_at(epoch), epoch)
+
+
+def shard_at(epoch: int) -> str:
+    """Where the slot is by that map."""
+    return "ab"[(epoch - FIRST_EPOCH) % 2]
+
+
+class ShardNode(Node):
+    """A server that shows what its shard owns, too."""
+
+    @property
+    def value(self) -> Value:
+        return frozenset(record for record in self.log[: self.shown] if type(record) is int)
+
+    @property
+    def row(self) -> Owned:
+        shown = (record for record in reversed(self.log[: self.shown]) if type(record) is Owned)
+        return next(shown, NEVER)
+
+
+class Shard(Servers):
+    """One shard. Its log begins at *length*, so that positions of two shards are not alike.
+
+    Args:
+        scheduler: of the run.
+        faults: how often each fault may still strike.
+        replicas: how many.
+        name: "a" or "b".
+        length: how many records its log begins with.
+    """
+
+    def __init__(self, scheduler: Scheduler, faults: dict[str, int], replicas: int, name: str, length: int) -> None:
+        super().__init__(scheduler, faults, replicas, name, ShardNode)
+        self.name = name
+        self.sharers: set[str] = set()
+        self.log.extend([NEVER] * length)
+        for node in (self.primary, *self.replicas):
+            node.show_all()
+
+    @property
+    def row(self) -> Owned:
+        assert isinstance(self.primary, ShardNode)
+        return self.primary.row
+
+    def write(self, *records: object) -> None:
+        """At once visible on the primary."""
+        self.log.extend(records)
+        self.primary.show_all()
+
+    def ended(self, xid: str, status: str) -> None:
+        super().ended(xid, status)
+        self.sharers.discard(xid)
+
+
+@dataclass
+class SimSession:
+    """A transaction that reads, on one node; what the checks of real sessions take for a connection."""
+
+    servers: Servers
+    node: Node
+
+    def execute(self, _statement: object, parameters: Mapping[str, Any]) -> list[Any]:
+        self.servers.scheduler.step(f"asks {self.node.name} what it owns")
+        assert parameters["units"] == [UNIT]
+        assert isinstance(self.node, ShardNode)
+        return [_Row("", "", "", UNIT, *self.node.row)]
+
+    def exec_driver_sql(self, _statement: str) -> SimSession:
+        self.servers.scheduler.step(f"asks {self.node.name} for its position")
+        return self
+
+    def all(self) -> list[tuple[str, str]]:
+        return [_written(self.node)]
+
+
+@dataclass(frozen=True)
+class SimEngine:
+    """What the sharded primary reads with."""
+
+    shard: Shard
+
+    @contextmanager
+    def connect(self) -> Iterator[SimSession]:
+        yield SimSession(self.shard, self.shard.primary)
+
+
+class SharingConnection(SimConnection):
+    """A writer's, which holds the ownership row from its check to its end."""
+
+    servers: Shard
+
+    def __init__(self, shard: Shard) -> None:
+        super().__init__(shard)
+        self._transaction: tuple[str, Position] | None = None
+
+    def own(self, holdings: Any) -> None:
+        self._transaction = check_ownership_at_commit(self, holdings)
+
+    def transaction_id(self) -> tuple[str, Position]:
+        return self._transaction or super().transaction_id()
+
+    def execute(self, _statement: object, parameters: Any = None) -> Any:
+        self.servers.scheduler.step(f"shares the ownership row of {self.servers.name}")
+        assert parameters == {"units": [UNIT]}
+        self.share()
+        lsn, file = _written(self.node)
+        return [_Row(self.xid, file, lsn, UNIT, *self.servers.row)]
+
+    def share(self) -> None:
+        self.servers.sharers.add(self.xid)
+
+
+def _written(node: Node) -> tuple[str, str]:
+    return f"0/{len(node.log):X}", f"{node.timeline:08X}"
+
+
+class Catalogue:
+    """Where the slot is, and on its way to: the world's part in a flip.
+
+    Args:
+        shards: by name.
+        faults: "flip" says how often.
+    """
+
+    def __init__(self, shards: Mapping[str, Shard], faults: dict[str, int]) -> None:
+        self._shards = shards
+        self._faults = faults
+        self._step = 0
+        self.epoch = FIRST_EPOCH
+        shards["a"].write(Owned(FIRST_EPOCH, owned=True), OLDEST)
+        for replica in shards["a"].replicas:
+            replica.show_all()
+
+    @property
+    def shard(self) -> Shard:
+        """Who has the slot by the newest map."""
+        return self._shards[shard_at(self.epoch)]
+
+    def actions(self) -> list[Action]:
+        """The next step of a flip, if it can be taken."""
+        old = self.shard
+        if self._step == 0 and self._faults.get("flip", 0) and not old.sharers:
+            return [(f"{old.name} is fenced", self._fence)]
+        if self._step == 1:
+            return [("the other shard is granted the slot", self._grant)]
+        return [("the map is published", self._publish)] if self._step else []
+
+    def flip(self) -> None:
+        """All of a flip at once."""
+        for step in (self._fence, self._grant, self._publish):
+            step()
+
+    def _fence(self) -> None:
+        self._faults["flip"] = self._faults.get("flip", 0) - 1
+        self.shard.write(Owned(self.epoch + 1, owned=False))
+        self._step = 1
+
+    def _grant(self) -> None:
+        new = self._shards[shard_at(self.epoch + 1)]
+        copied = sorted(self.shard.primary.value - new.primary.value)
+        new.write(*copied, Owned(self.epoch + 1, owned=True))
+        self._step = 2
+
+    def _publish(self) -> None:
+        self.epoch += 1
+        self._step = 0
