@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
     from tidegate.proxy.routing import OnPrimary, Routing
     from tidegate.proxy.watch import Watch
-    from tidegate.routing.shard_map import Holding
+    from tidegate.routing.shard_map import Holding, ShardMap
     from tidegate.routing.written import Written
+
+_MOST_FOUND: Final = 16_384
+"""Of tenants whose holding is remembered while the map is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Shards:
         self._maps = maps
         self._ready = ready
         self._parts: dict[str, ShardParts] = {}
+        self._found: tuple[ShardMap | None, dict[str, Holding]] = (None, {})
 
     def add(self, parts: ShardParts) -> None:
         """One of the shards; all are added before the first call."""
@@ -104,7 +108,15 @@ class Shards:
         Raises:
             UnknownTenant: it never had one.
         """
-        return self._maps.current().holding(tenant)
+        shard_map = self._maps.current()
+        found_by, found = self._found
+        if found_by is not shard_map or len(found) > _MOST_FOUND:
+            found = {}
+            self._found = shard_map, found
+        holding = found.get(tenant)
+        if holding is None:
+            holding = found[tenant] = shard_map.holding(tenant)
+        return holding
 
     def holdings_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Holding]:
         """The units of *tenants*, which are all on *shard*.

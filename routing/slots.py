@@ -18,7 +18,6 @@ SLOTS: Final = 4096
 _DIGEST_BYTES: Final = 8
 
 
-@lru_cache(maxsize=16_384, typed=True)
 def canonical_tenant(tenant: Any) -> str:
     """The tenant's id as text, the same for every spelling that PostgreSQL takes for the same id."""
     return str(canonical(tenant))
