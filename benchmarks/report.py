@@ -122,7 +122,9 @@ def show(report: Report, console: Console) -> None:
     else:
         show_routing(report.routing, console)
     if report.sharding is None:
-        console.print("The sharding was not measured: it kills a server, and does so to its own only.", style="dim")
+        console.print(
+            "The sharding was not measured: it freezes and kills servers, and does so to its own only.", style="dim"
+        )
     else:
         show_sharding(report.sharding, console)
 

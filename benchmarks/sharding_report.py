@@ -89,7 +89,7 @@ def show_sharding(report: ShardingReport, console: Console) -> None:
     console.print(table)
     console.print(
         "In brackets: between what a figure lies with a confidence of 95 %. us more: of the calling thread on the "
-        "processor; us longer:\nwaits included, of which there is one more without a cache.",
+        "processor.\nus longer: waits included, of which there is one more without a cache.",
         style="dim",
     )
     for goal in report.goals:
