@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.routing_report import RoutingReport
     from tidegate.benchmarks.routing_size import RoutingSize
     from tidegate.benchmarks.scenarios import Scenario
+    from tidegate.benchmarks.sharding_report import ShardingReport
+    from tidegate.benchmarks.sharding_size import ShardingSize
     from tidegate.benchmarks.steps import Steps
 
 
@@ -45,6 +47,7 @@ def run_benchmark(
     cache_url: str | None = None,
     cache_size: Size = DEMO,
     routing_size: RoutingSize | None = None,
+    sharding_size: ShardingSize | None = None,
 ) -> Report:
     """Load *data_set* twice, measure, and clean up.
 
@@ -56,6 +59,7 @@ def run_benchmark(
         cache_url: a Valkey or Redis for tests, to go with *server*; None: the cache is not measured there.
         cache_size: how much of the cache is measured.
         routing_size: how much of the routing is measured, on servers that are started for it; None: nothing.
+        sharding_size: how much of the sharding is measured, on others; None: nothing.
 
     Raises:
         BenchmarkError: the disk is short, the server is in use, or contenders answer differently.
@@ -79,9 +83,9 @@ def run_benchmark(
         cache = CacheBenchmark(places, data_set, cache_url, cache_size, steps) if cache_url else None
         report = _measured(places, data_set, contenders, rounds, steps, cache)
     # After the first servers have ended: what it measures is how soon others take over, and the machine may be small.
-    if routing_size is None:
-        return report
-    return replace(report, routing=_routing(routing_size, data_set.seed, steps))
+    routing = None if routing_size is None else _routing(routing_size, data_set.seed, steps)
+    sharding = None if sharding_size is None else _sharding(sharding_size, data_set.seed, steps)
+    return replace(report, routing=routing, sharding=sharding)
 
 
 def _measured(
@@ -115,6 +119,7 @@ def _measured(
         writes=writes,
         cache=cache.run(contenders, asked, deepest) if cache else None,
         routing=None,
+        sharding=None,
     )
 
 
@@ -129,6 +134,13 @@ def _routing(size: RoutingSize, seed: int, steps: Steps) -> RoutingReport:
     from tidegate.benchmarks.routing_benchmark import RoutingBenchmark
 
     return RoutingBenchmark(size, seed, steps).run()
+
+
+def _sharding(size: ShardingSize, seed: int, steps: Steps) -> ShardingReport:
+    # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
+    from tidegate.benchmarks.sharding_benchmark import ShardingBenchmark
+
+    return ShardingBenchmark(size, seed, steps).run()
 
 
 @contextmanager

@@ -90,6 +90,8 @@ def _run(
     from tidegate.benchmarks.report import WIDTH, as_json, show
     from tidegate.benchmarks.routing_size import BENCH as ROUTING_BENCH
     from tidegate.benchmarks.routing_size import DEMO as ROUTING_DEMO
+    from tidegate.benchmarks.sharding_size import BENCH as SHARDING_BENCH
+    from tidegate.benchmarks.sharding_size import DEMO as SHARDING_DEMO
     from tidegate.benchmarks.steps import Steps
 
     console = Console()
@@ -110,6 +112,7 @@ def _run(
             cache_url=cache_url,
             cache_size=BENCH if runs >= BENCH_RUNS else DEMO,
             routing_size=None if server else ROUTING_BENCH if runs >= BENCH_RUNS else ROUTING_DEMO,
+            sharding_size=None if server else SHARDING_BENCH if runs >= BENCH_RUNS else SHARDING_DEMO,
         )
     except (TidegateError, SQLAlchemyError, psycopg.Error, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

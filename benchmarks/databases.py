@@ -41,6 +41,8 @@ SERVER_SETTINGS: Final[Mapping[str, str]] = {
 _RUN_BYTES: Final = 15_000
 _LOG_BYTES: Final = 2_500_000_000
 _SERVER_BYTES: Final = 150_000_000
+_LATER_BYTES: Final = 3 * _SERVER_BYTES
+"""Of the servers of routing, and then of sharding, which are started when the first one is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,15 @@ class DiskNeed:
 
     @property
     def total_bytes(self) -> int:
-        """All of it, with the server itself."""
-        return 2 * self.copy_bytes + self.log_bytes + _SERVER_BYTES
+        """All of it, with the server itself, or what the servers after it need."""
+        return max(2 * self.copy_bytes + self.log_bytes + _SERVER_BYTES, _LATER_BYTES)
 
     def __str__(self) -> str:
         return (
             f"{gigabytes(self.total_bytes)}: the rows {gigabytes(self.copy_bytes)}, "
             f"their second copy for the baseline {gigabytes(self.copy_bytes)}, "
-            f"the server and its log {gigabytes(self.log_bytes + _SERVER_BYTES)}"
+            f"the server and its log {gigabytes(self.log_bytes + _SERVER_BYTES)}, "
+            f"and when these are gone other servers {gigabytes(_LATER_BYTES)}"
         )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from tidegate.benchmarks.cache_report import cache_json, show_cache
 from tidegate.benchmarks.goals import GOAL_RUNS
 from tidegate.benchmarks.routing_report import routing_json, show_routing
+from tidegate.benchmarks.sharding_report import sharding_json, show_sharding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.index_cost import WriteCost
     from tidegate.benchmarks.measuring import Measured, Timing
     from tidegate.benchmarks.routing_report import RoutingReport
+    from tidegate.benchmarks.sharding_report import ShardingReport
 
 REFERENCE: Final = "baseline"
 """The contender that the others are compared with."""
@@ -45,6 +47,7 @@ class Report:
     writes: Sequence[WriteCost]
     cache: CacheReport | None
     routing: RoutingReport | None
+    sharding: ShardingReport | None
 
     def by_scenario(self) -> dict[str, dict[str, Measured]]:
         """What was measured, by scenario and contender."""
@@ -84,6 +87,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "index_cost": [asdict(cost) | {"ratio_p50": cost.ratio} for cost in report.writes],
         "cache": None if report.cache is None else cache_json(report.cache),
         "routing": None if report.routing is None else routing_json(report.routing),
+        "sharding": None if report.sharding is None else sharding_json(report.sharding),
     }
 
 
@@ -117,6 +121,12 @@ def show(report: Report, console: Console) -> None:
         console.print("The routing was not measured: it kills servers, and does so to its own only.", style="dim")
     else:
         show_routing(report.routing, console)
+    if report.sharding is None:
+        console.print(
+            "The sharding was not measured: it freezes and kills servers, and does so to its own only.", style="dim"
+        )
+    else:
+        show_sharding(report.sharding, console)
 
 
 def _scenario_table(report: Report) -> Table:

@@ -72,7 +72,7 @@ class Call:
         """
         twin = bound_copy(self.repository, session_maker or self.sessions or self.home)
         if self.home is not None:
-            twin.__dict__.update({_HOME: self.home, _AGAIN: self.again})
+            twin.__dict__[_HOME], twin.__dict__[_AGAIN] = self.home, self.again
         return self.plain(twin, **self.arguments)
 
 
@@ -112,7 +112,8 @@ def bound_copy(repository: Any, session_maker: sessionmaker[Session] | None) -> 
         twin.__dict__["_tidegate_pipeline"] = None
     if session_maker is not None:
         own = repository.__dict__[_HOME]
-        twin.__dict__.update(
-            {key: session_maker for key, value in vars(repository).items() if value is own and key != _HOME}
-        )
+        attributes = twin.__dict__
+        for key, value in repository.__dict__.items():
+            if value is own and key != _HOME:
+                attributes[key] = session_maker
     return twin

@@ -92,7 +92,7 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
                 elif value is not None:  # left for the database to refuse
                     cacheable = False
         tenant = arguments[tenant_name] if has_tenant else None
-        if not tenant_is_id and tenant is not None:
+        if tenant is not None and (not tenant_is_id or tenant.__class__ is not str):
             tenant = as_text(tenant)
         return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
 

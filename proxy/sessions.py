@@ -83,7 +83,11 @@ class RoutedSession(Session):
 
 
 class ShardSession(Session):
-    """A session on one shard, whatever the tenants; see :func:`~tidegate.proxy.shards.checking`."""
+    """A session on one shard, whatever the tenants."""
+
+
+class CheckedSession(ShardSession):
+    """One that sees first whether the shard owns a unit; see :class:`~tidegate.proxy.shards.checking`."""
 
 
 def _routed_begins(session: RoutedSession, transaction: SessionTransaction, connection: Connection) -> None:
@@ -97,7 +101,7 @@ def _shard_begins(_session: Session, _transaction: SessionTransaction, connectio
 
 
 event.listen(RoutedSession, "after_begin", _routed_begins)
-event.listen(ShardSession, "after_begin", _shard_begins)
+event.listen(CheckedSession, "after_begin", _shard_begins)
 
 
 def routed_maker(shards: Shards, **options: Any) -> sessionmaker[Session]:
@@ -112,11 +116,17 @@ def is_routed(maker: Any, shards: Shards) -> bool:
 
 
 def for_tenant(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
-    """One like *maker*, which is a routed one, for a tenant; costs next to nothing."""
-    twin: Any = sessionmaker.__new__(type(maker))
-    twin.__dict__.update(vars(maker))
-    twin.kw = {**maker.kw, "tenant": as_text(tenant)}
-    return cast("sessionmaker[Session]", twin)
+    """One like *maker*, which is a routed one, for a tenant."""
+    return for_spelt(maker, as_text(tenant))
+
+
+def for_spelt(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
+    """The same for a tenant as writers name it, as a call has it; costs next to nothing."""
+    twin: sessionmaker[Session] = object.__new__(maker.__class__)
+    twin.__dict__.update(maker.__dict__)
+    twin.kw = kw = maker.kw.copy()
+    kw["tenant"] = tenant
+    return twin
 
 
 class ShardMakers:
@@ -124,12 +134,13 @@ class ShardMakers:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._made: dict[type[Any], sessionmaker[Session]] = {}
+        self._made: dict[bool, dict[type[Any], sessionmaker[Session]]] = {False: {}, True: {}}
 
-    def like(self, routed: sessionmaker[Session]) -> sessionmaker[Session]:
-        """The one like *routed*, or like what :func:`for_tenant` made of it."""
-        made = self._made.get(routed.class_)
+    def like(self, routed: sessionmaker[Session], *, checked: bool) -> sessionmaker[Session]:
+        """The one like *routed*, or like what :func:`for_tenant` made of it; *checked*: of :class:`CheckedSession`."""
+        made = self._made[checked].get(routed.class_)
         if made is None:
             options = {key: value for key, value in routed.kw.items() if key not in ("shards", "tenant", "bind")}
-            made = self._made[routed.class_] = sessionmaker(self._engine, class_=ShardSession, **options)
+            made = sessionmaker(self._engine, class_=CheckedSession if checked else ShardSession, **options)
+            self._made[checked][routed.class_] = made
         return made

@@ -56,7 +56,7 @@ class Sharding:
         """
         if call.shard is not None:
             parts = self._shards.at(call.shard)
-            call.sessions = self._maker(call, call.shard)
+            call.sessions = self._maker(call, call.shard, check=False)
             return parts.routing(call)
         if call.tenant is None:
             raise UnknownTenant(f"{call.name} names no tenant, and this gate has several shards")
@@ -108,7 +108,7 @@ class Sharding:
 
     def _run(self, call: Call, holding: Holding, need: Need | None, *, check: bool) -> object:
         parts = self._shards.at(holding.shard)
-        call.need, call.sessions = need, self._maker(call, holding.shard)
+        call.need, call.sessions = need, self._maker(call, holding.shard, check=check)
         if check:
             with checking(holding):
                 answer = parts.routing(call)
@@ -118,8 +118,9 @@ class Sharding:
             call.origin = call.origin._replace(epoch=holding.since, shard=holding.shard)
         return answer
 
-    def _maker(self, call: Call, shard: str) -> sessionmaker[Session]:
-        return self._makers[shard].like(call.home or call.repository.__dict__["_tidegate_session_maker"])
+    def _maker(self, call: Call, shard: str, *, check: bool) -> sessionmaker[Session]:
+        routed = call.home or call.repository.__dict__["_tidegate_session_maker"]
+        return self._makers[shard].like(routed, checked=check)
 
 
 def _may_be_elsewhere(policy: Policy) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.proxy.sessions import for_tenant
+from tidegate.proxy.sessions import for_spelt
 from tidegate.repositories.places import OfId
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Tenants:
 
     def _of_tenant(self, call: Call, tenant: str) -> object:
         if self._parted is not None:
-            call.home = for_tenant(call.repository.__dict__["_tidegate_session_maker"], tenant)
+            call.home = for_spelt(call.repository.__dict__["_tidegate_session_maker"], tenant)
         return self.below(call)
 
     def _of_id(self, call: Call, where: OfId) -> object:

@@ -61,6 +61,7 @@ def report() -> Report:
         writes=[WriteCost("INSERT of a run", Timing(1, 1, 1, 9), Timing(1.5, 1, 1, 9))],
         cache=None,
         routing=None,
+        sharding=None,
     )
 
 
@@ -73,7 +74,7 @@ def test_the_report_is_json_with_machine_versions_seed_and_every_scenario() -> N
     found = json.loads(json.dumps(as_json(report())))
     assert found.keys() == {
         *("runs", "seed", "rounds", "machine", "versions", "rows", "database_bytes"),
-        *("scenarios", "goals", "index_cost", "cache", "routing"),
+        *("scenarios", "goals", "index_cost", "cache", "routing", "sharding"),
     }
     assert [scenario["name"] for scenario in found["scenarios"]] == [FIRST_PAGE, RARE_SOURCE_QUIET, DEEP]
     first = found["scenarios"][0]

@@ -1,0 +1,197 @@
+"""One shard of two that hangs or is gone, and calls of tenants on the other, before and meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import tidegate
+from tidegate.benchmarks.cache_costs import run_values
+from tidegate.benchmarks.intervals import p99_times
+from tidegate.benchmarks.isolation_load import ILL, WELL, Connections, loaded
+from tidegate.benchmarks.measuring import timing
+from tidegate.benchmarks.population import random_uuid
+from tidegate.benchmarks.sharding_stock import engines_of
+from tidegate.errors import BenchmarkError
+from tidegate.proxy.settings import PoolSettings, ShardingSettings
+from tidegate.repositories.indexes import create_indexes
+from tidegate.repositories.models import Base, WorkflowRun
+from tidegate.routing.shard_map import even_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tidegate.benchmarks.intervals import Interval
+    from tidegate.benchmarks.isolation_load import Load
+    from tidegate.benchmarks.measuring import Timing
+    from tidegate.benchmarks.sharding_size import ShardingSize
+    from tidegate.benchmarks.steps import Advance
+    from tidegate.proxy.embedded import Cluster
+    from tidegate.proxy.gate import Gate
+
+FROZEN: Final = "frozen by SIGSTOP"
+KILLED: Final = "killed by SIGKILL"
+POOL: Final = PoolSettings(size=4, overflow=2, timeout_s=0.25)
+_TENANTS_EACH: Final = 16
+_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a cache that is late is a number, not a fault
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Calls of tenants on one shard, before another was ill and while it was.
+
+    Args:
+        text: what was done to the other.
+        pairs: how often.
+        before: the calls just before, several times.
+        meanwhile: those that began while the other was ill.
+        times: p99 meanwhile, divided by p99 before.
+        calls: of tenants on the one, all along.
+        failed: of those.
+        attempts: calls of tenants on the other that began while it was ill.
+        answered: how many of those were answered before it was well again, as only the cache can.
+        taken: connections to one shard that calls of tenants on the other took, all along.
+        held: connections to the other at most.
+        most: as many as there may be.
+    """
+
+    text: str
+    pairs: int
+    before: Timing
+    meanwhile: Timing
+    times: Interval
+    calls: int
+    failed: int
+    attempts: int
+    answered: int
+    taken: int
+    held: int
+    most: int
+
+
+class Isolating:
+    """Makes the second shard of *cluster* ill among calls; it keeps the catalogue, too.
+
+    Args:
+        cluster: of two shards, with nothing in their databases.
+        size: how much.
+        seed: decides who calls.
+    """
+
+    def __init__(self, cluster: Cluster, size: ShardingSize, seed: int) -> None:
+        self._cluster = cluster
+        self._size = size
+        self._seed = seed
+        self._rng = Random(f"{seed}:isolation")  # noqa: S311  # a load, no secret
+
+    def run(self, advance: Advance) -> list[Isolation]:
+        """Freeze it, and then kill it, as often as the size says; *advance* is told of each time."""
+        ill = self._cluster.shards[1].primary
+        ways = {
+            FROZEN: (ill.pause, ill.resume, self._size.freezes),
+            KILLED: (ill.kill, ill.start, self._size.kills),
+        }
+        with _quiet(), self._gate() as gate:
+            ids = {shard: self._filled(gate, shard) for shard in (WELL, ILL)}
+            found = []
+            for text, (fall_ill, recover, times) in ways.items():
+                if not times:
+                    continue
+                with ExitStack() as stack:
+                    connections = Connections(gate, stack)
+                    load = stack.enter_context(loaded(gate, ids, self._rng))
+                    pairs = [self._pair(load, fall_ill, recover, advance) for _ in range(times)]
+                found.append(self._isolation(text, load, connections, pairs))
+            return found
+
+    @contextmanager
+    def _gate(self) -> Iterator[Gate]:
+        settings = self._cluster.settings()
+        cache = settings.cache.model_copy(update={"connect_timeout_ms": _WAIT_MS, "read_timeout_ms": _WAIT_MS})
+        changed = {"cache": cache, "pool": POOL, "sharding": ShardingSettings(catalogue=ILL)}
+        with tidegate.connect(settings.model_copy(update=changed)) as gate:
+            yield gate
+
+    def _filled(self, gate: Gate, shard: str) -> list[tuple[str, str, str]]:
+        engine = engines_of(gate)[shard]
+        Base.metadata.create_all(engine)
+        create_indexes(engine)
+        shards, rng = even_map([WELL, ILL]), self._rng
+        made: list[tuple[str, str, str]] = []
+        while len(made) < _TENANTS_EACH:
+            tenant, app, run = (random_uuid(rng) for _ in range(3))
+            if shards.holding(tenant).shard == shard:
+                made.append((tenant, app, run))
+                with gate.session(tenant) as session:
+                    session.add(WorkflowRun(**run_values(tenant, app, random_uuid(rng), random_uuid(rng), run)))
+                    session.commit()
+        return made
+
+    def _pair(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> _Pair:
+        """Calls of some time, and then of as much in which the shard is ill; ends when all of its callers are answered.
+
+        Raises:
+            BenchmarkError: they are not in half a minute.
+        """
+        began_ns = time.perf_counter_ns()
+        time.sleep(self._size.seconds)
+        ended_ns = time.perf_counter_ns()
+        fall_ill()
+        try:
+            ill_ns = time.perf_counter_ns()
+            time.sleep(self._size.seconds)
+            over_ns = time.perf_counter_ns()
+        finally:
+            recover()
+        load.wait_answered(time.perf_counter_ns())
+        advance(1)
+        return _Pair(began_ns, ended_ns, ill_ns, over_ns)
+
+    def _isolation(self, text: str, load: Load, connections: Connections, pairs: Sequence[_Pair]) -> Isolation:
+        well = [
+            (load.between(WELL, pair.began_ns, pair.ended_ns), load.between(WELL, pair.ill_ns, pair.over_ns))
+            for pair in pairs
+        ]
+        ill = [(call, pair) for pair in pairs for call in load.between(ILL, pair.ill_ns, pair.over_ns)]
+        if not ill or not all(all(pair) for pair in well):
+            raise BenchmarkError(f"nobody called within {self._size.seconds:g} s: this machine is too busy")
+        taken = [([call.ns for call in before], [call.ns for call in meanwhile]) for before, meanwhile in well]
+        return Isolation(
+            text=text,
+            pairs=len(pairs),
+            before=timing([ns for before, _ in taken for ns in before]),
+            meanwhile=timing([ns for _, meanwhile in taken for ns in meanwhile]),
+            times=p99_times(taken, self._seed),
+            calls=len(load.of(WELL)),
+            failed=sum(not call.answered for call in load.of(WELL)),
+            attempts=len(ill),
+            answered=sum(call.answered and call.began_ns + call.ns < pair.over_ns for call, pair in ill),
+            taken=connections.foreign,
+            held=connections.most[ILL],
+            most=POOL.size + POOL.overflow,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A shard that is away is what is asked for here: no log has to warn of it."""
+    log = logging.getLogger("tidegate")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+class _Pair(NamedTuple):
+    """When a stretch of time began and ended, and one in which the shard was ill, in ns."""
+
+    began_ns: int
+    ended_ns: int
+    ill_ns: int
+    over_ns: int
