@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
-from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,7 @@ class SharedQuestion:
         self._next: _Asked | None = None
         self._under_way = False
         self._asked_at_s = 0.0
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        in_children(self._forget)
 
     def __call__(self) -> bool:
         """Ask, or share a question that begins after this call did; whether there was an answer, and it was True."""
@@ -67,8 +66,3 @@ class _Asked:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.answer = False
-
-
-def _forked(question: weakref.ref[SharedQuestion]) -> None:
-    if (found := question()) is not None:
-        found._forget()  # noqa: SLF001  # a function of this module
