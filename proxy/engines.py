@@ -52,6 +52,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # keepalives are for a connection at rest; this, for one that has sent a statement
 }
 # Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
 _UNPREPARED: Final[dict[str, Any]] = {"prepare_threshold": None}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select, union
 
+from tidegate.proxy.in_time import end_in_time
 from tidegate.repositories.base import batches
 from tidegate.repositories.models import (
     WorkflowAppLog,
@@ -95,4 +96,5 @@ class Finder:
 
     def _rows(self, shard: str, statement: Any) -> list[tuple[str, str]]:
         with self._shards.at(shard).engine.connect() as connection:
+            end_in_time(connection)
             return [(str(row[0]), str(row[1])) for row in connection.execute(statement)]

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.cache.tags import as_text
 from tidegate.errors import StaleShardMap, UnknownTenant
+from tidegate.proxy.in_time import end_in_time, refuse_if_late
 from tidegate.proxy.ownership import check_ownership_to_read
 from tidegate.proxy.shards import to_check
 
@@ -87,7 +88,10 @@ class ShardSession(Session):
 
 
 class CheckedSession(ShardSession):
-    """One that sees first whether the shard owns a unit; see :class:`~tidegate.proxy.shards.checking`."""
+    """One whose context says what it checks first, and how long it may take.
+
+    See :class:`~tidegate.proxy.shards.checking` and :func:`~tidegate.proxy.in_time.end_in_time`.
+    """
 
 
 def _routed_begins(session: RoutedSession, transaction: SessionTransaction, connection: Connection) -> None:
@@ -95,13 +99,16 @@ def _routed_begins(session: RoutedSession, transaction: SessionTransaction, conn
         session.begun(connection)
 
 
-def _shard_begins(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+def _checked_begins(_session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if not transaction.nested:
+        end_in_time(connection)
     if (holding := to_check()) is not None:
         check_ownership_to_read(connection, [holding])
 
 
 event.listen(RoutedSession, "after_begin", _routed_begins)
-event.listen(CheckedSession, "after_begin", _shard_begins)
+event.listen(CheckedSession, "after_begin", _checked_begins)
+event.listen(CheckedSession, "before_commit", refuse_if_late)
 
 
 def routed_maker(shards: Shards, **options: Any) -> sessionmaker[Session]:

@@ -15,6 +15,7 @@ from tidegate.proxy.nodes import Nodes
 from tidegate.proxy.outbox import Applier, Outbox
 from tidegate.proxy.primary import ClockPrimary, PostgresPrimary
 from tidegate.proxy.routing import OnPrimary, Routing
+from tidegate.proxy.sessions import CheckedSession
 from tidegate.proxy.shards import ShardParts
 from tidegate.proxy.watch import attach
 from tidegate.repositories.tracked import TRACKED
@@ -124,7 +125,7 @@ def parts_of(
         nodes=nodes,
         written=written,
         untold=untold,
-        sessions=sessionmaker(engine),
+        sessions=sessionmaker(engine, class_=CheckedSession),
     )
 
 

@@ -56,7 +56,7 @@ class Sharding:
         """
         if call.shard is not None:
             parts = self._shards.at(call.shard)
-            call.sessions = self._maker(call, call.shard, check=False)
+            call.sessions = self._maker(call, call.shard, check=True)
             return parts.routing(call)
         if call.tenant is None:
             raise UnknownTenant(f"{call.name} names no tenant, and this gate has several shards")

@@ -10,8 +10,10 @@ import contextvars
 import heapq
 import os
 import threading
+import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
+from contextvars import ContextVar
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from tidegate.errors import PartialResult
+from tidegate.routing.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +32,15 @@ Key: TypeAlias = "Callable[[T], Any]"
 
 _OF_THE_SHARD: Final = (OperationalError, InterfaceError, OSError)
 """Errors that say something of the shard, and not of what it was asked."""
+
+
+_until_s: Final[ContextVar[float | None]] = ContextVar("tidegate_scatter_until", default=None)
+
+
+def time_left_s() -> float | None:
+    """How long the scatter still waits that this function runs for, in seconds; None: it runs for none."""
+    until_s = _until_s.get()
+    return None if until_s is None else max(0.0, until_s - time.monotonic())
 
 
 class Answers(NamedTuple):
@@ -49,7 +61,7 @@ class Scatter:
     def __init__(self, *, threads_each: int = 4, timeout_s: float = 10.0) -> None:
         self._threads_each = threads_each
         self._timeout_s = timeout_s
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._threads: dict[str, Threads] = {}
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
@@ -68,7 +80,7 @@ class Scatter:
             asked: functions by shard; each has the caller's context variables.
             partial_answers: give what was answered, and leave out the shards that failed; not if all did.
             timeout_s: for all together, in seconds; None: as the scatter was made. A function that goes on after it is
-                not interrupted, and keeps a thread of its shard.
+                not interrupted, and keeps a thread of its shard: it does well to ask :func:`time_left_s`.
 
         Raises:
             PartialResult: a shard failed or was not in time; names it, and holds what the others answered.
@@ -85,8 +97,10 @@ class Scatter:
 
     def all_of(self, asked: Mapping[str, Callable[[], T]], *, timeout_s: float | None = None) -> Answers:
         """The same, with what failed beside what succeeded, and nothing raised."""
-        running = {shard: self._submit(shard, function) for shard, function in asked.items()}
-        wait(running.values(), self._timeout_s if timeout_s is None else timeout_s)
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        until_s = time.monotonic() + timeout_s
+        running = {shard: self._submit(shard, function, until_s) for shard, function in asked.items()}
+        wait(running.values(), timeout_s)
         succeeded: dict[str, Any] = {}
         failed: dict[str, BaseException] = {}
         for shard, future in running.items():
@@ -102,23 +116,21 @@ class Scatter:
     def close(self) -> None:
         """End the threads once they have nothing to do, without waiting for them; the next scatter makes new ones."""
         with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+            self._threads = {}
 
-    def _submit(self, shard: str, function: Callable[[], T]) -> Future[T]:
+    def _submit(self, shard: str, function: Callable[[], T], until_s: float) -> Future[T]:
         context = contextvars.copy_context()
+        context.run(_until_s.set, until_s)
         with self._lock:
-            pool = self._pools.get(shard)
-            if pool is None:
-                pool = ThreadPoolExecutor(self._threads_each, thread_name_prefix=f"tidegate-{shard}")
-                self._pools[shard] = pool
-            return pool.submit(context.run, function)
+            threads = self._threads.get(shard)
+            if threads is None:
+                threads = self._threads[shard] = Threads(self._threads_each, f"tidegate-{shard}")
+            return threads.submit(partial(context.run, function))
 
     def _forget(self) -> None:
         # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
         self._lock = threading.Lock()
-        self._pools = {}
+        self._threads = {}
 
 
 def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int, newest_first: bool = False) -> list[T]:

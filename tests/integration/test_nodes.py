@@ -137,6 +137,7 @@ def test_connections_notice_a_peer_that_vanished(replicated: Cluster) -> None:
         on_primary, on_replica = parameters(gate.engine), parameters(replica_engine(gate))
     for given, count in ((on_primary, "9"), (on_replica, "9")):
         assert (given["keepalives"], given["keepalives_idle"], given["keepalives_count"]) == ("1", "30", count)
+        assert given["tcp_user_timeout"] == "60000"
 
 
 def replica_engine(gate: tidegate.Gate) -> Engine:

@@ -152,9 +152,9 @@ def test_a_slow_shard_ends_in_an_error_and_takes_no_thread_of_another(scatter: S
 
 
 def test_threads_are_made_when_they_are_needed_and_again_in_a_process_forked_off(scatter: Scatter) -> None:
-    assert scatter._pools == {}
+    assert scatter._threads == {}
     scatter("x", {"a": lambda: 1})
-    assert list(scatter._pools) == ["a"]
+    assert list(scatter._threads) == ["a"]
     with scatter._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
         child = os.fork()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,13 +15,12 @@ from tidegate.routing.shard_map import even_map
 from tidegate.routing.slots import slot_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import tidegate
     from real_servers.shards import Shards
     from tidegate.proxy.catalogue import MapSource
     from tidegate.routing.shard_map import ShardMap
 
+NOW = datetime.fromisoformat("2024-03-05T12:00:00")
 EVEN = even_map(["s0", "s1", "s2"])
 
 
@@ -60,6 +60,21 @@ def save_run(
         )
     )
     return run_id
+
+
+class OfThree:
+    """A tenant on each shard, with a run."""
+
+    def __init__(self, gate: tidegate.Gate, app: str) -> None:
+        self.gate, self.app = gate, app
+        self.tenants = {name: tenant_on(name) for name in ("s0", "s1", "s2")}
+        self.runs = {name: save_run(gate, tenant, app, NOW) for name, tenant in self.tenants.items()}
+
+    def use(self, shard: str) -> None:
+        """A read that the cache cannot answer, and a write."""
+        tenant = self.tenants[shard]
+        assert [run.id for run in self.gate.workflow_runs.get_expired_runs_batch(tenant, datetime.max)]  # noqa: DTZ901
+        save_run(self.gate, tenant, self.app, NOW)
 
 
 def shards_with(shards: Shards, run_id: str) -> list[str]:
