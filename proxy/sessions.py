@@ -99,14 +99,18 @@ def _routed_begins(session: RoutedSession, transaction: SessionTransaction, conn
         session.begun(connection)
 
 
-def _checked_begins(_session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+def _timed_begins(_session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if not transaction.nested:
         end_in_time(connection)
+
+
+def _checked_begins(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
     if (holding := to_check()) is not None:
         check_ownership_to_read(connection, [holding])
 
 
 event.listen(RoutedSession, "after_begin", _routed_begins)
+event.listen(CheckedSession, "after_begin", _timed_begins)
 event.listen(CheckedSession, "after_begin", _checked_begins)
 event.listen(CheckedSession, "before_commit", refuse_if_late)
 

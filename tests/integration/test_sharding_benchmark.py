@@ -35,7 +35,7 @@ def test_the_sharding_benchmark_freezes_and_kills_a_shard_and_reports() -> None:
         assert one["attempts"] > 0
         assert one["answered"] < one["attempts"]
         assert 0 < one["before"]["p50_ms"] <= one["before"]["p99_ms"]
-    assert found["isolation"][0]["held"] == POOL.size + POOL.overflow
+    assert 0 < found["isolation"][0]["held"] <= POOL.size + POOL.overflow
     show_sharding(report, console)
     assert isinstance(console.file, io.StringIO)
     printed = " ".join(console.file.getvalue().split())

@@ -25,7 +25,7 @@ from tidegate.errors import StaleShardMap
 from tidegate.proxy.call import Call
 from tidegate.proxy.commit import Commit
 from tidegate.proxy.routing import needs_of
-from tidegate.proxy.sessions import _shard_begins
+from tidegate.proxy.sessions import _checked_begins
 from tidegate.proxy.sharded_primary import ShardedPrimary
 from tidegate.proxy.sharding import Sharding
 from tidegate.proxy.shards import ShardParts, Shards
@@ -98,7 +98,7 @@ class SimRouting:
         self.router = SimRouter(shard, f"process {process}", self._begin)
 
     def _begin(self, line: Line) -> None:
-        _shard_begins(None, None, SimSession(self._shard, line.node))  # type: ignore[arg-type]
+        _checked_begins(None, None, SimSession(self._shard, line.node))  # type: ignore[arg-type]
 
     def __call__(self, call: Call) -> object:
         shard, need = self._shard, call.need
@@ -106,7 +106,7 @@ class SimRouting:
         if not need.primary and (answer := self.router.read(need.position)) is not None:
             call.origin = answer.origin
             return answer.value
-        _shard_begins(None, None, SimSession(shard, shard.primary))  # type: ignore[arg-type]
+        _checked_begins(None, None, SimSession(shard, shard.primary))  # type: ignore[arg-type]
         shard.scheduler.step(f"reads {shard.primary.name}")
         call.origin = Origin(0, shard.primary.timeline, shard.name)
         return shard.primary.value
