@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -46,10 +47,12 @@ class Isolation:
 
     Args:
         text: what was done to the other.
-        pairs: how often.
-        before: the calls just before, several times.
-        meanwhile: those that began while the other was ill.
-        times: p99 meanwhile, divided by p99 before.
+        times: how often.
+        alone: the calls while nobody called for tenants on the other.
+        before: those while others did, just before it was ill.
+        meanwhile: those that began while it was ill, and others still called.
+        of_before: p99 meanwhile, divided by p99 before.
+        of_alone: p99 meanwhile, divided by p99 alone: what callers that get no answer take of the machine is in it.
         calls: of tenants on the one, all along.
         failed: of those.
         attempts: calls of tenants on the other that began while it was ill.
@@ -60,10 +63,12 @@ class Isolation:
     """
 
     text: str
-    pairs: int
+    times: int
+    alone: Timing
     before: Timing
     meanwhile: Timing
-    times: Interval
+    of_before: Interval
+    of_alone: Interval
     calls: int
     failed: int
     attempts: int
@@ -98,14 +103,14 @@ class Isolating:
         with _quiet(), self._gate() as gate:
             ids = {shard: self._filled(gate, shard) for shard in (WELL, ILL)}
             found = []
-            for text, (fall_ill, recover, times) in ways.items():
-                if not times:
+            for text, (fall_ill, recover, count) in ways.items():
+                if not count:
                     continue
                 with ExitStack() as stack:
                     connections = Connections(gate, stack)
                     load = stack.enter_context(loaded(gate, ids, self._rng))
-                    pairs = [self._pair(load, fall_ill, recover, advance) for _ in range(times)]
-                found.append(self._isolation(text, load, connections, pairs))
+                    times = [self._time(load, fall_ill, recover, advance) for _ in range(count)]
+                found.append(self._isolation(text, load, connections, times))
             return found
 
     @contextmanager
@@ -131,49 +136,56 @@ class Isolating:
                     session.commit()
         return made
 
-    def _pair(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> _Pair:
-        """Calls of some time, and then of as much in which the shard is ill; ends when all of its callers are answered.
+    def _time(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> _Times:
+        """Ends when all callers for the shard that was ill are answered.
 
         Raises:
             BenchmarkError: they are not in half a minute.
         """
-        began_ns = time.perf_counter_ns()
-        time.sleep(self._size.seconds)
-        ended_ns = time.perf_counter_ns()
+        with load.without(ILL):
+            alone = self._stretch()
+        load.wait_answered(time.perf_counter_ns())
+        before = self._stretch()
         fall_ill()
         try:
-            ill_ns = time.perf_counter_ns()
-            time.sleep(self._size.seconds)
-            over_ns = time.perf_counter_ns()
+            meanwhile = self._stretch()
         finally:
             recover()
         load.wait_answered(time.perf_counter_ns())
         advance(1)
-        return _Pair(began_ns, ended_ns, ill_ns, over_ns)
+        return _Times(alone, before, meanwhile)
 
-    def _isolation(self, text: str, load: Load, connections: Connections, pairs: Sequence[_Pair]) -> Isolation:
-        well = [
-            (load.between(WELL, pair.began_ns, pair.ended_ns), load.between(WELL, pair.ill_ns, pair.over_ns))
-            for pair in pairs
-        ]
-        ill = [(call, pair) for pair in pairs for call in load.between(ILL, pair.ill_ns, pair.over_ns)]
-        if not ill or not all(all(pair) for pair in well):
+    def _stretch(self) -> _Stretch:
+        began_ns = time.perf_counter_ns()
+        time.sleep(self._size.seconds)
+        return _Stretch(began_ns, time.perf_counter_ns())
+
+    def _isolation(self, text: str, load: Load, connections: Connections, times: Sequence[_Times]) -> Isolation:
+        alone, before, meanwhile = ([_ns(load, stretch) for stretch in kind] for kind in zip(*times, strict=True))
+        ill = [(call, each.meanwhile) for each in times for call in load.between(ILL, *each.meanwhile)]
+        if not ill or not all((*alone, *before, *meanwhile)):
             raise BenchmarkError(f"nobody called within {self._size.seconds:g} s: this machine is too busy")
-        taken = [([call.ns for call in before], [call.ns for call in meanwhile]) for before, meanwhile in well]
         return Isolation(
             text=text,
-            pairs=len(pairs),
-            before=timing([ns for before, _ in taken for ns in before]),
-            meanwhile=timing([ns for _, meanwhile in taken for ns in meanwhile]),
-            times=p99_times(taken, self._seed),
+            times=len(times),
+            alone=timing(list(chain(*alone))),
+            before=timing(list(chain(*before))),
+            meanwhile=timing(list(chain(*meanwhile))),
+            of_before=p99_times(list(zip(before, meanwhile, strict=True)), self._seed),
+            of_alone=p99_times(list(zip(alone, meanwhile, strict=True)), self._seed),
             calls=len(load.of(WELL)),
             failed=sum(not call.answered for call in load.of(WELL)),
             attempts=len(ill),
-            answered=sum(call.answered and call.began_ns + call.ns < pair.over_ns for call, pair in ill),
+            answered=sum(call.answered and call.began_ns + call.ns < over.ended_ns for call, over in ill),
             taken=connections.foreign,
             held=connections.most[ILL],
             most=POOL.size + POOL.overflow,
         )
+
+
+def _ns(load: Load, stretch: _Stretch) -> list[int]:
+    """How long the calls took that began then, of tenants on the shard that is never ill."""
+    return [call.ns for call in load.between(WELL, *stretch)]
 
 
 @contextmanager
@@ -188,10 +200,16 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-class _Pair(NamedTuple):
-    """When a stretch of time began and ended, and one in which the shard was ill, in ns."""
+class _Stretch(NamedTuple):
+    """When it began and ended, in ns."""
 
     began_ns: int
     ended_ns: int
-    ill_ns: int
-    over_ns: int
+
+
+class _Times(NamedTuple):
+    """Nobody calls for the second shard; it is called and well; it is called and ill."""
+
+    alone: _Stretch
+    before: _Stretch
+    meanwhile: _Stretch

@@ -53,6 +53,7 @@ class Load:
         self._gate = gate
         self._ids = ids
         self._stop = threading.Event()
+        self._may_call = {shard: threading.Event() for shard in CALLERS}
         self._calls: dict[str, list[list[Called]]] = {shard: [[] for _ in range(n)] for shard, n in CALLERS.items()}
         self._threads = [
             threading.Thread(target=self._run, args=(shard, calls, Random(rng.random())), daemon=True)  # noqa: S311
@@ -62,6 +63,8 @@ class Load:
 
     def start(self) -> None:
         """Begin, and return when everybody was answered."""
+        for shard in CALLERS:
+            self._may_call[shard].set()
         for thread in self._threads:
             thread.start()
         self.wait_answered(0)
@@ -69,8 +72,19 @@ class Load:
     def stop(self) -> None:
         """End, and return when the last call has."""
         self._stop.set()
+        for may_call in self._may_call.values():
+            may_call.set()
         for thread in self._threads:
             thread.join(_PATIENCE_S)
+
+    @contextmanager
+    def without(self, shard: str) -> Iterator[None]:
+        """Nobody calls for tenants of a shard while the block runs, but for calls that have begun."""
+        self._may_call[shard].clear()
+        try:
+            yield
+        finally:
+            self._may_call[shard].set()
 
     def of(self, shard: str) -> list[Called]:
         """All calls for tenants of a shard."""
@@ -97,6 +111,7 @@ class Load:
     def _run(self, shard: str, calls: list[Called], rng: Random) -> None:
         _calling_for.shard = shard
         while not self._stop.wait(PAUSES_S[shard]):
+            self._may_call[shard].wait()
             began_ns = time.perf_counter_ns()
             try:
                 self._call(rng, *rng.choice(self._ids[shard]))

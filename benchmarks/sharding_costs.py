@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -191,10 +192,12 @@ class Costs:
         return Overhead(text, us, beside_us, more, longer, sent, beside_sent, bound)
 
     def _statements(self, prepare: Ask, ask: Ask) -> int:
-        sent = count()
+        """Sent by this thread; others of a gate, that look for what is left to do, send some of their own."""
+        sent, mine = count(), threading.get_ident()
 
         def one(*_: Any) -> None:
-            next(sent)
+            if threading.get_ident() == mine:
+                next(sent)
 
         prepare()
         for engine in self._engines:
