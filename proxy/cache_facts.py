@@ -10,7 +10,7 @@ from sqlalchemy import func, select, text
 from tidegate.cache.redis_store import RedisStore
 from tidegate.cache.redis_url import shown_url
 from tidegate.cache.store import StoreUnavailable
-from tidegate.proxy.state import OUTBOX, STATE, missing_tables, serving_cache
+from tidegate.proxy.state import OUTBOX, STATE, cluster_id, missing_tables, serving_cache
 from tidegate.repositories.indexes import index_states
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class DatabaseFacts:
         oldest: the transaction that would hold up a quarantine for longest; None: none is running.
         waiting: rows in the outbox.
         waiting_s: how long the oldest has been there, in seconds.
+        cluster: of shards, that it is one of; None: none that is known.
     """
 
     indexes: Mapping[str, str]
@@ -79,6 +80,7 @@ class DatabaseFacts:
     oldest: Running | None = None
     waiting: int = 0
     waiting_s: float = 0.0
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +117,28 @@ def collect(engine: Engine, cache: CacheSettings) -> Facts:
         SettingsError: the cache's URL cannot work.
         SQLAlchemyError: the database does not answer.
     """
-    return Facts(_database(engine), None if cache.url is None else _cache(cache, cache.url))
+    return Facts(database_facts(engine), cache_facts(cache))
 
 
-def _database(engine: Engine) -> DatabaseFacts:
+def database_facts(engine: Engine) -> DatabaseFacts:
+    """Ask the primary of *engine*.
+
+    Raises:
+        SQLAlchemyError: it does not answer.
+    """
     missing = tuple(missing_tables(engine))
     closed = _closed(engine, [name for name in (STATE.name, OUTBOX.name) if name not in missing])
     waiting, waiting_s = (0, 0.0) if OUTBOX.name in missing + closed else _outbox(engine)
+    is_open = STATE.name not in missing + closed
     return DatabaseFacts(
         indexes=index_states(engine),
         missing_tables=missing,
         closed_tables=closed,
-        serving=None if STATE.name in missing + closed else serving_cache(engine, None),
+        serving=serving_cache(engine, None) if is_open else None,
         oldest=_oldest(engine),
         waiting=waiting,
         waiting_s=waiting_s,
+        cluster=cluster_id(engine, None) if is_open else None,
     )
 
 
@@ -159,6 +168,15 @@ def _outbox(engine: Engine) -> tuple[int, float]:
             select(func.count(), func.min(OUTBOX.c.created_at), utc.label("now")).select_from(OUTBOX)
         ).one()
     return count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+
+
+def cache_facts(settings: CacheSettings) -> CacheFacts | None:
+    """Ask the cache that the settings name, if they do.
+
+    Raises:
+        SettingsError: its URL cannot work.
+    """
+    return None if settings.url is None else _cache(settings, settings.url)
 
 
 def _cache(settings: CacheSettings, url: str) -> CacheFacts:

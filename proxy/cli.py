@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -22,8 +23,10 @@ from tidegate.proxy.cache_facts import collect
 from tidegate.proxy.commands import add_commands
 from tidegate.proxy.doctor import all_is_well, findings
 from tidegate.proxy.doctor_nodes import examine
+from tidegate.proxy.doctor_shards import examine_databases
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
+from tidegate.proxy.shard_databases import Databases, first_line
 from tidegate.proxy.shards_cli import shards_app
 from tidegate.proxy.state import ddl, drop_tables, make_tables, replace_serving_cache
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
+
+    from tidegate.proxy.findings import Finding
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tidegate: see each command's --help.")
 app.add_typer(cluster_app, name="cluster")
@@ -52,6 +57,7 @@ Url = Annotated[
 @app.command()
 def init(
     url: Url = None,
+    config: Config = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
     undo: Annotated[bool, typer.Option("--undo", help="Drop what init made.")] = False,
     cache_url: Annotated[
@@ -62,7 +68,8 @@ def init(
     """Create Tidegate's tables and indexes, while the database is in use.
 
     Each index is created CONCURRENTLY, so no write waits. One that was broken off is found and built again; what is
-    there is left alone, so running this again is harmless.
+    there is left alone, so running this again is harmless. With a TOML file it is done for each of its shards; --url
+    goes before that.
 
     Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
     """
@@ -70,16 +77,27 @@ def init(
         for statement in (*ddl(undo=undo), *(spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES)):
             typer.echo(statement + ";")
         return
-    with _engine(url) as engine:
-        if undo:
-            typer.echo(f"dropped: {', '.join(drop_indexes(engine) + drop_tables(engine)) or 'nothing was there'}")
-            return
-        made = make_tables(engine)
-        if cache_url:
-            replace_serving_cache(engine, shown_url(cache_url))
-        with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
-            created = create_indexes(engine, _show(bars))
-        typer.echo(f"created: {', '.join(made + created) or 'nothing, all are there'}")
+    settings = _refused_in_one_line(lambda: _settings(url, None, config))
+    if len(settings.shards) > 1:
+        with _databases(settings) as databases:
+            for name in databases.names:
+                _init(databases.engine(name), f"{name}: ", undo=undo, cache_url=cache_url)
+        return
+    with _engine(settings.shards[0].primary if settings.shards else None) as engine:
+        _init(engine, "", undo=undo, cache_url=cache_url)
+
+
+def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None) -> None:
+    if undo:
+        gone = ", ".join(drop_indexes(engine) + drop_tables(engine))
+        typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
+        return
+    made = make_tables(engine)
+    if cache_url:
+        replace_serving_cache(engine, shown_url(cache_url))
+    with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
+        created = create_indexes(engine, _show(bars))
+    typer.echo(f"{whose}created: {', '.join(made + created) or 'nothing, all are there'}")
 
 
 @app.command()
@@ -101,20 +119,29 @@ def doctor(
     Example: tidegate doctor --config tidegate.toml --processes 8
     """
     settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
+    found, well = _examined_databases(settings)
+    if config or (url is None and os.environ.get("TIDEGATE_CONFIG")):
+        for shard in settings.shards:
+            with _console.status(f"asking the servers of {shard.name} ..."):
+                examined = _refused_in_one_line(partial(examine, shard, settings, processes))
+            typer.echo("\n".join(examined.budgets))
+            found += examined.findings
+    for finding in found:
+        typer.echo(("" if finding.grave else "note: ") + finding.text())
+    if any(finding.grave for finding in found):
+        raise typer.Exit(1)
+    typer.echo("\n".join(well))
+
+
+def _examined_databases(settings: Settings) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the databases and the cache, and what is said where nothing gravely is."""
+    if len(settings.shards) > 1:
+        with _databases(settings) as databases, _console.status("") as status:
+            return examine_databases(databases, lambda name: status.update(f"asking the database of {name} ..."))
     with _engine(settings.shards[0].primary if settings.shards else None) as engine:
         facts = collect(engine, settings.cache)
         found = findings(facts)
-        if config or (url is None and os.environ.get("TIDEGATE_CONFIG")):
-            for shard in settings.shards:
-                with _console.status(f"asking the servers of {shard.name} ..."):
-                    examined = examine(shard, settings, processes)
-                typer.echo("\n".join(examined.budgets))
-                found += examined.findings
-        for finding in found:
-            typer.echo(("" if finding.grave else "note: ") + finding.text())
-        if any(finding.grave for finding in found):
-            raise typer.Exit(1)
-        typer.echo("\n".join(all_is_well(facts)))
+        return found, [] if any(finding.grave for finding in found) else all_is_well(facts)
 
 
 def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
@@ -156,6 +183,18 @@ def _engine(url: str | None) -> Iterator[Engine]:
         raise typer.Exit(2) from None
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _databases(settings: Settings) -> Iterator[Databases]:
+    """Those of several shards, and their errors as one line without passwords, and exit status 2."""
+    with _refused_in_one_line(lambda: Databases(settings)) as databases:
+        try:
+            yield databases
+        except (TidegateError, SQLAlchemyError) as error:
+            said = first_line(error) if isinstance(error, SQLAlchemyError) else str(error)
+            typer.echo(f"error: {databases.without_passwords(said)}", err=True)
+            raise typer.Exit(2) from None
 
 
 def _refused_in_one_line(make: Callable[[], T]) -> T:

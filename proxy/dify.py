@@ -41,7 +41,7 @@ def gate_for(session_factory: sessionmaker[Session] | Engine) -> Gate:
     """The process's gate on an engine, made from the environment when it is first asked for.
 
     Raises:
-        SettingsError: the environment cannot work, or *session_factory* is bound to no engine.
+        SettingsError: the environment cannot work or names several shards, or *session_factory* is bound to no engine.
     """
     engine = session_factory.kw.get("bind") if isinstance(session_factory, sessionmaker) else session_factory
     if not isinstance(engine, Engine):
@@ -53,8 +53,20 @@ def gate_for(session_factory: sessionmaker[Session] | Engine) -> Gate:
         gate = _gates.get(engine)
         if gate is None:
             maker = session_factory if isinstance(session_factory, sessionmaker) else sessionmaker(engine)
-            gate = _gates[engine] = gate_on(engine, maker, Settings.from_environment(with_database=False))
+            gate = _gates[engine] = gate_on(engine, maker, _settings())
     return gate
+
+
+def _settings() -> Settings:
+    settings = Settings.from_environment(with_database=False)
+    if len(settings.shards) > 1:
+        names = ", ".join(shard.name for shard in settings.shards)
+        raise SettingsError(
+            f"shards: TIDEGATE_CONFIG names a file with {len(settings.shards)} [[shards]] ({names}), and Dify brings "
+            "one engine, of one database: give Dify's processes a file with that one, or with none. Several shards are "
+            "served by tidegate.connect() alone"
+        )
+    return settings
 
 
 class WorkflowRunRepository(WorkflowRuns):

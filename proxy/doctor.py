@@ -22,11 +22,18 @@ _RIGHT_POLICY: Final = "volatile-ttl is right: it takes answers first, for marks
 
 def findings(facts: Facts) -> list[Finding]:
     """What is wrong."""
+    return of_the_database(facts) + of_the_cache(facts.cache)
+
+
+def of_the_database(facts: Facts) -> list[Finding]:
+    """What is wrong with the database, and with the cache for it."""
     found = [finding for check in _OF_THE_DATABASE for finding in check(facts.database)]
-    if facts.cache is not None:
-        found += of_serving(facts.cache, facts.database)
-        found += [finding for check in _OF_THE_CACHE for finding in check(facts.cache)]
-    return found
+    return found if facts.cache is None else [*found, *of_serving(facts.cache, facts.database)]
+
+
+def of_the_cache(cache: CacheFacts | None) -> list[Finding]:
+    """What is wrong with the cache, whatever it serves."""
+    return [] if cache is None else [finding for check in _OF_THE_CACHE for finding in check(cache)]
 
 
 def all_is_well(facts: Facts) -> list[str]:

@@ -71,7 +71,12 @@ class Sharding:
             why = "whose rows these are is not known before they are found"
             return [ShardExplained(name, answers=True, why=why) for name in self._shards.names()]
         unit, shard, since = self._shards.holding(call.tenant)
-        parts = self._shards.at(shard)
+        parts = self._shards.parts.get(shard)  # not joined for this: its database need not answer
+        if parts is None:
+            return [ShardExplained(shard, answers=False, why=f"{unit} is there, and these settings have no such shard")]
+        root = None if call.need is None else call.need.root
+        if root is not None and (root.epoch, root.shard) != (since, shard):
+            call.need = ONLY_PRIMARY
         line = ShardExplained(shard, answers=True, why=f"{unit} is there since epoch {since}")
         return [line, *nodes_explained(parts.routing, call)]
 

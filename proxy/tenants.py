@@ -44,12 +44,14 @@ class Tenants:
         return self._parted(call, where)
 
     def name(self, call: Call) -> None:
-        """Say whose *call* is, if the directory knows; nobody is asked."""
+        """Say whose *call* is, as answering it would, if the directory knows; nobody is asked."""
         where = call.policy.where
         found = _value(call, where) if call.tenant is None and isinstance(where, OfId) else None
         if found is not None:
             where, key = found
             call.tenant = self._directory.tenant(where.kind, key)
+            if call.tenant is not None and where.tenant is not None:
+                call.arguments = {**call.arguments, where.tenant: call.tenant}
 
     def _of_tenant(self, call: Call, tenant: str) -> object:
         if self._parted is not None:

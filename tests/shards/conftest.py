@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from real_servers.shards import Shards
+from sqlalchemy import create_engine
 
 from tidegate.proxy.embedded import Cluster
 from tidegate.repositories.indexes import create_indexes
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def three() -> Iterator[Cluster]:
     with Cluster(shards=3) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def two() -> Iterator[Cluster]:
+    """Two shards with a replica each, which nobody empties."""
+    with Cluster(shards=2, replicas=1) as running:
+        for shard in running.shards:
+            engine = create_engine(shard.primary.url)
+            Base.metadata.create_all(engine)
+            engine.dispose()
         yield running
 
 

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 from real_servers.sharded import NOW, save_run, settings_of, shards_with
+from real_servers.toml import settings_file
 from typer.testing import CliRunner
 
 import tidegate
@@ -35,12 +36,7 @@ def of_three(shards: Shards) -> tidegate.Settings:
 
 def add_last(shards: Shards, folder: Path) -> None:
     """As a person does, with settings of all."""
-    path = folder / "tidegate.toml"
-    lines = ['[sharding]\ncatalogue = "s0"']
-    for name, engine in shards.engines.items():
-        url = engine.url.render_as_string(hide_password=False)
-        lines.append(f'[[shards]]\nname = "{name}"\nprimary = "{url}"')
-    path.write_text("\n".join(lines))
+    path = settings_file(shards, folder)
     said = CliRunner().invoke(app, ["shards", "add", "s2", "--config", str(path)])
     assert said.exit_code == 0, said.output
 
