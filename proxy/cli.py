@@ -26,10 +26,11 @@ from tidegate.proxy.doctor_nodes import examine
 from tidegate.proxy.doctor_shards import examine_databases
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
-from tidegate.proxy.shard_databases import Databases, first_line
+from tidegate.proxy.shard_databases import Databases
 from tidegate.proxy.shards_cli import shards_app
 from tidegate.proxy.state import ddl, drop_tables, make_tables, replace_serving_cache
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
+from tidegate.routing.failures import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

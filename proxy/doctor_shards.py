@@ -11,7 +11,7 @@ from tidegate.errors import NoNodeAvailable
 from tidegate.proxy.cache_facts import Facts, cache_facts, database_facts
 from tidegate.proxy.doctor import all_is_well, of_the_cache, of_the_database
 from tidegate.proxy.findings import Finding
-from tidegate.proxy.shard_databases import first_line
+from tidegate.routing.failures import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
