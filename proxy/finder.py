@@ -9,12 +9,14 @@ from sqlalchemy import select, union
 
 from tidegate.proxy.in_time import end_in_time
 from tidegate.repositories.base import batches
+from tidegate.repositories.ids import canonical
 from tidegate.repositories.models import (
     WorkflowAppLog,
     WorkflowArchiveLog,
     WorkflowNodeExecutionModel,
     WorkflowNodeExecutionOffload,
     WorkflowPause,
+    WorkflowPauseReason,
     WorkflowRun,
     WorkflowTriggerLog,
 )
@@ -49,11 +51,21 @@ def _of_pauses(ids: list[str]) -> Any:
     return select(pause.id, run.tenant_id).join(run, run.id == pause.workflow_run_id).where(pause.id.in_(ids))
 
 
+def _left_of_runs(ids: list[str]) -> Any:
+    return select(WorkflowPause.workflow_run_id).where(WorkflowPause.workflow_run_id.in_(ids))
+
+
+def _left_of_pauses(ids: list[str]) -> Any:
+    reason, pause = WorkflowPauseReason.pause_id, WorkflowPause.id
+    return union(select(pause).where(pause.in_(ids)), select(reason).where(reason.in_(ids)))
+
+
 _QUERIES: Final[Mapping[Kind, Sequence[Callable[[list[str]], Any]]]] = {
     "run": (_of_runs, _of_what_runs_left),
     "node": (_of_nodes,),
     "pause": (_of_pauses,),
 }
+_NOBODYS: Final[Mapping[Kind, Callable[[list[str]], Any]]] = {"run": _left_of_runs, "pause": _left_of_pauses}
 
 
 class Finder:
@@ -89,12 +101,30 @@ class Finder:
             known.update(self._directory.tenants(kind, unknown))
         return known
 
+    def left(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
+        """The shards on which pauses or reasons of *ids* lie that are nobody's any more: their runs are gone.
+
+        Raises:
+            PartialResult: a shard does not answer.
+        """
+        found: dict[str, str] = {}
+        query = _NOBODYS.get(kind)
+        if query is None:
+            return found
+        for some in batches(dict.fromkeys(ids)):
+            for shard, rows in self._ask(kind, query(some)).items():
+                found.update((row[0], shard) for row in rows)
+        return {each: found[canonical(each)] for each in ids if canonical(each) in found}
+
     def _search(self, kind: Kind, statement: Any) -> None:
-        asked = {name: partial(self._rows, name, statement) for name in self._shards.names()}
-        for rows in self._scatter(f"whose a {kind} is", asked).values():
+        for rows in self._ask(kind, statement).values():
             self._directory.note(kind, rows)
 
-    def _rows(self, shard: str, statement: Any) -> list[tuple[str, str]]:
+    def _ask(self, kind: Kind, statement: Any) -> Mapping[str, list[Any]]:
+        asked = {name: partial(self._rows, name, statement) for name in self._shards.names()}
+        return self._scatter(f"whose a {kind} is", asked)
+
+    def _rows(self, shard: str, statement: Any) -> list[Any]:
         with self._shards.at(shard).engine.connect() as connection:
             end_in_time(connection)
-            return [(str(row[0]), str(row[1])) for row in connection.execute(statement)]
+            return [tuple(map(str, row)) for row in connection.execute(statement)]

@@ -10,11 +10,16 @@ from __future__ import annotations
 import inspect
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from tidegate.errors import TenantSwitch
+from tidegate.cache.tags import as_text
+from tidegate.errors import PartialResult, StaleShardMap, TenantSwitch
 from tidegate.proxy.call import bound_copy
+from tidegate.proxy.ownership import check_ownership_to_read
 from tidegate.proxy.sessions import RoutedSession
+from tidegate.proxy.shards import by_newest_map
+from tidegate.repositories.base import batches
+from tidegate.repositories.ids import is_no_id
 from tidegate.repositories.places import InSession
 from tidegate.routing.scatter import merged
 
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
     from tidegate.proxy.shards import Shards
     from tidegate.repositories.policies import Policy
     from tidegate.routing.scatter import Scatter
+    from tidegate.routing.shard_map import Holding
+
+_Split: TypeAlias = "Mapping[str, tuple[Holding, ...]]"
 
 
 class InSessions:
@@ -63,32 +71,48 @@ class InSessions:
         # A session of a shard, as a part of a split call has, is on the right one already.
         if arguments is None or not isinstance(session, RoutedSession) or not isinstance(where, InSession):
             return plain(twin, *args, **kwargs)
-        tenants = self._tenants(where, arguments)
-        if tenants == [] and session.tenant is None:  # there are no such rows
-            return self._elsewhere(twin, plain, where, arguments, self._shards.names()[:1])
-        if tenants and session.tenant is None and len(set(tenants)) == 1:
+        if where.lists is not None and not isinstance(arguments[where.lists], str):
+            arguments[where.lists] = list(arguments[where.lists])
+        if _is_refused(where, arguments):
+            return self._at(self._shards.names()[0], (), twin, plain, arguments)
+        tenants, left = self._owners(where, arguments)
+        if tenants and session.tenant is None and not left and len(tenants) == 1:
             session.become(tenants[0])
-        names = self._shards.names() if tenants is None else [self._shards.holding(t).shard for t in tenants]
-        here = None if session.tenant is None else self._shards.holding(session.tenant).shard
-        others = set(names) - {here}
-        if here is not None and not others:
+        if session.tenant is not None and not self._are_others(session.tenant, tenants, left):
             return plain(twin, **arguments)
-        if where.writes or session.in_transaction():
+        if session.has_begun or (where.writes and tenants != []):
             raise TenantSwitch(
-                f"this is about rows on {', '.join(sorted(others))}, and the session is that of the tenant "
+                f"{plain.__qualname__} is about rows of {_shown(tenants)}, and the session is that of the tenant "
                 f"{session.tenant}: use gate.session() of each tenant"
             )
-        return self._elsewhere(twin, plain, where, arguments, list(dict.fromkeys(names)))
+        return self._elsewhere(twin, plain, where, arguments, partial(self._split, tenants, left))
 
-    def _tenants(self, where: InSession, arguments: Mapping[str, Any]) -> list[str] | None:
-        """Of whom the call asks; None: of everybody."""
+    def _are_others(self, tenant: str, tenants: Sequence[str] | None, left: Mapping[str, str]) -> bool:
+        here = {self._shards.holding(tenant).shard}
+        return tenants is None or not {tenant} >= set(tenants) or not here >= set(left.values())
+
+    def _split(self, tenants: Sequence[str] | None, left: Mapping[str, str]) -> _Split:
+        """The shards with rows of *tenants*, each with what it has of them, and those with what is nobody's."""
+        names = self._shards.names() if tenants is None else left.values()
+        parts: dict[str, tuple[Holding, ...]] = dict.fromkeys(names, ())
+        for tenant in tenants or ():
+            holding = self._shards.holding(tenant)
+            parts[holding.shard] = (*parts.get(holding.shard, ()), holding)
+        # Of what is not there any shard answers as all would.
+        return parts or {self._shards.names()[0]: ()}
+
+    def _owners(self, where: InSession, arguments: Mapping[str, Any]) -> tuple[Sequence[str] | None, Mapping[str, str]]:
+        """Of whom the call asks, None: of everybody; and the shards of what it asks for and is nobody's."""
         if where.tenants is not None:
-            return list(arguments[where.tenants]) if arguments[where.tenants] else None
-        given = arguments[where.ids or ""]
-        items = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
-        found = self._find(where.kind, [item for item in items if isinstance(item, str)])
-        rows = [item.tenant_id for item in items if not isinstance(item, str)]
-        return list(dict.fromkeys([*rows, *found.values()]))
+            given = arguments[where.tenants]
+            return list(dict.fromkeys(map(as_text, given))) if given else None, {}
+        items = [arguments[where.ids]] if where.ids is not None else arguments[where.lists or ""]
+        ids = [item for item in items if not hasattr(item, "tenant_id")]
+        found = self._find(where.kind, ids)
+        of_rows = [as_text(item.tenant_id) for item in items if hasattr(item, "tenant_id")]
+        nobodys = [] if where.writes else [key for key in ids if key not in found]
+        left = self._find.left(where.kind, nobodys) if nobodys else {}
+        return list(dict.fromkeys([*of_rows, *found.values()])), left
 
     def _elsewhere(
         self,
@@ -96,19 +120,65 @@ class InSessions:
         plain: Callable[..., Any],
         where: InSession,
         arguments: Mapping[str, Any],
-        names: Sequence[str],
+        split: Callable[[], _Split],
     ) -> Any:
-        def ask(shard: str) -> Any:
-            session: Session
-            with self._shards.at(shard).sessions() as session:
-                answer = plain(twin, **{**arguments, "session": session})
-                session.expunge_all()
-                return answer
+        def ask(parts: _Split, *, check: bool) -> Any:
+            asked = {
+                name: partial(self._at, name, owned if check else (), twin, plain) for name, owned in parts.items()
+            }
+            if where.lists is None or not where.order:
+                return self._asked(plain, where, asked, arguments)
+            # In order are the rows of each batch of ids, as the plain method reads them.
+            some = [{**arguments, where.lists: part} for part in batches(dict.fromkeys(arguments[where.lists]))]
+            return [row for each in some for row in self._asked(plain, where, asked, each)]
 
-        parts = list(self._scatter(plain.__qualname__, {name: partial(ask, name) for name in names}).values())
+        return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
+
+    def _asked(
+        self,
+        plain: Callable[..., Any],
+        where: InSession,
+        asked: Mapping[str, Callable[[Mapping[str, Any]], Any]],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        try:
+            answers = self._scatter(plain.__qualname__, {name: partial(ask, arguments) for name, ask in asked.items()})
+        except PartialResult as error:
+            raise next((each for each in error.failed.values() if isinstance(each, StaleShardMap)), error) from error
         if where.order:
-            return merged(parts, attrgetter(*where.order), limit=arguments[where.limit or ""])
-        return _together(parts)
+            limit = None if where.limit is None else arguments[where.limit]
+            return merged(answers.values(), attrgetter(*where.order), limit=limit)
+        return _together(list(answers.values()))
+
+    def _at(
+        self,
+        shard: str,
+        owned: Sequence[Holding],
+        twin: Any,
+        plain: Callable[..., Any],
+        arguments: Mapping[str, Any],
+    ) -> Any:
+        """The answer of one shard, which sees first that it owns what it is asked about."""
+        session: Session
+        with self._shards.at(shard).sessions() as session:
+            if owned:
+                check_ownership_to_read(session.connection(), owned)
+            answer = plain(twin, **{**arguments, "session": session})
+            session.expunge_all()
+            return answer
+
+
+def _shown(tenants: Sequence[str] | None) -> str:
+    return "nobody's runs" if tenants == [] else ", ".join(tenants or ["every tenant"])
+
+
+def _is_refused(where: InSession, arguments: Mapping[str, Any]) -> bool:
+    """Whether there is text that is no id, or where a list is meant: the plain method says so best."""
+    many = where.lists or where.tenants
+    if many is None:
+        return is_no_id(arguments[where.ids or ""])
+    given = arguments[many] or ()
+    return isinstance(given, str) or any(map(is_no_id, given))
 
 
 def _together(parts: Sequence[Any]) -> Any:

@@ -7,28 +7,46 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from tidegate.errors import PartialResult, StaleShardMap
+from tidegate.errors import PartialResult, RoutingError, StaleShardMap
+from tidegate.proxy.shards import by_newest_map, checking
+from tidegate.repositories.ids import is_no_id
 from tidegate.repositories.places import Everywhere, InTurn, OfIds
 from tidegate.repositories.policies import Read
-from tidegate.routing.scatter import merged, summed
+from tidegate.routing.scatter import OF_THE_SHARD, merged, summed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tidegate.proxy.call import Call, Pipeline
     from tidegate.proxy.finder import Finder
     from tidegate.proxy.shards import Shards
+    from tidegate.repositories.directory import Kind
     from tidegate.repositories.places import OfId, Place
     from tidegate.routing.scatter import Scatter
+    from tidegate.routing.shard_map import Holding
 
 _WAIT_S: Final = 0.02
 
 
 class _Owned(NamedTuple):
+    """Something that a call is about, and whose it is; of what is nobody's, the shard where something of it lies."""
+
     item: Any
     tenant: str | None
+    shard: str | None = None
+
+
+class _Part(NamedTuple):
+    """What goes to one shard, and of whom that shard has by the map by which it was chosen."""
+
+    owned: list[_Owned]
+    holdings: dict[str, Holding]
+
+
+_Parts: TypeAlias = Mapping[str, _Part]
+_Asked: TypeAlias = "Mapping[str, Callable[[], Any]]"
 
 
 class Parted:
@@ -63,6 +81,11 @@ class Parted:
         """The answer of a shard of which nothing is known: to say what one database with no such row would."""
         return self._on(call, self._shards.names()[0], {})
 
+    def of_nobody(self, call: Call, kind: Kind, key: str) -> object:
+        """The answer about an id that is no tenant's: of the shard where something of it was left, or of any."""
+        left = {} if is_no_id(key) else self.find.left(kind, [key])
+        return self._on(call, left.get(key, self._shards.names()[0]), {})
+
     def searched(self, call: Call, where: OfId) -> object:
         """The row that the call finds on any shard; of several the first. One that has it will do, if others fail.
 
@@ -83,20 +106,22 @@ class Parted:
             PartialResult: a shard failed, after which the others had done their parts.
         """
         items = call.arguments[where.argument]
-        if not items or isinstance(items, str):
+        if not items or isinstance(items, str) or any(is_no_id(_id(item)) for item in items):
             return self.on_first(call)
         owners = self._owners(where, list(items))
         if isinstance(call.policy, Read):
-            return _added(self._each(call, _arguments(where.argument, self._split(owners))).values())
+            return _added(self._read(call, where.argument, owners).values())
         return self._written(call, where, owners)
 
     def everywhere(self, call: Call, where: Everywhere) -> object:
         """The rows of all shards, or of those that the named tenants are on, in order."""
         tenants = call.arguments[where.tenants] if where.tenants else None
-        asked: Mapping[str, Mapping[str, Any]] = {key: {} for key in self._shards.names()}
         if where.tenants and tenants and not isinstance(tenants, str):
-            asked = _arguments(where.tenants, self._split([_Owned(tenant, tenant) for tenant in tenants]))
-        rows = self._each(call, asked)
+            if any(map(is_no_id, tenants)):
+                return self.on_first(call)
+            rows = self._read(call, where.tenants, [_Owned(tenant, tenant) for tenant in tenants])
+        else:
+            rows = self._each(call, {name: partial(self._on, call, name, {}) for name in self._shards.names()})
         if len(rows) == 1:
             return next(iter(rows.values()))
         return merged(rows.values(), attrgetter(*where.order), limit=call.arguments[where.limit])
@@ -132,14 +157,26 @@ class Parted:
         until_s = time.monotonic() + self._patience_s
         while left:
             parts = self._split(left)
-            succeeded, failed = self._answers(call, _arguments(where.argument, parts))
+            succeeded, failed = self._answers(self._checked(call, where.argument, parts))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name for name, error in failed.items() if isinstance(error, StaleShardMap)}
             if failed and (stale != failed.keys() or not self._may_go_on(until_s)):
                 _raise_if_failed(call, done, failed)
-            left = [owned for name in stale for owned in parts[name]]
+            left = [owned for name in stale for owned in parts[name].owned]
         return _added(done.values())
+
+    def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
+        def ask(of_shards: Callable[[Call, str, _Parts], _Asked], parts: _Parts) -> Mapping[str, Any]:
+            succeeded, failed = self._answers(of_shards(call, argument, parts))
+            for error in failed.values():
+                if isinstance(error, StaleShardMap):
+                    raise error
+            _raise_if_failed(call, succeeded, failed)
+            return succeeded
+
+        split = partial(self._split, owned)
+        return by_newest_map(self._shards, split, partial(ask, self._checked), partial(ask, self._unchecked))
 
     def _may_go_on(self, until_s: float) -> bool:
         """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by."""
@@ -148,35 +185,53 @@ class Parted:
         return time.monotonic() < until_s
 
     def _owners(self, where: OfIds, items: Sequence[Any]) -> list[_Owned]:
-        ids = [item if isinstance(item, str) else item.id for item in items]
-        named = [None if isinstance(item, str) else getattr(item, "tenant_id", None) for item in items]
+        ids = [_id(item) for item in items]
+        named = [getattr(item, "tenant_id", None) for item in items]
         unknown = [key for key, tenant in zip(ids, named, strict=True) if tenant is None]
         found = self.find(where.kind, unknown) if unknown else {}
-        return [_Owned(item, named[at] or found.get(ids[at])) for at, item in enumerate(items)]
+        nobodys = [key for key in unknown if key not in found]
+        left = self.find.left(where.kind, nobodys) if nobodys else {}
+        return [_Owned(item, named[at] or found.get(ids[at]), left.get(ids[at])) for at, item in enumerate(items)]
 
-    def _shard_of(self, tenant: str | None) -> str:
-        """What is nobody's is asked of the first shard, which answers as any would."""
-        return self._shards.names()[0] if tenant is None else self._shards.holding(tenant).shard
-
-    def _split(self, owned: Iterable[_Owned]) -> dict[str, list[_Owned]]:
-        parts: dict[str, list[_Owned]] = {}
+    def _split(self, owned: Iterable[_Owned]) -> _Parts:
+        parts: dict[str, _Part] = {}
         for each in owned:
-            parts.setdefault(self._shard_of(each.tenant), []).append(each)
+            holding = None if each.tenant is None else self._shards.holding(each.tenant)
+            # Of what is not there any shard answers as all would.
+            shard = (each.shard or self._shards.names()[0]) if holding is None else holding.shard
+            part = parts.setdefault(shard, _Part([], {}))
+            part.owned.append(each)
+            if holding is not None:
+                part.holdings[holding.unit] = holding
         return parts
 
-    def _each(self, call: Call, asked: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-        succeeded, failed = self._answers(call, asked)
+    def _unchecked(self, call: Call, argument: str, parts: _Parts) -> _Asked:
+        return {
+            name: partial(self._on, call, name, {argument: [each.item for each in part.owned]})
+            for name, part in parts.items()
+        }
+
+    def _checked(self, call: Call, argument: str, parts: _Parts) -> _Asked:
+        """The same, where each shard sees first that it owns the tenants of its part."""
+
+        def ask(part: _Part, plainly: Callable[[], Any]) -> Any:
+            with checking(*part.holdings.values()):
+                return plainly()
+
+        asked = self._unchecked(call, argument, parts)
+        return {name: partial(ask, parts[name], plainly) for name, plainly in asked.items()}
+
+    def _each(self, call: Call, asked: _Asked) -> Mapping[str, Any]:
+        succeeded, failed = self._answers(asked)
         _raise_if_failed(call, succeeded, failed)
         return succeeded
 
-    def _answers(
-        self, call: Call, asked: Mapping[str, Mapping[str, Any]]
-    ) -> tuple[Mapping[str, Any], Mapping[str, BaseException]]:
+    def _answers(self, asked: _Asked) -> tuple[Mapping[str, Any], Mapping[str, BaseException]]:
         if len(asked) > 1:
-            return self._scatter.all_of({name: partial(self._on, call, name, new) for name, new in asked.items()})
-        ((name, new),) = asked.items()
+            return self._scatter.all_of(asked)
+        ((name, ask),) = asked.items()
         try:
-            return {name: self._on(call, name, new)}, {}
+            return {name: ask()}, {}
         except Exception as error:  # noqa: BLE001  # raised again by who asked
             return {}, {name: error}
 
@@ -198,11 +253,14 @@ def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[s
     first = next(iter(failed.values()))
     if not succeeded and len({(type(error), str(error)) for error in failed.values()}) == 1:
         raise first
+    about_the_call = [error for error in failed.values() if not isinstance(error, (*OF_THE_SHARD, RoutingError))]
+    if about_the_call and isinstance(call.policy, Read):  # nothing was done that would have to be told
+        raise about_the_call[0]
     raise PartialResult(call.name, succeeded, failed) from first
 
 
-def _arguments(name: str, parts: Mapping[str, Sequence[_Owned]]) -> Mapping[str, Mapping[str, Any]]:
-    return {shard: {name: [owned.item for owned in part]} for shard, part in parts.items()}
+def _id(item: Any) -> Any:
+    return getattr(item, "id", item)
 
 
 def _added(answers: Iterable[Any]) -> Any:

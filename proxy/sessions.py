@@ -43,6 +43,12 @@ class RoutedSession(Session):
         """Whose rows it works on."""
         return self._tenant
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its transaction has asked its shard for anything."""
+        transaction = self.get_transaction()
+        return transaction is not None and self._chosen is not None and self._chosen[0] is transaction
+
     def become(self, tenant: str) -> None:
         """Of no tenant yet, work on the rows of *tenant* from now on."""
         self._tenant = as_text(tenant)
@@ -74,7 +80,9 @@ class RoutedSession(Session):
         """
         if self._chosen is None or self._tenant is None:
             return
-        holding = self._chosen[1]
+        # The engine of a first statement is asked for before there is a transaction; from now on it is this one's.
+        _, holding, engine = self._chosen
+        self._chosen = (self.get_transaction(), holding, engine)
         self._shards.parts[holding.shard].watch.collected(connection).only = self._tenant
         try:
             check_ownership_to_read(connection, [holding])
@@ -105,8 +113,8 @@ def _timed_begins(_session: Session, transaction: SessionTransaction, connection
 
 
 def _checked_begins(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    if (holding := to_check()) is not None:
-        check_ownership_to_read(connection, [holding])
+    if holdings := to_check():
+        check_ownership_to_read(connection, holdings)
 
 
 event.listen(RoutedSession, "after_begin", _routed_begins)

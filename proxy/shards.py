@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tidegate.errors import NoNodeAvailable, StaleShardMap
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 _MOST_FOUND: Final = 16_384
 """Of tenants whose holding is remembered while the map is the same."""
+
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,26 +168,54 @@ class Shards:
         return False
 
 
-_to_check: ContextVar[Holding | None] = ContextVar("tidegate_holding", default=None)
+def by_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P], T], plainly: Callable[[P], T]) -> T:
+    """What shards answer that are asked for rows of several tenants.
+
+    Args:
+        shards: all of them.
+        split: the parts by the map at hand; equal where the map says the same of them.
+        checked: reads the parts, where each shard sees first that it owns what its part is about.
+        plainly: reads them as they are.
+
+    Raises:
+        StaleShardMap: nobody could say that there is no newer map, or tenants change hands all the time.
+    """
+    moves = 0
+    while True:
+        parts = split()
+        try:
+            return checked(parts)
+        except StaleShardMap:
+            moves += 1
+            answered = shards.refresh()
+            if split() != parts and moves < MOST_MOVES:
+                continue
+            if split() != parts or not answered:
+                raise
+        # Nobody has written elsewhere: what lies there is the newest, whatever the shards' tables say by now.
+        return plainly(parts)
+
+
+_to_check: ContextVar[Sequence[Holding]] = ContextVar("tidegate_holdings", default=())
 
 
 class checking:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
-    """Have the sessions of a shard that begin meanwhile see first that it owns a unit."""
+    """Have the sessions of a shard that begin meanwhile see first that it owns these units."""
 
-    __slots__ = ("_holding", "_token")
+    __slots__ = ("_holdings", "_token")
 
-    def __init__(self, holding: Holding) -> None:
-        self._holding = holding
+    def __init__(self, *holdings: Holding) -> None:
+        self._holdings = holdings
 
     def __enter__(self) -> None:
-        self._token = _to_check.set(self._holding)
+        self._token = _to_check.set(self._holdings)
 
     def __exit__(self, *_: object) -> None:
         _to_check.reset(self._token)
 
 
-def to_check() -> Holding | None:
-    """The unit that a session which begins now has to check."""
+def to_check() -> Sequence[Holding]:
+    """The units that a session which begins now has to check."""
     return _to_check.get()
 
 

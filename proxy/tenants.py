@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.proxy.sessions import for_spelt
+from tidegate.repositories.ids import is_no_id
 from tidegate.repositories.places import OfId
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Tenants:
             return self.below(call) if self._parted is None else self._parted.on_first(call)
         where, key = found
         tenant = self._directory.tenant(where.kind, key)
-        if tenant is None and self._parted is not None and not where.search:
+        if tenant is None and self._parted is not None and not where.search and not is_no_id(key):
             tenant = self._parted.find(where.kind, [key]).get(key)
         if tenant is not None:
             given = call.arguments
@@ -79,7 +80,7 @@ class Tenants:
         # Gone, or nobody knows whose: there, it may be anybody's.
         if self._parted is None:
             return self.below(call)
-        return self._parted.searched(call, where) if where.search else self._parted.on_first(call)
+        return self._parted.searched(call, where) if where.search else self._parted.of_nobody(call, where.kind, key)
 
 
 @cache

@@ -28,6 +28,11 @@ def canonical_id(value: Any) -> str | None:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
+def is_no_id(value: Any) -> bool:
+    """Whether *value* is text that PostgreSQL would refuse as an id."""
+    return isinstance(value, str) and canonical_id(value) is None
+
+
 def canonical(value: Any) -> Any:
     """The canonical spelling of an id; what is none stays as it is, for the database to refuse."""
     found = canonical_id(value)

@@ -93,15 +93,17 @@ class InSession:
 
     Args:
         kind: of what the ids are that it asks about.
-        ids: the argument with the id, or a list of them, or rows with a ``tenant_id``; None: it is not about ids.
+        ids: the argument with the id, or the row with a ``tenant_id``; None: it is not about one.
+        lists: the argument with a list of them; None: it is not about several.
         tenants: an argument that may say whose rows alone are wanted; None among its values: all.
         order: attributes by which rows of several shards are merged; (): they are added up, or put together.
-        limit: the argument that says how many rows there may be.
+        limit: the argument that says how many rows there may be; None: as many as there are.
         writes: whether it changes rows.
     """
 
     kind: Kind = "run"
     ids: str | None = None
+    lists: str | None = None
     tenants: str | None = None
     order: tuple[str, ...] = ()
     limit: str | None = None

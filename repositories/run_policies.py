@@ -95,7 +95,7 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
         "get_runs_batch_by_time_range": Read(
             node=PRIMARY, where=Everywhere(("created_at", "id"), "batch_size", "tenant_ids")
         ),
-        "get_archived_run_ids": Read(where=InSession(ids="run_ids")),
+        "get_archived_run_ids": Read(where=InSession(lists="run_ids")),
         "get_archived_logs_by_time_range": Read(
             where=InSession(tenants="tenant_ids", order=("run_created_at", "workflow_run_id", "id"), limit="limit")
         ),
@@ -104,7 +104,9 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
         ),
         "get_archived_log_by_run_id": Read(where=OfId("run", "run_id", search=True, first=("archived_at", "id"))),
         "get_pause_records_by_run_id": Read(where=InSession(ids="run_id")),
-        "get_pause_reason_records_by_run_id": Read(where=InSession("pause", ids="pause_ids")),
+        "get_pause_reason_records_by_run_id": Read(
+            where=InSession("pause", lists="pause_ids", order=("created_at", "id"))
+        ),
         "get_app_logs_by_run_id": Read(where=InSession(ids="run_id")),
         "count_runs_with_related": Read(node=PRIMARY, where=OfIds("run", "runs")),
         "get_workflow_pause": Read(node=PRIMARY, where=_OF_RUN),

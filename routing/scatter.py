@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Key: TypeAlias = "Callable[[T], Any]"
 
-_OF_THE_SHARD: Final = (OperationalError, InterfaceError, OSError)
+OF_THE_SHARD: Final = (OperationalError, InterfaceError, OSError)
 """Errors that say something of the shard, and not of what it was asked."""
 
 
@@ -91,7 +91,7 @@ class Scatter:
             return answers.succeeded
         first = next(iter(answers.failed.values()))
         alike = {type(error) for error in answers.failed.values()} == {type(first)}
-        if not answers.succeeded and alike and not isinstance(first, _OF_THE_SHARD):
+        if not answers.succeeded and alike and not isinstance(first, OF_THE_SHARD):
             raise first
         raise PartialResult(what, answers.succeeded, answers.failed) from first
 
@@ -133,13 +133,13 @@ class Scatter:
         self._threads = {}
 
 
-def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int, newest_first: bool = False) -> list[T]:
+def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int | None, newest_first: bool = False) -> list[T]:
     """The first *limit* rows of what one database with all rows would give.
 
     Args:
         parts: the rows of each shard, in the order of *key*, each with at least *limit* rows or all that there are.
         key: tells any two rows apart: (created_at, id). Ids compare as text as PostgreSQL compares them as uuid.
-        limit: at most so many.
+        limit: at most so many; None: all.
         newest_first: whether *parts* and the answer are in descending order.
     """
     return list(islice(heapq.merge(*parts, key=key, reverse=newest_first), limit))

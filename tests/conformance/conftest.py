@@ -5,6 +5,11 @@ each cached read made twice (so that the second is answered by the cache), and t
 its modes; in bounded mode, each read waits until what was written before it has been pushed. Behind a gate with two
 replicas that are 300 ms late, without a cache and with one, reads go where they may; the first of a test is made again
 once the replicas have got there, and must be the same. The summary at the end says how many calls replicas answered.
+
+So it does on three shards, which the rows of a test are spread over by their tenants: without a cache, with rows that
+nobody tells the gate of, and with one, each read made twice. A test that asks for ``across`` instead, in which a cache
+would have no part, runs plain and on the shards without one. On shards ``session_maker``, the test's own, reads and
+writes on all of them; whoever calls the repositories has sessions by :meth:`Behind.session`.
 """
 
 from __future__ import annotations
@@ -13,10 +18,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.across import Across
 from real_servers.answered import by_replicas, count
 from real_servers.databases import Databases
+from real_servers.oracle import Oracle
 from real_servers.sameness import outcome
-from sqlalchemy import StaticPool, create_engine
+from sqlalchemy import Engine, StaticPool, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import tidegate
@@ -29,12 +36,15 @@ from tidegate.proxy.telemetry import Telemetry
 from tidegate.repositories import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
     DifyAPISQLAlchemyWorkflowRunRepository,
+    SQLAlchemyWorkflowExecutionRepository,
+    SQLAlchemyWorkflowNodeExecutionRepository,
 )
 from tidegate.repositories.models import Base, WorkflowRun, new_id
 from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tidegate.proxy.call import Call, Pipeline
@@ -42,6 +52,7 @@ if TYPE_CHECKING:
 DATABASES = ["sqlite-memory", "sqlite-file", "postgresql"]
 REPLICAS = ["postgresql-replicas", "postgresql-replicas-cached"]
 GATES = ["postgresql-cold", "postgresql-warm", "postgresql-near", "postgresql-bounded", "sqlite-file-warm", *REPLICAS]
+SHARDED = ["postgresql-shards", "postgresql-shards-cached"]
 LATE_S = 0.3
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
@@ -76,12 +87,50 @@ def late_tables_url(late_databases: tuple[Cluster, Databases]) -> Iterator[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "session_maker" in metafunc.fixturenames:
-        kinds = DATABASES + (GATES if "behind" in metafunc.fixturenames else [])
-        metafunc.parametrize("session_maker", kinds, indirect=True)
+        more = {"across": SHARDED[:1], "behind": GATES + SHARDED}
+        kinds = next((kinds for name, kinds in more.items() if name in metafunc.fixturenames), [])
+        metafunc.parametrize("session_maker", DATABASES + kinds, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def shards(cluster: Cluster) -> Iterator[Across]:
+    made = Across(cluster, "plain", None)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def cached_shards(cluster: Cluster) -> Iterator[Across]:
+    cache = CacheSettings(url=cluster.cache.url, connect_timeout_ms=5_000, read_timeout_ms=5_000)
+    made = Across(cluster, "cached", cache)
+    yield made
+    calls = made.gate.stats().methods.values()
+    made.close()
+    most = max((counted.calls for counted in calls), default=0)
+    assert most < 30 or any(counted.served > 0 for counted in calls), "the cache answered nothing"
+
+
+@pytest.fixture
+def oracle(cached_shards: Across, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Oracle]:
+    """A gate on three shards, and one database beside it with the same rows."""
+    made = Oracle(cached_shards, database_url, monkeypatch)
+    yield made
+    made.close()
+    cached_shards.empty()
+
+
+def _on_shards(kind: str, request: pytest.FixtureRequest) -> Across:
+    found: Across = request.getfixturevalue("cached_shards" if kind.endswith("cached") else "shards")
+    return found
 
 
 @pytest.fixture
 def session_maker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sessionmaker[Session]]:
+    if request.param in SHARDED:
+        made = _on_shards(request.param, request)
+        yield made.sessions
+        made.empty()
+        return
     engine = _engine(request.param, tmp_path, request)
     if not request.param.startswith("postgresql"):
         Base.metadata.create_all(engine)
@@ -90,7 +139,13 @@ def session_maker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[se
 
 
 class Behind:
-    """Makes the repositories that a test is about, plain or behind a gate."""
+    """Makes the repositories that a test is about, plain or behind a gate.
+
+    Args:
+        session_maker: for them.
+        gate: whose they are; None: plain ones.
+        twice: make each cached read a second time.
+    """
 
     def __init__(self, session_maker: sessionmaker[Session], gate: tidegate.Gate | None, *, twice: bool) -> None:
         self.session_maker = session_maker
@@ -100,6 +155,18 @@ class Behind:
         self._pushes = None if gate is None else gate._parts.pushes
         if isinstance(self._pushes, RedisPushes):
             self._pushes.beat_s = 0.002
+
+    @property
+    def engine(self) -> Engine:
+        """Where the rows of the tenant TENANT are written."""
+        if self.gate is not None:
+            return self.gate._shard(TENANT).engine
+        engine: Engine = self.session_maker.kw["bind"]
+        return engine
+
+    def session(self, tenant: str | None = TENANT) -> AbstractContextManager[Session]:
+        """What a caller of the repositories has a session from: of one tenant, or of none yet."""
+        return self.session_maker() if self.gate is None or tenant is None else self.gate.session(tenant)
 
     def runs(self, **kwargs: Any) -> DifyAPISQLAlchemyWorkflowRunRepository:
         if self.gate is None:
@@ -112,6 +179,16 @@ class Behind:
             return DifyAPISQLAlchemyWorkflowNodeExecutionRepository(self.session_maker)
         gated: NodeExecutions = self._gated(NodeExecutions(self.session_maker))
         return gated
+
+    def executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowExecutionRepository:
+        if self.gate is None:
+            return SQLAlchemyWorkflowExecutionRepository(self.session_maker, user, app_id, triggered_from)
+        return self.gate.workflow_executions(user, app_id, triggered_from)
+
+    def node_executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowNodeExecutionRepository:
+        if self.gate is None:
+            return SQLAlchemyWorkflowNodeExecutionRepository(self.session_maker, user, app_id, triggered_from)
+        return self.gate.workflow_node_executions(user, app_id, triggered_from)
 
     def _gated(self, repository: Any) -> Any:
         assert self.gate is not None
@@ -166,6 +243,10 @@ def behind(session_maker: sessionmaker[Session], request: pytest.FixtureRequest)
     if kind in DATABASES:
         yield Behind(session_maker, None, twice=False)
         return
+    if kind in SHARDED:
+        on = _on_shards(kind, request).gate
+        yield Behind(on.session_maker, on, twice=kind.endswith("cached"))
+        return
     if kind in REPLICAS:
         with _gate_with_replicas(session_maker, request, cached=kind.endswith("cached")) as gate:
             made = Behind(session_maker, gate, twice=False)
@@ -183,6 +264,12 @@ def behind(session_maker: sessionmaker[Session], request: pytest.FixtureRequest)
     )
     with tidegate.gate_on(session_maker.kw["bind"], session_maker, tidegate.Settings(cache=cache)) as gate:
         yield Behind(session_maker, gate, twice=not kind.endswith("cold"))
+
+
+@pytest.fixture
+def across(behind: Behind) -> Behind:
+    """The same, for tests in which a cache would have no part."""
+    return behind
 
 
 def _gate_with_replicas(

@@ -6,14 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import DataError, StatementError
 
-from tidegate.repositories import (
-    DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
-    DifyAPISQLAlchemyWorkflowRunRepository,
-    SQLAlchemyWorkflowExecutionRepository,
-)
 from tidegate.repositories.entities.pause_reason import SchedulingPause
 from tidegate.repositories.entities.workflow_execution import WorkflowExecution
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
@@ -27,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from tests.conformance.conftest import Behind
+    from tidegate.repositories import DifyAPISQLAlchemyWorkflowRunRepository
 
     Make = Callable[..., WorkflowRun]
 
@@ -43,11 +39,11 @@ def runs(behind: Behind) -> DifyAPISQLAlchemyWorkflowRunRepository:
 
 @pytest.mark.parametrize("bad", ["not-a-uuid", "", "12345678", "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10x"])
 def test_a_malformed_id_is_the_database_s_to_refuse(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, session_maker: sessionmaker[Session], bad: str
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, behind: Behind, bad: str
 ) -> None:
     """PostgreSQL raises DataError; SQLite has no type for ids, and finds nothing."""
     make_run()
-    nodes = DifyAPISQLAlchemyWorkflowNodeExecutionRepository(session_maker)
+    nodes = behind.nodes()
     calls: list[tuple[Callable[[], object], object]] = [
         (lambda: runs.get_workflow_run_by_id(TENANT, APP, bad), None),
         (lambda: runs.get_workflow_run_by_id_without_tenant(bad), None),
@@ -57,7 +53,7 @@ def test_a_malformed_id_is_the_database_s_to_refuse(
         (lambda: nodes.delete_executions_by_ids([bad]), 0),
     ]
     for call, nothing in calls:
-        if session_maker.kw["bind"].dialect.name == "postgresql":
+        if behind.engine.dialect.name == "postgresql":
             with pytest.raises(DataError, match="invalid input syntax for type uuid"):
                 call()
         else:
@@ -65,15 +61,13 @@ def test_a_malformed_id_is_the_database_s_to_refuse(
     assert len(runs.get_paginated_workflow_runs(TENANT, APP, Source.APP_RUN).data) == 1
 
 
-def test_a_text_where_a_list_is_meant_is_refused(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, session_maker: sessionmaker[Session]
-) -> None:
-    nodes = DifyAPISQLAlchemyWorkflowNodeExecutionRepository(session_maker)
+def test_a_text_where_a_list_is_meant_is_refused(runs: DifyAPISQLAlchemyWorkflowRunRepository, behind: Behind) -> None:
+    nodes = behind.nodes()
     with pytest.raises(ValueError, match="expected a list, not the text 'abc'"):
         runs.delete_runs_by_ids("abc")
     with pytest.raises(ValueError, match="expected a list"):
         nodes.delete_executions_by_ids("abc")
-    with session_maker() as session, pytest.raises(ValueError, match="expected a list"):
+    with behind.session() as session, pytest.raises(ValueError, match="expected a list"):
         nodes.count_by_runs(session, "abc")
 
 
@@ -104,9 +98,9 @@ def test_sources_may_be_a_plain_text_or_none_and_nothing_else(
 
 @pytest.mark.parametrize("bad", [0, -5, 100_001, 2**70, 1.5, "10", True, None])
 def test_a_batch_size_that_cannot_work_is_refused(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, session_maker: sessionmaker[Session], bad: Any
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, behind: Behind, bad: Any
 ) -> None:
-    nodes = DifyAPISQLAlchemyWorkflowNodeExecutionRepository(session_maker)
+    nodes = behind.nodes()
     calls: list[Callable[[], object]] = [
         lambda: runs.get_expired_runs_batch(TENANT, NOON, bad),
         lambda: runs.get_runs_batch_by_time_range(None, NOON, None, bad),
@@ -121,18 +115,21 @@ def test_a_batch_size_that_cannot_work_is_refused(
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, session_maker: sessionmaker[Session]
+    runs: DifyAPISQLAlchemyWorkflowRunRepository,
+    make_run: Make,
+    session_maker: sessionmaker[Session],
+    behind: Behind,
 ) -> None:
     """The reason's text has a NUL (PostgreSQL) or is no text (SQLite): refused after the run's status was changed."""
     run = make_run()
-    postgresql = session_maker.kw["bind"].dialect.name == "postgresql"
+    postgresql = behind.engine.dialect.name == "postgresql"
     bad = SchedulingPause.model_construct(message="\0" if postgresql else object())
     with pytest.raises(Exception, match=r"NUL|supported|binding"):
         runs.create_workflow_pause(run.id, new_id(), "{}", [SchedulingPause(message="fine"), bad])
     with session_maker() as session:
         assert session.get_one(WorkflowRun, run.id).status == "running"
         for model in (WorkflowPause, WorkflowPauseReason):
-            assert session.scalar(select(func.count()).select_from(model)) == 0
+            assert session.scalars(select(model)).all() == []
 
 
 class Account:
@@ -140,12 +137,14 @@ class Account:
     current_tenant_id = new_id()
 
 
-def test_a_run_that_cannot_be_stored_leaves_the_row_as_it_was(session_maker: sessionmaker[Session]) -> None:
-    saved = SQLAlchemyWorkflowExecutionRepository(session_maker, Account(), new_id(), Source.APP_RUN)
+def test_a_run_that_cannot_be_stored_leaves_the_row_as_it_was(
+    across: Behind, session_maker: sessionmaker[Session]
+) -> None:
+    saved = across.executions(Account(), new_id(), Source.APP_RUN)
     execution = WorkflowExecution(new_id(), new_id(), "1", WorkflowType.WORKFLOW, {}, {}, NOON)
     saved.save(execution)
     execution.error_message, execution.total_tokens = "new", "many"  # type: ignore[assignment]  # what a host may do
-    if session_maker.kw["bind"].dialect.name == "postgresql":
+    if across.engine.dialect.name == "postgresql":
         with pytest.raises(DataError):
             saved.save(execution)
         with session_maker() as session:
@@ -163,13 +162,13 @@ def test_a_timezone_that_is_none_is_named(
 
 
 def test_one_text_where_types_or_tenants_are_meant_is_refused(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, session_maker: sessionmaker[Session]
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, behind: Behind
 ) -> None:
     with pytest.raises(ValueError, match="expected a list, not the text"):
         runs.get_runs_batch_by_time_range(None, NOON, None, 10, run_types=WorkflowType.WORKFLOW)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a list, not the text"):
         runs.get_runs_batch_by_time_range(None, NOON, None, 10, tenant_ids=TENANT)
-    with session_maker() as session, pytest.raises(ValueError, match="expected a list, not the text"):
+    with behind.session() as session, pytest.raises(ValueError, match="expected a list, not the text"):
         runs.get_archived_logs_by_time_range(session, TENANT, NOON, NOON, 10)
 
 

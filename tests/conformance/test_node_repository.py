@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.sharded import tenant_on
 from sqlalchemy import func, select
 
 from tidegate.errors import RepositoryImportError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.fast
 
-TENANT, APP, RUN = new_id(), new_id(), new_id()
+TENANT, APP, RUN = tenant_on("s2"), new_id(), new_id()
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
@@ -72,7 +73,7 @@ def make_node(session_maker: sessionmaker[Session]) -> Make:
 def left(session_maker: sessionmaker[Session]) -> tuple[int, int]:
     with session_maker() as session:
         models = (WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload)
-        executions, offloads = (session.scalar(select(func.count()).select_from(model)) or 0 for model in models)
+        executions, offloads = (sum(session.scalars(select(func.count()).select_from(model))) for model in models)
         return executions, offloads
 
 
@@ -81,7 +82,7 @@ def test_the_nodes_of_a_run_come_in_order_with_their_offloads(
 ) -> None:
     late = make_node(created_at=NOON + timedelta(seconds=1))
     early = make_node(index=2)
-    make_node(tenant_id=new_id())
+    make_node(tenant_id=tenant_on("s1"))
     found = nodes.get_executions_by_workflow_run(TENANT, APP, RUN)
     assert [node.id for node in found] == [early, late]
     assert found[0].inputs_truncated
@@ -97,11 +98,14 @@ def test_by_id_the_tenant_is_checked_where_it_is_given(
     node = make_node()
     assert nodes.get_execution_by_id(node) is not None
     assert nodes.get_execution_by_id(node, TENANT) is not None
-    assert nodes.get_execution_by_id(node, new_id()) is None
+    assert nodes.get_execution_by_id(node, tenant_on("s1")) is None
 
 
 def test_deletion_takes_the_offloads_along_in_every_way(
-    nodes: DifyAPISQLAlchemyWorkflowNodeExecutionRepository, make_node: Make, session_maker: sessionmaker[Session]
+    nodes: DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
+    make_node: Make,
+    session_maker: sessionmaker[Session],
+    behind: Behind,
 ) -> None:
     old = [make_node(created_at=NOON - timedelta(days=1)) for _ in range(5)]
     assert {node.id for node in nodes.get_expired_executions_batch(TENANT, NOON)} == set(old)
@@ -113,7 +117,7 @@ def test_deletion_takes_the_offloads_along_in_every_way(
     one, other = make_node(), make_node()
     assert nodes.delete_executions_by_ids([one]) == 1
     assert nodes.delete_executions_by_ids([]) == 0
-    with session_maker() as session:
+    with behind.session(TENANT) as session:
         assert nodes.count_by_runs(session, [RUN]) == (1, 1)
         assert [row.node_execution_id for row in nodes.get_offloads_by_execution_ids(session, [one, other])] == [other]
         assert nodes.delete_by_runs(session, [RUN]) == (1, 1)

@@ -48,14 +48,15 @@ def runs(behind: Behind, storage: MemoryStorage) -> Runs:
 def rows(session_maker: sessionmaker[Session]) -> tuple[int, int]:
     with session_maker() as session:
         pauses, reasons = (
-            session.scalar(select(func.count()).select_from(model)) for model in (WorkflowPause, WorkflowPauseReason)
+            sum(session.scalars(select(func.count()).select_from(model)))
+            for model in (WorkflowPause, WorkflowPauseReason)
         )
-        return pauses or 0, reasons or 0
+        return pauses, reasons
 
 
-def status(session_maker: sessionmaker[Session], run_id: str) -> str | None:
+def status(session_maker: sessionmaker[Session], run_id: str) -> str:
     with session_maker() as session:
-        return session.scalar(select(WorkflowRun.status).where(WorkflowRun.id == run_id))
+        return session.scalars(select(WorkflowRun.status).where(WorkflowRun.id == run_id)).one()
 
 
 def test_a_pause_keeps_state_and_reasons_and_is_usable_after_its_session(
@@ -203,13 +204,13 @@ def test_pruning_takes_old_pauses_and_those_resumed_long_ago(
 
 
 def test_states_are_removed_after_the_commit_and_stay_if_there_is_none(
-    runs: Runs, make_run: Make, session_maker: sessionmaker[Session], storage: MemoryStorage
+    runs: Runs, make_run: Make, behind: Behind, storage: MemoryStorage
 ) -> None:
     """A failing COMMIT takes back a new state and keeps an old one."""
     run = make_run()
     pause = runs.create_workflow_pause(run.id, OWNER, "old", [])
     runs.resume_workflow_pause(run.id, pause)
-    engine = session_maker.kw["bind"]
+    engine = behind.engine
 
     def fail(_connection: Any) -> None:
         raise OSError("on purpose")

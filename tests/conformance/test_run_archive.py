@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.sharded import tenant_on
 
 from tidegate.repositories.entities.pause_reason import SchedulingPause
 from tidegate.repositories.models import WorkflowAppLog, WorkflowArchiveLog, new_id
@@ -37,18 +38,19 @@ def app_log(run: WorkflowRun) -> WorkflowAppLog:
     return WorkflowAppLog(id=new_id(), workflow_run_id=run.id, created_from="web-app", created_at=NOON, **of_run)
 
 
-def archive(session_maker: sessionmaker[Session], runs: Any, run: WorkflowRun, logs: int) -> None:
-    with session_maker.begin() as session:
+def archive(behind: Behind, runs: Any, run: WorkflowRun, logs: int) -> None:
+    with behind.session(run.tenant_id) as session:
         app_logs = [app_log(run) for _ in range(logs)]
         assert runs.create_archive_logs(session, run, app_logs, '{"type": "webhook"}') == max(logs, 1)
+        session.commit()
 
 
 def test_an_archive_log_holds_what_its_run_and_app_log_held(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, session_maker: sessionmaker[Session]
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, behind: Behind
 ) -> None:
     run, bare = make_run(error="boom", finished_at=NOON, total_tokens=7), make_run()
-    archive(session_maker, runs, run, 1)
-    archive(session_maker, runs, bare, 0)
+    archive(behind, runs, run, 1)
+    archive(behind, runs, bare, 0)
     found, without = (runs.get_archived_log_by_run_id(each.id) for each in (run, bare))
     assert found is not None
     assert without is not None
@@ -73,15 +75,15 @@ def test_an_archive_log_holds_what_its_run_and_app_log_held(
 
 
 def test_archive_logs_are_the_caller_s_to_commit(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, session_maker: sessionmaker[Session]
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, behind: Behind
 ) -> None:
     run, other = make_run(), make_run()
-    with session_maker() as session:
+    with behind.session() as session:
         assert runs.create_archive_logs(session, run, [], None) == 1
         session.rollback()
     assert runs.get_archived_log_by_run_id(run.id) is None
-    archive(session_maker, runs, run, 2)
-    with session_maker() as session:
+    archive(behind, runs, run, 2)
+    with behind.session() as session:
         assert runs.get_archived_run_ids(session, [run.id, other.id]) == {run.id}
         assert runs.get_archived_run_ids(session, []) == set()
         assert runs.delete_archive_log_by_run_id(session, run.id) == 2
@@ -90,22 +92,24 @@ def test_archive_logs_are_the_caller_s_to_commit(
 
 
 def test_archived_runs_and_logs_of_a_stretch_of_time_come_in_order(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, session_maker: sessionmaker[Session]
+    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, behind: Behind
 ) -> None:
-    stranger = new_id()
+    stranger = tenant_on("s1")
     made = [make_run(created_at=NOON + timedelta(hours=i)) for i in range(3)]
     made.append(make_run(created_at=NOON + timedelta(hours=3), tenant_id=stranger))
     make_run(created_at=NOON)
     for run in made:
-        archive(session_maker, runs, run, 2)
-    with session_maker() as session:
-        end = NOON + timedelta(hours=3)
+        archive(behind, runs, run, 2)
+    end = NOON + timedelta(hours=3)
+    with behind.session(None) as session:
         found = runs.get_archived_runs_by_time_range(session, None, NOON, end, 10)
         assert [run.id for run in found] == [run.id for run in made[:3]]
         assert "graph" in vars(found[0])
         assert len(runs.get_archived_runs_by_time_range(session, [], NOON, end, 2)) == 2
+    with behind.session(stranger) as session:
         of_stranger = runs.get_archived_runs_by_time_range(session, [stranger], NOON, end + timedelta(1), 10)
         assert [run.id for run in of_stranger] == [made[3].id]
+    with behind.session(None) as session:
         logs = runs.get_archived_logs_by_time_range(session, None, NOON, end, 10)
         assert [log.workflow_run_id for log in logs] == [run.id for run in made[:3] for _ in range(2)]
         assert all(isinstance(log, WorkflowArchiveLog) for log in logs)
@@ -113,14 +117,17 @@ def test_archived_runs_and_logs_of_a_stretch_of_time_come_in_order(
 
 
 def test_the_archiver_reads_pauses_reasons_and_app_logs(
-    runs: DifyAPISQLAlchemyWorkflowRunRepository, make_run: Make, session_maker: sessionmaker[Session]
+    runs: DifyAPISQLAlchemyWorkflowRunRepository,
+    make_run: Make,
+    session_maker: sessionmaker[Session],
+    behind: Behind,
 ) -> None:
     run = make_run()
     pause = runs.create_workflow_pause(run.id, new_id(), "{}", [SchedulingPause(message=m) for m in ("one", "two")])
     log = app_log(run)
     with session_maker.begin() as session:
         session.add(log)
-    with session_maker() as session:
+    with behind.session(None) as session:
         (record,) = runs.get_pause_records_by_run_id(session, run.id)
         assert record.id == pause.id
         reasons = runs.get_pause_reason_records_by_run_id(session, [pause.id])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.sharded import tenant_on
 from sqlalchemy import func, select
 
 from tidegate.repositories.entities.pause_reason import SchedulingPause
@@ -19,9 +20,6 @@ from tidegate.repositories.models import (
     new_id,
 )
 from tidegate.repositories.related import count_where, delete_where
-from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
-    DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
-)
 from tidegate.repositories.storage import MemoryStorage
 
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ def family(
 
 def left(session_maker: sessionmaker[Session]) -> list[int]:
     with session_maker() as session:
-        return [session.scalar(select(func.count()).select_from(table)) or 0 for table in TABLES]
+        return [sum(session.scalars(select(func.count()).select_from(table))) for table in TABLES]
 
 
 def test_deleting_by_ids_leaves_nothing_of_these_runs_and_all_of_the_others(
@@ -96,7 +94,7 @@ def test_deleting_by_ids_leaves_nothing_of_these_runs_and_all_of_the_others(
     session_maker: sessionmaker[Session],
     storage: MemoryStorage,
 ) -> None:
-    gone, kept = [family() for _ in range(3)], family(tenant_id=new_id())
+    gone, kept = [family() for _ in range(3)], family(tenant_id=tenant_on("s1"))
     assert runs.delete_runs_by_ids([run.id for run in gone] + [new_id()]) == 3
     assert left(session_maker) == [1] * 7
     assert len(storage) == 1
@@ -124,10 +122,11 @@ def test_counting_with_related_tells_what_deleting_with_related_deletes(
     runs: DifyAPISQLAlchemyWorkflowRunRepository,
     family: Family,
     session_maker: sessionmaker[Session],
+    behind: Behind,
     storage: MemoryStorage,
 ) -> None:
-    nodes = DifyAPISQLAlchemyWorkflowNodeExecutionRepository(session_maker)
-    made = [family(), family(tenant_id=new_id())]
+    nodes = behind.nodes()
+    made = [family(), family(tenant_id=tenant_on("s1"))]
     family()
 
     def ids(some: Sequence[WorkflowRun]) -> list[str]:

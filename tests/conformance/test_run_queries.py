@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
+from real_servers.sharded import tenant_on
 
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.enums import WorkflowType
@@ -58,7 +59,7 @@ def test_several_sources_come_merged_in_order_and_none_means_all_even_unknown_on
         for i, source in enumerate(["app-run", "webhook", "aaa", "novel", "zzz", "schedule", "app-run"])
     ]
     make_run(app_id=new_id())
-    make_run(tenant_id=new_id())
+    make_run(tenant_id=tenant_on("s1"))
     newest_first = [run.id for run in reversed(made)]
     assert walk(runs, [], 2) == newest_first
     chosen = {"app-run", "webhook"}
@@ -73,7 +74,7 @@ def test_a_cursor_that_does_not_exist_is_a_value_error_and_the_end_is_an_empty_p
     only = make_run()
     page = runs.get_paginated_workflow_runs(TENANT, APP, Source.APP_RUN, last_id=only.id)
     assert (page.data, page.has_more, page.limit) == ([], False, 20)
-    for stranger in (new_id(), make_run(app_id=new_id()).id, make_run(tenant_id=new_id()).id):
+    for stranger in (new_id(), make_run(app_id=new_id()).id, make_run(tenant_id=tenant_on("s1")).id):
         with pytest.raises(ValueError, match="Last workflow run not exists"):
             runs.get_paginated_workflow_runs(TENANT, APP, Source.APP_RUN, last_id=stranger)
 
@@ -99,7 +100,7 @@ def test_by_id_with_and_without_tenant(runs: DifyAPISQLAlchemyWorkflowRunReposit
         found = runs.get_workflow_run_by_id(TENANT, APP, spelling)
         assert found is not None
         assert (found.id, found.graph_dict) == (run.id, {"nodes": []})
-    assert runs.get_workflow_run_by_id(new_id(), APP, run.id) is None
+    assert runs.get_workflow_run_by_id(tenant_on("s1"), APP, run.id) is None
     assert runs.get_workflow_run_by_id(TENANT, new_id(), run.id) is None
     assert runs.get_workflow_run_by_id_without_tenant(run.id) is not None
     assert runs.get_workflow_run_by_id_without_tenant(new_id()) is None
@@ -149,7 +150,7 @@ def test_batches_by_time_range_continue_after_the_last_seen(
     )
     assert [run.id for run in [*first, *second]] == ordered
     assert runs.get_runs_batch_by_time_range(None, NOON + timedelta(1), None, 3, run_types=[]) == []
-    assert runs.get_runs_batch_by_time_range(None, NOON + timedelta(1), None, 3, tenant_ids=[new_id()]) == []
+    assert runs.get_runs_batch_by_time_range(None, NOON + timedelta(1), None, 3, tenant_ids=[tenant_on("s1")]) == []
 
 
 def test_statistics_by_day_in_a_time_zone_ordered_by_date(

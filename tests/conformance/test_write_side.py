@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.sharded import tenant_on
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import selectinload
 
@@ -21,8 +22,11 @@ from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyW
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tests.conformance.conftest import Behind
+
 pytestmark = pytest.mark.fast
 
+TENANT = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10"
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
@@ -71,12 +75,13 @@ def test_a_run_is_saved_and_saved_again_without_being_read(session_maker: sessio
         )
 
 
-def test_a_run_of_another_tenant_is_not_overwritten(session_maker: sessionmaker[Session]) -> None:
+def test_a_run_of_another_tenant_is_not_overwritten(across: Behind, session_maker: sessionmaker[Session]) -> None:
+    """Of one on the same shard: on another, an id that is taken is not seen."""
     execution = run()
     app = new_id()
-    SQLAlchemyWorkflowExecutionRepository(session_maker, Account(new_id(), new_id()), app, "app-run").save(execution)
+    across.executions(Account(new_id(), TENANT), app, "app-run").save(execution)
     execution.error_message = "taken over"
-    stranger = SQLAlchemyWorkflowExecutionRepository(session_maker, Account(new_id(), new_id()), app, "app-run")
+    stranger = across.executions(Account(new_id(), tenant_on("s2")), app, "app-run")
     with pytest.raises(ValueError, match="tenant"):
         stranger.save(execution)
     with session_maker() as session:
@@ -90,7 +95,9 @@ def test_wrong_makers_are_refused(session_maker: sessionmaker[Session]) -> None:
         SQLAlchemyWorkflowExecutionRepository(session_maker, Account(new_id(), None), new_id(), "app-run")
 
 
-def test_large_data_is_offloaded_and_the_row_keeps_the_truncated_form(session_maker: sessionmaker[Session]) -> None:
+def test_large_data_is_offloaded_and_the_row_keeps_the_truncated_form(
+    across: Behind, session_maker: sessionmaker[Session]
+) -> None:
     files: dict[str, bytes] = {}
 
     def offload(execution_id: str, kind: str, data: bytes) -> str:
@@ -98,10 +105,8 @@ def test_large_data_is_offloaded_and_the_row_keeps_the_truncated_form(session_ma
         files[file_id := new_id()] = data
         return file_id
 
-    account = Account(new_id(), new_id())
-    repository = SQLAlchemyWorkflowNodeExecutionRepository(
-        session_maker, account, new_id(), "workflow-run", offload=offload
-    )
+    repository = across.node_executions(Account(new_id(), new_id()), new_id(), "workflow-run")
+    repository._offload = offload
     node = WorkflowNodeExecution(
         id=new_id(),
         node_execution_id=new_id(),
@@ -159,10 +164,8 @@ def test_an_end_user_is_the_creator_and_the_api_s_factory_makes_the_write_side_t
         assert session.scalars(select(WorkflowNodeExecutionModel.created_by_role)).one() == "end_user"
 
 
-def test_node_executions_come_in_the_order_asked_for(session_maker: sessionmaker[Session]) -> None:
-    nodes = SQLAlchemyWorkflowNodeExecutionRepository(
-        session_maker, Account(new_id(), new_id()), new_id(), "workflow-run"
-    )
+def test_node_executions_come_in_the_order_asked_for(across: Behind) -> None:
+    nodes = across.node_executions(Account(new_id(), new_id()), new_id(), "workflow-run")
     run_id = new_id()
     for index, title in ((2, "a"), (1, "b"), (3, "a")):
         nodes.save(node_of(run_id, index, title=title))

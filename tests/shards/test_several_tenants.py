@@ -1,0 +1,112 @@
+"""Calls about several tenants through a shard map that is old: each shard sees first that it owns its part."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import pytest
+from real_servers.sharded import hold_back, save_run, settings_of, tenant_on
+from sqlalchemy import func, select, text
+
+import tidegate
+from tidegate.errors import StaleShardMap
+from tidegate.repositories.models import WorkflowRun
+from tidegate.routing.slots import slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from real_servers.shards import Shards
+    from sqlalchemy.orm import Session
+
+NOW: Final = datetime.fromisoformat("2024-03-05T12:00:00")
+LATE: Final = NOW + timedelta(days=1)
+APP: Final = str(uuid4())
+
+
+@pytest.fixture
+def gate(stocked: Shards) -> Iterator[tidegate.Gate]:
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0")) as made:
+        yield made
+
+
+def _present(session: Session, runs: Any) -> tuple[int, int]:
+    found = select(func.count()).select_from(WorkflowRun).where(WorkflowRun.id.in_([run.id for run in runs]))
+    return session.scalar(found) or 0, 0
+
+
+def _archived(gate: tidegate.Gate, tenants: list[str]) -> int:
+    with gate.session_maker() as session:
+        return len(gate.workflow_runs.get_archived_logs_by_time_range(session, tenants, NOW, LATE, 9))
+
+
+CALLS: Final[dict[str, Callable[[tidegate.Gate, list[WorkflowRun]], int]]] = {
+    "a batch": lambda gate, runs: len(
+        gate.workflow_runs.get_runs_batch_by_time_range(NOW, LATE, None, 9, None, [run.tenant_id for run in runs])
+    ),
+    "a count": lambda gate, runs: gate.workflow_runs.count_runs_with_related(runs, _present)["node_executions"],
+    "in a session": lambda gate, runs: _archived(gate, [run.tenant_id for run in runs]),
+    "a deletion": lambda gate, runs: gate.workflow_runs.delete_runs_with_related(runs)["runs"],
+    "by ids": lambda gate, runs: gate.workflow_runs.delete_runs_by_ids([run.id for run in runs]),
+}
+
+
+def stored(gate: tidegate.Gate, tenants: list[str]) -> list[WorkflowRun]:
+    """A run of each, archived."""
+    runs = []
+    for tenant in tenants:
+        run_id = save_run(gate, tenant, APP, NOW)
+        with gate.session(tenant) as session:
+            run = session.get_one(WorkflowRun, run_id)
+            gate.workflow_runs.create_archive_logs(session, run, [], None)
+            session.commit()
+        runs.append(WorkflowRun(id=run_id, tenant_id=tenant))
+    return runs
+
+
+def test_what_has_moved_is_found_and_deleted_where_it_is(gate: tidegate.Gate, stocked: Shards) -> None:
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0")) as late:
+        for name, call in CALLS.items():
+            moved, stays = tenant_on("s0"), tenant_on("s1")
+            behind = hold_back(late)
+            stocked.flipper().flip([slot_of(moved)], "s0", "s2")
+            gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
+            runs = stored(gate, [moved, stays])
+            assert call(late, runs) == 2, name
+            assert behind.asked, name
+
+
+def test_with_the_catalogue_away_nobody_guesses(gate: tidegate.Gate, stocked: Shards) -> None:
+    moved, stays = tenant_on("s0"), tenant_on("s1")
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=0)) as late:
+        hold_back(late, away=True)
+        stocked.flipper().flip([slot_of(moved)], "s0", "s2")
+        gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
+        runs = stored(gate, [moved, stays])
+        for name in ("a batch", "a count", "in a session"):
+            with pytest.raises(StaleShardMap):
+                CALLS[name](late, runs)
+        with pytest.raises(StaleShardMap):
+            late.workflow_runs.delete_runs_by_ids([runs[0].id])
+
+
+def test_in_the_middle_of_a_flip_reads_go_on_where_the_rows_are(gate: tidegate.Gate, stocked: Shards) -> None:
+    runs = stored(gate, [tenant_on("s0"), tenant_on("s1")])
+    with stocked.engines["s0"].begin() as connection:  # fenced, and nothing published
+        update = text("UPDATE tidegate_ownership SET owned = false WHERE unit = :unit")
+        connection.execute(update, {"unit": f"slot:{slot_of(runs[0].tenant_id)}"})
+    for name in ("a batch", "a count", "in a session"):
+        assert CALLS[name](gate, runs) == 2, name
+
+
+def test_ids_that_are_known_are_not_searched_for(gate: tidegate.Gate) -> None:
+    runs = stored(gate, [tenant_on(shard) for shard in ("s0", "s1", "s2")])
+    find: Any = gate._parts.in_session
+    for run in runs:
+        assert gate.workflow_runs.get_workflow_run_by_id_without_tenant(run.id) is not None
+    assert gate.workflow_runs.delete_runs_by_ids([run.id for run in runs]) == 3
+    assert find._find.searched == 0
+    assert gate.workflow_runs.delete_runs_by_ids([str(uuid4())]) == 0
+    assert find._find.searched
