@@ -78,6 +78,21 @@ class Isolation:
     most: int
 
 
+class Stretch(NamedTuple):
+    """When it began and ended, in ns."""
+
+    began_ns: int
+    ended_ns: int
+
+
+class Times(NamedTuple):
+    """Nobody calls for the second shard; it is called and well; it is called and ill."""
+
+    alone: Stretch
+    before: Stretch
+    meanwhile: Stretch
+
+
 class Isolating:
     """Makes the second shard of *cluster* ill among calls; it keeps the catalogue, too.
 
@@ -110,7 +125,7 @@ class Isolating:
                     connections = Connections(gate, stack)
                     load = stack.enter_context(loaded(gate, ids, self._rng))
                     times = [self._time(load, fall_ill, recover, advance) for _ in range(count)]
-                found.append(self._isolation(text, load, connections, times))
+                found.append(isolation_of(text, load, connections, times, self._seed))
             return found
 
     @contextmanager
@@ -136,7 +151,7 @@ class Isolating:
                     session.commit()
         return made
 
-    def _time(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> _Times:
+    def _time(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> Times:
         """Ends when all callers for the shard that was ill are answered.
 
         Raises:
@@ -153,37 +168,43 @@ class Isolating:
             recover()
         load.wait_answered(time.perf_counter_ns())
         advance(1)
-        return _Times(alone, before, meanwhile)
+        return Times(alone, before, meanwhile)
 
-    def _stretch(self) -> _Stretch:
+    def _stretch(self) -> Stretch:
         began_ns = time.perf_counter_ns()
         time.sleep(self._size.seconds)
-        return _Stretch(began_ns, time.perf_counter_ns())
-
-    def _isolation(self, text: str, load: Load, connections: Connections, times: Sequence[_Times]) -> Isolation:
-        alone, before, meanwhile = ([_ns(load, stretch) for stretch in kind] for kind in zip(*times, strict=True))
-        ill = [(call, each.meanwhile) for each in times for call in load.between(ILL, *each.meanwhile)]
-        if not ill or not all((*alone, *before, *meanwhile)):
-            raise BenchmarkError(f"nobody called within {self._size.seconds:g} s: this machine is too busy")
-        return Isolation(
-            text=text,
-            times=len(times),
-            alone=timing(list(chain(*alone))),
-            before=timing(list(chain(*before))),
-            meanwhile=timing(list(chain(*meanwhile))),
-            of_before=p99_times(list(zip(before, meanwhile, strict=True)), self._seed),
-            of_alone=p99_times(list(zip(alone, meanwhile, strict=True)), self._seed),
-            calls=len(load.of(WELL)),
-            failed=sum(not call.answered for call in load.of(WELL)),
-            attempts=len(ill),
-            answered=sum(call.answered and call.began_ns + call.ns < over.ended_ns for call, over in ill),
-            taken=connections.foreign,
-            held=connections.most[ILL],
-            most=POOL.size + POOL.overflow,
-        )
+        return Stretch(began_ns, time.perf_counter_ns())
 
 
-def _ns(load: Load, stretch: _Stretch) -> list[int]:
+def isolation_of(text: str, load: Load, connections: Connections, times: Sequence[Times], seed: int) -> Isolation:
+    """What came of the calls of *load* in those stretches of time.
+
+    Raises:
+        BenchmarkError: there were none in one of them.
+    """
+    alone, before, meanwhile = ([_ns(load, stretch) for stretch in kind] for kind in zip(*times, strict=True))
+    ill = [(call, each.meanwhile) for each in times for call in load.between(ILL, *each.meanwhile)]
+    if not ill or not all((*alone, *before, *meanwhile)):
+        raise BenchmarkError("nobody called for a while: this machine is too busy")
+    return Isolation(
+        text=text,
+        times=len(times),
+        alone=timing(list(chain(*alone))),
+        before=timing(list(chain(*before))),
+        meanwhile=timing(list(chain(*meanwhile))),
+        of_before=p99_times(list(zip(before, meanwhile, strict=True)), seed),
+        of_alone=p99_times(list(zip(alone, meanwhile, strict=True)), seed),
+        calls=len(load.of(WELL)),
+        failed=sum(not call.answered for call in load.of(WELL)),
+        attempts=len(ill),
+        answered=sum(call.answered and call.began_ns + call.ns < over.ended_ns for call, over in ill),
+        taken=connections.foreign,
+        held=connections.most[ILL],
+        most=POOL.size + POOL.overflow,
+    )
+
+
+def _ns(load: Load, stretch: Stretch) -> list[int]:
     """How long the calls took that began then, of tenants on the shard that is never ill."""
     return [call.ns for call in load.between(WELL, *stretch)]
 
@@ -198,18 +219,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-class _Stretch(NamedTuple):
-    """When it began and ended, in ns."""
-
-    began_ns: int
-    ended_ns: int
-
-
-class _Times(NamedTuple):
-    """Nobody calls for the second shard; it is called and well; it is called and ill."""
-
-    alone: _Stretch
-    before: _Stretch
-    meanwhile: _Stretch

@@ -70,12 +70,18 @@ class Load:
         self.wait_answered(0)
 
     def stop(self) -> None:
-        """End, and return when the last call has."""
+        """End, and return when the last call has.
+
+        Raises:
+            BenchmarkError: one has not in half a minute: it would be missing in what was measured.
+        """
         self._stop.set()
         for may_call in self._may_call.values():
             may_call.set()
         for thread in self._threads:
             thread.join(_PATIENCE_S)
+        if any(thread.is_alive() for thread in self._threads):
+            raise BenchmarkError(f"not within {_PATIENCE_S:g} s: the last calls end")
 
     @contextmanager
     def without(self, shard: str) -> Iterator[None]:

@@ -54,7 +54,7 @@ class ShardingBenchmark:
                 pages = Pages(stock, size.pages, seed).measure(advance)
             with steps.step("counting shards that calls without a tenant ask", size.calls) as advance:
                 scattered = Scatters(stock, size.calls, seed).count(advance)
-            ill = size.freezes + size.kills
-            with steps.step(f"freezing and killing one of two shards {ill} times among calls", ill) as advance:
+            what = f"freezing one of two shards {size.freezes} times among calls, and killing it {size.kills} times"
+            with steps.step(what, size.freezes + size.kills) as advance:
                 isolations = Isolating(cluster, size, seed).run(advance)
         return ShardingReport.of(overheads, pages, scattered, isolations)
