@@ -39,7 +39,11 @@ class Listener:
             plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
             self._connection = psycopg.connect(plain, autocommit=True, connect_timeout=5, application_name=name)
             self._line = Line(self._connection)
-            self._connection.execute(f"LISTEN {channel}".encode())
+            try:
+                self._connection.execute(f"LISTEN {channel}".encode())
+            except BaseException:
+                self.close()
+                raise
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         """Return at a notification, or after *seconds*; where there is nothing to listen to, once *stop* is set."""
