@@ -250,6 +250,7 @@ class Follower:
     def close(self) -> None:
         """End the thread."""
         self._notified.close()
+        self._question.close()
 
     def _load(self) -> bool:
         try:

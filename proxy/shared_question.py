@@ -11,6 +11,8 @@ from tidegate.routing.forks import in_children
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_CLOSE_S: Final = 1.0
+
 
 class SharedQuestion:
     """Whether something has answered, which no time-out of its own makes it do.
@@ -27,6 +29,7 @@ class SharedQuestion:
         self._answer_s: Final = answer_s
         self._lock = threading.Lock()
         self._next: _Asked | None = None
+        self._thread: threading.Thread | None = None
         self._under_way = False
         self._asked_at_s = 0.0
         in_children(self._forget)
@@ -38,9 +41,15 @@ class SharedQuestion:
                 return False
             self._next = mine = self._next or _Asked()
             if not self._under_way:
-                threading.Thread(target=self._run, name="tidegate-asks", daemon=True).start()
+                self._thread = threading.Thread(target=self._run, name="tidegate-asks", daemon=True)
+                self._thread.start()
                 self._under_way, self._asked_at_s = True, time.monotonic()
         return mine.done.wait(self._answer_s) and mine.answer
+
+    def close(self) -> None:
+        """Wait a second at most for a question that is under way: its connection goes back to a pool that is closed."""
+        if (thread := self._thread) is not None:
+            thread.join(timeout=_CLOSE_S)
 
     def _run(self) -> None:
         while True:
@@ -57,6 +66,7 @@ class SharedQuestion:
         # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
         self._lock = threading.Lock()
         self._next = None
+        self._thread = None
         self._under_way = False
 
 
