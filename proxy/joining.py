@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -81,6 +82,13 @@ def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine
     return engine
 
 
+class _Failed(NamedTuple):
+    """The last attempt to join a shard."""
+
+    began_at_s: float
+    error: Exception
+
+
 class Joining:
     """Joins shards, each once.
 
@@ -110,6 +118,7 @@ class Joining:
         self._cache: Final = cache
         self._first_shard: Final = catalogue[0] if catalogue is not None else next(iter(engines))
         self._joined: set[str] = set()
+        self._failed: dict[str, _Failed] = {}
         self._locks = {name: threading.Lock() for name in engines}
         self.cluster: str | None = None
         self.serving: str | None = None
@@ -157,10 +166,22 @@ class Joining:
         """
         if shard in self._joined:
             return
+        came_at_s = time.monotonic()
         with self._locks[shard]:
-            if shard not in self._joined:
+            if shard in self._joined:
+                return
+            failed = self._failed.get(shard)
+            if failed is not None and failed.began_at_s >= came_at_s:
+                # Of many who wait here each would wait for a shard that hangs in its turn, one after the other.
+                raise failed.error
+            began_at_s = time.monotonic()
+            try:
                 self._join(shard, self._engines[shard])
-                self._joined.add(shard)
+            except Exception as error:
+                self._failed[shard] = _Failed(began_at_s, error)
+                raise
+            self._joined.add(shard)
+            self._failed.pop(shard, None)
 
     def _join(self, shard: str, engine: Engine) -> None:
         make_tables(engine)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 from real_servers.sharded import OfThree, settings_of, shards_with
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 import tidegate
 from tidegate.errors import PartialResult
@@ -102,6 +103,23 @@ def test_a_server_that_is_stopped_holds_up_scatters_for_their_time_and_nobody_el
             pools.come_back("s0", "s1")
         pools.come_back("s2")
         assert len(gate.workflow_runs.get_runs_batch_by_time_range(None, EVER, None, 100)) == 33
+
+
+def test_a_gate_is_made_while_a_shard_is_stopped_and_joins_it_later(stocked: Shards) -> None:
+    settings = settings_of(stocked, catalogue="s0")
+    with tidegate.connect(settings) as gate:
+        three = OfThree(gate, APP)
+    soon = settings.shards[2].model_copy(update={"primary": f"{settings.shards[2].primary}?connect_timeout=2"})
+    settings = settings.model_copy(update={"shards": (*settings.shards[:2], soon)})
+    with stopped(stocked):
+        late = tidegate.connect(settings)
+        three.gate = late
+        three.use("s0")
+        with pytest.raises(OperationalError, match="timeout"):
+            three.use("s2")
+        three.use("s1")
+    with late:
+        three.use("s2")
 
 
 def batch(gate: tidegate.Gate) -> object:
