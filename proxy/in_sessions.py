@@ -183,6 +183,8 @@ def _is_refused(where: InSession, arguments: Mapping[str, Any]) -> bool:
 
 def _together(parts: Sequence[Any]) -> Any:
     first = parts[0]
+    if len(parts) == 1:
+        return first
     if isinstance(first, set):
         return set().union(*parts)
     if isinstance(first, tuple):

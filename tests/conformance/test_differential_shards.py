@@ -259,7 +259,7 @@ def test_three_shards_answer_as_one_database_does(sequences: int, oracle: Oracle
             deadline=None,
             database=None,
             derandomize=sequences == IN_CI,
-            phases=[Phase.generate] if sequences == IN_CI else [Phase.generate, Phase.shrink],
+            phases=[Phase.generate],  # to shrink takes as many minutes as a sequence takes seconds
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
             verbosity=Verbosity.quiet,
         ),

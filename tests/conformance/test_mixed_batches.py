@@ -294,3 +294,8 @@ def test_a_session_of_one_tenant_answers_about_no_other(oracle: Oracle, world: W
         assert len(oracle.gated.nodes.get_offloads_by_execution_ids(session, world.nodes)) == RUNS
     with oracle.gated.sessions() as session, pytest.raises(TenantSwitch):
         oracle.gated.nodes.delete_by_runs(session, world.runs[:3])
+
+
+def test_a_write_about_nobody_in_a_session_of_nobody_finds_nothing(oracle: Oracle) -> None:
+    oracle.same("archive", lambda side: call(side, "delete_archive_log_by_run_id", (NOBODYS,)))
+    oracle.same("nodes", lambda side: call(side, "delete_by_runs", ([NOBODYS],)))

@@ -176,7 +176,7 @@ class Oracle:
             self.alike.again()
             found.append(_outcome(call, side))
         for answer in found[1:]:
-            assert answer == found[0], what
+            assert answer == found[0], f"{what}: {answer} by shards, {found[0]} by one database"
         return found[0]
 
     def forget(self) -> None:
