@@ -15,6 +15,7 @@ from tidegate.proxy.explain import explain
 from tidegate.proxy.facade import IN_SESSION
 from tidegate.proxy.gated import DIFY_MODELS, NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.invalidation import change_of, void_at_commit, void_now
+from tidegate.proxy.partial_answers import partial_answers
 from tidegate.proxy.sessions import for_tenant, is_routed
 from tidegate.proxy.sharding import Again
 from tidegate.proxy.switches import checked_switch
@@ -177,6 +178,8 @@ class Gate:
             self._reach(tenant_id, Token.of_text(token))
         with self._sessions(tenant_id)() as session:
             yield session
+
+    partial_answers = staticmethod(partial_answers)
 
     def _sessions(self, tenant_id: str) -> sessionmaker[Session]:
         return self.session_maker if self._parts.routed is None else for_tenant(self.session_maker, tenant_id)

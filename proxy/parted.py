@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
+from tidegate.proxy.partial_answers import may_be_missing
 from tidegate.proxy.shards import by_newest_map, checking
 from tidegate.repositories.ids import is_no_id
 from tidegate.repositories.places import Everywhere, InTurn, OfIds
@@ -94,10 +95,11 @@ class Parted:
         """
         answers = self._scatter.all_of({name: partial(self._on, call, name, {}) for name in self._shards.names()})
         found = [row for row in answers.succeeded.values() if row is not None]
-        if found and (not answers.failed or not where.first):
-            return min(found, key=attrgetter(*where.first)) if where.first else found[0]
-        _raise_if_failed(call, answers.succeeded, answers.failed)
-        return None
+        if not found or where.first:  # else one is enough: an id is on one shard
+            _raise_if_failed(call, answers.succeeded, answers.failed)
+        if not found:
+            return None
+        return min(found, key=attrgetter(*where.first)) if where.first else found[0]
 
     def by_ids(self, call: Call, where: OfIds) -> object:
         """The sum of the parts, each one transaction on its shard.
@@ -256,6 +258,8 @@ def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[s
     about_the_call = [error for error in failed.values() if not isinstance(error, (*OF_THE_SHARD, RoutingError))]
     if about_the_call and isinstance(call.policy, Read):  # nothing was done that would have to be told
         raise about_the_call[0]
+    if succeeded and isinstance(call.policy, Read) and may_be_missing(failed):
+        return
     raise PartialResult(call.name, succeeded, failed) from first
 
 

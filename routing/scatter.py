@@ -70,7 +70,6 @@ class Scatter:
         what: str,
         asked: Mapping[str, Callable[[], T]],
         *,
-        partial_answers: bool = False,
         timeout_s: float | None = None,
     ) -> Mapping[str, T]:
         """Run one function for each shard, and give their answers by shard.
@@ -78,7 +77,6 @@ class Scatter:
         Args:
             what: shown in errors.
             asked: functions by shard; each has the caller's context variables.
-            partial_answers: give what was answered, and leave out the shards that failed; not if all did.
             timeout_s: for all together, in seconds; None: as the scatter was made. A function that goes on after it is
                 not interrupted, and keeps a thread of its shard: it does well to ask :func:`time_left_s`.
 
@@ -87,7 +85,7 @@ class Scatter:
             Exception: what every shard raised alike, if it is about the call and not about the shards.
         """
         answers = self.all_of(asked, timeout_s=timeout_s)
-        if not answers.failed or (partial_answers and answers.succeeded):
+        if not answers.failed:
             return answers.succeeded
         first = next(iter(answers.failed.values()))
         alike = {type(error) for error in answers.failed.values()} == {type(first)}

@@ -69,6 +69,29 @@ def test_what_asks_all_shards_names_the_one_that_is_down(down: Shards) -> None:
             assert shards_with_all(down, three) == {"s0": 0, "s1": 0}
 
 
+def test_a_call_may_do_without_a_shard_that_is_down(down: Shards) -> None:
+    with tidegate.connect(settings_of(down, catalogue="s0")) as writer:
+        three = OfThree(writer, APP)
+        with tidegate.connect(settings_of(down, cache=False, catalogue="s0")) as gate:
+            runs = gate.workflow_runs
+            with gate.partial_answers() as missing:
+                assert len(runs.get_runs_batch_by_time_range(None, datetime.max, None, 10)) == 3  # noqa: DTZ901
+            assert missing == {}
+            end(down)
+            with gate.partial_answers() as missing:
+                found = runs.get_runs_batch_by_time_range(None, datetime.max, None, 10)  # noqa: DTZ901
+                assert {run.id for run in found} == {three.runs["s0"], three.runs["s1"]}
+                assert missing.keys() == {"s2"}
+                assert runs.get_workflow_run_by_id_without_tenant(str(uuid4())) is None
+                with pytest.raises(OperationalError):
+                    three.use("s2")
+                mixed = [WorkflowRun(id=run_id, tenant_id=three.tenants[name]) for name, run_id in three.runs.items()]
+                with pytest.raises(PartialResult, match="s2"):
+                    runs.delete_runs_with_related(mixed)
+            with pytest.raises(PartialResult, match="s2"):
+                runs.get_runs_batch_by_time_range(None, datetime.max, None, 10)  # noqa: DTZ901
+
+
 def shards_with_all(shards: Shards, three: OfThree) -> dict[str, int]:
     found = {}
     for name in ("s0", "s1"):

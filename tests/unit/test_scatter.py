@@ -109,12 +109,6 @@ def test_a_shard_that_fails_is_named_and_what_the_others_said_is_there(scatter: 
     assert (str(copied), copied.succeeded) == ("x failed on 1 of 2 shards (b: no); succeeded on: a", {"a": 1})
 
 
-def test_partial_answers_are_given_where_they_are_allowed_but_not_none(scatter: Scatter) -> None:
-    assert scatter("x", {"a": lambda: 1, "b": fails(down())}, partial_answers=True) == {"a": 1}
-    with pytest.raises(PartialResult, match="failed on 2 of 2 shards"):
-        scatter("x", {"a": fails(down()), "b": fails(down())}, partial_answers=True)
-
-
 def test_what_all_raise_of_the_call_itself_passes_unchanged(scatter: Scatter) -> None:
     wrong = ValueError("limit must be a whole number")
     with pytest.raises(ValueError, match="limit must be") as raised:
