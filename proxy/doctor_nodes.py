@@ -41,7 +41,8 @@ def examine(shard: ShardSettings, settings: Settings, processes: int = 1) -> Exa
     # Once more, the others after the primary: what they show is compared with what that had written before.
     told = first | {one.name: _caught_up(one, primary) for one in known if _is_standby(first[one.name])}
     findings += findings_of(known, told)
-    budgets = [budget(address, told[address.name], settings, processes) for address in known]
+    catalogue = len(settings.shards) > 1 and settings.sharding.catalogue == shard.name
+    budgets = [budget(address, told[address.name], settings, processes, catalogue=catalogue) for address in known]
     return Examined(
         (*findings, *(found for _, found in budgets if found is not None)), tuple(line for line, _ in budgets)
     )
@@ -122,13 +123,16 @@ def _twins(told: Mapping[str, NodeFacts | str]) -> list[Finding]:
     return findings
 
 
-def budget(address: Address, facts: NodeFacts | str, settings: Settings, processes: int) -> tuple[str, Finding | None]:
+def budget(
+    address: Address, facts: NodeFacts | str, settings: Settings, processes: int, *, catalogue: bool = False
+) -> tuple[str, Finding | None]:
     """How many connections to a server the pools of *processes* may open, as one line; and whether that is too many.
 
-    Any replica may become the primary, and gets the primary's pool then.
+    Any replica may become the primary, and gets the primary's pool then; and one connection more, where its shard keeps
+    the *catalogue*, by which that is followed.
     """
     pools = (address.pool, settings.pool)
-    each = max(pool.size + pool.overflow for pool in pools) + _SUPERVISION
+    each = max(pool.size + pool.overflow for pool in pools) + _SUPERVISION + catalogue
     line = f"{address.name}: {processes} x {each} = {processes * each} connections at most"
     if isinstance(facts, str):
         return line, None

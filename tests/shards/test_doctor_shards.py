@@ -77,6 +77,7 @@ def test_doctor_says_of_every_shard_that_it_is_well(there: Shards) -> None:
     for name in there.engines:
         assert f"{name}: all indexes and tables are there" in lines
         assert any(line.startswith(f"{name}: the cache {shown_url(there.cluster.cache.url)} answers") for line in lines)
+    assert [line.split()[3] for line in lines if "connections at most" in line] == ["23", "22", "22"]  # s0 is followed
     assert lines[-1].endswith("proves: tidegate shards check")
 
 

@@ -186,3 +186,8 @@ def test_the_pools_are_summed_up(pool: PoolSettings, processes: int, line: str, 
 
 def test_a_server_that_is_away_has_a_sum_too() -> None:
     assert budget(address("a"), "away", Settings(pool=POOL), 2) == ("a: 2 x 22 = 44 connections at most", None)
+
+
+def test_a_shard_with_the_catalogue_is_followed_by_one_connection_more() -> None:
+    line, _ = budget(address("a"), "away", Settings(pool=POOL), 2, catalogue=True)
+    assert line == "a: 2 x 23 = 46 connections at most"
