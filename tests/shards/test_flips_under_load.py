@@ -99,7 +99,7 @@ def _flips(shards: Shards, seconds: float) -> list[tuple[float, float]]:
         flipper.flip(SLOTS, here, there)
         found.append((began_s, time.monotonic()))
         here, there = there, here
-        time.sleep(0.3)  # for the load to go on there
+        time.sleep(0.8)  # for the load to go on there
     return found
 
 
