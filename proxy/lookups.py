@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
     from tidegate.proxy.changes import Collected, Lookup
+    from tidegate.proxy.tables import TrackedTable
 
 TRANSACTION: Final = (
     cast(func.pg_current_xact_id(), String),
@@ -60,7 +61,7 @@ def resolve(connection: Connection, collected: Collected) -> tuple[str, Position
             transaction = transaction or head
         else:
             for lookup in lookups:
-                for row in connection.execute(_rows(lookup, connection.dialect.name)):
+                for row in connection.execute(_rows_one_by_one(lookup, connection.dialect.name)):
                     collected.row(lookup.table, lookup.table.read(row))
         for lookup in lookups:
             collected.forget(*lookup)
@@ -74,30 +75,58 @@ def reads_as_of_its_beginning(connection: Connection) -> bool:
 
 
 def _look_up(connection: Connection, collected: Collected, lookups: Sequence[Lookup]) -> tuple[str, Position]:
-    """One statement for all: a full join ON false stands the tables' rows side by side, each row in its own table's."""
-    parts: list[FromClause] = [_rows(lookup, "postgresql").subquery() for lookup in lookups]
-    head = select(*(made.label(None) for made in TRANSACTION)).subquery()
-    side_by_side = reduce(lambda left, right: left.join(right, false(), full=True), parts)
-    columns = [column for part in (head, *parts) for column in part.c]
-    rows = connection.execute(select(*columns).select_from(head.outerjoin(side_by_side, true()))).all()
+    statement, widths = _side_by_side(tuple((lookup.table, lookup.columns) for lookup in lookups))
+    keys = {_key(at): _values(lookup) for at, lookup in enumerate(lookups)}
+    rows = connection.execute(statement, keys).all()
     for row in rows:
         at = len(TRANSACTION)
-        for lookup, part in zip(lookups, parts, strict=True):
-            collected.row(lookup.table, lookup.table.read(row[at : at + len(part.c)]))
-            at += len(part.c)
+        for lookup, width in zip(lookups, widths, strict=True):
+            collected.row(lookup.table, lookup.table.read(row[at : at + width]))
+            at += width
     return transaction_of(rows[0])
 
 
-def _rows(lookup: Lookup, dialect: str) -> Select[Any]:
-    table = lookup.table
+@lru_cache(maxsize=256)
+def _side_by_side(wanted: tuple[tuple[TrackedTable, tuple[str, ...]], ...]) -> tuple[Select[Any], tuple[int, ...]]:
+    """One statement for all: a full join ON false stands the tables' rows side by side, each row in its own table's.
+
+    Also how many columns each table has in it. Made once: to make it takes longer than to run it.
+    """
+    parts: list[FromClause] = []
+    for at, (table, names) in enumerate(wanted):
+        columns = [named(table.table, name) for name in names]
+        parts.append(_rows(table, _one_of(columns, _key(at))).subquery())
+    head = select(*(made.label(None) for made in TRANSACTION)).subquery()
+    joined = reduce(lambda left, right: left.join(right, false(), full=True), parts)
+    columns = [column for part in (head, *parts) for column in part.c]
+    return select(*columns).select_from(head.outerjoin(joined, true())), tuple(len(part.c) for part in parts)
+
+
+def _one_of(columns: Sequence[ColumnElement[Any]], key: str) -> ColumnElement[bool]:
+    if len(columns) > 1:
+        return tuple_(*columns).in_(bindparam(key, expanding=True))
+    return columns[0] == any_(bindparam(key, type_=ARRAY(columns[0].type)))
+
+
+def _key(at: int) -> str:
+    return f"keys{at}"
+
+
+def _values(lookup: Lookup) -> list[Any]:
+    return [key[0] for key in lookup.keys] if len(lookup.columns) == 1 else list(lookup.keys)
+
+
+def _rows(table: TrackedTable, wanted: ColumnElement[bool]) -> Select[Any]:
     chain = table.chain()
-    columns = [named(table.table, name) for name in lookup.columns]
-    if len(columns) == 1:
-        wanted = among(columns[0], [key[0] for key in lookup.keys], dialect)
-    else:
-        wanted = tuple_(*columns).in_(lookup.keys)
     labelled = [column.label(f"c{at}") for at, column in enumerate(chain.columns)]
     return select(*labelled).select_from(chain.source).where(wanted)
+
+
+def _rows_one_by_one(lookup: Lookup, dialect: str) -> Select[Any]:
+    columns = [named(lookup.table.table, name) for name in lookup.columns]
+    if len(columns) == 1:
+        return _rows(lookup.table, among(columns[0], [key[0] for key in lookup.keys], dialect))
+    return _rows(lookup.table, tuple_(*columns).in_(lookup.keys))
 
 
 def named(table: FromClause, name: str) -> ColumnElement[Any]:
