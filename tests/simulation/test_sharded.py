@@ -37,7 +37,7 @@ LARGE = [
         },
     ),
 ]
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "8000")) // 4
+RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "8000")) // 5
 
 
 def run(shape: ShardedShape, choices: Choices, preemptions: int | None = None) -> tuple[ShardedWorld, Scheduler]:
