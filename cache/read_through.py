@@ -312,11 +312,16 @@ class ReadThrough:
             self._observe(NotFilled(request.tenant, refusal))
             if refusal is Refusal.ORIGIN and answer.origin > lead.miss.origin:
                 # A failover: entries of before may hold what it lost, and must not be served any longer.
-                with suppress(StoreUnavailable):
-                    self._keeper.make(request.tenant)
+                self._make_root(request.tenant)
             return None
         self._observe(Filled(request.tenant, len(body) + sum(map(len, blobs.values()))))
         return body
+
+    def _make_root(self, tenant: str) -> None:
+        try:
+            self._keeper.make(tenant)
+        except Exception as error:  # noqa: BLE001  # the primary may fail by now, and the answer is there
+            self._observe(StoreFailed("make", str(error)))
 
     def _close(self, request: Request, flight: Flight, body: bytes | None) -> None:
         self._flights.close(request.tenant, request.entry, flight)

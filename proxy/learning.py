@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tidegate.proxy.routing_explained import NodeLine
     from tidegate.repositories.directory import Kind, TenantDirectory
 
-_BY_TAG: Final[dict[str, Kind]] = {"run": "run", "nodes": "run", "node": "node"}
+# Of the rows themselves: "nodes:" says of a row that it names a run, which may be another tenant's.
+_BY_TAG: Final[dict[str, Kind]] = {"run": "run", "node": "node"}
 
 
 class Learning:
@@ -76,6 +77,8 @@ def committed(directory: TenantDirectory, changes: Sequence[Change]) -> None:
         found: dict[Kind, list[tuple[str, str]]] = {}
         for tag in change.tags:
             name, _, key = tag.partition(":")
+            if f"nodesof:{key}" in change.tags:  # an invalidation by hand, which proves nothing
+                continue
             if (kind := _BY_TAG.get(name)) is not None and ":" not in key:
                 found.setdefault(kind, []).append((key, change.tenant))
         for kind, ids in found.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidegate.cache.events import Missed, NotFilled, Served, Undecodable
+from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable
 from tidegate.cache.keeper import Keeper
 from tidegate.cache.lease import Flights
 from tidegate.cache.marks import Refusal, Root, State
@@ -317,3 +317,14 @@ def test_a_process_forked_off_leads_its_own_flights() -> None:
         os._exit(0 if flights.join("t", "e")[1] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not flights.join("t", "e")[1]
+
+
+def test_a_primary_that_fails_once_the_answer_is_there_is_no_matter() -> None:
+    here, request = Here(), Request(origin=Origin(0, 1, ""))
+
+    def fails(_tenant: str) -> None:
+        raise OSError("gone")
+
+    here.keeper.make = fails  # type: ignore[method-assign]
+    assert here.read(request) == "value"
+    assert StoreFailed("make", "gone") in here.events
