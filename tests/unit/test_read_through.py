@@ -325,6 +325,6 @@ def test_a_primary_that_fails_once_the_answer_is_there_is_no_matter() -> None:
     def fails(_tenant: str) -> None:
         raise OSError("gone")
 
-    here.keeper.make = fails  # type: ignore[method-assign]
+    here.keeper.make = fails  # type: ignore[assignment,method-assign]
     assert here.read(request) == "value"
     assert StoreFailed("make", "gone") in here.events
