@@ -47,12 +47,13 @@ class SQLAlchemyRepository:
         the rollback or the hook fail as well, a note on the exception says so. Refused by a shard that does not own
         the tenant any more, *operation* is run again on the one that does.
         """
+        may_try_again = self._again()
         while True:
             try:
                 with self._session_maker() as session:
                     return self._committed(session, operation)
             except StaleShardMap as error:
-                if not self._may_try_again(error):
+                if may_try_again is None or not may_try_again(error):
                     raise
 
     def _committed(self, session: Session, operation: Callable[[Session], T]) -> T:
@@ -65,10 +66,13 @@ class SQLAlchemyRepository:
             raise
         return result
 
-    def _may_try_again(self, error: StaleShardMap) -> bool:
-        """Whether a transaction that was refused may find another shard now; a gate says so, and waits for a flip."""
-        again: Callable[[StaleShardMap], bool] | None = self.__dict__.get("_tidegate_again")
-        return again is not None and again(error)
+    def _again(self) -> Callable[[StaleShardMap], bool] | None:
+        """What says whether one transaction that was refused may find another shard now, and waits for a flip.
+
+        A gate gives it; each transaction has one of its own, as it has its own patience.
+        """
+        made: Callable[[], Callable[[StaleShardMap], bool]] | None = self.__dict__.get("_tidegate_again")
+        return None if made is None else made()
 
     def _on_failure(self, error: BaseException) -> None:
         """Told of every transaction that failed, after its rollback; for subclasses."""
