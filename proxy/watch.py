@@ -227,6 +227,7 @@ class Watch:
         named = [one for value in given for one in (value if isinstance(value, list | tuple | set) else [value])]
         if not named or None in named:  # NULL names nobody, and "no tenant given" is how some say "every tenant"
             self.unnamed(table.table.name, f"{verb} as text")
+            named.append(self.collected(connection).only)  # in a tenant's session it is that one's
         for tenant in named:
             self.collected(connection).whole(tenant)
 
@@ -264,6 +265,8 @@ class Watch:
             ticket = self.protocol.before_commit(committing, changes)
             if ticket is not None:
                 connection.info[_TICKET] = (committing, ticket)
+        elif collected.only is not None and committing.has_written():
+            self.protocol.own(committing, collected.only)
         # Only now: a prepare that raised may be followed by a commit all the same.
         connection.info.pop(_COLLECTED, None)
 

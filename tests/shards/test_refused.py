@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 import pytest
-from real_servers.sharded import hold_back, run_of, settings_of, shards_with, tenant_on
+from real_servers.sharded import hold_back, run_of, save_run, settings_of, shards_with, tenant_on
+from sqlalchemy import event, select, text
 
 import tidegate
+from tidegate.errors import StaleShardMap
+from tidegate.repositories.models import WorkflowRun
 from tidegate.routing.slots import slot_of
 
 if TYPE_CHECKING:
@@ -25,7 +28,9 @@ APP: Final = str(uuid4())
 
 @pytest.fixture
 def gate(stocked: Shards) -> Iterator[tidegate.Gate]:
-    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=0.2)) as made:
+    settings = settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=0.2)
+    loose = settings.cache.model_copy(update={"strict_sql": False})
+    with tidegate.connect(settings.model_copy(update={"cache": loose})) as made:
         yield made
 
 
@@ -44,3 +49,43 @@ def test_each_write_of_a_repository_has_its_own_patience(gate: tidegate.Gate, st
     last = run_of(APP, NOW)
     runs.save(last)
     assert shards_with(stocked, last.id_) == ["s2"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["INSERT INTO writes VALUES (1, 2)", "UPDATE workflow_runs SET status = 'failed' WHERE id = :run"],
+    ids=["untracked", "text"],
+)
+def test_a_session_commits_nothing_where_its_tenant_is_not_any_more(
+    gate: tidegate.Gate, stocked: Shards, written: str
+) -> None:
+    tenant = tenant_on("s0")
+    run_id = save_run(gate, tenant, APP, NOW)
+    with gate.session(tenant) as session:
+        session.execute(text(written), {"run": run_id})
+        stocked.flipper().flip([slot_of(tenant)], "s0", "s1")
+        with pytest.raises(StaleShardMap):
+            session.commit()
+    with stocked.engines["s0"].connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM writes")) == 0
+        assert connection.scalars(select(WorkflowRun.status)).all() == ["succeeded"]
+
+
+def test_a_session_is_checked_at_commit_only_if_it_has_written(gate: tidegate.Gate) -> None:
+    tenant, sent = tenant_on("s0"), list[str]()
+    run_id = save_run(gate, tenant, APP, NOW)
+    engine = gate._parts.shards[0].engine
+    event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql))
+    with gate.session(tenant) as session:
+        for statement, most in (("SELECT 1", 1), ("INSERT INTO writes VALUES (1, 2)", 2)):
+            session.execute(text(statement))
+            sent.clear()
+            session.commit()
+            assert len(sent) == most
+            assert ("FOR SHARE" in sent[-1]) is (most == 2)
+        session.get_one(WorkflowRun, run_id).error = "none"
+        session.flush()
+        sent.clear()
+        session.commit()
+        assert sent
+        assert not any("xact_id_if_assigned" in sql for sql in sent)  # what is tracked is checked already
