@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, select
 
+from tidegate.proxy.in_time import refuse_if_late
 from tidegate.proxy.lookups import transaction_id
 from tidegate.proxy.ownership import check_ownership, check_ownership_at_commit
 from tidegate.repositories.position import NOWHERE, Position
@@ -52,6 +53,7 @@ class CommittingConnection:
             self._transaction = check_ownership_at_commit(self._connection, holdings)
         else:
             check_ownership(self._connection, holdings)
+        refuse_if_late()  # it may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
         """See ``Committing``."""

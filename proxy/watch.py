@@ -15,6 +15,7 @@ from sqlalchemy.orm import FromStatement, sessionmaker
 from tidegate.errors import CommitUnknown, PolicyError
 from tidegate.proxy.changes import MOST_TAGS, Collected
 from tidegate.proxy.committing import CommittingConnection, has_failed, is_autocommit
+from tidegate.proxy.in_time import refuse_if_late
 from tidegate.proxy.inserts import inserted, keys_came
 from tidegate.proxy.lookups import resolve
 from tidegate.proxy.statements import MOST_LOCKED, Statement
@@ -255,6 +256,7 @@ class Watch:
             raise
 
     def _before_commit(self, connection: Connection) -> None:
+        refuse_if_late()
         connection.info.pop(_ENDED, None)
         collected: Collected | None = connection.info.get(_COLLECTED)
         if collected is None or has_failed(connection):

@@ -64,6 +64,13 @@ def save_run(
     return run.id_
 
 
+def run_row(tenant: str) -> WorkflowRun:
+    """A run of *tenant* as a row that can be stored."""
+    one = str(uuid4())
+    kinds = {"type": "workflow", "triggered_from": "app-run", "status": "running", "created_by_role": "account"}
+    return WorkflowRun(tenant_id=tenant, app_id=one, workflow_id=one, created_by=one, version="1", **kinds)
+
+
 class OfThree:
     """A tenant on each shard, with a run."""
 
