@@ -87,7 +87,8 @@ class RoutedSession(Session):
         try:
             check_ownership_to_read(connection, [holding])
         except StaleShardMap as refused:
-            if self._shards.moved(self._tenant, holding, refused):
+            refused.map_is_new = self._shards.moved(self._tenant, holding, refused)
+            if refused.map_is_new:
                 raise
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_MOVES = 4
+"""How often one read follows rows that change hands all the time."""
 BATCH_SIZE = 1000
 """How many rows a batch holds unless the caller says otherwise."""
 
@@ -37,8 +39,7 @@ class SQLAlchemyRepository:
 
     def _read(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a session of its own; what it returns comes back detached."""
-        with self._session_maker() as session:
-            return operation(session)
+        return read_in(self._session_maker, operation)
 
     def _transact(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a transaction and commit it.
@@ -103,6 +104,19 @@ class SQLAlchemyRepository:
                 after_commit()
             if found < batch_size:
                 return total
+
+
+def read_in(session_maker: Callable[[], Session], operation: Callable[[Session], T]) -> T:
+    """Run *operation*, which only reads, in a session of *session_maker*; once more where its rows have moved."""
+    for _ in range(_MOST_MOVES):
+        try:
+            with session_maker() as session:
+                return operation(session)
+        except StaleShardMap as error:
+            if not error.map_is_new:
+                raise
+    with session_maker() as session:
+        return operation(session)
 
 
 def _beside(error: BaseException, what: str, step: Callable[[], None]) -> None:
