@@ -43,7 +43,8 @@ class Call:
         shard: of a part of a call that was split, which is a shard's and no single tenant's.
         home: opens sessions where the tenant's rows are, whenever it is used; None: the repository's own does.
         sessions: opens them on the shard that was chosen, set by the sharding; None: *home* does.
-        again: asked whether a transaction that a shard has refused is to be tried once more; None: it is not.
+        again: makes for a transaction what is asked whether it is to be tried once more, after a shard has refused it;
+            None: it is not.
     """
 
     repository: Any
@@ -62,7 +63,7 @@ class Call:
     shard: str | None = None
     home: sessionmaker[Session] | None = None
     sessions: sessionmaker[Session] | None = None
-    again: Callable[[StaleShardMap], bool] | None = None
+    again: Callable[[], Callable[[StaleShardMap], bool]] | None = None
 
     def run_plain(self, session_maker: sessionmaker[Session] | None = None) -> object:
         """Run the plain method on a copy of the repository, bound to *session_maker* (None: to the call's, or its own).

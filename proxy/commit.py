@@ -103,9 +103,8 @@ class Commit:
             CacheUnavailable: the cache does not answer, and the outbox must not be used; nothing is committed.
             StaleShardMap: this shard does not own a tenant; nothing is committed.
         """
-        holdings = None if self._holdings_of is None else self._holdings_of([change.tenant for change in changes])
-        if holdings is not None:  # first: a write that is refused must leave no intent
-            connection.own(list({holding.unit: holding for holding in holdings}.values()))
+        # First: a write that is refused must leave no intent.
+        holdings = self._owned(connection, [change.tenant for change in changes])
         reason = "this gate has none"
         if self._store is not None:
             xid, position = connection.transaction_id()
@@ -129,6 +128,21 @@ class Commit:
         if self._untold is None and self._committed is None:
             return None
         return self._begun(changes, "", {})
+
+    def own(self, connection: Committing, tenant: str) -> None:
+        """See that this shard owns *tenant*, and hold it until the transaction has ended.
+
+        Raises:
+            StaleShardMap: it does not; nothing is committed.
+        """
+        self._owned(connection, [tenant])
+
+    def _owned(self, connection: Committing, tenants: Sequence[str]) -> Sequence[Holding] | None:
+        if self._holdings_of is None:
+            return None
+        holdings = self._holdings_of(tenants)
+        connection.own(list({holding.unit: holding for holding in holdings}.values()))
+        return holdings
 
     def _parts(
         self, changes: Sequence[Change], timeline: int, holdings: Sequence[Holding] | None

@@ -42,13 +42,21 @@ Ticket = TypeVar("Ticket")
 
 
 class CommitProtocol(Protocol[Ticket]):
-    """Told of each transaction that changes tracked rows, and of no other."""
+    """Told of each transaction that changes tracked rows, and of a tenant's session that has written anything."""
 
     def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
         """After the last flush, before COMMIT (or PREPARE TRANSACTION) is sent; what is raised here prevents it.
 
         Returns:
             A ticket for :meth:`after_commit`; None: nothing to be told.
+        """
+        ...
+
+    def own(self, connection: Committing, tenant: str) -> None:
+        """Instead, where a transaction of *tenant*'s session changes no tracked rows, and has written others.
+
+        Raises:
+            StaleShardMap: this shard does not own the tenant; nothing is committed.
         """
         ...
 

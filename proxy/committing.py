@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import func, select
+
+from tidegate.proxy.in_time import refuse_if_late
 from tidegate.proxy.lookups import transaction_id
 from tidegate.proxy.ownership import check_ownership, check_ownership_at_commit
 from tidegate.repositories.position import NOWHERE, Position
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from tidegate.routing.shard_map import Holding
 
 _POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
+_HAS_ID: Final = select(func.pg_current_xact_id_if_assigned().is_not(None))
 _FAILED: Final = 3
 """The transaction status of libpq: the transaction has failed, and COMMIT will roll it back."""
 
@@ -39,12 +43,17 @@ class CommittingConnection:
             self._transaction = transaction_id(self._connection)
         return self._transaction
 
+    def has_written(self) -> bool:
+        """Whether the transaction has written anything, which gives it an id; in at most one statement."""
+        return self._transaction is not None or bool(self._connection.scalar(_HAS_ID))
+
     def own(self, holdings: Sequence[Holding]) -> None:
         """See ``Committing``."""
         if self._transaction is None:
             self._transaction = check_ownership_at_commit(self._connection, holdings)
         else:
             check_ownership(self._connection, holdings)
+        refuse_if_late()  # it may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
         """See ``Committing``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Engine
@@ -138,7 +139,7 @@ class Gate:
             return cls(self.session_maker, user, app_id, triggered_from)
         tenant = tenant_of(user)
         made = cls(for_tenant(self.session_maker, tenant), user, app_id, triggered_from)
-        made.__dict__["_tidegate_again"] = Again(self._parts.routed, tenant, self._parts.patience_s)
+        made.__dict__["_tidegate_again"] = partial(Again, self._parts.routed, tenant, self._parts.patience_s)
         return made
 
     def wrap(self, cls: type[C], policies: PolicyTable, tracked: Iterable[Tracked]) -> type[C]:

@@ -145,7 +145,7 @@ class Parted:
         answer = []
         for item, name in due:
             try:
-                if self._run(call, name, where.do, item, *given):
+                if self._do(call, name, where.do, item, *given):
                     answer.append(item[-1])
                     done.setdefault(name, []).append(item[-1])
             except Exception as error:
@@ -153,6 +153,24 @@ class Parted:
                     raise
                 raise PartialResult(call.name, done, {name: error}) from error
         return answer
+
+    def _do(self, call: Call, name: str, *step: Any) -> bool:
+        """Whether a step was done on the shard *name*; on any, once it was refused there, as its tenant moves."""
+        until_s = time.monotonic() + self._patience_s
+        names: Sequence[str] = (name,)
+        while True:
+            stale = None
+            for shard in names:
+                try:
+                    if self._run(call, shard, *step):
+                        return True
+                except StaleShardMap as error:
+                    stale = error
+            if stale is None:
+                return False
+            if not self._may_go_on(until_s):
+                raise stale
+            names = self._shards.names()
 
     def _written(self, call: Call, where: OfIds, left: Sequence[_Owned]) -> object:
         done: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.cache.tags import as_text
 from tidegate.errors import StaleShardMap, UnknownTenant
-from tidegate.proxy.in_time import end_in_time, refuse_if_late
+from tidegate.proxy.in_time import end_in_time
 from tidegate.proxy.ownership import check_ownership_to_read
 from tidegate.proxy.shards import to_check
 
@@ -87,7 +87,8 @@ class RoutedSession(Session):
         try:
             check_ownership_to_read(connection, [holding])
         except StaleShardMap as refused:
-            if self._shards.moved(self._tenant, holding, refused):
+            refused.map_is_new = self._shards.moved(self._tenant, holding, refused)
+            if refused.map_is_new:
                 raise
 
 
@@ -120,7 +121,6 @@ def _checked_begins(_session: Session, _transaction: SessionTransaction, connect
 event.listen(RoutedSession, "after_begin", _routed_begins)
 event.listen(CheckedSession, "after_begin", _timed_begins)
 event.listen(CheckedSession, "after_begin", _checked_begins)
-event.listen(CheckedSession, "before_commit", refuse_if_late)
 
 
 def routed_maker(shards: Shards, **options: Any) -> sessionmaker[Session]:

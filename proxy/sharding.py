@@ -7,6 +7,7 @@ of the very holding that the map names vouches for the shard, one of a later epo
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.request import ONLY_PRIMARY
@@ -62,7 +63,7 @@ class Sharding:
             raise UnknownTenant(f"{call.name} names no tenant, and this gate has several shards")
         if isinstance(call.policy, Read):
             return self._read(call, call.tenant)
-        call.again = Again(self._shards, call.tenant, self._patience_s)
+        call.again = partial(Again, self._shards, call.tenant, self._patience_s)
         return self._shards.at(self._shards.holding(call.tenant).shard).routing(call)
 
     def explain(self, call: Call) -> Sequence[NodeLine]:
@@ -137,7 +138,9 @@ class _NewerRoot(StaleShardMap):
 
 
 class Again:
-    """Whether a transaction that a shard has refused may be tried again, for one call; waits where a flip is under way.
+    """Whether a transaction that a shard has refused may be tried again; waits where a flip is under way.
+
+    Made before the transaction, and for no other: its patience begins with the first refusal.
 
     Args:
         shards: all of them.

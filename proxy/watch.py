@@ -15,6 +15,7 @@ from sqlalchemy.orm import FromStatement, sessionmaker
 from tidegate.errors import CommitUnknown, PolicyError
 from tidegate.proxy.changes import MOST_TAGS, Collected
 from tidegate.proxy.committing import CommittingConnection, has_failed, is_autocommit
+from tidegate.proxy.in_time import refuse_if_late
 from tidegate.proxy.inserts import inserted, keys_came
 from tidegate.proxy.lookups import resolve
 from tidegate.proxy.statements import MOST_LOCKED, Statement
@@ -227,6 +228,7 @@ class Watch:
         named = [one for value in given for one in (value if isinstance(value, list | tuple | set) else [value])]
         if not named or None in named:  # NULL names nobody, and "no tenant given" is how some say "every tenant"
             self.unnamed(table.table.name, f"{verb} as text")
+            named.append(self.collected(connection).only)  # in a tenant's session it is that one's
         for tenant in named:
             self.collected(connection).whole(tenant)
 
@@ -254,6 +256,7 @@ class Watch:
             raise
 
     def _before_commit(self, connection: Connection) -> None:
+        refuse_if_late()
         connection.info.pop(_ENDED, None)
         collected: Collected | None = connection.info.get(_COLLECTED)
         if collected is None or has_failed(connection):
@@ -264,6 +267,8 @@ class Watch:
             ticket = self.protocol.before_commit(committing, changes)
             if ticket is not None:
                 connection.info[_TICKET] = (committing, ticket)
+        elif collected.only is not None and committing.has_written():
+            self.protocol.own(committing, collected.only)
         # Only now: a prepare that raised may be followed by a commit all the same.
         connection.info.pop(_COLLECTED, None)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_MOVES = 4
+"""How often one read follows rows that change hands all the time."""
 BATCH_SIZE = 1000
 """How many rows a batch holds unless the caller says otherwise."""
 
@@ -37,8 +39,7 @@ class SQLAlchemyRepository:
 
     def _read(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a session of its own; what it returns comes back detached."""
-        with self._session_maker() as session:
-            return operation(session)
+        return read_in(self._session_maker, operation)
 
     def _transact(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a transaction and commit it.
@@ -47,12 +48,13 @@ class SQLAlchemyRepository:
         the rollback or the hook fail as well, a note on the exception says so. Refused by a shard that does not own
         the tenant any more, *operation* is run again on the one that does.
         """
+        may_try_again = self._again()
         while True:
             try:
                 with self._session_maker() as session:
                     return self._committed(session, operation)
             except StaleShardMap as error:
-                if not self._may_try_again(error):
+                if may_try_again is None or not may_try_again(error):
                     raise
 
     def _committed(self, session: Session, operation: Callable[[Session], T]) -> T:
@@ -65,10 +67,13 @@ class SQLAlchemyRepository:
             raise
         return result
 
-    def _may_try_again(self, error: StaleShardMap) -> bool:
-        """Whether a transaction that was refused may find another shard now; a gate says so, and waits for a flip."""
-        again: Callable[[StaleShardMap], bool] | None = self.__dict__.get("_tidegate_again")
-        return again is not None and again(error)
+    def _again(self) -> Callable[[StaleShardMap], bool] | None:
+        """What says whether one transaction that was refused may find another shard now, and waits for a flip.
+
+        A gate gives it; each transaction has one of its own, as it has its own patience.
+        """
+        made: Callable[[], Callable[[StaleShardMap], bool]] | None = self.__dict__.get("_tidegate_again")
+        return None if made is None else made()
 
     def _on_failure(self, error: BaseException) -> None:
         """Told of every transaction that failed, after its rollback; for subclasses."""
@@ -99,6 +104,19 @@ class SQLAlchemyRepository:
                 after_commit()
             if found < batch_size:
                 return total
+
+
+def read_in(session_maker: Callable[[], Session], operation: Callable[[Session], T]) -> T:
+    """Run *operation*, which only reads, in a session of *session_maker*; once more where its rows have moved."""
+    for _ in range(_MOST_MOVES):
+        try:
+            with session_maker() as session:
+                return operation(session)
+        except StaleShardMap as error:
+            if not error.map_is_new:
+                raise
+    with session_maker() as session:
+        return operation(session)
 
 
 def _beside(error: BaseException, what: str, step: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.orm.attributes import instance_dict, instance_state, set_committ
 from sqlalchemy.orm.base import LoaderCallableStatus, PassiveFlag
 
 from tidegate.errors import LazyColumnError
+from tidegate.repositories.base import read_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -106,8 +107,7 @@ class LazyPage:
         columns = [getattr(self._model, key) for key in keys]
         statement = select(self._model.id, *columns).where(self._model.id.in_(ids))
         if session is None:
-            with self._session_maker() as own:
-                return own.execute(statement).all()
+            return read_in(self._session_maker, lambda own: own.execute(statement).all())
         with session.no_autoflush:
             return session.execute(statement).all()
 

@@ -71,6 +71,9 @@ class UnknownTenant(RoutingError):  # noqa: N818  # the name that the design giv
 class StaleShardMap(RoutingError):  # noqa: N818
     """A shard does not own what the shard map says it owns, so nothing was written: read the map again."""
 
+    map_is_new = False
+    """Whether that was done: what was refused as it began finds the right shard if it is tried again at once."""
+
 
 class TenantSwitch(RoutingError):  # noqa: N818
     """A second tenant in a unit of work, which is on the shard of the first."""

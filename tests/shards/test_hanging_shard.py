@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
-from real_servers.sharded import OfThree, settings_of, shards_with
-from sqlalchemy import text
+from real_servers.sharded import OfThree, run_row, settings_of, shards_with, tenant_on
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 import tidegate
@@ -157,16 +157,23 @@ def test_what_is_said_to_have_failed_is_not_done_later(stocked: Shards) -> None:
         assert [shards_with(stocked, three.runs[name]) for name in three.runs] == [[], [], ["s2"]]
 
 
-def test_what_takes_too_long_in_all_is_not_committed_either(stocked: Shards) -> None:
+@pytest.mark.parametrize("slow", ["INSERT INTO writes", "FOR SHARE"])
+def test_what_takes_too_long_in_all_is_not_committed_either(stocked: Shards, slow: str) -> None:
     ended, refused = threading.Event(), threading.Event()
     with tidegate.connect(settings_of(stocked, catalogue="s0")) as gate:
         parts: Any = gate._parts.shards[1]
         asked: Any = gate._parts.in_session
 
+        def executed(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+            assert slow not in sql or ended.wait(30)
+
+        event.listen(parts.engine, "after_cursor_execute", executed)
+
         def write() -> None:
             with parts.sessions() as session:
                 session.execute(text("INSERT INTO writes VALUES (1, 1)"))
-                assert ended.wait(30)
+                if slow == "FOR SHARE":  # of the ownership, at the COMMIT of what is tracked
+                    session.add(run_row(tenant_on("s1")))
                 with pytest.raises(TimeoutError):
                     session.commit()
                 refused.set()

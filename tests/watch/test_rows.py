@@ -521,6 +521,15 @@ def test_what_is_let_through_is_counted(watch_engine: Any) -> None:
     assert watched.rows() == []
 
 
+def test_what_is_let_through_in_a_tenants_session_is_that_tenants(watch_engine: Any) -> None:
+    watched = watch_engine(create_engine("sqlite://"), strict=False)
+    tenant = watched.store()["tenant_id"]
+    with watched.engine.begin() as connection:
+        watched.watch.collected(connection).only = tenant
+        connection.execute(text("DELETE FROM workflow_runs"))
+    assert watched.take() == {tenant: "whole"}
+
+
 def test_a_commit_as_text_is_refused(watched: Any, values_of: Any) -> None:
     with watched.engine.connect() as connection:
         connection.execute(insert(RUNS), values_of(WorkflowRun))

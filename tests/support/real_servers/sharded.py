@@ -41,25 +41,34 @@ def tenant_on(shard: str, besides: frozenset[str] = frozenset()) -> str:
             return tenant
 
 
+def run_of(app: str, started_at: datetime, run_id: str | None = None, version: str = "1") -> WorkflowExecution:
+    """A run that the write side takes."""
+    return WorkflowExecution(
+        id_=run_id or str(uuid4()),
+        workflow_id=app,
+        workflow_version=version,
+        workflow_type=WorkflowType.WORKFLOW,
+        graph={"nodes": []},
+        inputs={},
+        started_at=started_at,
+        status=WorkflowExecutionStatus.SUCCEEDED,
+    )
+
+
 def save_run(
     gate: tidegate.Gate, tenant: str, app: str, started_at: datetime, run_id: str | None = None, version: str = "1"
 ) -> str:
     """One run by the write side; gives its id."""
-    run_id = run_id or str(uuid4())
-    user = SimpleNamespace(id=app, tenant_id=tenant)
-    gate.workflow_executions(user, app, "app-run").save(
-        WorkflowExecution(
-            id_=run_id,
-            workflow_id=app,
-            workflow_version=version,
-            workflow_type=WorkflowType.WORKFLOW,
-            graph={"nodes": []},
-            inputs={},
-            started_at=started_at,
-            status=WorkflowExecutionStatus.SUCCEEDED,
-        )
-    )
-    return run_id
+    run = run_of(app, started_at, run_id, version)
+    gate.workflow_executions(SimpleNamespace(id=app, tenant_id=tenant), app, "app-run").save(run)
+    return run.id_
+
+
+def run_row(tenant: str) -> WorkflowRun:
+    """A run of *tenant* as a row that can be stored."""
+    one = str(uuid4())
+    kinds = {"type": "workflow", "triggered_from": "app-run", "status": "running", "created_by_role": "account"}
+    return WorkflowRun(tenant_id=tenant, app_id=one, workflow_id=one, created_by=one, version="1", **kinds)
 
 
 class OfThree:
