@@ -22,9 +22,9 @@ from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, Unkno
 from tidegate.proxy.catalogue import Catalogue, Follower, StaticMap
 from tidegate.proxy.engines import primary_engine
 from tidegate.proxy.origins import note_origins
-from tidegate.proxy.ownership import claim
+from tidegate.proxy.ownership import claim, see_begun
 from tidegate.proxy.shard_parts import nodes_of
-from tidegate.proxy.state import cluster_id, cluster_namespace, make_tables, serving_cache
+from tidegate.proxy.state import cluster_id, cluster_namespace, is_named, make_tables, name_shard, serving_cache
 from tidegate.routing.shard_map import FIRST_EPOCH
 
 if TYPE_CHECKING:
@@ -196,14 +196,19 @@ class Joining:
                 f"{self.serving}; see tidegate init --cache-url"
             )
         self.cluster, self.serving = found, serving
-        self._own(shard, engine)
+        named = is_named(engine, shard)
+        self._own(shard, engine, named=named)
+        if not named:  # only now: a name that a wrong URL has given would stay
+            name_shard(engine, shard)
 
-    def _own(self, shard: str, engine: Engine) -> None:
+    def _own(self, shard: str, engine: Engine, *, named: bool) -> None:
         if self._catalogue is not None and shard == self._catalogue[0]:
             _publish(self._catalogue[1], self._first)
         current = self._maps.current()
         if current.epoch == FIRST_EPOCH:
             claim(engine, shard, current)
+        elif not named:
+            see_begun(engine, shard, current)
 
 
 def _publish(catalogue: Catalogue, first: ShardMap) -> None:

@@ -12,7 +12,9 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import sessionmaker
 
 import tidegate
+from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.errors import PolicyError, SettingsError, StaleShardMap, TenantSwitch, UnknownTenant
+from tidegate.proxy.caching import CachedCall
 from tidegate.proxy.gated import WorkflowRuns
 from tidegate.proxy.state import OUTBOX
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from real_servers.shards import Shards
+
+    from tidegate.cache.request import Need
 
 NOW = datetime.fromisoformat("2024-03-05T12:00:00")
 APP = str(uuid4())
@@ -188,6 +192,24 @@ def test_in_the_middle_of_a_flip_reads_go_on_where_the_rows_are(gate: tidegate.G
         assert session.get(WorkflowRun, run_id) is not None
 
 
+def test_what_a_shard_answers_that_does_not_say_it_owns_it_is_not_stored(
+    gate: tidegate.Gate, stocked: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, query, origins = tenant_on("s0"), CachedCall.query, []
+
+    def without_root(request: CachedCall, _need: Need) -> Answer:
+        answer = query(request, ONLY_PRIMARY)
+        origins.append(answer.origin)
+        return answer
+
+    monkeypatch.setattr(CachedCall, "query", without_root)
+    gate.workflow_runs.get_workflow_runs_count(tenant, APP, "app-run")
+    with stocked.engines["s0"].begin() as connection:
+        connection.execute(text("DELETE FROM tidegate_ownership"))
+    gate.workflow_runs.get_workflow_runs_count(tenant, APP, "app-run", "failed")
+    assert [origin is None for origin in origins] == [False, True]
+
+
 def test_shards_of_two_clusters_are_no_cluster(gate: tidegate.Gate, stocked: Shards) -> None:
     gate.close()
     with stocked.engines["s2"].begin() as connection:
@@ -202,6 +224,26 @@ def test_one_cache_serves_all_shards(gate: tidegate.Gate, stocked: Shards) -> No
         connection.execute(text("UPDATE tidegate_state SET value = 'redis://other/0' WHERE name = 'cache'"))
     with pytest.raises(SettingsError, match=r"shards\.s1: its database is served by the cache redis://other/0"):
         tidegate.connect(settings_of(stocked, catalogue="s0"))
+
+
+def test_swapped_urls_are_refused_by_a_later_map_too(gate: tidegate.Gate, stocked: Shards) -> None:
+    gate.close()
+    stocked.flipper().flip([0], "s0", "s1")
+    settings = settings_of(stocked, catalogue="s0")
+    first, second, third = settings.shards
+    second, third = (
+        second.model_copy(update={"primary": third.primary}),
+        third.model_copy(update={"primary": second.primary}),
+    )
+    swapped = settings.model_copy(update={"shards": (first, second, third)})
+    with pytest.raises(SettingsError, match=r"shards\.s1: its URL leads to the database of s2"):
+        tidegate.connect(swapped)
+    for engine in stocked.engines.values():  # as one that no gate has named yet
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM tidegate_state WHERE name = 'shard'"))
+    with pytest.raises(SettingsError, match=r"shards\.s1: .*by its own table it does not own it"):
+        tidegate.connect(swapped)
+    tidegate.connect(settings).close()  # and no wrong name was left
 
 
 def test_static_settings_are_the_map_and_must_stay_as_they_are(stocked: Shards) -> None:
