@@ -25,6 +25,7 @@ from tidegate.proxy.origins import note_origins
 from tidegate.proxy.ownership import claim, see_begun
 from tidegate.proxy.shard_parts import nodes_of
 from tidegate.proxy.state import cluster_id, cluster_namespace, is_named, make_tables, name_shard, serving_cache
+from tidegate.routing.failures import first_line
 from tidegate.routing.shard_map import FIRST_EPOCH
 
 if TYPE_CHECKING:
@@ -130,16 +131,16 @@ class Joining:
         Raises:
             SettingsError: shards do not belong together, or a shard owns something else than the settings say.
             DBAPIError: the first shard does not answer, and no other knows the cluster's name.
-            NoNodeAvailable: no shard answers.
+            NoNodeAvailable: no shard answers; or the same, where the first shard has no primary just now.
         """
         names = sorted(self._engines, key=lambda name: name != self._first_shard)
         for name in names:
             try:
                 self(name)
-            except DBAPIError as error:
+            except (DBAPIError, NoNodeAvailable) as error:  # the second: a promotion is under way there
                 if name == self._first_shard and not self._is_named():
                     raise
-                _log.warning("the shard %s does not answer, and is joined later: %s", name, str(error.orig).strip())
+                _log.warning("the shard %s does not answer, and is joined later: %s", name, first_line(error))
             except UnknownTenant as error:
                 _log.warning("the shard %s is joined later: %s", name, error)
         if self.cluster is None:
@@ -148,7 +149,7 @@ class Joining:
     def _is_named(self) -> bool:
         """Whether another shard knows what the cluster is called."""
         for engine in self._engines.values():
-            with suppress(DBAPIError):
+            with suppress(DBAPIError, NoNodeAvailable):
                 self.cluster = self.cluster or cluster_id(engine, None)
                 self.serving = self.serving or serving_cache(engine, None)
         return self.cluster is not None
