@@ -71,6 +71,8 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     cache = None if settings.cache.url is None else shown_url(settings.cache.url)
     joining = Joining(engines, nodes, first, maps, catalogue, cache)
     joining.begin()
+    if catalogue is not None:
+        _warn_of_ignored(settings, first, maps)
     return Joined(engines, nodes, maps, joining)
 
 
@@ -210,6 +212,31 @@ class Joining:
             claim(engine, shard, current)
         elif not named:
             see_begun(engine, shard, current)
+
+
+def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> None:
+    """Name what the settings place elsewhere than the map does, though nothing was handed over since it was begun."""
+    try:
+        current = maps.current()
+    except UnknownTenant:  # the catalogue is away
+        return
+    pins = [
+        f"pins of {tenant} to {held.shard}"
+        for tenant, held in first.pins.items()
+        if (found := current.pins.get(tenant)) is None or found.shard != held.shard
+    ]
+    ranges = [
+        f"ranges of {shard} with [{low}, {high}]"
+        for shard, stretches in settings.sharding.ranges.items()
+        for low, high in stretches
+        if any(held.since == FIRST_EPOCH and held.shard != shard for held in current.slots[low : high + 1])
+    ]
+    if pins or ranges:
+        _log.warning(
+            "sharding.pins and sharding.ranges are the catalogue's first map alone, which was made before these "
+            "settings: it does not have the %s; see 'tidegate shards'",
+            ", nor the ".join([*pins, *ranges]),
+        )
 
 
 def _publish(catalogue: Catalogue, first: ShardMap) -> None:

@@ -254,6 +254,20 @@ def test_static_settings_are_the_map_and_must_stay_as_they_are(stocked: Shards) 
         tidegate.connect(settings_of(stocked))
 
 
+def test_pins_and_ranges_that_a_catalogue_does_not_have_are_named(
+    stocked: Shards, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranges = {"s0": ((0, 999),), "s1": ((1000, 1999),), "s2": ((2000, 4095),)}
+    given = settings_of(stocked, catalogue="s0", ranges=ranges, pins={"one": "s1"})
+    tidegate.connect(given).close()
+    stocked.flipper().flip(range(500), "s0", "s1")
+    tidegate.connect(given).close()
+    assert "sharding.ranges" not in caplog.text  # slots that were handed over since are where they belong
+    ranges |= {"s0": ((0, 1000),), "s1": ((1001, 1999),)}
+    tidegate.connect(settings_of(stocked, catalogue="s0", ranges=ranges, pins={"one": "s1", "two": "s2"})).close()
+    assert "does not have the pins of two to s2, nor the ranges of s0 with [0, 1000];" in caplog.text
+
+
 def test_a_gate_on_one_of_the_shards_alone_is_refused(gate: tidegate.Gate, stocked: Shards) -> None:
     gate.close()
     settings = settings_of(stocked)
