@@ -174,7 +174,7 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 settings,
                 observe,
                 holdings_of=partial(shards.holdings_on, name),
-                make_root=None if keeper is None else keeper.make,
+                make_root=None if keeper is None else partial(_make_root, keeper, shards, name),
                 committed=partial(committed, directory),
             )
             shards.add(parts)
@@ -204,6 +204,11 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
             on_close=closing.close,
         )
     )
+
+
+def _make_root(keeper: Keeper, shards: Shards, shard: str, tenant: str) -> bool:
+    keeper.make(tenant)
+    return shards.holding(tenant).shard == shard
 
 
 def _refuse_one_of_several(engine: Engine) -> None:

@@ -22,9 +22,10 @@ from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, Unkno
 from tidegate.proxy.catalogue import Catalogue, Follower, StaticMap
 from tidegate.proxy.engines import primary_engine
 from tidegate.proxy.origins import note_origins
-from tidegate.proxy.ownership import claim
+from tidegate.proxy.ownership import claim, see_begun
 from tidegate.proxy.shard_parts import nodes_of
-from tidegate.proxy.state import cluster_id, cluster_namespace, make_tables, serving_cache
+from tidegate.proxy.state import cluster_id, cluster_namespace, is_named, make_tables, name_shard, serving_cache
+from tidegate.routing.failures import first_line
 from tidegate.routing.shard_map import FIRST_EPOCH
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     cache = None if settings.cache.url is None else shown_url(settings.cache.url)
     joining = Joining(engines, nodes, first, maps, catalogue, cache)
     joining.begin()
+    if catalogue is not None:
+        _warn_of_ignored(settings, first, maps)
     return Joined(engines, nodes, maps, joining)
 
 
@@ -130,16 +133,16 @@ class Joining:
         Raises:
             SettingsError: shards do not belong together, or a shard owns something else than the settings say.
             DBAPIError: the first shard does not answer, and no other knows the cluster's name.
-            NoNodeAvailable: no shard answers.
+            NoNodeAvailable: no shard answers; or the same, where the first shard has no primary just now.
         """
         names = sorted(self._engines, key=lambda name: name != self._first_shard)
         for name in names:
             try:
                 self(name)
-            except DBAPIError as error:
+            except (DBAPIError, NoNodeAvailable) as error:  # the second: a promotion is under way there
                 if name == self._first_shard and not self._is_named():
                     raise
-                _log.warning("the shard %s does not answer, and is joined later: %s", name, str(error.orig).strip())
+                _log.warning("the shard %s does not answer, and is joined later: %s", name, first_line(error))
             except UnknownTenant as error:
                 _log.warning("the shard %s is joined later: %s", name, error)
         if self.cluster is None:
@@ -148,7 +151,7 @@ class Joining:
     def _is_named(self) -> bool:
         """Whether another shard knows what the cluster is called."""
         for engine in self._engines.values():
-            with suppress(DBAPIError):
+            with suppress(DBAPIError, NoNodeAvailable):
                 self.cluster = self.cluster or cluster_id(engine, None)
                 self.serving = self.serving or serving_cache(engine, None)
         return self.cluster is not None
@@ -196,14 +199,44 @@ class Joining:
                 f"{self.serving}; see tidegate init --cache-url"
             )
         self.cluster, self.serving = found, serving
-        self._own(shard, engine)
+        named = is_named(engine, shard)
+        self._own(shard, engine, named=named)
+        if not named:  # only now: a name that a wrong URL has given would stay
+            name_shard(engine, shard)
 
-    def _own(self, shard: str, engine: Engine) -> None:
+    def _own(self, shard: str, engine: Engine, *, named: bool) -> None:
         if self._catalogue is not None and shard == self._catalogue[0]:
             _publish(self._catalogue[1], self._first)
         current = self._maps.current()
         if current.epoch == FIRST_EPOCH:
             claim(engine, shard, current)
+        elif not named:
+            see_begun(engine, shard, current)
+
+
+def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> None:
+    """Name what the settings place elsewhere than the map does, though nothing was handed over since it was begun."""
+    try:
+        current = maps.current()
+    except UnknownTenant:  # the catalogue is away
+        return
+    pins = [
+        f"pins of {tenant} to {held.shard}"
+        for tenant, held in first.pins.items()
+        if (found := current.pins.get(tenant)) is None or found.shard != held.shard
+    ]
+    ranges = [
+        f"ranges of {shard} with [{low}, {high}]"
+        for shard, stretches in settings.sharding.ranges.items()
+        for low, high in stretches
+        if any(held.since == FIRST_EPOCH and held.shard != shard for held in current.slots[low : high + 1])
+    ]
+    if pins or ranges:
+        _log.warning(
+            "sharding.pins and sharding.ranges are the catalogue's first map alone, which was made before these "
+            "settings: it does not have the %s; see 'tidegate shards'",
+            ", nor the ".join([*pins, *ranges]),
+        )
 
 
 def _publish(catalogue: Catalogue, first: ShardMap) -> None:

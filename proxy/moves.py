@@ -150,7 +150,7 @@ class Moves:
             RoutingError: the catalogue has a flip under way: that one comes first.
         """
         known = self._databases.known()
-        recorded = {name: records(self._databases.engine(name)) for name in self._all_shards(known.shard_map)}
+        recorded = {name: records(self._databases.own_engine(name)) for name in self._all_shards(known.shard_map)}
         if newer_epoch(known, recorded) is None:
             return None
         if known.flip is not None:
@@ -182,7 +182,7 @@ class Moves:
             return f"whether {plan.from_shard} has rows of these slots could not be told within {self._drain_s:g} s"
 
     def _see_ready(self, shard: str) -> None:
-        engine = self._databases.engine(shard)
+        engine = self._databases.own_engine(shard)
         identity = self._databases.identity(shard)
         for other in self._databases.names:
             if other != shard and self._databases.identity(other) == identity:
@@ -202,7 +202,7 @@ class _Engines(dict[str, "Engine"]):
         self._databases = databases
 
     def __missing__(self, name: str) -> Engine:
-        return self._databases.engine(name)
+        return self._databases.own_engine(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._databases.names

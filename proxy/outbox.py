@@ -12,14 +12,16 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
+from sqlalchemy.exc import DBAPIError
 
 from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.errors import RoutingError
 from tidegate.proxy.listener import Listener, Notified
 from tidegate.proxy.state import CACHE, OUTBOX, STATE
 from tidegate.repositories.position import NOWHERE, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sqlalchemy import URL, Engine
     from sqlalchemy.engine import Connection
@@ -63,36 +65,58 @@ class Outbox:
             connection.execute(_NOTIFY)
 
 
-def apply(engine: Engine, store: Store, make_root: Callable[[str], None] | None = None) -> int:
+def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None = None) -> int:
     """Apply what lies in the outbox.
 
     Args:
         engine: the primary's.
         store: the cache.
-        make_root: where there are several shards: has a tenant's marks be those of the shard that has it now, before a
-            position in this shard's log goes into them.
+        make_root: where there are several shards: has a tenant's marks be those of the shard that has it now, and tells
+            whether that is the one of this outbox, so that a position in its log says something of them.
 
     Returns:
         How many rows.
 
     Raises:
-        StoreUnavailable: the cache cannot be told; nothing was taken out.
+        StoreUnavailable: the cache cannot be told; nothing more was taken out.
+        RoutingError, DBAPIError: the marks of a tenant cannot be made now. Its changes stay, those of others do not.
     """
-    total = 0
+    total, last_id = 0, 0
+    failed: list[Exception] = []
     while True:
         with engine.begin() as connection:
-            ids = select(OUTBOX.c.id).order_by(OUTBOX.c.id).limit(_BATCH).with_for_update(skip_locked=True)
-            taken = delete(OUTBOX).where(OUTBOX.c.id.in_(ids)).returning(OUTBOX.c.tenant, OUTBOX.c.tags, OUTBOX.c.whole)
-            rows = connection.execute(taken).all()
-            if rows:
-                changes = [Change(row.tenant, frozenset(json.loads(row.tags)), row.whole) for row in rows]
-                if make_root is not None:
-                    for tenant in {change.tenant for change in changes}:
-                        make_root(tenant)
-                store.bump(changes, _position(connection))
-        total += len(rows)
+            waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_BATCH)
+            rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
+            is_here = _with_roots({row.tenant for row in rows}, make_root, failed)
+            taken = [row for row in rows if row.tenant in is_here]
+            if taken:
+                connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in taken])))
+                for here, position in ((True, _position(connection)), (False, NOWHERE)):
+                    said = [row for row in taken if is_here[row.tenant] is here]
+                    if said:
+                        store.bump([Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in said], position)
+        total += len(taken)
         if len(rows) < _BATCH:
-            return total
+            break
+        last_id = rows[-1].id  # in this round: the next begins with the first again
+    if failed:
+        raise failed[0]
+    return total
+
+
+def _with_roots(
+    tenants: Collection[str], make_root: Callable[[str], bool] | None, failed: list[Exception]
+) -> dict[str, bool]:
+    """Those whose marks are made, and whether they are of this database; why others' are not goes to *failed*."""
+    if make_root is None:
+        return dict.fromkeys(tenants, True)
+    made = {}
+    for tenant in tenants:
+        try:
+            made[tenant] = make_root(tenant)
+        except (RoutingError, DBAPIError) as error:
+            failed.append(error)
+    return made
 
 
 def _position(connection: Connection) -> Position:
@@ -120,7 +144,7 @@ class Applier:
         *,
         url: Callable[[], URL] | None = None,
         poll_s: float = 0.25,
-        make_root: Callable[[str], None] | None = None,
+        make_root: Callable[[str], bool] | None = None,
     ) -> None:
         self._engine = engine
         self._store = store

@@ -126,6 +126,22 @@ def claim(engine: Engine, shard: str, shard_map: ShardMap) -> None:
             raise SettingsError(_difference(shard, different[0][0], {row.unit: row.since for row in wanted}, found))
 
 
+def see_begun(engine: Engine, shard: str, shard_map: ShardMap) -> None:
+    """See that a database that no gate has named yet is *shard*: its own table knows all that a later map says of it.
+
+    Units that are about to leave are there still, since a later epoch.
+
+    Raises:
+        SettingsError: it does not; the message names the first difference.
+    """
+    with engine.connect() as connection:
+        found = {row.unit: row.since for row in connection.execute(_ROWS)}
+    wanted = {row.unit: row.since for row in shard_map.holdings_of(shard)}
+    unknown = [unit for unit, since in wanted.items() if found.get(unit, 0) < since]
+    if unknown:
+        raise SettingsError(_difference(shard, unknown[0], wanted, found))
+
+
 def owned(connection: Connection) -> dict[str, int]:
     """All that a shard owns: units, and since which epoch."""
     return {row.unit: row.since for row in connection.execute(_ROWS.where(OWNERSHIP.c.owned))}

@@ -37,7 +37,7 @@ def check(databases: Databases, tell: Tell) -> Result:
     """Check all shards of the map and of the settings; shards that do not answer are among what is wrong."""
     result, before = Result(), databases.known()
     names = list(dict.fromkeys((*before.shard_map.shards, *databases.names)))
-    engines = _each(names, databases.engine, result)
+    engines = _each(names, databases.own_engine, result)
     _see_apart(databases, list(engines), result)
     recorded = _each(list(engines), lambda name: records(engines[name]), result)
     result.wrong += disagreements(before, recorded)

@@ -6,12 +6,13 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import NoNodeAvailable, SettingsError
 from tidegate.proxy.addresses import addresses
 from tidegate.proxy.catalogue import Catalogue, Entry
+from tidegate.proxy.state import STATE, is_named
 from tidegate.routing.failures import first_line
 
 if TYPE_CHECKING:
@@ -105,6 +106,17 @@ class Databases:
             with self._finding:
                 found = self._engines.setdefault(name, found)
         return found
+
+    def own_engine(self, name: str) -> Engine:
+        """The same, of a database that no gate knows as another shard's.
+
+        Raises:
+            SettingsError: gates do; or see :meth:`engine`.
+        """
+        engine = self.engine(name)
+        if inspect(engine).has_table(STATE.name):
+            is_named(engine, name)
+        return engine
 
     def catalogue(self) -> Catalogue | None:
         """The catalogue, if the settings name one."""

@@ -82,7 +82,7 @@ def parts_of(
     observe: Observer,
     *,
     holdings_of: Callable[[Sequence[str]], Sequence[Holding]] | None = None,
-    make_root: Callable[[str], None] | None = None,
+    make_root: Callable[[str], bool] | None = None,
     committed: Callable[[Sequence[Change]], None] | None = None,
 ) -> ShardParts:
     """A shard's parts, on an engine that is watched from now on.
@@ -98,7 +98,7 @@ def parts_of(
         observe: told what happens.
         holdings_of: see :class:`Commit`.
         committed: see :class:`Commit`.
-        make_root: has the marks of a tenant be those of the shard that has it now.
+        make_root: see :func:`~tidegate.proxy.outbox.apply`.
     """
     written = _written(nodes)
     untold = written if store is None else _written(nodes)
@@ -135,7 +135,7 @@ def _written(nodes: Nodes | None) -> Written | None:
 
 
 def _applier(
-    engine: Engine, store: Store | None, nodes: Nodes | None, make_root: Callable[[str], None] | None
+    engine: Engine, store: Store | None, nodes: Nodes | None, make_root: Callable[[str], bool] | None
 ) -> Applier | None:
     if store is None:
         return None

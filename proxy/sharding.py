@@ -96,7 +96,9 @@ class Sharding:
                 if isinstance(refused, _NewerRoot):  # the catalogue has lost what the root knows
                     raise
             # Nobody has written elsewhere: what lies here is the newest, whatever the shard's table says by now.
-            return self._run(call, holding, ONLY_PRIMARY, check=False)
+            answer = self._run(call, holding, ONLY_PRIMARY, check=False)
+            call.origin = None  # the shard itself has not said so: it is answered, and not stored for others
+            return answer
 
     def _read_at(self, call: Call, holding: Holding, need: Need | None) -> object:
         if need is None and self._shards.at(holding.shard).nodes is not None and _may_be_elsewhere(call.policy):

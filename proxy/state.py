@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 METADATA: Final = MetaData()
 CACHE: Final = "cache"
 _CLUSTER: Final = "cluster"
+_SHARD: Final = "shard"
 STATE: Final = Table(
     "tidegate_state",
     METADATA,
@@ -41,7 +42,7 @@ STATE: Final = Table(
     Column("value", Text, nullable=False),
 )
 """Named facts; "cache" is the server that serves this database, as :func:`cache_name` says it; "cluster" the
-shards that it is one of."""
+shards that it is one of; "shard" which of them it is."""
 OUTBOX: Final = Table(
     "tidegate_outbox",
     METADATA,
@@ -100,6 +101,28 @@ def namespace(engine: Engine) -> str:
 def cluster_id(engine: Engine, first: str | None) -> str | None:
     """Which cluster of shards this database is one of; *first* if it was none yet."""
     return _found(engine, _CLUSTER) if first is None else _state_value(engine, _CLUSTER, first)
+
+
+def is_named(engine: Engine, shard: str) -> bool:
+    """Whether it was said which of several shards this database is, and so that it is *shard*.
+
+    Raises:
+        SettingsError: it is another one.
+    """
+    named = _found(engine, _SHARD)
+    if named not in (None, shard):
+        raise SettingsError(f"shards.{shard}: its URL leads to the database of {named}; see the URLs of both")
+    return named is not None
+
+
+def name_shard(engine: Engine, shard: str) -> None:
+    """Say that this database is *shard*.
+
+    Raises:
+        SettingsError: somebody was faster, and has said that it is another one.
+    """
+    _state_value(engine, _SHARD, shard)
+    is_named(engine, shard)
 
 
 def cluster_namespace(cluster: str) -> str:

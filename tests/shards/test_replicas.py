@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import pytest
 from real_servers.sharded import hold_back, save_run
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, event, make_url, text
 
 import tidegate
-from tidegate.errors import StaleShardMap
+from tidegate.errors import NoNodeAvailable, StaleShardMap
 from tidegate.proxy.catalogue import Catalogue
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.flip import Flipper
-from tidegate.proxy.settings import CacheSettings, RoutingSettings, ShardingSettings
+from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardingSettings
 from tidegate.routing.slots import slot_of
 
 if TYPE_CHECKING:
@@ -52,6 +52,23 @@ def test_replicas_of_both_shards_answer_and_are_never_behind(two: Cluster, cache
             return replicas <= gate.stats().nodes.keys()
 
         wait_for(both_have_answered, "a replica of each shard answers")
+
+
+def test_a_gate_is_made_while_a_shard_has_no_primary(two: Cluster) -> None:
+    settings = two.settings()
+    first, second = settings.shards
+    url = two.shards[1].replicas[0].url
+    other = ReplicaSettings(url=url.replace(f":{make_url(url).port}", ":1"))
+    standby = second.model_copy(update={"primary": url, "replicas": (other,)})
+    waits = CacheSettings(url=two.cache.url, connect_timeout_ms=5_000, read_timeout_ms=5_000)
+    given = {"cache": waits, "sharding": ShardingSettings(catalogue="s0"), "shards": (first, second)}
+    tidegate.connect(settings.model_copy(update=given)).close()
+    with tidegate.connect(settings.model_copy(update=given | {"shards": (first, standby)})) as gate:
+        holding = gate._parts.routed.holding  # type: ignore[union-attr]
+        tenants = {holding(tenant := str(uuid4())).shard: tenant for _ in range(50)}
+        save_run(gate, tenants["s0"], APP, NOW)
+        with pytest.raises(NoNodeAvailable, match="is a standby"):
+            save_run(gate, tenants["s1"], APP, NOW)
 
 
 class Moved:

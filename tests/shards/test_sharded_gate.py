@@ -12,7 +12,9 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import sessionmaker
 
 import tidegate
+from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.errors import PolicyError, SettingsError, StaleShardMap, TenantSwitch, UnknownTenant
+from tidegate.proxy.caching import CachedCall
 from tidegate.proxy.gated import WorkflowRuns
 from tidegate.proxy.state import OUTBOX
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from real_servers.shards import Shards
+
+    from tidegate.cache.request import Need
 
 NOW = datetime.fromisoformat("2024-03-05T12:00:00")
 APP = str(uuid4())
@@ -188,6 +192,24 @@ def test_in_the_middle_of_a_flip_reads_go_on_where_the_rows_are(gate: tidegate.G
         assert session.get(WorkflowRun, run_id) is not None
 
 
+def test_what_a_shard_answers_that_does_not_say_it_owns_it_is_not_stored(
+    gate: tidegate.Gate, stocked: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant, query, origins = tenant_on("s0"), CachedCall.query, []
+
+    def without_root(request: CachedCall, _need: Need) -> Answer:
+        answer = query(request, ONLY_PRIMARY)
+        origins.append(answer.origin)
+        return answer
+
+    monkeypatch.setattr(CachedCall, "query", without_root)
+    gate.workflow_runs.get_workflow_runs_count(tenant, APP, "app-run")
+    with stocked.engines["s0"].begin() as connection:
+        connection.execute(text("DELETE FROM tidegate_ownership"))
+    gate.workflow_runs.get_workflow_runs_count(tenant, APP, "app-run", "failed")
+    assert [origin is None for origin in origins] == [False, True]
+
+
 def test_shards_of_two_clusters_are_no_cluster(gate: tidegate.Gate, stocked: Shards) -> None:
     gate.close()
     with stocked.engines["s2"].begin() as connection:
@@ -204,12 +226,46 @@ def test_one_cache_serves_all_shards(gate: tidegate.Gate, stocked: Shards) -> No
         tidegate.connect(settings_of(stocked, catalogue="s0"))
 
 
+def test_swapped_urls_are_refused_by_a_later_map_too(gate: tidegate.Gate, stocked: Shards) -> None:
+    gate.close()
+    stocked.flipper().flip([0], "s0", "s1")
+    settings = settings_of(stocked, catalogue="s0")
+    first, second, third = settings.shards
+    second, third = (
+        second.model_copy(update={"primary": third.primary}),
+        third.model_copy(update={"primary": second.primary}),
+    )
+    swapped = settings.model_copy(update={"shards": (first, second, third)})
+    with pytest.raises(SettingsError, match=r"shards\.s1: its URL leads to the database of s2"):
+        tidegate.connect(swapped)
+    for engine in stocked.engines.values():  # as one that no gate has named yet
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM tidegate_state WHERE name = 'shard'"))
+    with pytest.raises(SettingsError, match=r"shards\.s1: .*by its own table it does not own it"):
+        tidegate.connect(swapped)
+    tidegate.connect(settings).close()  # and no wrong name was left
+
+
 def test_static_settings_are_the_map_and_must_stay_as_they_are(stocked: Shards) -> None:
     tenant = tenant_on("s0")
     with tidegate.connect(settings_of(stocked, pins={tenant: "s2"})) as gate:
         assert shards_with(stocked, save_run(gate, tenant, APP, NOW)) == ["s2"]
     with pytest.raises(SettingsError, match="cannot be changed by the settings"):
         tidegate.connect(settings_of(stocked))
+
+
+def test_pins_and_ranges_that_a_catalogue_does_not_have_are_named(
+    stocked: Shards, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranges = {"s0": ((0, 999),), "s1": ((1000, 1999),), "s2": ((2000, 4095),)}
+    given = settings_of(stocked, catalogue="s0", ranges=ranges, pins={"one": "s1"})
+    tidegate.connect(given).close()
+    stocked.flipper().flip(range(500), "s0", "s1")
+    tidegate.connect(given).close()
+    assert "sharding.ranges" not in caplog.text  # slots that were handed over since are where they belong
+    ranges |= {"s0": ((0, 1000),), "s1": ((1001, 1999),)}
+    tidegate.connect(settings_of(stocked, catalogue="s0", ranges=ranges, pins={"one": "s1", "two": "s2"})).close()
+    assert "does not have the pins of two to s2, nor the ranges of s0 with [0, 1000];" in caplog.text
 
 
 def test_a_gate_on_one_of_the_shards_alone_is_refused(gate: tidegate.Gate, stocked: Shards) -> None:

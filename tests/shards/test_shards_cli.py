@@ -21,6 +21,7 @@ from tidegate.proxy.ownership import check_ownership
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.shard_databases import Databases
 from tidegate.proxy.shard_rows import WITH_TENANT, busiest_statement, tenants
+from tidegate.proxy.state import name_shard
 from tidegate.proxy.waiting import shown
 from tidegate.repositories.columns import naive_utc_now
 from tidegate.repositories.models import (
@@ -370,6 +371,20 @@ def test_two_urls_of_one_database_are_not_two_shards(there: Shards, tmp_path: Pa
     wrong = tidegate("check", "--config", str(settings(there, tmp_path, s2=url)))
     assert wrong.exit_code == 1
     assert "the URLs of s1 and s2 lead to the same database; a shard has its own" in wrong.stdout
+
+
+def test_swapped_urls_are_told_of_and_get_no_slots(there: Shards, tmp_path: Path) -> None:
+    there.begin()
+    for name, engine in there.engines.items():
+        name_shard(engine, name)
+    urls = {name: there.engines[name].url.render_as_string(hide_password=False) for name in ("s1", "s2")}
+    swapped = str(settings(there, tmp_path, s1=urls["s2"], s2=urls["s1"]))
+    wrong = tidegate("check", "--config", swapped)
+    assert wrong.exit_code == 1
+    assert "s1 was not checked: shards.s1: its URL leads to the database of s2" in wrong.stdout
+    refused = tidegate("flip", "--slots", "0", "--to", "s1", "--config", swapped)
+    assert (refused.exit_code, there.accepting(0)) == (2, ["s0"])
+    assert "its URL leads to the database of s2" in refused.stderr
 
 
 def broken_off(shards: Shards, step: str, slots: list[int], source: str, target: str) -> None:
