@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import select, union
 
 from tidegate.proxy.in_time import end_in_time
+from tidegate.proxy.ownership import newest_epoch, refuse_later
+from tidegate.proxy.shards import of_all_shards
 from tidegate.repositories.base import batches
 from tidegate.repositories.ids import canonical
 from tidegate.repositories.models import (
@@ -60,12 +62,13 @@ def _left_of_pauses(ids: list[str]) -> Any:
     return union(select(pause).where(pause.in_(ids)), select(reason).where(reason.in_(ids)))
 
 
-_QUERIES: Final[Mapping[Kind, Sequence[Callable[[list[str]], Any]]]] = {
+_Query: TypeAlias = "Callable[[list[str]], Any]"
+_QUERIES: Final[Mapping[Kind, Sequence[_Query]]] = {
     "run": (_of_runs, _of_what_runs_left),
     "node": (_of_nodes,),
     "pause": (_of_pauses,),
 }
-_NOBODYS: Final[Mapping[Kind, Callable[[list[str]], Any]]] = {"run": _left_of_runs, "pause": _left_of_pauses}
+_NOBODYS: Final[Mapping[Kind, _Query]] = {"run": _left_of_runs, "pause": _left_of_pauses}
 
 
 class Finder:
@@ -89,6 +92,7 @@ class Finder:
 
         Raises:
             PartialResult: a shard does not answer, and an id was not found on the others.
+            StaleShardMap: an id was not found, and nobody could say that there is no newer map, with other shards.
         """
         known = dict(self._directory.tenants(kind, ids))
         for query in _QUERIES[kind]:
@@ -97,34 +101,57 @@ class Finder:
                 break
             self.searched += len(unknown)
             for some in batches(unknown):
-                self._search(kind, query(some))
-            known.update(self._directory.tenants(kind, unknown))
+                known.update(self._search(kind, query, some))
         return known
 
     def left(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
         """The shards on which pauses or reasons of *ids* lie that are nobody's any more: their runs are gone.
 
         Raises:
-            PartialResult: a shard does not answer.
+            PartialResult, StaleShardMap: as when called.
         """
         found: dict[str, str] = {}
         query = _NOBODYS.get(kind)
         if query is None:
             return found
         for some in batches(dict.fromkeys(ids)):
-            for shard, rows in self._ask(kind, query(some)).items():
+            for shard, rows in self._ask(kind, query, some).items():
                 found.update((row[0], shard) for row in rows)
-        return {each: found[canonical(each)] for each in ids if canonical(each) in found}
+        return _as_given(ids, found)
 
-    def _search(self, kind: Kind, statement: Any) -> None:
-        for rows in self._ask(kind, statement).values():
+    def _search(self, kind: Kind, query: _Query, ids: Sequence[str]) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for rows in self._ask(kind, query, ids).values():
             self._directory.note(kind, rows)
+            found.update(rows)
+        return _as_given(ids, found)
 
-    def _ask(self, kind: Kind, statement: Any) -> Mapping[str, list[Any]]:
-        asked = {name: partial(self._rows, name, statement) for name in self._shards.names()}
-        return self._scatter(f"whose a {kind} is", asked)
+    def _ask(self, kind: Kind, query: _Query, ids: Sequence[str]) -> Mapping[str, list[Any]]:
+        """The rows of all shards, or of some that have all *ids*."""
+        wanted = {canonical(each) for each in ids}
+        statement = query(list(wanted))
 
-    def _rows(self, shard: str, statement: Any) -> list[Any]:
+        def ask(names: Sequence[str], epoch: int | None) -> Mapping[str, list[Any]]:
+            answers = self._scatter.all_of({name: partial(self._rows, name, statement) for name in names})
+            if not _has(wanted, answers.succeeded):
+                if epoch is not None:  # those that were not found may be on a shard that this map does not have
+                    refuse_later(max((newest for _, newest in answers.succeeded.values()), default=0), epoch)
+                answers.every(f"whose a {kind} is")
+            return {name: rows for name, (rows, _) in answers.succeeded.items()}
+
+        return of_all_shards(self._shards, ask)
+
+    def _rows(self, shard: str, statement: Any) -> tuple[list[Any], int]:
+        """The rows, and which epoch the shard knew of when they had been read."""
         with self._shards.at(shard).engine.connect() as connection:
             end_in_time(connection)
-            return [tuple(map(str, row)) for row in connection.execute(statement)]
+            rows = [tuple(map(str, row)) for row in connection.execute(statement)]
+            return rows, newest_epoch(connection)
+
+
+def _has(wanted: set[str], answers: Mapping[str, tuple[list[Any], int]]) -> bool:
+    return wanted <= {row[0] for rows, _ in answers.values() for row in rows}
+
+
+def _as_given(ids: Sequence[str], found: Mapping[str, str]) -> dict[str, str]:
+    return {each: found[canonical(each)] for each in ids if canonical(each) in found}

@@ -13,11 +13,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tidegate.cache.tags import as_text
-from tidegate.errors import PartialResult, StaleShardMap, TenantSwitch
+from tidegate.errors import TenantSwitch
 from tidegate.proxy.call import bound_copy
-from tidegate.proxy.ownership import check_ownership_to_read
 from tidegate.proxy.sessions import RoutedSession
-from tidegate.proxy.shards import by_newest_map
+from tidegate.proxy.shards import by_newest_map, checking
 from tidegate.repositories.base import batches
 from tidegate.repositories.ids import is_no_id
 from tidegate.repositories.places import InSession
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from tidegate.routing.scatter import Scatter
     from tidegate.routing.shard_map import Holding
 
-_Split: TypeAlias = "Mapping[str, tuple[Holding, ...]]"
+_Split: TypeAlias = "tuple[int | None, Mapping[str, tuple[Holding, ...]]]"
 
 
 class InSessions:
@@ -74,7 +73,7 @@ class InSessions:
         if where.lists is not None and not isinstance(arguments[where.lists], str):
             arguments[where.lists] = list(arguments[where.lists])
         if _is_refused(where, arguments):
-            return self._at(self._shards.names()[0], (), twin, plain, arguments)
+            return self._at(self._shards.names()[0], (), None, twin, plain, arguments)
         tenants, left = self._owners(where, arguments)
         if tenants and session.tenant is None and not left and len(tenants) == 1:
             session.become(tenants[0])
@@ -92,14 +91,17 @@ class InSessions:
         return tenants is None or not {tenant} >= set(tenants) or not here >= set(left.values())
 
     def _split(self, tenants: Sequence[str] | None, left: Mapping[str, str]) -> _Split:
-        """The shards with rows of *tenants*, each with what it has of them, and those with what is nobody's."""
-        names = self._shards.names() if tenants is None else left.values()
+        """The shards with rows of *tenants*, each with what it has of them, and those with what is nobody's.
+
+        Of everybody's, by a map of which epoch besides.
+        """
+        names, epoch = self._shards.all() if tenants is None else (left.values(), None)
         parts: dict[str, tuple[Holding, ...]] = dict.fromkeys(names, ())
         for tenant in tenants or ():
             holding = self._shards.holding(tenant)
             parts[holding.shard] = (*parts.get(holding.shard, ()), holding)
         # Of what is not there any shard answers as all would.
-        return parts or {self._shards.names()[0]: ()}
+        return epoch, parts or {self._shards.names()[0]: ()}
 
     def _owners(self, where: InSession, arguments: Mapping[str, Any]) -> tuple[Sequence[str] | None, Mapping[str, str]]:
         """Of whom the call asks, None: of everybody; and the shards of what it asks for and is nobody's."""
@@ -122,10 +124,10 @@ class InSessions:
         arguments: Mapping[str, Any],
         split: Callable[[], _Split],
     ) -> Any:
-        def ask(parts: _Split, *, check: bool) -> Any:
-            asked = {
-                name: partial(self._at, name, owned if check else (), twin, plain) for name, owned in parts.items()
-            }
+        def ask(by_map: _Split, *, check: bool) -> Any:
+            epoch, parts = by_map
+            sees = {name: (owned, epoch) if check else ((), None) for name, owned in parts.items()}
+            asked = {name: partial(self._at, name, *first, twin, plain) for name, first in sees.items()}
             if where.lists is None or not where.order:
                 return self._asked(plain, where, asked, arguments)
             # In order are the rows of each batch of ids, as the plain method reads them.
@@ -141,10 +143,7 @@ class InSessions:
         asked: Mapping[str, Callable[[Mapping[str, Any]], Any]],
         arguments: Mapping[str, Any],
     ) -> Any:
-        try:
-            answers = self._scatter(plain.__qualname__, {name: partial(ask, arguments) for name, ask in asked.items()})
-        except PartialResult as error:
-            raise next((each for each in error.failed.values() if isinstance(each, StaleShardMap)), error) from error
+        answers = self._scatter(plain.__qualname__, {name: partial(ask, arguments) for name, ask in asked.items()})
         if where.order:
             limit = None if where.limit is None else arguments[where.limit]
             return merged(answers.values(), attrgetter(*where.order), limit=limit)
@@ -154,15 +153,14 @@ class InSessions:
         self,
         shard: str,
         owned: Sequence[Holding],
+        epoch: int | None,
         twin: Any,
         plain: Callable[..., Any],
         arguments: Mapping[str, Any],
     ) -> Any:
-        """The answer of one shard, which sees first that it owns what it is asked about."""
+        """The answer of one shard, which sees first that it owns what it is asked about, or knows of no later epoch."""
         session: Session
-        with self._shards.at(shard).sessions() as session:
-            if owned:
-                check_ownership_to_read(session.connection(), owned)
+        with checking(*owned, epoch=epoch), self._shards.at(shard).sessions() as session:
             answer = plain(twin, **{**arguments, "session": session})
             session.expunge_all()
             return answer

@@ -35,6 +35,7 @@ _UNITS: Final = OWNERSHIP.c.unit.in_(bindparam("units", expanding=True))
 # In one order, so that of two transactions with several units neither waits for the other.
 _ROWS: Final = select(OWNERSHIP.c.unit, OWNERSHIP.c.since, OWNERSHIP.c.owned).order_by(OWNERSHIP.c.unit)
 _ASKED: Final = _ROWS.where(_UNITS)
+_NEWEST: Final = select(func.coalesce(func.max(OWNERSHIP.c.since), 0))
 _CLOSED: Final = exists().where(
     CLOSING.c.unit == OWNERSHIP.c.unit, CLOSING.c.since > OWNERSHIP.c.since, CLOSING.c.closed
 )
@@ -104,6 +105,32 @@ def check_ownership_to_read(connection: Executing, holdings: Sequence[Holding]) 
             newer map, it is on its way and what lies here is still the newest.
     """
     _compare(connection.execute(_ASKED, {"units": [row.unit for row in holdings]}), holdings)
+
+
+def check_epoch_to_read(connection: Executing, epoch: int) -> None:
+    """See that this shard has given nothing away since a map of *epoch*: before or after rows of nobody in particular.
+
+    One statement, of all rows that the shard has: a few thousand at most.
+
+    Raises:
+        StaleShardMap: it knows of a later epoch, so there may be rows where that map would not look for them.
+    """
+    refuse_later(newest_epoch(connection), epoch)
+
+
+def newest_epoch(connection: Executing) -> int:
+    """Since when this shard has, or has given away, what it has last got or given: an epoch, 0 of a new one."""
+    newest: int = next(iter(connection.execute(_NEWEST)))[0]
+    return newest
+
+
+def refuse_later(newest: int, epoch: int) -> None:
+    """Refuse the map of *epoch* for a shard's *newest* one; see :func:`check_epoch_to_read`."""
+    if newest > epoch:
+        raise StaleShardMap(
+            f"a shard knows of epoch {newest}, and the shard map that was used here is of epoch {epoch}: some tenants "
+            "were moved, or are on their way"
+        )
 
 
 def claim(engine: Engine, shard: str, shard_map: ShardMap) -> None:

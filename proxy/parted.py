@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
 from tidegate.proxy.partial_answers import may_be_missing
-from tidegate.proxy.shards import by_newest_map, checking
+from tidegate.proxy.shards import by_newest_map, checking, of_all_shards
 from tidegate.repositories.ids import is_no_id
 from tidegate.repositories.places import Everywhere, InTurn, OfIds
 from tidegate.repositories.policies import Read
@@ -93,13 +93,17 @@ class Parted:
         Raises:
             PartialResult: no shard that answered has it, and one did not answer.
         """
-        answers = self._scatter.all_of({name: partial(self._on, call, name, {}) for name in self._shards.names()})
-        found = [row for row in answers.succeeded.values() if row is not None]
-        if not found or where.first:  # else one is enough: an id is on one shard
-            _raise_if_failed(call, answers.succeeded, answers.failed)
-        if not found:
-            return None
-        return min(found, key=attrgetter(*where.first)) if where.first else found[0]
+
+        def ask(names: Sequence[str], epoch: int | None) -> object:
+            answers = self._scatter.all_of({name: partial(self._on, call, name, {}, epoch=epoch) for name in names})
+            found = [row for row in answers.succeeded.values() if row is not None]
+            if not found or where.first:  # else one is enough: an id is on one shard
+                _raise_if_failed(call, answers.succeeded, answers.failed)
+            if not found:
+                return None
+            return min(found, key=attrgetter(*where.first)) if where.first else found[0]
+
+        return of_all_shards(self._shards, ask)
 
     def by_ids(self, call: Call, where: OfIds) -> object:
         """The sum of the parts, each one transaction on its shard.
@@ -123,7 +127,7 @@ class Parted:
                 return self.on_first(call)
             rows = self._read(call, where.tenants, [_Owned(tenant, tenant) for tenant in tenants])
         else:
-            rows = self._each(call, {name: partial(self._on, call, name, {}) for name in self._shards.names()})
+            rows = of_all_shards(self._shards, partial(self._each, call))
         if len(rows) == 1:
             return next(iter(rows.values()))
         return merged(rows.values(), attrgetter(*where.order), limit=call.arguments[where.limit])
@@ -135,10 +139,12 @@ class Parted:
             PartialResult: one of them failed; what had been done before is in it.
         """
         given = list(call.arguments.values())
-        found = self._scatter(
-            call.name,
-            {name: partial(self._run, call, name, where.find, *given) for name in self._shards.names()},
-        )
+
+        def find(names: Sequence[str], epoch: int | None) -> Mapping[str, Any]:
+            asked = {name: partial(self._run, call, name, where.find, *given, epoch=epoch) for name in names}
+            return self._scatter(call.name, asked)
+
+        found = of_all_shards(self._shards, find)
         most = where.most if call.arguments[where.limit] is None else call.arguments[where.limit]
         due = merged([[(item, name) for item in items] for name, items in found.items()], _itself, limit=most)
         done: dict[str, list[Any]] = {}
@@ -177,7 +183,7 @@ class Parted:
         until_s = time.monotonic() + self._patience_s
         while left:
             parts = self._split(left)
-            succeeded, failed = self._answers(self._checked(call, where.argument, parts))
+            succeeded, failed = self._answers(self._asked(call, where.argument, parts, check=True))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name for name, error in failed.items() if isinstance(error, StaleShardMap)}
@@ -187,16 +193,13 @@ class Parted:
         return _added(done.values())
 
     def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
-        def ask(of_shards: Callable[[Call, str, _Parts], _Asked], parts: _Parts) -> Mapping[str, Any]:
-            succeeded, failed = self._answers(of_shards(call, argument, parts))
-            for error in failed.values():
-                if isinstance(error, StaleShardMap):
-                    raise error
+        def ask(parts: _Parts, *, check: bool) -> Mapping[str, Any]:
+            succeeded, failed = self._answers(self._asked(call, argument, parts, check=check))
             _raise_if_failed(call, succeeded, failed)
             return succeeded
 
         split = partial(self._split, owned)
-        return by_newest_map(self._shards, split, partial(ask, self._checked), partial(ask, self._unchecked))
+        return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
 
     def _may_go_on(self, until_s: float) -> bool:
         """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by."""
@@ -225,24 +228,17 @@ class Parted:
                 part.holdings[holding.unit] = holding
         return parts
 
-    def _unchecked(self, call: Call, argument: str, parts: _Parts) -> _Asked:
-        return {
-            name: partial(self._on, call, name, {argument: [each.item for each in part.owned]})
-            for name, part in parts.items()
-        }
+    def _asked(self, call: Call, argument: str, parts: _Parts, *, check: bool) -> _Asked:
+        """By shard what asks it; *check*: after it has seen that it owns the tenants of its part."""
 
-    def _checked(self, call: Call, argument: str, parts: _Parts) -> _Asked:
-        """The same, where each shard sees first that it owns the tenants of its part."""
+        def ask(name: str, part: _Part) -> Any:
+            holdings = part.holdings.values() if check else ()
+            return self._on(call, name, {argument: [each.item for each in part.owned]}, *holdings)
 
-        def ask(part: _Part, plainly: Callable[[], Any]) -> Any:
-            with checking(*part.holdings.values()):
-                return plainly()
+        return {name: partial(ask, name, part) for name, part in parts.items()}
 
-        asked = self._unchecked(call, argument, parts)
-        return {name: partial(ask, parts[name], plainly) for name, plainly in asked.items()}
-
-    def _each(self, call: Call, asked: _Asked) -> Mapping[str, Any]:
-        succeeded, failed = self._answers(asked)
+    def _each(self, call: Call, names: Sequence[str], epoch: int | None) -> Mapping[str, Any]:
+        succeeded, failed = self._answers({name: partial(self._on, call, name, {}, epoch=epoch) for name in names})
         _raise_if_failed(call, succeeded, failed)
         return succeeded
 
@@ -255,21 +251,26 @@ class Parted:
         except Exception as error:  # noqa: BLE001  # raised again by who asked
             return {}, {name: error}
 
-    def _on(self, call: Call, shard: str, new: Mapping[str, Any]) -> Any:
-        return self._below(replace(call, arguments={**call.arguments, **new}, shard=shard))
+    def _on(self, call: Call, shard: str, new: Mapping[str, Any], *holdings: Holding, epoch: int | None = None) -> Any:
+        with checking(*holdings, epoch=epoch):  # and nothing of what a call checks that has made this one
+            return self._below(replace(call, arguments={**call.arguments, **new}, shard=shard))
 
-    def _run(self, call: Call, shard: str, method: str, *given: Any) -> Any:
+    def _run(self, call: Call, shard: str, method: str, *given: Any, epoch: int | None = None) -> Any:
         """A method of the repository's own, on one shard."""
 
         def step(repository: Any, **_arguments: Any) -> Any:
             return getattr(repository, method)(*given)
 
-        return self._below(replace(call, plain=step, shard=shard))
+        with checking(epoch=epoch):
+            return self._below(replace(call, plain=step, shard=shard))
 
 
 def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[str, BaseException]) -> None:
     if not failed:
         return
+    stale = [error for error in failed.values() if isinstance(error, StaleShardMap)]
+    if stale and isinstance(call.policy, Read):  # with a newer map, all are to be asked again
+        raise stale[0]
     first = next(iter(failed.values()))
     if not succeeded and len({(type(error), str(error)) for error in failed.values()}) == 1:
         raise first

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from tidegate.cache.tags import as_text
 from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.in_time import end_in_time
-from tidegate.proxy.ownership import check_ownership_to_read
+from tidegate.proxy.ownership import check_epoch_to_read, check_ownership_to_read
 from tidegate.proxy.shards import to_check
 
 if TYPE_CHECKING:
@@ -114,8 +114,11 @@ def _timed_begins(_session: Session, transaction: SessionTransaction, connection
 
 
 def _checked_begins(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    if holdings := to_check():
+    holdings, epoch = to_check()
+    if holdings:
         check_ownership_to_read(connection, holdings)
+    if epoch is not None:
+        check_epoch_to_read(connection, epoch)
 
 
 event.listen(RoutedSession, "after_begin", _routed_begins)

@@ -106,6 +106,11 @@ class Shards:
         """The shards of the newest map."""
         return self._maps.current().shards
 
+    def all(self) -> tuple[tuple[str, ...], int]:
+        """The same, and that map's epoch."""
+        shard_map = self._maps.current()
+        return shard_map.shards, shard_map.epoch
+
     def holding(self, tenant: str) -> Holding:
         """Who has a tenant by the newest map that this process has.
 
@@ -196,26 +201,45 @@ def by_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P],
         return plainly(parts)
 
 
-_to_check: ContextVar[Sequence[Holding]] = ContextVar("tidegate_holdings", default=())
+def of_all_shards(shards: Shards, ask: Callable[[Sequence[str], int | None], T]) -> T:
+    """What all shards answer that are asked for rows of nobody in particular, or of somebody nobody knows.
+
+    Args:
+        shards: all of them.
+        ask: asks those of these names, where each sees that it knows of no later epoch than this; None: of any.
+
+    Raises:
+        StaleShardMap: see :func:`by_newest_map`.
+    """
+    return by_newest_map(shards, shards.all, lambda every: ask(*every), lambda every: ask(every[0], None))
+
+
+_NOTHING: Final[tuple[Sequence[Holding], int | None]] = ((), None)
+_to_check: ContextVar[tuple[Sequence[Holding], int | None]] = ContextVar("tidegate_to_check", default=_NOTHING)
 
 
 class checking:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
-    """Have the sessions of a shard that begin meanwhile see first that it owns these units."""
+    """Have the sessions of a shard that begin meanwhile see first that it owns these units, and nothing else.
 
-    __slots__ = ("_holdings", "_token")
+    Args:
+        holdings: the units, and since when.
+        epoch: that the shard must know of no later one; None: it may.
+    """
 
-    def __init__(self, *holdings: Holding) -> None:
-        self._holdings = holdings
+    __slots__ = ("_to_check", "_token")
+
+    def __init__(self, *holdings: Holding, epoch: int | None = None) -> None:
+        self._to_check = holdings, epoch
 
     def __enter__(self) -> None:
-        self._token = _to_check.set(self._holdings)
+        self._token = _to_check.set(self._to_check)
 
     def __exit__(self, *_: object) -> None:
         _to_check.reset(self._token)
 
 
-def to_check() -> Sequence[Holding]:
-    """The units that a session which begins now has to check."""
+def to_check() -> tuple[Sequence[Holding], int | None]:
+    """What a session that begins now has to check: units, and the epoch."""
     return _to_check.get()
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from tidegate.errors import PartialResult
+from tidegate.errors import PartialResult, StaleShardMap
 from tidegate.routing.threads import Threads
 
 if TYPE_CHECKING:
@@ -48,6 +48,24 @@ class Answers(NamedTuple):
 
     succeeded: Mapping[str, Any]
     failed: Mapping[str, BaseException]
+
+    def every(self, what: str) -> Mapping[str, Any]:
+        """The answers, where none is missing.
+
+        Raises:
+            StaleShardMap: of any shard: with a newer map, all are to be asked again.
+            PartialResult, Exception: see :class:`Scatter`.
+        """
+        if not self.failed:
+            return self.succeeded
+        for error in self.failed.values():
+            if isinstance(error, StaleShardMap):
+                raise error
+        first = next(iter(self.failed.values()))
+        alike = {type(error) for error in self.failed.values()} == {type(first)}
+        if not self.succeeded and alike and not isinstance(first, OF_THE_SHARD):
+            raise first
+        raise PartialResult(what, self.succeeded, self.failed) from first
 
 
 class Scatter:
@@ -81,17 +99,11 @@ class Scatter:
                 not interrupted, and keeps a thread of its shard: it does well to ask :func:`time_left_s`.
 
         Raises:
+            StaleShardMap: of any shard: with a newer map, all are to be asked again.
             PartialResult: a shard failed or was not in time; names it, and holds what the others answered.
             Exception: what every shard raised alike, if it is about the call and not about the shards.
         """
-        answers = self.all_of(asked, timeout_s=timeout_s)
-        if not answers.failed:
-            return answers.succeeded
-        first = next(iter(answers.failed.values()))
-        alike = {type(error) for error in answers.failed.values()} == {type(first)}
-        if not answers.succeeded and alike and not isinstance(first, OF_THE_SHARD):
-            raise first
-        raise PartialResult(what, answers.succeeded, answers.failed) from first
+        return self.all_of(asked, timeout_s=timeout_s).every(what)
 
     def all_of(self, asked: Mapping[str, Callable[[], T]], *, timeout_s: float | None = None) -> Answers:
         """The same, with what failed beside what succeeded, and nothing raised."""

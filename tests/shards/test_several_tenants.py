@@ -13,13 +13,14 @@ from sqlalchemy import func, select, text
 import tidegate
 from tidegate.errors import StaleShardMap
 from tidegate.repositories.models import WorkflowRun
+from tidegate.repositories.policies import PolicyTable, Read
 from tidegate.routing.slots import slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from real_servers.shards import Shards
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, sessionmaker
 
 NOW: Final = datetime.fromisoformat("2024-03-05T12:00:00")
 LATE: Final = NOW + timedelta(days=1)
@@ -110,3 +111,24 @@ def test_ids_that_are_known_are_not_searched_for(gate: tidegate.Gate) -> None:
     assert find._find.searched == 0
     assert gate.workflow_runs.delete_runs_by_ids([str(uuid4())]) == 0
     assert find._find.searched
+
+
+class Nested:
+    """A repository whose read makes another, of rows that may be anybody's."""
+
+    def __init__(self, session_maker: sessionmaker[Session], runs: Any = None) -> None:
+        self._session_maker, self._runs = session_maker, runs
+        self.looked: list[str] = []
+
+    def look(self, tenant_id: str, run_id: str) -> Any:
+        self.looked.append(tenant_id)
+        return self._runs.get_workflow_run_by_id_without_tenant(run_id)
+
+
+def test_a_call_within_a_call_checks_its_own_tenants(gate: tidegate.Gate, stocked: Shards) -> None:
+    settings = settings_of(stocked, cache=False, catalogue="s0")
+    with tidegate.connect(settings) as other:  # which does not know whose the run is
+        nested = other.wrap(Nested, PolicyTable({"look": Read()}), [])(other.session_maker, other.workflow_runs)
+        run_id = save_run(gate, tenant_on("s1"), APP, NOW)
+        assert nested.look(tenant_on("s0"), run_id).id == run_id
+        assert len(nested.looked) == 1  # it was refused by nobody
