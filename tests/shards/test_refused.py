@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
@@ -145,3 +146,20 @@ def test_of_a_repository_of_ones_own_transact_alone_tries_again(gate: tidegate.G
         own.by_itself(tenant)
     with gate.session(tenant) as session:
         assert session.scalar(select(func.count()).select_from(WorkflowRun)) == 1
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_session_that_was_refused_does_nothing_more(gate: tidegate.Gate, stocked: Shards, *, away: bool) -> None:
+    tenant = tenant_on("s0")
+    behind = hold_back(gate, away=away)
+    there_and_back(stocked, tenant)
+    with gate.session(tenant) as session:
+        for _ in range(2):
+            with pytest.raises(StaleShardMap):
+                session.execute(text("INSERT INTO writes VALUES (1, 1)"))
+        session.rollback()
+        behind.away = False
+        with pytest.raises(StaleShardMap) if away else nullcontext():
+            session.scalar(text("SELECT 1"))
+        session.rollback()
+        assert session.scalar(text("SELECT count(*) FROM writes")) == 0
