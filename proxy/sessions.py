@@ -37,6 +37,7 @@ class RoutedSession(Session):
         self._shards = shards
         self._tenant = tenant
         self._chosen: tuple[SessionTransaction | None, Holding, Engine] | None = None
+        self._refused: StaleShardMap | None = None
 
     @property
     def tenant(self) -> str | None:
@@ -58,6 +59,7 @@ class RoutedSession(Session):
 
         Raises:
             UnknownTenant: the session has no tenant.
+            StaleShardMap: this transaction was refused as it began, and its connection must not be used.
         """
         if bind is not None:
             return bind
@@ -70,6 +72,9 @@ class RoutedSession(Session):
         if self._chosen is None or transaction is None or self._chosen[0] is not transaction:
             holding = self._shards.holding(self._tenant)
             self._chosen = (transaction, holding, self._shards.at(holding.shard).engine)
+            self._refused = None
+        if self._refused is not None:
+            raise self._refused
         return self._chosen[2]
 
     def begun(self, connection: Connection) -> None:
@@ -87,9 +92,11 @@ class RoutedSession(Session):
         try:
             check_ownership_to_read(connection, [holding])
         except StaleShardMap as refused:
+            self._refused = refused
             refused.map_is_new = self._shards.moved(self._tenant, holding, refused)
             if refused.map_is_new:
                 raise
+            self._refused = None
 
 
 class ShardSession(Session):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
@@ -145,3 +146,34 @@ def test_of_a_repository_of_ones_own_transact_alone_tries_again(gate: tidegate.G
         own.by_itself(tenant)
     with gate.session(tenant) as session:
         assert session.scalar(select(func.count()).select_from(WorkflowRun)) == 1
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_session_that_was_refused_does_nothing_more(gate: tidegate.Gate, stocked: Shards, *, away: bool) -> None:
+    tenant = tenant_on("s0")
+    behind = hold_back(gate, away=away)
+    there_and_back(stocked, tenant)
+    with gate.session(tenant) as session:
+        for _ in range(2):
+            with pytest.raises(StaleShardMap):
+                session.execute(text("INSERT INTO writes VALUES (1, 1)"))
+        session.rollback()
+        behind.away = False
+        with pytest.raises(StaleShardMap) if away else nullcontext():
+            session.scalar(text("SELECT 1"))
+        session.rollback()
+        assert session.scalar(text("SELECT count(*) FROM writes")) == 0
+
+
+def test_without_a_catalogue_nobody_waits_for_a_newer_map(stocked: Shards) -> None:
+    tenant = tenant_on("s0")
+    with tidegate.connect(settings_of(stocked, cache=False, flip_wait_s=10)) as gate:
+        run_id = save_run(gate, tenant, APP, NOW)
+        with stocked.engines["s0"].begin() as connection:
+            connection.execute(text("DELETE FROM tidegate_ownership"))
+        begun_s = time.monotonic()
+        with pytest.raises(StaleShardMap):
+            gate.workflow_runs.delete_runs_by_ids([run_id])
+        with pytest.raises(StaleShardMap):
+            save_run(gate, tenant, APP, NOW)
+        assert time.monotonic() - begun_s < 8
