@@ -95,9 +95,11 @@ class Parted:
         """
 
         def ask(names: Sequence[str], epoch: int | None) -> object:
-            answers = self._scatter.all_of({name: partial(self._on, call, name, {}, epoch=epoch) for name in names})
+            asked = {name: partial(self._on, call, name, {}, epoch=epoch) for name in names}
+            # One is enough, unless it must be the first: an id is on one shard.
+            answers = self._scatter.all_of(asked, enough=None if where.first else _any_row)
             found = [row for row in answers.succeeded.values() if row is not None]
-            if not found or where.first:  # else one is enough: an id is on one shard
+            if not found or where.first:
                 _raise_if_failed(call, answers.succeeded, answers.failed)
             if not found:
                 return None
@@ -262,6 +264,10 @@ def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[s
     if succeeded and isinstance(call.policy, Read) and may_be_missing(failed):
         return
     raise PartialResult(call.name, succeeded, failed) from first
+
+
+def _any_row(answers: Mapping[str, Any]) -> bool:
+    return any(row is not None for row in answers.values())
 
 
 def _id(item: Any) -> Any:
