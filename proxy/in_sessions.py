@@ -70,8 +70,10 @@ class InSessions:
         # A session of a shard, as a part of a split call has, is on the right one already.
         if arguments is None or not isinstance(session, RoutedSession) or not isinstance(where, InSession):
             return plain(twin, *args, **kwargs)
-        if where.lists is not None and not isinstance(arguments[where.lists], str):
-            arguments[where.lists] = list(arguments[where.lists])
+        for name in filter(None, (where.lists, where.tenants)):
+            given = arguments[name]
+            if given is not None and not isinstance(given, str):
+                arguments[name] = list(given) or given  # an iterator that gives none is none the less not left out
         if _is_refused(where, arguments):
             return self._at(self._shards.names()[0], (), None, twin, plain, arguments)
         tenants, left = self._owners(session, where, arguments)

@@ -9,6 +9,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from tidegate.cache.tags import as_text
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
 from tidegate.proxy.partial_answers import may_be_missing
 from tidegate.proxy.shards import by_newest_map, checking, of_all_shards
@@ -114,9 +115,12 @@ class Parted:
             PartialResult: a shard failed, after which the others had done their parts.
         """
         items = call.arguments[where.argument]
-        if not items or isinstance(items, str) or any(is_no_id(_id(item)) for item in items):
+        if not items or isinstance(items, str):
             return self.on_first(call)
-        owners = self._owners(where, list(items))
+        items = list(items)
+        if not items or any(is_no_id(_id(item)) for item in items):
+            return self._on(call, self._shards.names()[0], {where.argument: items})
+        owners = self._owners(where, items)
         if isinstance(call.policy, Read):
             return _added(self._read(call, where.argument, owners).values())
         return self._written(call, where, owners)
@@ -125,9 +129,10 @@ class Parted:
         """The rows of all shards, or of those that the named tenants are on, in order."""
         tenants = call.arguments[where.tenants] if where.tenants else None
         if where.tenants and tenants and not isinstance(tenants, str):
-            if any(map(is_no_id, tenants)):
-                return self.on_first(call)
-            rows = self._read(call, where.tenants, [_Owned(tenant, tenant) for tenant in tenants])
+            named = list(tenants)
+            if not named or any(map(is_no_id, named)):  # nobody's, as an iterator at its end says, and not everybody's
+                return self._on(call, self._shards.names()[0], {where.tenants: named or tenants})
+            rows = self._read(call, where.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
         else:
             rows = of_all_shards(self._shards, partial(self._each, call))
         if len(rows) == 1:
@@ -198,7 +203,8 @@ class Parted:
         found = self.find(where.kind, unknown) if unknown else {}
         nobodys = [key for key in unknown if key not in found]
         left = self.find.left(where.kind, nobodys) if nobodys else {}
-        return [_Owned(item, named[at] or found.get(ids[at]), left.get(ids[at])) for at, item in enumerate(items)]
+        tenants = [found.get(key) if name is None else as_text(name) for key, name in zip(ids, named, strict=True)]
+        return [_Owned(item, tenants[at], left.get(ids[at])) for at, item in enumerate(items)]
 
     def _split(self, owned: Iterable[_Owned]) -> _Parts:
         parts: dict[str, _Part] = {}

@@ -132,3 +132,16 @@ def test_a_call_within_a_call_checks_its_own_tenants(gate: tidegate.Gate, stocke
         run_id = save_run(gate, tenant_on("s1"), APP, NOW)
         assert nested.look(tenant_on("s0"), run_id).id == run_id
         assert len(nested.looked) == 1  # it was refused by nobody
+
+
+def test_what_can_be_gone_through_only_once_is_a_list_too(gate: tidegate.Gate) -> None:
+    runs, tenants = gate.workflow_runs, [tenant_on("s0"), tenant_on("s1")]
+    saved = stored(gate, tenants)
+    save_run(gate, tenant_on("s2"), APP, NOW)
+    for given in (tenants, []):
+        assert len(runs.get_runs_batch_by_time_range(NOW, LATE, None, 9, None, iter(given))) == len(given)  # type: ignore[arg-type]
+        with gate.session_maker() as session:
+            found = runs.get_archived_logs_by_time_range(session, iter(given), NOW, LATE, 9)  # type: ignore[arg-type]
+        assert len(found) == len(given)
+    assert runs.delete_runs_by_ids(run.id for run in saved) == 2  # type: ignore[arg-type]
+    assert runs.delete_runs_by_ids(iter(())) == 0  # type: ignore[arg-type]
