@@ -1,4 +1,4 @@
-"""Whose ids are whose, where the directory does not know: one query on every shard."""
+"""Whose ids are whose, where the directory does not know: one query on every shard, until all are found."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from tidegate.repositories.models import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy.orm import Session
 
     from tidegate.proxy.shards import Shards
     from tidegate.repositories.directory import Kind, TenantDirectory
@@ -104,6 +106,18 @@ class Finder:
                 known.update(self._search(kind, query, some))
         return known
 
+    def within(self, session: Session, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
+        """The same by the rows that *session* sees, where they are: it holds a connection, and waits for no other."""
+        known = dict(self._directory.tenants(kind, ids))
+        for query in _QUERIES[kind]:
+            unknown = [each for each in dict.fromkeys(ids) if each not in known]
+            for some in batches(unknown):
+                # Not for the directory: what this session has written may yet be rolled back.
+                rows = session.connection().execute(query([canonical(each) for each in some]))
+                known.update(_as_given(some, {str(key): str(tenant) for key, tenant in rows}))
+        left = [each for each in ids if each not in known]
+        return {**known, **self(kind, left)} if left else known
+
     def left(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
         """The shards on which pauses or reasons of *ids* lie that are nobody's any more: their runs are gone.
 
@@ -132,7 +146,8 @@ class Finder:
         statement = query(list(wanted))
 
         def ask(names: Sequence[str], epoch: int | None) -> Mapping[str, list[Any]]:
-            answers = self._scatter.all_of({name: partial(self._rows, name, statement) for name in names})
+            asked = {name: partial(self._rows, name, statement) for name in names}
+            answers = self._scatter.all_of(asked, enough=partial(_has, wanted))
             if not _has(wanted, answers.succeeded):
                 if epoch is not None:  # those that were not found may be on a shard that this map does not have
                     refuse_later(max((newest for _, newest in answers.succeeded.values()), default=0), epoch)

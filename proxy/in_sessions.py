@@ -70,11 +70,13 @@ class InSessions:
         # A session of a shard, as a part of a split call has, is on the right one already.
         if arguments is None or not isinstance(session, RoutedSession) or not isinstance(where, InSession):
             return plain(twin, *args, **kwargs)
-        if where.lists is not None and not isinstance(arguments[where.lists], str):
-            arguments[where.lists] = list(arguments[where.lists])
+        for name in filter(None, (where.lists, where.tenants)):
+            given = arguments[name]
+            if given is not None and not isinstance(given, str):
+                arguments[name] = list(given) or given  # an iterator that gives none is none the less not left out
         if _is_refused(where, arguments):
             return self._at(self._shards.names()[0], (), None, twin, plain, arguments)
-        tenants, left = self._owners(where, arguments)
+        tenants, left = self._owners(session, where, arguments)
         if tenants and session.tenant is None and not left and len(tenants) == 1:
             session.become(tenants[0])
         if session.tenant is not None and not self._are_others(session.tenant, tenants, left):
@@ -103,14 +105,16 @@ class InSessions:
         # Of what is not there any shard answers as all would.
         return epoch, parts or {self._shards.names()[0]: ()}
 
-    def _owners(self, where: InSession, arguments: Mapping[str, Any]) -> tuple[Sequence[str] | None, Mapping[str, str]]:
+    def _owners(
+        self, session: RoutedSession, where: InSession, arguments: Mapping[str, Any]
+    ) -> tuple[Sequence[str] | None, Mapping[str, str]]:
         """Of whom the call asks, None: of everybody; and the shards of what it asks for and is nobody's."""
         if where.tenants is not None:
             given = arguments[where.tenants]
             return list(dict.fromkeys(map(as_text, given))) if given else None, {}
         items = [arguments[where.ids]] if where.ids is not None else arguments[where.lists or ""]
         ids = [item for item in items if not hasattr(item, "tenant_id")]
-        found = self._find(where.kind, ids)
+        found = (partial(self._find.within, session) if session.has_begun else self._find)(where.kind, ids)
         of_rows = [as_text(item.tenant_id) for item in items if hasattr(item, "tenant_id")]
         nobodys = [] if where.writes else [key for key in ids if key not in found]
         left = self._find.left(where.kind, nobodys) if nobodys else {}

@@ -9,6 +9,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from tidegate.cache.tags import as_text
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
 from tidegate.proxy.partial_answers import may_be_missing
 from tidegate.proxy.shards import by_newest_map, checking, of_all_shards
@@ -95,9 +96,11 @@ class Parted:
         """
 
         def ask(names: Sequence[str], epoch: int | None) -> object:
-            answers = self._scatter.all_of({name: partial(self._on, call, name, {}, epoch=epoch) for name in names})
+            asked = {name: partial(self._on, call, name, {}, epoch=epoch) for name in names}
+            # One is enough, unless it must be the first: an id is on one shard.
+            answers = self._scatter.all_of(asked, enough=None if where.first else _any_row)
             found = [row for row in answers.succeeded.values() if row is not None]
-            if not found or where.first:  # else one is enough: an id is on one shard
+            if not found or where.first:
                 _raise_if_failed(call, answers.succeeded, answers.failed)
             if not found:
                 return None
@@ -112,9 +115,12 @@ class Parted:
             PartialResult: a shard failed, after which the others had done their parts.
         """
         items = call.arguments[where.argument]
-        if not items or isinstance(items, str) or any(is_no_id(_id(item)) for item in items):
+        if not items or isinstance(items, str):
             return self.on_first(call)
-        owners = self._owners(where, list(items))
+        items = list(items)
+        if not items or any(is_no_id(_id(item)) for item in items):
+            return self._on(call, self._shards.names()[0], {where.argument: items})
+        owners = self._owners(where, items)
         if isinstance(call.policy, Read):
             return _added(self._read(call, where.argument, owners).values())
         return self._written(call, where, owners)
@@ -123,9 +129,10 @@ class Parted:
         """The rows of all shards, or of those that the named tenants are on, in order."""
         tenants = call.arguments[where.tenants] if where.tenants else None
         if where.tenants and tenants and not isinstance(tenants, str):
-            if any(map(is_no_id, tenants)):
-                return self.on_first(call)
-            rows = self._read(call, where.tenants, [_Owned(tenant, tenant) for tenant in tenants])
+            named = list(tenants)
+            if not named or any(map(is_no_id, named)):  # nobody's, as an iterator at its end says, and not everybody's
+                return self._on(call, self._shards.names()[0], {where.tenants: named or tenants})
+            rows = self._read(call, where.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
         else:
             rows = of_all_shards(self._shards, partial(self._each, call))
         if len(rows) == 1:
@@ -218,7 +225,8 @@ class Parted:
         found = self.find(where.kind, unknown) if unknown else {}
         nobodys = [key for key in unknown if key not in found]
         left = self.find.left(where.kind, nobodys) if nobodys else {}
-        return [_Owned(item, named[at] or found.get(ids[at]), left.get(ids[at])) for at, item in enumerate(items)]
+        tenants = [found.get(key) if name is None else as_text(name) for key, name in zip(ids, named, strict=True)]
+        return [_Owned(item, tenants[at], left.get(ids[at])) for at, item in enumerate(items)]
 
     def _split(self, owned: Iterable[_Owned]) -> _Parts:
         parts: dict[str, _Part] = {}
@@ -284,6 +292,10 @@ def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[s
     if succeeded and isinstance(call.policy, Read) and may_be_missing(failed):
         return
     raise PartialResult(call.name, succeeded, failed) from first
+
+
+def _any_row(answers: Mapping[str, Any]) -> bool:
+    return any(row is not None for row in answers.values())
 
 
 def _id(item: Any) -> Any:

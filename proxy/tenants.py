@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from tidegate.proxy.sessions import for_spelt
 from tidegate.repositories.ids import is_no_id
@@ -96,7 +97,7 @@ def _value(call: Call, where: OfId | None) -> tuple[OfId, str] | None:
         value: Any = call.arguments[name]
         for attribute in attributes:
             value = getattr(value, attribute, None)
-        if isinstance(value, str):
-            return where, value
+        if isinstance(value, (str, UUID)):
+            return where, str(value)
         where = where.otherwise
     return None

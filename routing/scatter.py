@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from concurrent.futures import wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, wait
 from contextvars import ContextVar
 from functools import partial
 from itertools import islice
@@ -32,6 +32,7 @@ Key: TypeAlias = "Callable[[T], Any]"
 
 OF_THE_SHARD: Final = (OperationalError, InterfaceError, OSError)
 """Errors that say something of the shard, and not of what it was asked."""
+_LAST_S: Final = 1.0
 
 
 _until_s: Final[ContextVar[float | None]] = ContextVar("tidegate_scatter_until", default=None)
@@ -80,6 +81,7 @@ class Scatter:
         self._threads_each = threads_each
         self._timeout_s = timeout_s
         self._threads: dict[str, Threads] = {}
+        self._left: set[Future[Any]] = set()
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
@@ -105,17 +107,31 @@ class Scatter:
         """
         return self.all_of(asked, timeout_s=timeout_s).every(what)
 
-    def all_of(self, asked: Mapping[str, Callable[[], T]], *, timeout_s: float | None = None) -> Answers:
-        """The same, with what failed beside what succeeded, and nothing raised."""
+    def all_of(
+        self,
+        asked: Mapping[str, Callable[[], T]],
+        *,
+        timeout_s: float | None = None,
+        enough: Callable[[Mapping[str, T]], bool] | None = None,
+    ) -> Answers:
+        """The same, with what failed beside what succeeded, and nothing raised.
+
+        Args:
+            asked: functions by shard.
+            timeout_s: for all together, in seconds.
+            enough: whether what some have answered makes waiting for the others needless; they count as failed.
+        """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         until_s = time.monotonic() + timeout_s
         running = {shard: self._submit(shard, function, until_s) for shard, function in asked.items()}
-        wait(running.values(), timeout_s)
+        _wait(running, until_s, enough)
         succeeded: dict[str, Any] = {}
         failed: dict[str, BaseException] = {}
         for shard, future in running.items():
             # Cancelled where it has not begun, so that what nobody waits for any more takes no turn.
             if future.cancel() or not future.done():
+                self._left.add(future)
+                future.add_done_callback(self._left.discard)
                 failed[shard] = TimeoutError(f"the shard {shard} did not answer in time")
             elif (error := future.exception()) is not None:
                 failed[shard] = error
@@ -124,9 +140,13 @@ class Scatter:
         return Answers(succeeded, failed)
 
     def close(self) -> None:
-        """End the threads once they have nothing to do, without waiting for them; the next scatter makes new ones."""
+        """End the threads once they have nothing to do; the next scatter makes new ones.
+
+        What nobody waited for holds a connection, and gets a second to give it back.
+        """
         with self._lock:
             self._threads = {}
+        wait(self._left.copy(), _LAST_S)
 
     def _submit(self, shard: str, function: Callable[[], T], until_s: float) -> Future[T]:
         context = contextvars.copy_context()
@@ -140,7 +160,20 @@ class Scatter:
     def _forget(self) -> None:
         # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
         self._lock = threading.Lock()
-        self._threads = {}
+        self._threads, self._left = {}, set()
+
+
+def _wait(running: Mapping[str, Future[T]], until_s: float, enough: Callable[[Mapping[str, T]], bool] | None) -> None:
+    waiting = set(running.values())
+    while waiting:
+        done, waiting = wait(
+            waiting, max(0.0, until_s - time.monotonic()), ALL_COMPLETED if enough is None else FIRST_COMPLETED
+        )
+        if not done:  # the time is up
+            return
+        answered = [(shard, each) for shard, each in running.items() if each.done() and each.exception() is None]
+        if enough is not None and enough({shard: each.result() for shard, each in answered}):
+            return
 
 
 def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int | None, newest_first: bool = False) -> list[T]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
-from real_servers.sharded import OfThree, run_row, settings_of, shards_with, tenant_on
+from real_servers.sharded import NOW, OfThree, run_row, save_run, settings_of, shards_with, tenant_on
 from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
@@ -225,3 +225,25 @@ def test_a_scatter_that_hangs_does_not_hold_up_the_end_of_the_program(stocked: S
             child.kill()
     assert "the shard s2 did not answer in time" in said
     assert child.returncode == 1
+
+
+def test_what_was_found_waits_for_no_shard(stocked: Shards) -> None:
+    settings = settings_of(stocked, cache=False, catalogue="s0", scatter_s=60)
+    with tidegate.connect(settings) as writer, tidegate.connect(settings) as gate, locked(stocked):
+        tenant = tenant_on("s0")
+        run_id = save_run(writer, tenant, APP, NOW)
+        began_s = time.monotonic()
+        assert gate.workflow_runs.get_workflow_pause(run_id) is None
+        assert gate.workflow_runs.get_workflow_run_by_id_without_tenant(save_run(writer, tenant, APP, NOW)) is not None
+        assert time.monotonic() - began_s < 30
+
+
+def test_a_session_asks_on_the_connection_that_it_has(stocked: Shards) -> None:
+    pool = PoolSettings(size=1, overflow=0, timeout_s=1)
+    settings = settings_of(stocked, cache=False, catalogue="s0").model_copy(update={"pool": pool})
+    with tidegate.connect(settings) as writer, tidegate.connect(settings) as gate:
+        tenant = tenant_on("s0")
+        run_id = save_run(writer, tenant, APP, NOW)
+        with gate.session(tenant) as session:
+            session.execute(text("SELECT 1"))
+            assert gate.workflow_runs.get_app_logs_by_run_id(session, run_id) == []

@@ -16,7 +16,7 @@ from tidegate.errors import PartialResult
 from tidegate.repositories.models import WorkflowRun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from real_servers.shards import Shards
 
@@ -116,3 +116,26 @@ def test_a_shard_that_is_down_at_first_is_joined_when_it_is_there(down: Shards) 
 def shards_with_s0(shards: Shards, run_id: str) -> Any:
     with shards.engines["s0"].connect() as connection:
         return connection.execute(text("SELECT 1 FROM workflow_runs WHERE id = :id"), {"id": run_id}).first()
+
+
+def in_session(gate: tidegate.Gate, tenant: str, run_id: str) -> Any:
+    with gate.session(tenant) as session:
+        session.execute(text("SELECT 1"))
+        return gate.workflow_runs.get_app_logs_by_run_id(session, run_id)
+
+
+def test_ids_of_which_nothing_is_known_are_found_without_the_shard_that_is_down(down: Shards) -> None:
+    settings = settings_of(down, cache=False, catalogue="s0")
+    with tidegate.connect(settings) as writer:
+        three = OfThree(writer, APP)
+    end(down)
+    calls: tuple[Callable[[tidegate.Gate], Any], ...] = (
+        lambda gate: gate.workflow_runs.get_workflow_pause(three.runs["s0"]),
+        lambda gate: in_session(gate, three.tenants["s0"], three.runs["s0"]),
+        lambda gate: gate.workflow_runs.delete_runs_by_ids([three.runs["s0"], three.runs["s1"]]),
+    )
+    for call in calls:
+        with tidegate.connect(settings) as gate:  # which knows nothing yet
+            call(gate)
+            with pytest.raises(PartialResult, match="s2"):
+                gate.workflow_runs.delete_runs_by_ids([str(uuid4())])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from real_servers.sharded import hold_back, save_run, settings_of, tenant_on
@@ -12,8 +13,9 @@ from sqlalchemy import func, select, text
 
 import tidegate
 from tidegate.errors import StaleShardMap
-from tidegate.repositories.models import WorkflowRun
+from tidegate.repositories.models import WorkflowPause, WorkflowRun
 from tidegate.repositories.policies import PolicyTable, Read
+from tidegate.repositories.storage import MemoryStorage
 from tidegate.routing.slots import slot_of
 
 if TYPE_CHECKING:
@@ -132,3 +134,30 @@ def test_a_call_within_a_call_checks_its_own_tenants(gate: tidegate.Gate, stocke
         run_id = save_run(gate, tenant_on("s1"), APP, NOW)
         assert nested.look(tenant_on("s0"), run_id).id == run_id
         assert len(nested.looked) == 1  # it was refused by nobody
+
+
+def test_what_can_be_gone_through_only_once_is_a_list_too(gate: tidegate.Gate) -> None:
+    runs, tenants = gate.workflow_runs, [tenant_on("s0"), tenant_on("s1")]
+    saved = stored(gate, tenants)
+    save_run(gate, tenant_on("s2"), APP, NOW)
+    for given in (tenants, []):
+        assert len(runs.get_runs_batch_by_time_range(NOW, LATE, None, 9, None, iter(given))) == len(given)  # type: ignore[arg-type]
+        with gate.session_maker() as session:
+            found = runs.get_archived_logs_by_time_range(session, iter(given), NOW, LATE, 9)  # type: ignore[arg-type]
+        assert len(found) == len(given)
+    assert runs.delete_runs_by_ids(run.id for run in saved) == 2  # type: ignore[arg-type]
+    assert runs.delete_runs_by_ids(iter(())) == 0  # type: ignore[arg-type]
+
+
+def test_ids_that_are_no_text_are_those_of_the_same_rows(gate: tidegate.Gate) -> None:
+    gate.workflow_runs._given_storage = MemoryStorage()
+    (run,) = stored(gate, [tenant := tenant_on("s1")])
+    with gate.session(tenant) as session:
+        pause = WorkflowPause(workflow_id=APP, workflow_run_id=run.id, state_object_key="", created_at=NOW)
+        session.add(pause)
+        session.flush()
+        paused: Any = SimpleNamespace(id=UUID(pause.id), workflow_execution_id=UUID(run.id))
+        session.commit()
+    gate.workflow_runs.delete_workflow_pause(paused)
+    assert gate.workflow_runs.get_workflow_pause(run.id) is None
+    assert gate.workflow_runs.delete_runs_by_ids([UUID(run.id)]) == 1  # type: ignore[list-item]

@@ -165,3 +165,13 @@ def test_ids_are_split_and_counts_are_added() -> None:
         "even": ["4", "6"],
     }
     assert summed([{"runs": 1, "pauses": 2}, {"runs": 3}, {}]) == {"runs": 4, "pauses": 2}
+
+
+def test_nobody_is_waited_for_when_there_is_enough(scatter: Scatter) -> None:
+    ended = threading.Event()
+    asked: dict[str, Callable[[], Any]] = {"s0": lambda: "there", "s1": ended.wait, "s2": fails(down())}
+    answers = scatter.all_of(asked, timeout_s=30, enough=lambda some: "there" in some.values())
+    assert not ended.is_set()
+    assert answers.succeeded["s0"] == "there"
+    ended.set()
+    assert scatter.all_of(asked, enough=lambda some: len(some) > 2).failed.keys() == {"s2"}
