@@ -71,8 +71,10 @@ def stored(gate: tidegate.Gate, tenants: list[str]) -> list[WorkflowRun]:
 
 def test_what_has_moved_is_found_and_deleted_where_it_is(gate: tidegate.Gate, stocked: Shards) -> None:
     with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0")) as late:
+        gone: set[str] = set()
         for name, call in CALLS.items():
-            moved, stays = tenant_on("s0"), tenant_on("s1")
+            moved, stays = tenant_on("s0", frozenset(gone)), tenant_on("s1")
+            gone.add(moved)
             behind = hold_back(late)
             stocked.flipper().flip([slot_of(moved)], "s0", "s2")
             gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
