@@ -171,12 +171,13 @@ class Parted:
         done: dict[str, Any] = {}
         until_s = time.monotonic() + self._patience_s
         while left:
+            by_map = self._shards.all()
             parts = self._split(left)
             succeeded, failed = self._answers(self._asked(call, where.argument, parts, check=True))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name for name, error in failed.items() if isinstance(error, StaleShardMap)}
-            if failed and (stale != failed.keys() or not self._may_go_on(until_s)):
+            if failed and (stale != failed.keys() or not self._may_go_on(by_map, until_s)):
                 _raise_if_failed(call, done, failed)
             left = [owned for name in stale for owned in parts[name].owned]
         return _added(done.values())
@@ -190,9 +191,13 @@ class Parted:
         split = partial(self._split, owned)
         return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
 
-    def _may_go_on(self, until_s: float) -> bool:
+    def _may_go_on(self, by_map: tuple[Sequence[str], int], until_s: float) -> bool:
         """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by."""
-        self._shards.refresh()
+        answered = self._shards.refresh()
+        if self._shards.all() != by_map:
+            return time.monotonic() < until_s
+        if not answered:  # and nobody could say that a flip is under way
+            return False
         time.sleep(_WAIT_S)
         return time.monotonic() < until_s
 
