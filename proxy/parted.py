@@ -172,7 +172,7 @@ class Parted:
         until_s = time.monotonic() + self._patience_s
         names: Sequence[str] = (name,)
         while True:
-            stale = None
+            stale, by_map = None, self._shards.all()
             for shard in names:
                 try:
                     if self._run(call, shard, *step):
@@ -181,7 +181,7 @@ class Parted:
                     stale = error
             if stale is None:
                 return False
-            if not self._may_go_on(until_s):
+            if not self._may_go_on(by_map, until_s):
                 raise stale
             names = self._shards.names()
 
@@ -189,14 +189,15 @@ class Parted:
         done: dict[str, Any] = {}
         until_s = time.monotonic() + self._patience_s
         while left:
+            by_map = self._shards.all()
             parts = self._split(left)
             succeeded, failed = self._answers(self._asked(call, where.argument, parts, check=True))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name for name, error in failed.items() if isinstance(error, StaleShardMap)}
-            left = [owned for name in stale for owned in parts[name].owned]
-            if failed and (stale != failed.keys() or not self._may_go_on(until_s, left, parts)):
+            if failed and (stale != failed.keys() or not self._may_go_on(by_map, until_s)):
                 _raise_if_failed(call, done, failed)
+            left = [owned for name in stale for owned in parts[name].owned]
         return _added(done.values())
 
     def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
@@ -208,12 +209,12 @@ class Parted:
         split = partial(self._split, owned)
         return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
 
-    def _may_go_on(self, until_s: float, left: Sequence[_Owned] = (), parts: _Parts | None = None) -> bool:
-        """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by.
-
-        Not where nobody could say that there is no newer map, as for a call of one tenant.
-        """
-        if not self._shards.refresh() and self._split(left).items() <= (parts or {}).items():
+    def _may_go_on(self, by_map: tuple[Sequence[str], int], until_s: float) -> bool:
+        """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by."""
+        answered = self._shards.refresh()
+        if self._shards.all() != by_map:
+            return time.monotonic() < until_s
+        if not answered:  # and nobody could say that a flip is under way
             return False
         time.sleep(_WAIT_S)
         return time.monotonic() < until_s

@@ -85,8 +85,8 @@ def test_what_has_moved_is_found_and_deleted_where_it_is(gate: tidegate.Gate, st
 
 def test_with_the_catalogue_away_nobody_guesses(gate: tidegate.Gate, stocked: Shards) -> None:
     moved, stays = tenant_on("s0"), tenant_on("s1")
-    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=0)) as late:
-        hold_back(late, away=True)
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0")) as late:
+        behind = hold_back(late, away=True)
         stocked.flipper().flip([slot_of(moved)], "s0", "s2")
         gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
         runs = stored(gate, [moved, stays])
@@ -95,6 +95,10 @@ def test_with_the_catalogue_away_nobody_guesses(gate: tidegate.Gate, stocked: Sh
                 CALLS[name](late, runs)
         with pytest.raises(StaleShardMap):
             late.workflow_runs.delete_runs_by_ids([runs[0].id])
+        before = behind.asked
+        with pytest.raises(StaleShardMap):
+            late.workflow_runs.delete_runs_with_related([runs[0]])
+        assert behind.asked == before + 1  # a flip that nobody knows of is not waited for
 
 
 def test_in_the_middle_of_a_flip_reads_go_on_where_the_rows_are(gate: tidegate.Gate, stocked: Shards) -> None:
