@@ -168,8 +168,9 @@ class Parted:
                     stale = error
             if stale is None:
                 return False
-            if not self._may_go_on(until_s):
+            if not self._shards.refresh() or time.monotonic() > until_s:
                 raise stale
+            time.sleep(_WAIT_S)
             names = self._shards.names()
 
     def _written(self, call: Call, where: OfIds, left: Sequence[_Owned]) -> object:
@@ -181,9 +182,9 @@ class Parted:
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name for name, error in failed.items() if isinstance(error, StaleShardMap)}
-            left = [owned for name in stale for owned in parts[name].owned]
-            if failed and (stale != failed.keys() or not self._may_go_on(until_s, left, parts)):
+            if failed and (stale != failed.keys() or not self._may_go_on(until_s)):
                 _raise_if_failed(call, done, failed)
+            left = [owned for name in stale for owned in parts[name].owned]
         return _added(done.values())
 
     def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
@@ -198,13 +199,9 @@ class Parted:
         split = partial(self._split, owned)
         return by_newest_map(self._shards, split, partial(ask, self._checked), partial(ask, self._unchecked))
 
-    def _may_go_on(self, until_s: float, left: Sequence[_Owned] = (), parts: _Parts | None = None) -> bool:
-        """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by.
-
-        Not where nobody could say that there is no newer map, as for a call of one tenant.
-        """
-        if not self._shards.refresh() and self._split(left).items() <= (parts or {}).items():
-            return False
+    def _may_go_on(self, until_s: float) -> bool:
+        """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by."""
+        self._shards.refresh()
         time.sleep(_WAIT_S)
         return time.monotonic() < until_s
 

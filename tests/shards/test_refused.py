@@ -163,17 +163,3 @@ def test_a_session_that_was_refused_does_nothing_more(gate: tidegate.Gate, stock
             session.scalar(text("SELECT 1"))
         session.rollback()
         assert session.scalar(text("SELECT count(*) FROM writes")) == 0
-
-
-def test_without_a_catalogue_nobody_waits_for_a_newer_map(stocked: Shards) -> None:
-    tenant = tenant_on("s0")
-    with tidegate.connect(settings_of(stocked, cache=False, flip_wait_s=10)) as gate:
-        run_id = save_run(gate, tenant, APP, NOW)
-        with stocked.engines["s0"].begin() as connection:
-            connection.execute(text("DELETE FROM tidegate_ownership"))
-        begun_s = time.monotonic()
-        with pytest.raises(StaleShardMap):
-            gate.workflow_runs.delete_runs_by_ids([run_id])
-        with pytest.raises(StaleShardMap):
-            save_run(gate, tenant, APP, NOW)
-        assert time.monotonic() - begun_s < 8
