@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
@@ -115,14 +115,24 @@ def test_reads_beside_the_pipeline_follow_their_tenant(gate: tidegate.Gate, stoc
     assert [run.graph_dict for run in page.data] == [{"nodes": []}]
 
 
-def test_pauses_are_pruned_where_their_tenant_is(gate: tidegate.Gate, stocked: Shards) -> None:
+def test_pauses_are_pruned_where_their_tenant_is(
+    gate: tidegate.Gate, stocked: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tenant = tenant_on("s0")
     pause = {"id": str(uuid4()), "workflow_id": APP, "workflow_run_id": save_run(gate, tenant, APP, NOW)}
     with stocked.engines["s0"].begin() as connection:
         connection.execute(insert(WorkflowPause).values(**pause, state_object_key="none", created_at=NOW))
     runs = gate.adopt(WorkflowRuns(gate.session_maker, storage=MemoryStorage()), gate.session_maker)
+    find = WorkflowRuns._pauses_to_prune
+
+    def found(self: WorkflowRuns, *given: Any) -> Any:
+        due = find(self, *given)
+        if due:
+            there_and_back(stocked, tenant)
+        return due
+
     hold_back(gate)
-    there_and_back(stocked, tenant)
+    monkeypatch.setattr(WorkflowRuns, "_pauses_to_prune", found)
     assert runs.prune_pauses(datetime.max, datetime.max) == [pause["id"]]  # noqa: DTZ901  # columns are naive
 
 
