@@ -104,7 +104,8 @@ def shards(cluster: Cluster) -> Iterator[Across]:
 
 @pytest.fixture(scope="session")
 def cached_shards(cluster: Cluster) -> Iterator[Across]:
-    cache = CacheSettings(url=cluster.cache.url, connect_timeout_ms=5_000, read_timeout_ms=5_000)
+    # Near answers have kinds of their own; here they would keep a thread beside all tests that follow in the process.
+    cache = CacheSettings(url=cluster.cache.url, near=False, connect_timeout_ms=5_000, read_timeout_ms=5_000)
     made = Across(cluster, "cached", cache)
     yield made
     calls = made.gate.stats().methods.values()
