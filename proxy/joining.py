@@ -208,9 +208,11 @@ class Joining:
         if self._catalogue is not None and shard == self._catalogue[0]:
             _publish(self._catalogue[1], self._first)
         current = self._maps.current()
+        if named and self._catalogue is not None:
+            return  # it was claimed before it was named, and a flip of its slots may be under way
         if current.epoch == FIRST_EPOCH:
             claim(engine, shard, current)
-        elif not named:
+        else:
             see_begun(engine, shard, current)
 
 

@@ -110,6 +110,15 @@ def test_in_the_middle_of_a_flip_reads_go_on_where_the_rows_are(gate: tidegate.G
         assert CALLS[name](gate, runs) == 2, name
 
 
+def test_a_gate_begins_in_the_middle_of_the_first_flip(gate: tidegate.Gate, stocked: Shards) -> None:
+    (run,) = stored(gate, [tenant_on("s0")])
+    with stocked.engines["s0"].begin() as connection:  # fenced for epoch 2, and nothing published
+        update = text("UPDATE tidegate_ownership SET owned = false, since = 2 WHERE unit = :unit")
+        connection.execute(update, {"unit": f"slot:{slot_of(run.tenant_id)}"})
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0")) as late:
+        assert late.workflow_runs.get_workflow_run_by_id(run.tenant_id, APP, run.id) is not None
+
+
 def test_ids_that_are_known_are_not_searched_for(gate: tidegate.Gate) -> None:
     runs = stored(gate, [tenant_on(shard) for shard in ("s0", "s1", "s2")])
     find: Any = gate._parts.in_session
