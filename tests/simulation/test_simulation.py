@@ -41,7 +41,7 @@ LARGE = [
     Shape(writers=2, readers=2, reads=3, faults={"promote": 1, "lose": 1, "dies after commit": 1}, replicas=2),
 ]
 # With these, 50,000 distinct traces and more in CI; more runs: TIDEGATE_SIMULATION_RUNS, as `make soak` sets it.
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "8000"))
+RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "6000"))
 
 
 def run(shape: Shape, choices: Choices, preemptions: int | None = None) -> tuple[World, Scheduler]:
