@@ -12,13 +12,13 @@ from sqlalchemy.orm import sessionmaker
 
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
+from tidegate.proxy.again import Again
 from tidegate.proxy.explain import explain
 from tidegate.proxy.facade import IN_SESSION
 from tidegate.proxy.gated import DIFY_MODELS, NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.invalidation import change_of, void_at_commit, void_now
 from tidegate.proxy.partial_answers import partial_answers
 from tidegate.proxy.sessions import for_tenant, is_routed
-from tidegate.proxy.sharding import Again
 from tidegate.proxy.switches import checked_switch
 from tidegate.repositories.position import NOWHERE
 from tidegate.repositories.workflow_execution_repository import (
@@ -139,7 +139,7 @@ class Gate:
             return cls(self.session_maker, user, app_id, triggered_from)
         tenant = tenant_of(user)
         made = cls(for_tenant(self.session_maker, tenant), user, app_id, triggered_from)
-        made.__dict__["_tidegate_again"] = partial(Again, self._parts.routed, tenant, self._parts.patience_s)
+        made.__dict__["_tidegate_again"] = partial(Again, self._parts.routed, self._parts.patience_s)
         return made
 
     def wrap(self, cls: type[C], policies: PolicyTable, tracked: Iterable[Tracked]) -> type[C]:

@@ -6,14 +6,11 @@ A shard that is away when the gate is made is joined when it is first needed.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
-from weakref import ref
 
 from sqlalchemy.exc import DBAPIError
 
@@ -26,6 +23,7 @@ from tidegate.proxy.ownership import claim, see_begun
 from tidegate.proxy.shard_parts import nodes_of
 from tidegate.proxy.state import cluster_id, cluster_namespace, is_named, make_tables, name_shard, serving_cache
 from tidegate.routing.failures import first_line
+from tidegate.routing.forks import in_children
 from tidegate.routing.shard_map import FIRST_EPOCH
 
 if TYPE_CHECKING:
@@ -122,10 +120,10 @@ class Joining:
         self._first_shard: Final = catalogue[0] if catalogue is not None else next(iter(engines))
         self._joined: set[str] = set()
         self._failed: dict[str, _Failed] = {}
-        self._locks = {name: threading.Lock() for name in engines}
+        self._make_locks()
         self.cluster: str | None = None
         self.serving: str | None = None
-        os.register_at_fork(after_in_child=partial(_forked, ref(self)))
+        in_children(self._make_locks)
 
     def begin(self) -> None:
         """Join all shards that answer; the one with the catalogue first, else the first one: it names the cluster.
@@ -147,6 +145,9 @@ class Joining:
                 _log.warning("the shard %s is joined later: %s", name, error)
         if self.cluster is None:
             raise NoNodeAvailable(f"no shard answers: {', '.join(names)}")
+
+    def _make_locks(self) -> None:
+        self._locks = {name: threading.Lock() for name in self._engines}  # new ones: the parent's may have been held
 
     def _is_named(self) -> bool:
         """Whether another shard knows what the cluster is called."""
@@ -247,8 +248,3 @@ def _publish(catalogue: Catalogue, first: ShardMap) -> None:
             catalogue.publish(first, None)
         except StaleShardMap:  # another gate was faster: its map is the first
             _log.info("another gate has published the first shard map")
-
-
-def _forked(joining: ref[Joining]) -> None:
-    if (found := joining()) is not None:
-        found._locks = {name: threading.Lock() for name in found._locks}  # noqa: SLF001  # a function of this module

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from tidegate.cache.tags import as_text
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
+from tidegate.proxy.again import Again
 from tidegate.proxy.partial_answers import may_be_missing
 from tidegate.proxy.shards import by_newest_map, checking, of_all_shards
 from tidegate.repositories.ids import is_no_id
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from tidegate.repositories.places import OfId, Place
     from tidegate.routing.scatter import Scatter
     from tidegate.routing.shard_map import Holding
-
-_WAIT_S: Final = 0.02
 
 
 class _Owned(NamedTuple):
@@ -79,9 +77,9 @@ class Parted:
             return self.in_turn(call, where)
         return call.run_plain()  # it touches no row
 
-    def on_first(self, call: Call) -> object:
+    def on_first(self, call: Call, new: Mapping[str, Any] | None = None) -> object:
         """The answer of a shard of which nothing is known: to say what one database with no such row would."""
-        return self._on(call, self._shards.names()[0], {})
+        return self._on(call, self._shards.names()[0], new or {})
 
     def of_nobody(self, call: Call, kind: Kind, key: str) -> object:
         """The answer about an id that is no tenant's: of the shard where something of it was left, or of any."""
@@ -119,7 +117,7 @@ class Parted:
             return self.on_first(call)
         items = list(items)
         if not items or any(is_no_id(_id(item)) for item in items):
-            return self._on(call, self._shards.names()[0], {where.argument: items})
+            return self.on_first(call, {where.argument: items})
         owners = self._owners(where, items)
         if isinstance(call.policy, Read):
             return _added(self._read(call, where.argument, owners).values())
@@ -131,7 +129,7 @@ class Parted:
         if where.tenants and tenants and not isinstance(tenants, str):
             named = list(tenants)
             if not named or any(map(is_no_id, named)):  # nobody's, as an iterator at its end says, and not everybody's
-                return self._on(call, self._shards.names()[0], {where.tenants: named or tenants})
+                return self.on_first(call, {where.tenants: named or tenants})
             rows = self._read(call, where.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
         else:
             rows = of_all_shards(self._shards, partial(self._each, call))
@@ -169,10 +167,10 @@ class Parted:
 
     def _do(self, call: Call, name: str, *step: Any) -> bool:
         """Whether a step was done on the shard *name*; on any, once it was refused there, as its tenant moves."""
-        until_s = time.monotonic() + self._patience_s
+        again = Again(self._shards, self._patience_s)
         names: Sequence[str] = (name,)
         while True:
-            stale, by_map = None, self._shards.all()
+            stale = None
             for shard in names:
                 try:
                     if self._run(call, shard, *step):
@@ -181,21 +179,20 @@ class Parted:
                     stale = error
             if stale is None:
                 return False
-            if not self._may_go_on(by_map, until_s):
+            if not again(stale):
                 raise stale
             names = self._shards.names()
 
     def _written(self, call: Call, where: OfIds, left: Sequence[_Owned]) -> object:
         done: dict[str, Any] = {}
-        until_s = time.monotonic() + self._patience_s
+        again = Again(self._shards, self._patience_s)
         while left:
-            by_map = self._shards.all()
             parts = self._split(left)
             succeeded, failed = self._answers(self._asked(call, where.argument, parts, check=True))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
-            stale = {name for name, error in failed.items() if isinstance(error, StaleShardMap)}
-            if failed and (stale != failed.keys() or not self._may_go_on(by_map, until_s)):
+            stale = {name: error for name, error in failed.items() if isinstance(error, StaleShardMap)}
+            if failed and (stale.keys() != failed.keys() or not again(next(iter(stale.values())))):
                 _raise_if_failed(call, done, failed)
             left = [owned for name in stale for owned in parts[name].owned]
         return _added(done.values())
@@ -208,16 +205,6 @@ class Parted:
 
         split = partial(self._split, owned)
         return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
-
-    def _may_go_on(self, by_map: tuple[Sequence[str], int], until_s: float) -> bool:
-        """After a refusal that committed nothing: read the map again, and wait a little for a flip to get by."""
-        answered = self._shards.refresh()
-        if self._shards.all() != by_map:
-            return time.monotonic() < until_s
-        if not answered:  # and nobody could say that a flip is under way
-            return False
-        time.sleep(_WAIT_S)
-        return time.monotonic() < until_s
 
     def _owners(self, where: OfIds, items: Sequence[Any]) -> list[_Owned]:
         ids = [_id(item) for item in items]

@@ -6,12 +6,12 @@ of the very holding that the map names vouches for the shard, one of a later epo
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.request import ONLY_PRIMARY
 from tidegate.errors import StaleShardMap, UnknownTenant
+from tidegate.proxy.again import Again
 from tidegate.proxy.routing_explained import ShardExplained, nodes_explained
 from tidegate.proxy.sessions import ShardMakers
 from tidegate.proxy.shards import MOST_MOVES, checking
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from tidegate.proxy.shards import Shards
     from tidegate.repositories.policies import Policy
     from tidegate.routing.shard_map import Holding
-
-_FIRST_WAIT_S: Final = 0.005
-_LONGEST_WAIT_S: Final = 0.1
 
 
 class Sharding:
@@ -63,7 +60,7 @@ class Sharding:
             raise UnknownTenant(f"{call.name} names no tenant, and this gate has several shards")
         if isinstance(call.policy, Read):
             return self._read(call, call.tenant)
-        call.again = partial(Again, self._shards, call.tenant, self._patience_s)
+        call.again = partial(Again, self._shards, self._patience_s)
         return self._shards.at(self._shards.holding(call.tenant).shard).routing(call)
 
     def explain(self, call: Call) -> Sequence[NodeLine]:
@@ -137,41 +134,3 @@ def _may_be_elsewhere(policy: Policy) -> bool:
 
 class _NewerRoot(StaleShardMap):
     """The marks know of a later epoch than the map."""
-
-
-class Again:
-    """Whether a transaction that a shard has refused may be tried again; waits where a flip is under way.
-
-    Made before the transaction, and for no other: its patience begins with the first refusal.
-
-    Args:
-        shards: all of them.
-        tenant: whose call it is.
-        patience_s: how long it may go on, in seconds.
-    """
-
-    def __init__(self, shards: Shards, tenant: str, patience_s: float) -> None:
-        self._shards = shards
-        self._tenant = tenant
-        self._patience_s = patience_s
-        self._holding = shards.holding(tenant)
-        self._until_s: float | None = None
-        self._wait_s = _FIRST_WAIT_S
-
-    def __call__(self, refused: StaleShardMap) -> bool:
-        """After a refusal, with nothing committed."""
-        now_s = time.monotonic()
-        if self._until_s is None:
-            self._until_s = now_s + self._patience_s
-        had = self._shards.holding(self._tenant)
-        if had != self._holding:  # somebody has read the map since this transaction began
-            self._holding = had
-            return now_s < self._until_s
-        if self._shards.moved(self._tenant, had, refused):
-            self._holding = self._shards.holding(self._tenant)
-            return now_s < self._until_s
-        if now_s + self._wait_s >= self._until_s:
-            return False
-        time.sleep(self._wait_s)
-        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
-        return True

@@ -106,6 +106,10 @@ class Shards:
         """The shards of the newest map."""
         return self._maps.current().shards
 
+    def epoch(self) -> int:
+        """That map's."""
+        return self._maps.current().epoch
+
     def all(self) -> tuple[tuple[str, ...], int]:
         """The same, and that map's epoch."""
         shard_map = self._maps.current()

@@ -7,14 +7,12 @@ gone.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import OrderedDict
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tidegate.repositories.ids import canonical
+from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -36,7 +34,7 @@ class Directory:
         self._most = most_ids
         self._known: OrderedDict[tuple[Kind, str], str] = OrderedDict()
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        in_children(self._forget_lock)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -81,8 +79,3 @@ class Directory:
 
     def _forget_lock(self) -> None:
         self._lock = threading.Lock()  # a new one: the parent's may have been held at the fork
-
-
-def _forked(directory: weakref.ref[Directory]) -> None:
-    if (found := directory()) is not None:
-        found._forget_lock()  # noqa: SLF001  # a function of this module

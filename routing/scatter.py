@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextvars
 import heapq
-import os
 import threading
 import time
-import weakref
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, wait
 from contextvars import ContextVar
 from functools import partial
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from tidegate.errors import PartialResult, StaleShardMap
+from tidegate.routing.forks import in_children
 from tidegate.routing.threads import Threads
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Scatter:
         self._threads: dict[str, Threads] = {}
         self._left: set[Future[Any]] = set()
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        in_children(self._forget)
 
     def __call__(
         self,
@@ -214,8 +213,3 @@ def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for name, count in part.items():
             total[name] = total.get(name, 0) + count
     return total
-
-
-def _forked(scatter: weakref.ref[Scatter]) -> None:
-    if (found := scatter()) is not None:
-        found._forget()  # noqa: SLF001  # a function of this module
