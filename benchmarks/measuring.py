@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.calls import Call, Contender
     from tidegate.benchmarks.scenarios import Scenario
 
-LEAST_ROUNDS: Final = 2
-MOST_ROUNDS: Final = 10_000
 _BLOCK_CALLS: Final = 5
 _BLOCK_NS: Final = 250_000_000
 _WARM_CALLS: Final = 12  # past psycopg's fifth execution, after which statements are prepared, and PostgreSQL's

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,14 +75,6 @@ class Call:
         if self.home is not None:
             twin.__dict__[_HOME], twin.__dict__[_AGAIN] = self.home, self.again
         return self.plain(twin, **self.arguments)
-
-
-class Layer(Protocol):
-    """Takes a call and passes it on, or answers it."""
-
-    def __call__(self, call: Call, /) -> object:
-        """The answer of *call*."""
-        ...
 
 
 Pipeline: TypeAlias = "Callable[[Call], object]"

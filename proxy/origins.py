@@ -63,13 +63,6 @@ def timeline_of(info: Any) -> int | None:
     return None if origin is None else origin.timeline
 
 
-def seen_on(origin: Origin | None) -> None:
-    """Somebody knows whose data a connection shows that is not of a primary's engine."""
-    seen = _seen.get()
-    if seen is not None:
-        seen.add(origin)
-
-
 def _ask(raw: Any, shard: str) -> Origin | None:
     """None on a standby: what it shows depends on the moment."""
     cursor = raw.cursor()

@@ -175,35 +175,15 @@ def _wait(running: Mapping[str, Future[T]], until_s: float, enough: Callable[[Ma
             return
 
 
-def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int | None, newest_first: bool = False) -> list[T]:
+def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int | None) -> list[T]:
     """The first *limit* rows of what one database with all rows would give.
 
     Args:
         parts: the rows of each shard, in the order of *key*, each with at least *limit* rows or all that there are.
         key: tells any two rows apart: (created_at, id). Ids compare as text as PostgreSQL compares them as uuid.
         limit: at most so many; None: all.
-        newest_first: whether *parts* and the answer are in descending order.
     """
-    return list(islice(heapq.merge(*parts, key=key, reverse=newest_first), limit))
-
-
-def page(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int, newest_first: bool = True) -> tuple[list[T], bool]:
-    """One page, and whether there is more: of the first *limit* + 1 rows of each shard, and no more."""
-    rows = merged(parts, key, limit=limit + 1, newest_first=newest_first)
-    return rows[:limit], len(rows) > limit
-
-
-def by_creation(row: Any) -> tuple[Any, str]:
-    """The key of rows with a ``created_at`` and an ``id``."""
-    return row.created_at, row.id
-
-
-def split(ids: Iterable[str], shard_of: Callable[[str], str]) -> dict[str, list[str]]:
-    """*ids* by shard, in the order in which they were given."""
-    found: dict[str, list[str]] = {}
-    for each in ids:
-        found.setdefault(shard_of(each), []).append(each)
-    return found
+    return list(islice(heapq.merge(*parts, key=key), limit))
 
 
 def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -108,19 +108,6 @@ class ShardMap:
             return self
         return replace(self, epoch=epoch or self.epoch + 1, shards=(*self.shards, shard))
 
-    def with_shard_added(self, shard: str) -> ShardMap:
-        """The next map, with a shard that has taken its share from each of the others, in proportion to what it has.
-
-        Of n shards then, 1/n of the slots have moved, and no others. To do so on running servers, move the
-        :meth:`slots_to_add` of each; this is what comes of it.
-
-        Raises:
-            SettingsError: the map has a shard of that name.
-        """
-        taken = {slot for slots in self.slots_to_add(shard).values() for slot in slots}
-        known = replace(self, shards=(*self.shards, shard))
-        return known.with_slots_moved(taken, shard)
-
     def slots_to_add(self, shard: str) -> dict[str, list[int]]:
         """Which slots each shard would give to a new one: the last that it has, so that stretches stay long.
 

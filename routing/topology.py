@@ -14,12 +14,13 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from tidegate.repositories.position import NOWHERE, Position
 from tidegate.routing.bans import HEALTHY, Health
 from tidegate.routing.forks import in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tidegate.repositories.position import Position
 
 _MOST_POINTS: Final = 512
 """Positions of the primary that are remembered, to tell lags in seconds; enough for years, at ``_EXACT``."""
@@ -237,8 +238,3 @@ class Topology:
             self.system = promoted[0][1].server.system
             for node, view in promoted:
                 self._saw_primary(node, view)
-
-
-def position_of(node: Node) -> Position:
-    """How far *node* was when it was last seen."""
-    return NOWHERE if node.view is None else node.view.position

@@ -1,4 +1,4 @@
-"""Asking many shards at once: exact pages, errors that name the shard, and budgets of threads."""
+"""Asking many shards at once: exact answers, errors that name the shard, and budgets of threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 import uuid
 import warnings
 from datetime import datetime, timedelta
-from types import SimpleNamespace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from tidegate.errors import PartialResult
-from tidegate.routing.scatter import Scatter, by_creation, merged, page, split, summed
+from tidegate.routing.scatter import Scatter, merged, summed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,39 +51,15 @@ rows_of_three = st.lists(
 
 
 @settings(deadline=None)
-@given(rows_of_three, st.integers(0, 12), st.booleans())
-def test_pages_over_shards_are_those_of_one_database(
-    drawn: list[tuple[int, int, uuid.UUID]], limit: int, newest_first: bool
+@given(rows_of_three, st.none() | st.integers(0, 12))
+def test_the_first_rows_of_all_shards_are_those_of_one_database(
+    drawn: list[tuple[int, int, uuid.UUID]], limit: int | None
 ) -> None:
-    rows = [
-        (shard, SimpleNamespace(created_at=BEGIN + timedelta(seconds=second), id=str(id_)))
-        for shard, second, id_ in drawn
-    ]
+    rows = [(shard, BEGIN + timedelta(seconds=second), str(id_)) for shard, second, id_ in drawn]
     # PostgreSQL compares ids as 16 bytes.
-    everything = sorted((row for _, row in rows), key=lambda row: (row.created_at, uuid.UUID(row.id).bytes))
-    everything = everything[::-1] if newest_first else everything
-    below: Any = None
-    seen: list[Any] = []
-    while True:
-        parts = []
-        for shard in range(3):
-            mine = [row for row in everything if (shard, row) in rows]
-            if below is not None:
-                mine = [row for row in mine if (by_creation(row) < below if newest_first else by_creation(row) > below)]
-            parts.append(mine[: limit + 1])
-        got, more = page(parts, by_creation, limit=limit, newest_first=newest_first)
-        seen += got
-        assert len(got) <= limit
-        assert more == (len(seen) < len(everything))
-        if not more or limit == 0:
-            break
-        below = by_creation(got[-1])
-    assert seen == (everything if limit else [])
-
-
-def test_a_batch_is_the_first_rows_of_all() -> None:
-    assert merged([[1, 4, 9], [], [2, 3]], lambda row: row, limit=4) == [1, 2, 3, 4]
-    assert merged([[9, 4, 1], [3, 2]], lambda row: row, limit=3, newest_first=True) == [9, 4, 3]
+    everything = sorted(rows, key=lambda row: (row[1], uuid.UUID(row[2]).bytes))
+    parts = [[row for row in everything if row[0] == shard][:limit] for shard in range(3)]
+    assert merged(parts, itemgetter(1, 2), limit=limit) == everything[:limit]
 
 
 def test_all_are_asked_at_once_with_the_callers_context(scatter: Scatter) -> None:
@@ -159,11 +135,7 @@ def test_threads_are_made_when_they_are_needed_and_again_in_a_process_forked_off
     assert scatter("x", {"a": lambda: 1}) == {"a": 1}
 
 
-def test_ids_are_split_and_counts_are_added() -> None:
-    assert split(["3", "1", "4", "6"], lambda each: "odd" if int(each) % 2 else "even") == {
-        "odd": ["3", "1"],
-        "even": ["4", "6"],
-    }
+def test_counts_are_added_name_by_name() -> None:
     assert summed([{"runs": 1, "pauses": 2}, {"runs": 3}, {}]) == {"runs": 4, "pauses": 2}
 
 

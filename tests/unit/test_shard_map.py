@@ -68,13 +68,19 @@ def test_what_is_no_id_is_a_tenant_of_its_own_in_each_spelling() -> None:
     assert slot_of(canonical_tenant(7)) == slot_of("7")
 
 
+def with_its_share(before: ShardMap, shard: str) -> ShardMap:
+    """A map with one shard more, which has got from each of the others what it is to have."""
+    taken = {slot for slots in before.slots_to_add(shard).values() for slot in slots}
+    return before.with_shard_known(shard, before.epoch).with_slots_moved(taken, shard)
+
+
 def test_an_even_split_is_within_three_percent_and_a_ninth_shard_takes_its_share_from_each() -> None:
     tenants = random_tenants(100_000)
     before = even_map(EIGHT)
     homes = Counter(before.holding(tenant).shard for tenant in tenants)
     assert set(homes) == set(EIGHT)
     assert all(abs(homes[name] / 12_500 - 1) <= 0.03 for name in EIGHT), homes
-    after = before.with_shard_added("s8")
+    after = with_its_share(before, "s8")
     moved = [slot for slot in range(SLOTS) if before.slots[slot] != after.slots[slot]]
     assert {after.slots[slot] for slot in moved} == {Held("s8", 2)}
     assert {before.slots[slot].shard for slot in moved} == set(EIGHT)
@@ -95,7 +101,7 @@ def test_a_new_shard_takes_from_any_map_in_proportion(cuts: set[int], count: int
         Held(names[i % count], 1 + i % 3) for i, (low, high) in enumerate(pairwise(bounds)) for _ in range(low, high)
     ]
     before = ShardMap(3, names, tuple(slots))
-    after = before.with_shard_added("new")
+    after = with_its_share(before, "new")
     assert len(after.slots_of("new")) == SLOTS // (count + 1)
     for name in names:
         gave = len(before.slots_of(name)) - len(after.slots_of(name))
@@ -123,7 +129,7 @@ def test_slots_that_move_get_the_epoch_of_their_move_and_no_others() -> None:
     with pytest.raises(SettingsError, match="from 0 to 4095, not 4096"):
         made.with_slots_moved([4096], "b")
     with pytest.raises(SettingsError, match="the shard 'a' is in the map already"):
-        made.with_shard_added("a")
+        made.slots_to_add("a")
     known = made.with_shard_known("c")
     assert (known.epoch, known.shards, known.slots) == (3, ("a", "b", "c"), made.slots)
     assert known.with_shard_known("c") is known

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tidegate.repositories.position import NOWHERE, Position
-from tidegate.routing.topology import Node, Server, Topology, View, position_of
+from tidegate.repositories.position import Position
+from tidegate.routing.topology import Node, Server, Topology, View
 
 A, B, C = Server("1", "a"), Server("1", "b"), Server("1", "c")
 STRANGER = Server("2", "x")
@@ -178,8 +178,10 @@ def test_nodes_come_and_go() -> None:
 def test_what_was_known_of_a_node_is_void_once_it_is_lost() -> None:
     known = topology()
     tell(known, ("b", standby(B, 300)))
-    assert position_of(known.nodes[1]) == Position(1, 300)
+    seen = known.nodes[1].view
+    assert seen is not None
+    assert seen.position == Position(1, 300)
     tell(known, ("b", None))
-    assert (position_of(known.nodes[1]), known.nodes[1].trouble) == (NOWHERE, "gone")
+    assert (known.nodes[1].view, known.nodes[1].trouble) == (None, "gone")
     tell(known, ("b", replace(standby(B, 300), replay_paused=True)))
     assert known.nodes[1].trouble == ""
