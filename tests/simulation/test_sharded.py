@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import random
-from typing import TYPE_CHECKING
-
 import pytest
-from simulation.scheduler import Choices, Scheduler, all_choices
+from simulation.exploring import RUNS as RUNS_OF_ONE
+from simulation.exploring import exhaust, explain, schedules, stale_within
 from simulation.shard_mutants import MUTANTS, ShardMutant, take_away
 from simulation.sharded import ShardedShape, ShardedWorld
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SMALL = [
     ShardedShape(readers=1, maps=(1,)),
@@ -37,78 +31,39 @@ LARGE = [
         },
     ),
 ]
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "8000")) // 5
-
-
-def run(shape: ShardedShape, choices: Choices, preemptions: int | None = None) -> tuple[ShardedWorld, Scheduler]:
-    scheduler = Scheduler(choices, preemptions)
-    world = ShardedWorld(shape, scheduler)
-    try:
-        scheduler.run(world.actions)
-    finally:
-        scheduler.close()
-    return world, scheduler
-
-
-def explain(shape: ShardedShape, scheduler: Scheduler, world: ShardedWorld) -> str:
-    made = [chosen for chosen, _ in scheduler.choices.made]
-    steps = "\n  ".join(scheduler.trace)
-    return f"{world.stale}\n  {steps}\nreplay with: run({shape!r}, Choices(given={made}))"
-
-
-def schedules(shape: ShardedShape, runs: int) -> Iterator[tuple[ShardedWorld, Scheduler]]:
-    for seed in range(runs):
-        yield run(shape, Choices(rng=random.Random(seed)))  # noqa: S311  # no secret
+RUNS = RUNS_OF_ONE // 4
 
 
 @pytest.mark.parametrize("shape", SMALL)
 def test_no_schedule_of_a_small_world_gives_a_stale_read(shape: ShardedShape) -> None:
-    seen: set[int] = set()
-
-    def one(choices: Choices) -> None:
-        world, scheduler = run(shape, choices, preemptions=3)
-        seen.add(hash(tuple(scheduler.trace)))
-        assert not world.stale, explain(shape, scheduler, world)
-        assert not world.refused, explain(shape, scheduler, world)
-
-    runs = max(all_choices(one, limit=RUNS))
-    print(f"{shape}: {runs} runs, {len(seen)} distinct traces, 0 stale")  # noqa: T201  # shown with -rP
-    assert len(seen) > runs / 2
+    exhaust(ShardedWorld, shape, RUNS, refused=lambda world: world.refused)
 
 
 @pytest.mark.parametrize("shape", LARGE)
 def test_no_random_schedule_of_a_larger_world_gives_a_stale_read(shape: ShardedShape) -> None:
     seen: set[int] = set()
     reads = flips = refused = 0
-    for world, scheduler in schedules(shape, RUNS):
+    for world, scheduler in schedules(ShardedWorld, shape, RUNS):
         seen.add(hash(tuple(scheduler.trace)))
         reads, refused = reads + world.reads, refused + len(world.refused)
         flips += world.catalogue.epoch - max(shape.maps)
-        assert not world.stale, explain(shape, scheduler, world)
+        assert not world.stale, explain(ShardedWorld, shape, scheduler, world)
         if world.faults.get("catalogue away", 0) == shape.faults.get("catalogue away", 0):
-            assert not world.refused, (world.refused, explain(shape, scheduler, world))
+            assert not world.refused, (world.refused, explain(ShardedWorld, shape, scheduler, world))
     print(f"{shape}: {len(seen)} distinct traces, {reads} reads, {refused} refused, {flips} flips, 0 stale")  # noqa: T201
     assert len(seen) > 0.9 * RUNS
     assert flips > 0.1 * RUNS
-
-
-def stale_within(shape: ShardedShape, runs: int) -> tuple[int, str] | None:
-    """After how many schedules there was a stale read, and which; None if there was none."""
-    for tried, (world, scheduler) in enumerate(schedules(shape, runs)):
-        if world.stale:
-            return tried, explain(shape, scheduler, world)
-    return None
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_without_a_rule_and_those_that_cover_it_a_stale_read_is_found(mutant: ShardMutant) -> None:
     with pytest.MonkeyPatch.context() as patch:
         take_away(mutant.rules, patch)
-        found = stale_within(mutant.shape, 20_000)
+        found = stale_within(ShardedWorld, mutant.shape, 20_000)
     assert found, f"without {mutant.name}, no schedule of {mutant.shape} gave a stale read"
     print(f"without {mutant.name}: after {found[0]} schedules\n{found[1]}")  # noqa: T201
     for kept in mutant.rules if len(mutant.rules) > 1 else ():
         with pytest.MonkeyPatch.context() as patch:
             take_away([rule for rule in mutant.rules if rule != kept], patch)
-            alone = stale_within(mutant.shape, 5 * found[0] + 200)
+            alone = stale_within(ShardedWorld, mutant.shape, 5 * found[0] + 200)
         assert alone is None, f"{kept} alone was not enough: {alone}"

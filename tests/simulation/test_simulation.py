@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import random
-from typing import TYPE_CHECKING
-
 import pytest
+from simulation.exploring import RUNS, exhaust, explain, schedules, stale_within
 from simulation.mutants import MUTANTS, Mutant
-from simulation.scheduler import Choices, Scheduler, all_choices
 from simulation.world import Shape, World
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FAULTS = {
     "store away": 1,
@@ -40,53 +33,21 @@ LARGE = [
     Shape(writers=3, readers=2, reads=3, faults={"lose": 2, "drop": 2, "commit answer lost": 1}),
     Shape(writers=2, readers=2, reads=3, faults={"promote": 1, "lose": 1, "dies after commit": 1}, replicas=2),
 ]
-# With these, 50,000 distinct traces and more in CI; more runs: TIDEGATE_SIMULATION_RUNS, as `make soak` sets it.
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "6000"))
-
-
-def run(shape: Shape, choices: Choices, preemptions: int | None = None) -> tuple[World, Scheduler]:
-    scheduler = Scheduler(choices, preemptions)
-    world = World(shape, scheduler)
-    try:
-        scheduler.run(world.actions)
-    finally:
-        scheduler.close()
-    return world, scheduler
-
-
-def explain(shape: Shape, scheduler: Scheduler, world: World) -> str:
-    made = [chosen for chosen, _ in scheduler.choices.made]
-    steps = "\n  ".join(scheduler.trace)
-    return f"{world.stale}\n  {steps}\nreplay with: run({shape!r}, Choices(given={made}))"
 
 
 @pytest.mark.parametrize("shape", SMALL)
 def test_no_schedule_of_a_small_world_gives_a_stale_read(shape: Shape) -> None:
-    seen: set[int] = set()
-
-    def one(choices: Choices) -> None:
-        world, scheduler = run(shape, choices, preemptions=3)
-        seen.add(hash(tuple(scheduler.trace)))
-        assert not world.stale, explain(shape, scheduler, world)
-
-    runs = max(all_choices(one, limit=RUNS))
-    print(f"{shape}: {runs} runs, {len(seen)} distinct traces, 0 stale")  # noqa: T201  # shown with -rP
-    assert len(seen) > runs / 2
-
-
-def schedules(shape: Shape, runs: int) -> Iterator[tuple[World, Scheduler]]:
-    for seed in range(runs):
-        yield run(shape, Choices(rng=random.Random(seed)))  # noqa: S311  # no secret
+    exhaust(World, shape, RUNS)
 
 
 @pytest.mark.parametrize("shape", LARGE)
 def test_no_random_schedule_of_a_larger_world_gives_a_stale_read(shape: Shape) -> None:
     seen: set[int] = set()
     reads = 0
-    for world, scheduler in schedules(shape, RUNS):
+    for world, scheduler in schedules(World, shape, RUNS):
         seen.add(hash(tuple(scheduler.trace)))
         reads += world.reads
-        assert not world.stale, explain(shape, scheduler, world)
+        assert not world.stale, explain(World, shape, scheduler, world)
     print(f"{shape}: {len(seen)} distinct traces, {reads} reads, 0 stale")  # noqa: T201  # shown with -rP
     assert len(seen) > 0.9 * RUNS
 
@@ -94,8 +55,6 @@ def test_no_random_schedule_of_a_larger_world_gives_a_stale_read(shape: Shape) -
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.rule)
 def test_without_any_one_rule_a_stale_read_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.apply(monkeypatch)
-    for tried, (world, scheduler) in enumerate(schedules(mutant.shape, 40_000)):
-        if world.stale:
-            print(f"without {mutant.rule}: after {tried} schedules\n{explain(mutant.shape, scheduler, world)}")  # noqa: T201
-            return
-    pytest.fail(f"without {mutant.rule}, no schedule of {mutant.shape} gave a stale read")
+    found = stale_within(World, mutant.shape, 40_000)
+    assert found, f"without {mutant.rule}, no schedule of {mutant.shape} gave a stale read"
+    print(f"without {mutant.rule}: after {found[0]} schedules\n{found[1]}")  # noqa: T201
