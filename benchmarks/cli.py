@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from tidegate.benchmarks.data_set import MOST_RUNS
+from tidegate.benchmarks.data.data_set import MOST_RUNS
 from tidegate.errors import BenchmarkError, SettingsError, TidegateError
 from tidegate.repositories.base import checked_count
 
@@ -83,16 +83,16 @@ def _run(
     cache_url: str | None = None,
 ) -> None:
     # Imported here, so that other commands do not wait for it.
-    from tidegate.benchmarks.benchmark import run_benchmark
-    from tidegate.benchmarks.cache_benchmark import BENCH, DEMO
-    from tidegate.benchmarks.data_set import DataSet
-    from tidegate.benchmarks.databases import server_url
+    from tidegate.benchmarks.cache.benchmark import BENCH, DEMO
+    from tidegate.benchmarks.data.data_set import DataSet
+    from tidegate.benchmarks.data.databases import server_url
+    from tidegate.benchmarks.progress import Steps
     from tidegate.benchmarks.report import WIDTH, as_json, show
-    from tidegate.benchmarks.routing_size import BENCH as ROUTING_BENCH
-    from tidegate.benchmarks.routing_size import DEMO as ROUTING_DEMO
-    from tidegate.benchmarks.sharding_size import BENCH as SHARDING_BENCH
-    from tidegate.benchmarks.sharding_size import DEMO as SHARDING_DEMO
-    from tidegate.benchmarks.steps import Steps
+    from tidegate.benchmarks.routing.size import BENCH as ROUTING_BENCH
+    from tidegate.benchmarks.routing.size import DEMO as ROUTING_DEMO
+    from tidegate.benchmarks.run import run_benchmark
+    from tidegate.benchmarks.sharding.size import BENCH as SHARDING_BENCH
+    from tidegate.benchmarks.sharding.size import DEMO as SHARDING_DEMO
 
     console = Console()
     if not console.is_terminal:

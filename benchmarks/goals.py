@@ -10,7 +10,7 @@ from tidegate.benchmarks.scenarios import FIRST_PAGE, RARE_SOURCE_QUIET, page_na
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.benchmarks.measuring import Measured
+    from tidegate.benchmarks.timing import Measured
 
 GOAL_RUNS: Final = 100_000
 """The goals are set for this many runs."""

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from tidegate.benchmarks.data_set import RUN_COLUMNS, SPAN, START
-from tidegate.benchmarks.databases import conninfo
-from tidegate.benchmarks.measuring import Timing, timing
-from tidegate.benchmarks.population import random_uuid
+from tidegate.benchmarks.data.data_set import RUN_COLUMNS, SPAN, START
+from tidegate.benchmarks.data.databases import conninfo
+from tidegate.benchmarks.data.population import random_uuid
+from tidegate.benchmarks.timing import Timing, timing
 from tidegate.repositories.enums import WorkflowExecutionStatus as Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from tidegate.benchmarks.data_set import DataSet
-    from tidegate.benchmarks.databases import Databases
+    from tidegate.benchmarks.data.data_set import DataSet
+    from tidegate.benchmarks.data.databases import Databases
 
 _ROUND_RUNS: Final = 25
 _UPDATE: Final = SQL(

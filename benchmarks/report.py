@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from tidegate.benchmarks.cache_report import cache_json, show_cache
+from tidegate.benchmarks.cache.report import cache_json, show_cache
 from tidegate.benchmarks.goals import GOAL_RUNS
-from tidegate.benchmarks.routing_report import routing_json, show_routing
-from tidegate.benchmarks.sharding_report import sharding_json, show_sharding
+from tidegate.benchmarks.routing.report import routing_json, show_routing
+from tidegate.benchmarks.sharding.report import sharding_json, show_sharding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
-    from tidegate.benchmarks.cache_report import CacheReport
+    from tidegate.benchmarks.cache.report import CacheReport
     from tidegate.benchmarks.goals import Goal
     from tidegate.benchmarks.index_cost import WriteCost
-    from tidegate.benchmarks.measuring import Measured, Timing
-    from tidegate.benchmarks.routing_report import RoutingReport
-    from tidegate.benchmarks.sharding_report import ShardingReport
+    from tidegate.benchmarks.routing.report import RoutingReport
+    from tidegate.benchmarks.sharding.report import ShardingReport
+    from tidegate.benchmarks.timing import Measured, Timing
 
 REFERENCE: Final = "baseline"
 """The contender that the others are compared with."""

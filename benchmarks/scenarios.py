@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tidegate.benchmarks.calls import Call
-from tidegate.benchmarks.data_set import PAUSED_RUNS, SPAN, START, WEBHOOK_RUNS
+from tidegate.benchmarks.contenders.contender import Call
+from tidegate.benchmarks.data.data_set import PAUSED_RUNS, SPAN, START, WEBHOOK_RUNS
 from tidegate.repositories.enums import WorkflowExecutionStatus as Status
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.benchmarks.targets import Targets, Where
+    from tidegate.benchmarks.data.targets import Targets, Where
 
 PAGE: Final = 20
 DEEP_PAGE: Final = 5_000

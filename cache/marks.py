@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tidegate.repositories.position import NOWHERE, Origin, Position
+from tidegate.position import NOWHERE, Origin, Position
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -15,7 +15,7 @@ from tidegate.cache.store import Change, Filling, Hit, Lookup, Miss, NoRoot
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from tidegate.repositories.position import Origin, Position
+    from tidegate.position import Origin, Position
 
 MOST_TAGS: Final = 10_000
 MOST_BYTES: Final = 8 * 1024 * 1024

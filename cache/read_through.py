@@ -16,21 +16,21 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812  # struct's own name for it
 from typing import TYPE_CHECKING, Final
 
+from tidegate.cache.codec.values import Uncacheable, Unreadable
 from tidegate.cache.events import Filled, Missed, NotFilled, StoreFailed, Undecodable, ignore, served
-from tidegate.cache.keeper import fresh_nonce
-from tidegate.cache.lease import Flights
 from tidegate.cache.marks import Refusal
 from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
+from tidegate.cache.root_recovery import fresh_nonce
+from tidegate.cache.single_flight import Flights
 from tidegate.cache.store import Filling, Hit, Miss, NoRoot, StoreUnavailable
-from tidegate.cache.values import Uncacheable, Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tidegate.cache.events import Observer
-    from tidegate.cache.keeper import Keeper
-    from tidegate.cache.lease import Flight
     from tidegate.cache.request import Answer, Request
+    from tidegate.cache.root_recovery import Keeper
+    from tidegate.cache.single_flight import Flight
     from tidegate.cache.store import Lookup, Store
 
 _MOST_EARLY: Final = 37.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tidegate.repositories.position import NOWHERE
+from tidegate.position import NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tidegate.cache.store import Hit
-    from tidegate.repositories.position import Origin, Position
+    from tidegate.position import Origin, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Request(Protocol):
         ...
 
     def freeze(self, value: object, /) -> tuple[bytes, Mapping[str, bytes]]:
-        """An answer as (body, blobs); raises :class:`~tidegate.cache.values.Uncacheable`."""
+        """An answer as (body, blobs); raises :class:`~tidegate.cache.codec.values.Uncacheable`."""
         ...
 
     def thaw(self, body: bytes, hit: Hit | None, /) -> object:

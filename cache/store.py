@@ -10,7 +10,7 @@ from tidegate.cache.marks import Noted, Refusal, State
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from tidegate.repositories.position import Origin, Position
+    from tidegate.position import Origin, Position
 
 
 class StoreUnavailable(Exception):  # noqa: N818  # a state of the server, not a mistake

@@ -16,29 +16,31 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy.orm import sessionmaker
 
 from tidegate.cache.events import ignore
-from tidegate.cache.keeper import Keeper
+from tidegate.cache.root_recovery import Keeper
 from tidegate.errors import SettingsError
-from tidegate.proxy.cache_parts import CacheParts, serving_store, store_of
-from tidegate.proxy.engines import primary_engine
-from tidegate.proxy.finder import Finder
+from tidegate.proxy.assembly.cache import CacheParts, serving_store, store_of
+from tidegate.proxy.assembly.shard import parts_of, primary_of
+from tidegate.proxy.database.origins import note_origins
+from tidegate.proxy.database.schema import cluster_id, make_tables
 from tidegate.proxy.gate import Gate, Parts
-from tidegate.proxy.in_sessions import InSessions
-from tidegate.proxy.joining import join
-from tidegate.proxy.learning import Learning, committed
-from tidegate.proxy.origins import note_origins
-from tidegate.proxy.parted import Parted
-from tidegate.proxy.routing import needs_of
-from tidegate.proxy.sessions import routed_maker
+from tidegate.proxy.layers.caller_sessions import InSessions
+from tidegate.proxy.layers.fan_out import Parted
+from tidegate.proxy.layers.id_recorder import Learning, committed
+from tidegate.proxy.layers.routing import needs_of
+from tidegate.proxy.layers.sharding import Sharding
+from tidegate.proxy.layers.telemetry import Telemetry
+from tidegate.proxy.layers.tenancy import Tenants
+from tidegate.proxy.nodes.engines import primary_engine
+from tidegate.proxy.nodes.open import nodes_of
+from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.proxy.settings import Settings
-from tidegate.proxy.shard_parts import nodes_of, parts_of, primary_of
-from tidegate.proxy.sharded_primary import ShardedPrimary
-from tidegate.proxy.sharding import Sharding
-from tidegate.proxy.shards import Shards
-from tidegate.proxy.state import cluster_id, make_tables
-from tidegate.proxy.telemetry import Counters, Log, Telemetry, all_of
-from tidegate.proxy.tenants import Tenants
-from tidegate.routing.directory import Directory
-from tidegate.routing.scatter import Scatter
+from tidegate.proxy.shards.id_search import Finder
+from tidegate.proxy.shards.joining import join
+from tidegate.proxy.shards.primary import ShardedPrimary
+from tidegate.proxy.shards.registry import Shards
+from tidegate.proxy.shards.sessions import routed_maker
+from tidegate.routing.sharding.scatter import Scatter
+from tidegate.routing.sharding.tenant_directory import Directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
-    from tidegate.proxy.telemetry import Observer
+    from tidegate.proxy.observe import Observer
 
 
 # In marks the one shard has no name: gates that call it differently would take each other for strangers.

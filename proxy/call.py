@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from tidegate.cache.request import Need
     from tidegate.errors import StaleShardMap
+    from tidegate.position import Origin
     from tidegate.repositories.policies import Policy
-    from tidegate.repositories.position import Origin
 
 
 Answered: TypeAlias = Literal["near", "store", "flight", "node", "plain"]

@@ -23,7 +23,7 @@ from sqlalchemy.orm import sessionmaker
 
 from tidegate.errors import SettingsError
 from tidegate.proxy.build import gate_on
-from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
+from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
 from tidegate.proxy.settings import Settings
 from tidegate.repositories.workflow_execution_repository import SQLAlchemyWorkflowExecutionRepository
 from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyWorkflowNodeExecutionRepository

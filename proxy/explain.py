@@ -11,29 +11,29 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tidegate.cache.codec.values import Unreadable
 from tidegate.cache.marks import Refusal, State
 from tidegate.cache.read_through import unpacked
 from tidegate.cache.request import ONLY_PRIMARY, Need
 from tidegate.cache.store import Hit, Miss, StoreUnavailable
 from tidegate.cache.tags import as_text, template
-from tidegate.cache.values import Unreadable
 from tidegate.errors import PolicyError
-from tidegate.proxy.caching import Caching
 from tidegate.proxy.call import bound_copy
-from tidegate.proxy.facade import POLICY
-from tidegate.proxy.routing_explained import nodes_explained
-from tidegate.proxy.telemetry import Telemetry
-from tidegate.proxy.tenants import Tenants
+from tidegate.proxy.layers.caching import Caching
+from tidegate.proxy.layers.explained import nodes_explained
+from tidegate.proxy.layers.facade import POLICY
+from tidegate.proxy.layers.telemetry import Telemetry
+from tidegate.proxy.layers.tenancy import Tenants
 from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from tidegate.cache.near import Kept
+    from tidegate.cache.near.lru import Kept
     from tidegate.cache.store import Lookup
-    from tidegate.proxy.caching import CachedCall
     from tidegate.proxy.call import Answered, Call, Pipeline
-    from tidegate.proxy.routing_explained import NodeLine
+    from tidegate.proxy.layers.caching import CachedCall
+    from tidegate.proxy.layers.explained import NodeLine
 
 _MOST_SHOWN: Final = 60
 _ONE_BY_ONE: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -10,36 +10,36 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
+from tidegate.cache.switches import checked_switch
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
-from tidegate.proxy.again import Again
+from tidegate.position import NOWHERE
 from tidegate.proxy.explain import explain
-from tidegate.proxy.facade import IN_SESSION
-from tidegate.proxy.gated import DIFY_MODELS, NodeExecutions, WorkflowRuns, subclass
-from tidegate.proxy.invalidation import change_of, void_at_commit, void_now
-from tidegate.proxy.partial_answers import partial_answers
-from tidegate.proxy.sessions import for_tenant, is_routed
-from tidegate.proxy.switches import checked_switch
-from tidegate.repositories.position import NOWHERE
+from tidegate.proxy.layers.facade import IN_SESSION
+from tidegate.proxy.layers.gated_repositories import DIFY_MODELS, NodeExecutions, WorkflowRuns, subclass
+from tidegate.proxy.layers.partial_results import partial_answers
+from tidegate.proxy.shards.retry import Again
+from tidegate.proxy.shards.sessions import for_tenant, is_routed
+from tidegate.proxy.writes.invalidation import change_of, void_at_commit, void_now
 from tidegate.repositories.workflow_execution_repository import (
     SQLAlchemyWorkflowExecutionRepository,
     WriteSideRepository,
     tenant_of,
 )
 from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyWorkflowNodeExecutionRepository
-from tidegate.routing.token import Token
+from tidegate.routing.replicas.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.pushes import Pushes
+    from tidegate.cache.near.push_epochs import Pushes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Pipeline
     from tidegate.proxy.explain import Explanation
-    from tidegate.proxy.shards import ShardParts, Shards
-    from tidegate.proxy.telemetry import Counters, Stats
+    from tidegate.proxy.observe import Counters, Stats
+    from tidegate.proxy.shards.registry import ShardParts, Shards
     from tidegate.repositories.policies import PolicyTable, Tracked
 
 C = TypeVar("C")

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import SettingsError
 from tidegate.repositories.policies import NearMode  # noqa: TC001  # pydantic asks for it at run time
-from tidegate.routing.shard_map import ShardMap, even_map, map_of_ranges
+from tidegate.routing.sharding.shard_map import ShardMap, even_map, map_of_ranges
 
 
 class _Section(BaseModel):

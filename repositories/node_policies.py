@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.repositories.places import InSession, Nowhere, OfId, OfIds
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
+from tidegate.repositories.scopes import InSession, Nowhere, OfId, OfIds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from tidegate.errors import PolicyError
 
 if TYPE_CHECKING:
-    from tidegate.repositories.places import Place
+    from tidegate.repositories.scopes import Place
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """The tags of an answer, of the call's arguments and the answer; asked after the query."""

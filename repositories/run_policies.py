@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.repositories.columns import naive_utc
 from tidegate.repositories.enums import WorkflowExecutionStatus
-from tidegate.repositories.places import Everywhere, InSession, InTurn, Nowhere, OfId, OfIds
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
-from tidegate.repositories.run_pauses import MOST_PRUNED
-from tidegate.repositories.run_queries import is_time_range
+from tidegate.repositories.runs.pauses import MOST_PRUNED
+from tidegate.repositories.runs.queries import is_time_range
+from tidegate.repositories.scopes import Everywhere, InSession, InTurn, Nowhere, OfId, OfIds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,7 +25,7 @@ class RepositorySettings(BaseSettings):
         f"{_HERE}.workflow_node_execution_repository.SQLAlchemyWorkflowNodeExecutionRepository"
     )
     tidegate_pause_storage: str | None = None
-    """Where states of paused runs lie; see :func:`tidegate.repositories.storage.storage_from`."""
+    """Where states of paused runs lie; see :func:`tidegate.repositories.runs.pause_storage.storage_from`."""
 
 
 @cache

@@ -11,7 +11,7 @@ from tidegate.repositories.base import SQLAlchemyRepository, batches, checked_ba
 from tidegate.repositories.models import WorkflowNodeExecutionModel as Node
 from tidegate.repositories.models import WorkflowNodeExecutionOffload as Offload
 from tidegate.repositories.query_builder import Query
-from tidegate.repositories.related import count_nodes_of_runs, delete_nodes, delete_nodes_of_runs
+from tidegate.repositories.runs.related_rows import count_nodes_of_runs, delete_nodes, delete_nodes_of_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

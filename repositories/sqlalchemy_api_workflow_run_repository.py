@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from tidegate.repositories.run_archive import RunArchive
-from tidegate.repositories.run_deletion import RunDeletion
-from tidegate.repositories.run_pauses import RunPauses
-from tidegate.repositories.run_queries import RunQueries
-from tidegate.repositories.run_statistics import RunStatistics
+from tidegate.repositories.runs.archive import RunArchive
+from tidegate.repositories.runs.deletion import RunDeletion
+from tidegate.repositories.runs.pauses import RunPauses
+from tidegate.repositories.runs.queries import RunQueries
+from tidegate.repositories.runs.statistics import RunStatistics
 
 if TYPE_CHECKING:
     from tidegate.repositories.entities.workflow_execution import WorkflowExecution

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from real_servers.answered import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
+from real_servers.answer_counts import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from real_servers.databases import Databases
 from sqlalchemy import create_engine
 
+from tidegate.proxy.database.schema import make_tables
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import free_port, give_to_server
 from tidegate.proxy.embedded.valkey import ValkeyNode, join
-from tidegate.proxy.state import make_tables
 from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:

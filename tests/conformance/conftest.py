@@ -18,21 +18,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from real_servers.across import Across
-from real_servers.answered import by_replicas, count
+from real_servers.answer_counts import by_replicas, count
+from real_servers.comparable_answers import outcome
 from real_servers.databases import Databases
-from real_servers.oracle import Oracle
-from real_servers.sameness import outcome
+from real_servers.sharded_gate import Across
+from real_servers.sharded_vs_plain import Oracle
 from sqlalchemy import Engine, StaticPool, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import tidegate
-from tidegate.cache.redis_pushes import RedisPushes
+from tidegate.cache.redis.push_stream import RedisPushes
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.gated import NodeExecutions, WorkflowRuns
+from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
+from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardSettings
-from tidegate.proxy.telemetry import Telemetry
 from tidegate.repositories import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
     DifyAPISQLAlchemyWorkflowRunRepository,

@@ -14,7 +14,7 @@ from tidegate.repositories.entities.workflow_execution import WorkflowExecution
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.enums import WorkflowType
 from tidegate.repositories.models import WorkflowPause, WorkflowPauseReason, WorkflowRun, new_id
-from tidegate.repositories.storage import MemoryStorage
+from tidegate.repositories.runs.pause_storage import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

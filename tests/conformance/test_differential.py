@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from real_servers.calls import CACHED, READS, SESSION_READS, SESSION_WRITES, WRITES, every_method
-from real_servers.figures import show
-from real_servers.twins import OUTSIDE, POOL, REASONS, Ids, Twins, save_node, save_run
+from real_servers.every_method import CACHED, READS, SESSION_READS, SESSION_WRITES, WRITES, every_method
+from real_servers.gate_vs_plain_random import OUTSIDE, POOL, REASONS, Ids, Twins, save_node, save_run
+from real_servers.printed_numbers import show
 from sqlalchemy import create_engine
 
 import tidegate

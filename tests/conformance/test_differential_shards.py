@@ -14,19 +14,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from real_servers.calls import CACHED, READS, SESSION_READS, SESSION_WRITES, WRITES, every_method
-from real_servers.figures import show
-from real_servers.oracle import OnShards
-from real_servers.twins import DAYS, OUTSIDE, POOL, REASONS, save_node, save_run
+from real_servers.every_method import CACHED, READS, SESSION_READS, SESSION_WRITES, WRITES, every_method
+from real_servers.gate_vs_plain_random import DAYS, OUTSIDE, POOL, REASONS, save_node, save_run
+from real_servers.printed_numbers import show
+from real_servers.sharded_vs_plain import OnShards
 from sqlalchemy import select
 
 from tidegate.repositories.models import WorkflowPause, WorkflowRun, WorkflowTriggerLog, new_id
-from tidegate.repositories.related import count_where, delete_where
+from tidegate.repositories.runs.related_rows import count_where, delete_where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from real_servers.oracle import Oracle, Side
+    from real_servers.sharded_vs_plain import Oracle, Side
     from sqlalchemy.orm import Session
 
     Arguments = Callable[[Side, OnShards, int, int], tuple[Any, ...]]

@@ -13,7 +13,7 @@ from sqlalchemy import delete, event, inspect, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import make_transient, object_session
 
-from tidegate.cache.codec import Codec
+from tidegate.cache.codec.answers import Codec
 from tidegate.errors import LazyColumnError
 from tidegate.repositories.enums import ExecutionOffLoadType
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
-from real_servers.oracle import OnShards, Oracle, Side
-from real_servers.twins import DAYS, SOURCES, STATUSES
+from real_servers.gate_vs_plain_random import DAYS, SOURCES, STATUSES
+from real_servers.sharded_vs_plain import OnShards, Oracle, Side
 from sqlalchemy import delete, event
 
 from tidegate.errors import TenantSwitch
@@ -27,8 +27,8 @@ from tidegate.repositories.models import (
     WorkflowRun,
 )
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
-from tidegate.repositories.places import InSession
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
+from tidegate.repositories.scopes import InSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,9 +13,9 @@ from tidegate.errors import SettingsError, WorkflowRunError
 from tidegate.repositories.entities.pause_reason import HumanInputRequired, SchedulingPause
 from tidegate.repositories.entities.workflow_pause import WorkflowPauseEntity
 from tidegate.repositories.models import WorkflowPause, WorkflowPauseReason, WorkflowRun, new_id
+from tidegate.repositories.runs.pause_storage import FolderStorage, MemoryStorage
 from tidegate.repositories.settings import repository_settings
 from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
-from tidegate.repositories.storage import FolderStorage, MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

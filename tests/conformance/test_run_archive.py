@@ -10,7 +10,7 @@ from real_servers.sharded import tenant_on
 
 from tidegate.repositories.entities.pause_reason import SchedulingPause
 from tidegate.repositories.models import WorkflowAppLog, WorkflowArchiveLog, new_id
-from tidegate.repositories.storage import MemoryStorage
+from tidegate.repositories.runs.pause_storage import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,8 +19,8 @@ from tidegate.repositories.models import (
     WorkflowTriggerLog,
     new_id,
 )
-from tidegate.repositories.related import count_where, delete_where
-from tidegate.repositories.storage import MemoryStorage
+from tidegate.repositories.runs.pause_storage import MemoryStorage
+from tidegate.repositories.runs.related_rows import count_where, delete_where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

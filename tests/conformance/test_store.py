@@ -10,9 +10,9 @@ import pytest
 
 from tidegate.cache.marks import Noted, Refusal, State
 from tidegate.cache.memory_store import MemoryStore
-from tidegate.cache.redis_store import RedisStore
+from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss, NoRoot, Store
-from tidegate.repositories.position import NOWHERE, Origin, Position
+from tidegate.position import NOWHERE, Origin, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable

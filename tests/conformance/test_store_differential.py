@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tidegate.cache.marks import Noted, Refusal
 from tidegate.cache.memory_store import MemoryStore
-from tidegate.cache.redis_store import RedisStore
+from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Miss
-from tidegate.repositories.position import Origin, Position
+from tidegate.position import Origin, Position
 
 if TYPE_CHECKING:
     from tidegate.proxy.embedded.valkey import ValkeyNode

@@ -9,10 +9,10 @@ import pytest
 from real_servers.replicated import make_notes
 
 from tidegate.cache.marks import Noted, Refusal, State
-from tidegate.cache.redis_store import RedisStore
+from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss
+from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.embedded import Cluster
-from tidegate.repositories.position import NOWHERE, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from real_servers.figures import show
-from real_servers.pair import Pair
-from real_servers.tcp import Proxy
+from real_servers.gate_vs_plain import Pair
+from real_servers.printed_numbers import show
+from real_servers.tcp_proxy import Proxy
 
 from tidegate.proxy.embedded.process import free_port, wait_for
 from tidegate.proxy.settings import CacheSettings

@@ -6,19 +6,19 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from real_servers.versions import Book
+from real_servers.versioned_tenant import Book
 from sqlalchemy.orm import Session
 
 import tidegate
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.repositories.models import Base
-from tidegate.routing.topology import View
+from tidegate.routing.replicas.topology import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tidegate.proxy.telemetry import Event
+    from tidegate.proxy.observe import Event
 
 TERMINATE = (
     "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"

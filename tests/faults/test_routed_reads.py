@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from real_servers.board import Board
-from real_servers.children import Child
-from real_servers.figures import show
-from real_servers.fleet import Fleet
-from real_servers.rules import FORCED, ROUND_ROBIN, TWO_SECONDS
-from real_servers.versions import Book
+from real_servers.printed_numbers import show
+from real_servers.replica_faults import Fleet
+from real_servers.shared_versions import Board
+from real_servers.subprocesses import Child
+from real_servers.versioned_tenant import Book
+from real_servers.wrong_choosers import FORCED, ROUND_ROBIN, TWO_SECONDS
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -107,7 +107,9 @@ class Run:
         """Let the processes run until there are reads enough; *fate* says what happens at which part of them."""
         with ExitStack() as stack:
             children = [
-                stack.enter_context(Child("callers", self._given | {"worker": n, "settings": self._settings(cache)}))
+                stack.enter_context(
+                    Child("load_process", self._given | {"worker": n, "settings": self._settings(cache)})
+                )
                 for n, (_, cache) in enumerate(WORKERS)
             ]
             for child in children:

@@ -21,13 +21,13 @@ from real_servers.replicated import (
     settings,
     written,
 )
-from real_servers.tcp import Proxy
+from real_servers.tcp_proxy import Proxy
 
 from tidegate.errors import PolicyError
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.routing.asking import REPLAYED
 from tidegate.routing.events import Banned, Passed
-from tidegate.routing.topology import View
+from tidegate.routing.replicas.probe_sql import REPLAYED
+from tidegate.routing.replicas.topology import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

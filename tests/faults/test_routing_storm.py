@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 import pytest
-from real_servers.figures import show
+from real_servers.printed_numbers import show
 from real_servers.replicated import HELD_S, Scene, held_on, in_background, name_of, opened, settings
 
 from tidegate.errors import Overloaded
@@ -18,8 +18,8 @@ from tidegate.routing.events import Refused
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tidegate.proxy.addresses import Address
     from tidegate.proxy.embedded import Cluster
+    from tidegate.proxy.nodes.addresses import Address
 
 TAKES_S: Final = 0.05
 PLACES: Final = 4

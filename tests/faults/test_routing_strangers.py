@@ -17,18 +17,18 @@ from real_servers.replicated import (
     settings,
     written,
 )
-from real_servers.tcp import Proxy
+from real_servers.tcp_proxy import Proxy
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tidegate.errors import CommitUnknown, RoutingError
+from tidegate.position import NOWHERE
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import CacheSettings
-from tidegate.repositories.position import NOWHERE
-from tidegate.routing.choose import Wanted, refusal
 from tidegate.routing.events import Passed, Promoted
-from tidegate.routing.token import Token
+from tidegate.routing.replicas.choose import Wanted, refusal
+from tidegate.routing.replicas.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

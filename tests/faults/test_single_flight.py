@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from real_servers.children import Child
-from real_servers.figures import show
-from real_servers.versions import Book
+from real_servers.printed_numbers import show
+from real_servers.subprocesses import Child
+from real_servers.versioned_tenant import Book
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -67,7 +67,7 @@ def processes(counting: Cluster) -> Iterator[dict[str, Child]]:
         for name in (f"crowd{number}" for number in range(PROCESSES)):
             shards = [{"name": "s0", "primary": f"{url}?application_name={name}"}]
             given = {"settings": {"shards": shards, "cache": cache}, "threads": THREADS}
-            children[name] = stack.enter_context(Child("crowd", given))
+            children[name] = stack.enter_context(Child("thundering_herd", given))
         yield children
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from tidegate.cache.breaker import Pauses
 from tidegate.cache.marks import Noted
+from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tidegate.cache.redis_store import RedisStore
+    from tidegate.cache.redis.store import RedisStore
 
     Calls = dict[str, Callable[[RedisStore], object]]
 

@@ -10,13 +10,13 @@ import redis
 
 from tidegate.cache.marks import Noted, Refusal
 from tidegate.cache.store import Change, Filling, Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.repositories.position import NOWHERE, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.cache.redis_store import RedisStore
+    from tidegate.cache.redis.store import RedisStore
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
     Calls = dict[str, Callable[[RedisStore], object]]

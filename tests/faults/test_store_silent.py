@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from real_servers.figures import show
+from real_servers.printed_numbers import show
 
 from tidegate.cache.store import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tidegate.cache.redis_store import RedisStore
+    from tidegate.cache.redis.store import RedisStore
 
 WAIT_S, SLACK_S = 0.05, 0.15
 

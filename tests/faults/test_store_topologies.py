@@ -20,11 +20,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tidegate.cache.breaker import Pauses
+from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreFull, StoreUnavailable
+from tidegate.position import Origin
 from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
-from tidegate.repositories.position import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

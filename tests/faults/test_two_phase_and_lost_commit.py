@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import pytest
-from real_servers.figures import show
-from real_servers.pair import Pair
-from real_servers.tcp import Proxy
+from real_servers.gate_vs_plain import Pair
+from real_servers.printed_numbers import show
+from real_servers.tcp_proxy import Proxy
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 import tidegate
-from tidegate.cache.keeper import GRACE_MS
+from tidegate.cache.root_recovery import GRACE_MS
 from tidegate.errors import CommitUnknown
+from tidegate.proxy.database.primary import PostgresPrimary
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.primary import PostgresPrimary
 from tidegate.proxy.settings import CacheSettings, ShardSettings
 from tidegate.repositories.models import Base
 

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from real_servers.children import Child
-from real_servers.figures import show
-from real_servers.versions import FLOOR, Book
-from real_servers.writer import RETURNED, STEPS
+from real_servers.killed_writer import RETURNED, STEPS
+from real_servers.printed_numbers import show
+from real_servers.subprocesses import Child
+from real_servers.versioned_tenant import FLOOR, Book
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
@@ -60,7 +60,7 @@ def readers(given: dict[str, Any]) -> Iterator[list[Child]]:
 
 @pytest.fixture
 def writer(given: dict[str, Any]) -> Iterator[Child]:
-    with Child("writer", given) as child:
+    with Child("killed_writer", given) as child:
         assert child.hear() == "ready"
         yield child
 

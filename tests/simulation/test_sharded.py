@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from simulation.exploring import RUNS as RUNS_OF_ONE
-from simulation.exploring import exhaust, explain, schedules, stale_within
+from simulation.explore import RUNS as RUNS_OF_ONE
+from simulation.explore import exhaust, explain, schedules, stale_within
 from simulation.shard_mutants import MUTANTS, ShardMutant, take_away
-from simulation.sharded import ShardedShape, ShardedWorld
+from simulation.two_shard_world import ShardedShape, ShardedWorld
 
 SMALL = [
     ShardedShape(readers=1, maps=(1,)),

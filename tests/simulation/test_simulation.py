@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from simulation.exploring import RUNS, exhaust, explain, schedules, stale_within
+from simulation.explore import RUNS, exhaust, explain, schedules, stale_within
 from simulation.mutants import MUTANTS, Mutant
-from simulation.world import Shape, World
+from simulation.one_shard_world import Shape, World
 
 FAULTS = {
     "store away": 1,

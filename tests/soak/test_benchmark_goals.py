@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 
-from tidegate.benchmarks.benchmark import run_benchmark
-from tidegate.benchmarks.cache_benchmark import BENCH
-from tidegate.benchmarks.data_set import DataSet
+from tidegate.benchmarks.cache.benchmark import BENCH
+from tidegate.benchmarks.data.data_set import DataSet
 from tidegate.benchmarks.goals import GOAL_RUNS
+from tidegate.benchmarks.progress import Steps
 from tidegate.benchmarks.report import WIDTH, show
-from tidegate.benchmarks.steps import Steps
+from tidegate.benchmarks.run import run_benchmark
 
 if TYPE_CHECKING:
     from collections.abc import Callable

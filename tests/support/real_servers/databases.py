@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine
 
-from tidegate.proxy.state import METADATA, make_tables
+from tidegate.proxy.database.schema import METADATA, make_tables
 from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from gevent.pool import Group
 from sqlalchemy import event, text
 
 import tidegate
-from real_servers.children import argument, tell
-from real_servers.versions import READS, SOURCE, Book
+from real_servers.subprocesses import argument, tell
+from real_servers.versioned_tenant import READS, SOURCE, Book
 from tidegate.cache.events import Served
 
 GREENLETS: Final = 50

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 import tidegate
-from real_servers.children import argument, tell
-from real_servers.versions import CALLS, FLOOR, READS, Book
+from real_servers.subprocesses import argument, tell
+from real_servers.versioned_tenant import CALLS, FLOOR, READS, Book
 from tidegate.cache.events import Served
 
 if TYPE_CHECKING:
-    from tidegate.proxy.telemetry import Event
+    from tidegate.proxy.observe import Event
 
 _MOST_SHOWN = 5
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tidegate.proxy.embedded import Cluster, PostgresNode
-    from tidegate.proxy.nodes import Nodes
-    from tidegate.proxy.telemetry import Event
+    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.observe import Event
 
 HELD_S: Final = 60
 """How long a read is held up: much longer than any bound that is asserted."""

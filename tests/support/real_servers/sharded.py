@@ -11,14 +11,14 @@ from tidegate.proxy.settings import CacheSettings, ShardingSettings
 from tidegate.repositories.entities.workflow_execution import WorkflowExecution
 from tidegate.repositories.enums import WorkflowExecutionStatus, WorkflowType
 from tidegate.repositories.models import WorkflowRun
-from tidegate.routing.shard_map import even_map
-from tidegate.routing.slots import slot_of
+from tidegate.routing.sharding.shard_map import even_map
+from tidegate.routing.sharding.slots import slot_of
 
 if TYPE_CHECKING:
     import tidegate
     from real_servers.shards import Shards
-    from tidegate.proxy.catalogue import MapSource
-    from tidegate.routing.shard_map import ShardMap
+    from tidegate.proxy.shards.catalogue import MapSource
+    from tidegate.routing.sharding.shard_map import ShardMap
 
 NOW = datetime.fromisoformat("2024-03-05T12:00:00")
 EVEN = even_map(["s0", "s1", "s2"])

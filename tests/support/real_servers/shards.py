@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine, text
 
 from tidegate.errors import StaleShardMap
-from tidegate.proxy.catalogue import Catalogue, Follower
-from tidegate.proxy.flip import Flipper
-from tidegate.proxy.ownership import check_ownership, claim
-from tidegate.proxy.state import METADATA, make_tables
-from tidegate.routing.shard_map import Holding, ShardMap, even_map, slot_unit
+from tidegate.proxy.database.ownership import check_ownership, claim
+from tidegate.proxy.database.schema import METADATA, make_tables
+from tidegate.proxy.shard_admin.flip import Flipper
+from tidegate.proxy.shards.catalogue import Catalogue, Follower
+from tidegate.routing.sharding.shard_map import Holding, ShardMap, even_map, slot_unit
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from simulation.world import TENANT, Shape, SimRequest, SimWriter
+from simulation.one_shard_world import TENANT, Shape, SimRequest, SimWriter
 
 from tidegate.cache import marks
-from tidegate.cache.keeper import Keeper
 from tidegate.cache.marks import Mark, Root, State
 from tidegate.cache.memory_store import MemoryStore
-from tidegate.repositories.position import NOWHERE
-from tidegate.routing import choose
-from tidegate.routing.attempt import Attempt
-from tidegate.routing.topology import View
+from tidegate.cache.root_recovery import Keeper
+from tidegate.position import NOWHERE
+from tidegate.routing.replicas import choose
+from tidegate.routing.replicas.attempt import Attempt
+from tidegate.routing.replicas.topology import View
 
 if TYPE_CHECKING:
     import pytest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from simulation.scheduler import Died
 
-from tidegate.repositories.position import Origin, Position
+from tidegate.position import Origin, Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from simulation.sharded import ShardedShape
 from simulation.shards import SharingConnection
+from simulation.two_shard_world import ShardedShape
 
 from tidegate.cache import marks
-from tidegate.cache.keeper import Keeper
 from tidegate.cache.marks import Root
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.request import ONLY_PRIMARY
+from tidegate.cache.root_recovery import Keeper
 from tidegate.errors import StaleShardMap
-from tidegate.proxy import ownership
-from tidegate.proxy.sharded_primary import ShardedPrimary
-from tidegate.proxy.sharding import Sharding
-from tidegate.proxy.shards import Shards
+from tidegate.proxy.database import ownership
+from tidegate.proxy.layers.sharding import Sharding
+from tidegate.proxy.shards.primary import ShardedPrimary
+from tidegate.proxy.shards.registry import Shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

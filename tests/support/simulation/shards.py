@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from simulation.servers import Node, Servers, SimConnection
 
-from tidegate.proxy.ownership import check_ownership_at_commit
-from tidegate.routing.shard_map import FIRST_EPOCH, ShardMap, even_map
-from tidegate.routing.slots import slot_of
+from tidegate.proxy.database.ownership import check_ownership_at_commit
+from tidegate.routing.sharding.shard_map import FIRST_EPOCH, ShardMap, even_map
+from tidegate.routing.sharding.slots import slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulation.scheduler import Scheduler
     from simulation.servers import Action, Value
 
-    from tidegate.repositories.position import Position
+    from tidegate.position import Position
 
 TENANT: Final = "tenant"
 SLOT: Final = slot_of(TENANT)

@@ -1,0 +1,190 @@
+"""What the cache costs beside the least that it could cost, in one process by turns."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import statistics
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import redis
+
+from tidegate.benchmarks.cache import hydration
+from tidegate.benchmarks.contenders.behind_gate import HIT, NEAR_BOUNDED, gated
+from tidegate.cache.events import served
+from tidegate.proxy.call import Call
+from tidegate.proxy.layers.telemetry import Telemetry
+from tidegate.proxy.observe import Counters, Log, all_of
+from tidegate.repositories.policies import PolicyTable, Read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.benchmarks.contenders.behind_gate import Gated
+    from tidegate.benchmarks.progress import Advance
+
+HIT_TIMES: Final = 1.2
+NEAR_TIMES: Final = 1.5
+MISS_TIMES: Final = 1.15
+SWITCHED_OFF_US: Final = 5.0
+TELEMETRY_US: Final = 2.0
+_ROUND_TRIPS: Final = 3
+_MISSES_A_ROUND: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What was measured beside its floor, in microseconds a call; expected: a quotient, or else a difference."""
+
+    text: str
+    floor_text: str
+    us: float
+    floor_us: float
+    bound: float | None
+    difference: bool = False
+
+    @property
+    def value(self) -> float:
+        """How many times the floor, or how much more."""
+        return self.us - self.floor_us if self.difference else self.us / self.floor_us
+
+
+class Idle:
+    """A repository that does nothing, so that only what lies before it is seen."""
+
+    def __init__(self, session_maker: sessionmaker[Session]) -> None:
+        self.session_maker = session_maker
+
+    def read(self, tenant_id: str, app_id: str) -> None:
+        """Nothing."""
+
+
+IDLE_POLICIES: Final = PolicyTable({"read": Read(guard="app:{app_id}")}, ids=frozenset({"tenant_id", "app_id"}))
+
+
+class Floors:
+    """Measures on a page of 20 runs of a tenant of its own.
+
+    Args:
+        session_maker: of the plain repository, on the same database as the gates.
+        cache_url: of the gates' cache.
+        gates: contenders by name, "hit" among them.
+    """
+
+    def __init__(self, session_maker: sessionmaker[Session], cache_url: str, gates: Mapping[str, Gated]) -> None:
+        self._page = hydration.Page(session_maker)
+        self._session_maker = session_maker
+        self._cache_url = cache_url
+        self._server: redis.Redis = redis.Redis.from_url(cache_url)
+        self._gates = gates
+
+    def measure(self, rounds: int, advance: Advance) -> list[Floor]:
+        """All floors, *rounds* times round."""
+        found = [*self._hits(rounds), self._miss(rounds), *self._switched_off(rounds), _telemetry(rounds)]
+        advance(1)
+        return found
+
+    def _read(self, name: str) -> Callable[[], object]:
+        runs, page = self._gates[name].gate.workflow_runs, self._page
+        return lambda: runs.get_paginated_workflow_runs(page.tenant, page.app, page.sources)
+
+    def _hits(self, rounds: int) -> list[Floor]:
+        reads = {name: self._read(name) for name in self._gates}
+        for read in reads.values():
+            for _ in range(3):  # filled, then kept
+                read()
+        (key,) = self._server.scan_iter(match=f"tg:e:*{self._page.tenant}*", count=1000)
+        get, page = self._server.get, self._page
+
+        def bare() -> object:
+            get(key)
+            return page.floor()
+
+        times = hydration.measure({**reads, "bare": bare, "build": page.floor_building}, rounds)
+        from_server, least = times[HIT], times["bare"]
+        near, build = times[NEAR_BOUNDED], times["build"]
+        return [
+            Floor("page of 20 from the cache server", "bare GET, msgpack, 20 instances", from_server, least, HIT_TIMES),
+            Floor("page of 20, near bounded", "20 instances", near, build, NEAR_TIMES),
+        ]
+
+    def _miss(self, rounds: int) -> Floor:
+        gate, read = self._gates["hit"].gate, self._read("hit")
+
+        def least() -> None:
+            self._page.plain()
+            for _ in range(_ROUND_TRIPS):
+                self._server.ping()
+
+        times = each_prepared(
+            {"miss": read, "least": least},
+            lambda: gate.invalidate(self._page.tenant, app_id=self._page.app),
+            rounds * _MISSES_A_ROUND,
+        )
+        text = "page of 20, missed and stored"
+        return Floor(text, "plain page and 3 round trips", times["miss"], times["least"], MISS_TIMES)
+
+    def _switched_off(self, rounds: int) -> list[Floor]:
+        url = self._session_maker.kw["bind"].url
+        with gated(url, self._cache_url, "off", off=("all",)) as off:
+            through = off.gate.wrap(Idle, IDLE_POLICIES, ())(off.gate.session_maker)
+            plain = Idle(off.gate.session_maker)
+            tenant, app = uuid4(), uuid4()
+            spelled = {"canonical": (str(tenant), str(app)), "in capitals": (str(tenant).upper(), str(app).upper())}
+            floors = []
+            for how, ids in spelled.items():
+                times = hydration.measure({"off": _calling(through, ids), "plain": _calling(plain, ids)}, rounds)
+                text = f"call with the cache switched off, two ids {how}"
+                off_us, plain_us = times["off"], times["plain"]
+                floors.append(Floor(text, "without a gate", off_us, plain_us, SWITCHED_OFF_US, difference=True))
+            return floors
+
+
+def _telemetry(rounds: int) -> Floor:
+    counters = Counters()
+    told, event = all_of(counters, Log(logging.getLogger("tidegate"))), served("a tenant", "near")
+    call = Call(object(), "Idle.read", "read", lambda: None, IDLE_POLICIES["read"], {}, "a tenant")
+
+    def below(_call: Call) -> None:
+        """Answer nothing."""
+
+    layer = Telemetry(counters, below)
+
+    def with_telemetry() -> None:
+        layer(call)
+        told(event)
+
+    times = hydration.measure({"with": with_telemetry, "without": lambda: below(call)}, rounds)
+    text = "telemetry of a call that is served near"
+    return Floor(text, "without it", times["with"], times["without"], TELEMETRY_US, difference=True)
+
+
+def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:
+    return lambda: repository.read(*ids)
+
+
+def each_prepared(
+    candidates: Mapping[str, Callable[[], object]], prepare: Callable[[], None], rounds: int
+) -> dict[str, float]:
+    """The median time of one call in us, of each candidate by turns; *prepare* before each is not timed."""
+    times: dict[str, list[int]] = {name: [] for name in candidates}
+    turns = list(candidates)
+    gc.collect()
+    gc.freeze()
+    try:
+        for _ in range(rounds):
+            random.shuffle(turns)
+            for name in turns:
+                prepare()
+                began = perf_counter_ns()
+                candidates[name]()
+                times[name].append(perf_counter_ns() - began)
+    finally:
+        gc.unfreeze()
+    return {name: statistics.median(values) / 1000 for name, values in times.items()}

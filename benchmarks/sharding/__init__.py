@@ -1,0 +1,1 @@
+"""The sharding's part."""

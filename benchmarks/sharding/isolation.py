@@ -1,0 +1,221 @@
+"""One shard of two that hangs or is gone, and calls of tenants on the other, before and meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from random import Random
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import tidegate
+from tidegate.benchmarks.cache.costs import run_values
+from tidegate.benchmarks.data.population import random_uuid
+from tidegate.benchmarks.intervals import p99_times
+from tidegate.benchmarks.sharding.isolation_load import ILL, WELL, Connections, loaded
+from tidegate.benchmarks.sharding.stock import engines_of
+from tidegate.benchmarks.timing import timing
+from tidegate.errors import BenchmarkError
+from tidegate.proxy.settings import PoolSettings, ShardingSettings
+from tidegate.repositories.indexes import create_indexes
+from tidegate.repositories.models import Base, WorkflowRun
+from tidegate.routing.sharding.shard_map import even_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tidegate.benchmarks.intervals import Interval
+    from tidegate.benchmarks.progress import Advance
+    from tidegate.benchmarks.sharding.isolation_load import Load
+    from tidegate.benchmarks.sharding.size import ShardingSize
+    from tidegate.benchmarks.timing import Timing
+    from tidegate.proxy.embedded import Cluster
+    from tidegate.proxy.gate import Gate
+
+FROZEN: Final = "frozen by SIGSTOP"
+KILLED: Final = "killed by SIGKILL"
+POOL: Final = PoolSettings(size=4, overflow=2, timeout_s=0.25)
+_TENANTS_EACH: Final = 16
+_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a cache that is late is a number, not a fault
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Calls of tenants on one shard, before another was ill and while it was.
+
+    Args:
+        text: what was done to the other.
+        times: how often.
+        alone: the calls while nobody called for tenants on the other.
+        before: those while others did, just before it was ill.
+        meanwhile: those that began while it was ill, and others still called.
+        of_before: p99 meanwhile, divided by p99 before.
+        of_alone: p99 meanwhile, divided by p99 alone: what callers that get no answer take of the machine is in it.
+        calls: of tenants on the one, all along.
+        failed: of those.
+        attempts: calls of tenants on the other that began while it was ill.
+        answered: how many of those were answered before it was well again, as only the cache can.
+        taken: connections to one shard that calls of tenants on the other took, all along.
+        held: connections to the other at most.
+        most: as many as there may be.
+    """
+
+    text: str
+    times: int
+    alone: Timing
+    before: Timing
+    meanwhile: Timing
+    of_before: Interval
+    of_alone: Interval
+    calls: int
+    failed: int
+    attempts: int
+    answered: int
+    taken: int
+    held: int
+    most: int
+
+
+class Stretch(NamedTuple):
+    """When it began and ended, in ns."""
+
+    began_ns: int
+    ended_ns: int
+
+
+class Times(NamedTuple):
+    """Nobody calls for the second shard; it is called and well; it is called and ill."""
+
+    alone: Stretch
+    before: Stretch
+    meanwhile: Stretch
+
+
+class Isolating:
+    """Makes the second shard of *cluster* ill among calls; it keeps the catalogue, too.
+
+    Args:
+        cluster: of two shards, with nothing in their databases.
+        size: how much.
+        seed: decides who calls.
+    """
+
+    def __init__(self, cluster: Cluster, size: ShardingSize, seed: int) -> None:
+        self._cluster = cluster
+        self._size = size
+        self._seed = seed
+        self._rng = Random(f"{seed}:isolation")  # noqa: S311  # a load, no secret
+
+    def run(self, advance: Advance) -> list[Isolation]:
+        """Freeze it, and then kill it, as often as the size says; *advance* is told of each time."""
+        ill = self._cluster.shards[1].primary
+        ways = {
+            FROZEN: (ill.pause, ill.resume, self._size.freezes),
+            KILLED: (ill.kill, ill.start, self._size.kills),
+        }
+        with _quiet(), self._gate() as gate:
+            ids = {shard: self._filled(gate, shard) for shard in (WELL, ILL)}
+            found = []
+            for text, (fall_ill, recover, count) in ways.items():
+                if not count:
+                    continue
+                with ExitStack() as stack:
+                    connections = Connections(gate, stack)
+                    load = stack.enter_context(loaded(gate, ids, self._rng))
+                    times = [self._time(load, fall_ill, recover, advance) for _ in range(count)]
+                found.append(isolation_of(text, load, connections, times, self._seed))
+            return found
+
+    @contextmanager
+    def _gate(self) -> Iterator[Gate]:
+        settings = self._cluster.settings()
+        cache = settings.cache.model_copy(update={"connect_timeout_ms": _WAIT_MS, "read_timeout_ms": _WAIT_MS})
+        changed = {"cache": cache, "pool": POOL, "sharding": ShardingSettings(catalogue=ILL)}
+        with tidegate.connect(settings.model_copy(update=changed)) as gate:
+            yield gate
+
+    def _filled(self, gate: Gate, shard: str) -> list[tuple[str, str, str]]:
+        engine = engines_of(gate)[shard]
+        Base.metadata.create_all(engine)
+        create_indexes(engine)
+        shards, rng = even_map([WELL, ILL]), self._rng
+        made: list[tuple[str, str, str]] = []
+        while len(made) < _TENANTS_EACH:
+            tenant, app, run = (random_uuid(rng) for _ in range(3))
+            if shards.holding(tenant).shard == shard:
+                made.append((tenant, app, run))
+                with gate.session(tenant) as session:
+                    session.add(WorkflowRun(**run_values(tenant, app, random_uuid(rng), random_uuid(rng), run)))
+                    session.commit()
+        return made
+
+    def _time(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> Times:
+        """Ends when all callers for the shard that was ill are answered.
+
+        Raises:
+            BenchmarkError: they are not in half a minute.
+        """
+        with load.without(ILL):
+            alone = self._stretch()
+        load.wait_answered(time.perf_counter_ns())
+        before = self._stretch()
+        fall_ill()
+        try:
+            meanwhile = self._stretch()
+        finally:
+            recover()
+        load.wait_answered(time.perf_counter_ns())
+        advance(1)
+        return Times(alone, before, meanwhile)
+
+    def _stretch(self) -> Stretch:
+        began_ns = time.perf_counter_ns()
+        time.sleep(self._size.seconds)
+        return Stretch(began_ns, time.perf_counter_ns())
+
+
+def isolation_of(text: str, load: Load, connections: Connections, times: Sequence[Times], seed: int) -> Isolation:
+    """What came of the calls of *load* in those stretches of time.
+
+    Raises:
+        BenchmarkError: there were none in one of them.
+    """
+    alone, before, meanwhile = ([_ns(load, stretch) for stretch in kind] for kind in zip(*times, strict=True))
+    ill = [(call, each.meanwhile) for each in times for call in load.between(ILL, *each.meanwhile)]
+    if not ill or not all((*alone, *before, *meanwhile)):
+        raise BenchmarkError("nobody called for a while: this machine is too busy")
+    return Isolation(
+        text=text,
+        times=len(times),
+        alone=timing(list(chain(*alone))),
+        before=timing(list(chain(*before))),
+        meanwhile=timing(list(chain(*meanwhile))),
+        of_before=p99_times(list(zip(before, meanwhile, strict=True)), seed),
+        of_alone=p99_times(list(zip(alone, meanwhile, strict=True)), seed),
+        calls=len(load.of(WELL)),
+        failed=sum(not call.answered for call in load.of(WELL)),
+        attempts=len(ill),
+        answered=sum(call.answered and call.began_ns + call.ns < over.ended_ns for call, over in ill),
+        taken=connections.foreign,
+        held=connections.most[ILL],
+        most=POOL.size + POOL.overflow,
+    )
+
+
+def _ns(load: Load, stretch: Stretch) -> list[int]:
+    """How long the calls took that began then, of tenants on the shard that is never ill."""
+    return [call.ns for call in load.between(WELL, *stretch)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A shard that is away is what is asked for here: no log has to warn of it."""
+    log = logging.getLogger("tidegate")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,228 @@
+"""What a repository's method answered, as bytes, and back: the same answer for every caller, or none at all.
+
+A body is one byte of format, a CRC-32 of the rest, and msgpack: [tenant, call, shape, ...]. The checksum is for
+accidents. Against a writer who means harm, there is this: nothing in a body is executed or looked up by name, sizes
+are bounded, and the tenant is compared in the body and in every row, so that an entry which was moved under another
+key answers nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgpack
+from sqlalchemy import inspect
+
+from tidegate.cache.codec.decode_rows import Rows, read
+from tidegate.cache.codec.encode_rows import MOST_ROWS, Dehydration
+from tidegate.cache.codec.layouts import Layouts
+from tidegate.cache.codec.values import (
+    NotThisAnswer,
+    Uncacheable,
+    Undecodable,
+    Unreadable,
+    blob_hash,
+    is_plain,
+    pack,
+    to_wire,
+    unpack,
+)
+from tidegate.repositories.pagination import InfiniteScrollPagination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy.orm import Session
+
+_FORMAT: Final = b"\x01"
+_HEADER_BYTES: Final = 5
+_PLAIN, _ROW, _LIST, _TUPLE, _PAGE = range(5)
+_NO_BLOBS: Final[frozenset[str]] = frozenset()
+_EMPTY: Final[Mapping[str, bytes]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An answer as it is stored: a body, and large texts by the hash of their content."""
+
+    body: bytes
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Decoded(NamedTuple):
+    """A body, parsed and checked; never changed, so that threads may share it.
+
+    Args:
+        shape: what kind of answer.
+        rows: its rows, None for none.
+        rest: the plain answer, packed; of a page: limit, has_more, span.
+        blobs: the hashes of the blobs that :meth:`Codec.build` will need.
+        size_bytes: of the body, and of the blobs once they are resolved.
+    """
+
+    shape: int
+    rows: Rows | None
+    rest: Any
+    blobs: frozenset[str]
+    size_bytes: int
+
+
+class Codec:
+    """Encodes and decodes the answers of repositories over some models.
+
+    Args:
+        models: the mapped classes whose instances may be answers.
+        blob_bytes: texts of more UTF-8 bytes than this are stored by their content's hash.
+    """
+
+    def __init__(self, models: Sequence[type[Any]], *, blob_bytes: int = 4096) -> None:
+        self._layouts = Layouts(models)
+        self._blob_bytes = blob_bytes
+
+    def encode(self, tenant: str, call: bytes, answer: object) -> Encoded:
+        """*answer* as bytes.
+
+        Args:
+            tenant: whose answer it is, in canonical form.
+            call: the call's fingerprint.
+            answer: what the plain repository returned, untouched.
+
+        Raises:
+            Uncacheable: exactly the same would not come back.
+        """
+        rows = Dehydration(self._layouts, tenant, self._blob_bytes)
+        try:
+            payload = pack([tenant, call, *_shape(rows, answer)])
+        except Uncacheable:
+            raise
+        except Exception as error:  # an answer is the host's: what its objects do when they are looked at is not known
+            raise Uncacheable(f"an answer that cannot be encoded: {type(error).__name__}: {error}") from error
+        return Encoded(_FORMAT + zlib.crc32(payload).to_bytes(4, "big") + payload, rows.blobs)
+
+    def decode(self, tenant: str, call: bytes, body: bytes) -> Decoded:
+        """Parse and check a body.
+
+        Raises:
+            NotThisAnswer: it is the answer to something else, or of another schema.
+            Undecodable: it is damaged.
+        """
+        payload = body[_HEADER_BYTES:]
+        if body[:1] != _FORMAT:
+            raise Undecodable("of another format, or no body at all")
+        if zlib.crc32(payload) != int.from_bytes(body[1:_HEADER_BYTES], "big"):
+            raise Undecodable("damaged: the checksum does not fit")
+        try:
+            shape, table, rest = _parsed(payload, tenant, call)
+            rows = None if table is None else read(self._layouts, table, tenant)
+            blobs = rows.blobs() if rows is not None and rows.has_blobs else _NO_BLOBS
+            return Decoded(shape, rows, _checked(shape, rows, rest), blobs, len(body))
+        except Unreadable:
+            raise
+        except Exception as error:  # whatever a body may provoke: it was not made by encode
+            raise Undecodable(f"no body of ours: {type(error).__name__}") from error
+
+    def resolve(self, decoded: Decoded, blobs: Mapping[str, bytes]) -> Decoded:
+        """*decoded* with its blobs in place: what a near cache keeps, so that hashes are checked once.
+
+        Raises:
+            Undecodable: a blob is not there, or is not what its hash says.
+        """
+        if decoded.rows is None or not decoded.blobs:
+            return decoded
+        texts = {name: _text(name, blobs.get(name)) for name in decoded.blobs}
+        size_bytes = decoded.size_bytes + sum(len(blobs[name]) for name in decoded.blobs)
+        rows = decoded.rows.resolved(texts)
+        return decoded._replace(rows=rows, blobs=frozenset(), size_bytes=size_bytes)
+
+    def build(
+        self,
+        decoded: Decoded,
+        session_maker: Callable[[], Session],
+        blobs: Mapping[str, bytes] = _EMPTY,
+        *,
+        shared: bool = True,
+    ) -> object:
+        """The answer, new for every caller: nothing that can be changed is shared with another one.
+
+        Args:
+            decoded: the body.
+            session_maker: opens sessions for lazy columns.
+            blobs: those that ``decoded.blobs`` names.
+            shared: whether *decoded* will be used again.
+
+        Raises:
+            Undecodable: a blob is not there, or is not what its hash says.
+        """
+        if decoded.blobs:
+            decoded = self.resolve(decoded, blobs)
+        if decoded.shape == _PLAIN:
+            return unpack(decoded.rest)
+        rows = [] if decoded.rows is None else decoded.rows.build(session_maker, shared=shared)
+        if decoded.shape == _PAGE:
+            limit, has_more, span = decoded.rest
+            return InfiniteScrollPagination(rows, limit, has_more, span)
+        if decoded.shape == _LIST:
+            return rows
+        return rows[0] if decoded.shape == _ROW else tuple(rows)
+
+
+def _shape(rows: Dehydration, answer: object) -> list[Any]:
+    """[shape, table, rest]."""
+    if isinstance(answer, InfiniteScrollPagination):
+        return [_PAGE, *_page(rows, answer)]
+    if isinstance(answer, list | tuple) and answer and inspect(answer[0], raiseerr=False) is not None:
+        if type(answer) not in (list, tuple):
+            raise Uncacheable(f"rows in a {type(answer).__qualname__}")
+        return [_LIST if isinstance(answer, list) else _TUPLE, rows.table(answer), None]
+    if is_plain(answer):
+        return [_PLAIN, None, pack(answer)]
+    if inspect(answer, raiseerr=False) is not None:
+        return [_ROW, rows.table([answer]), None]
+    raise Uncacheable(f"an answer of type {type(answer).__qualname__}")
+
+
+def _page(rows: Dehydration, page: InfiniteScrollPagination[Any]) -> list[Any]:
+    if type(page) is not InfiniteScrollPagination or vars(page).keys() != {"data", "limit", "has_more", "span"}:
+        raise Uncacheable("a page with more to it than data, limit, has_more and span")
+    if type(page.data) is not list or type(page.limit) is not int or type(page.has_more) is not bool:
+        raise Uncacheable("a page whose data is no list, or whose limit or has_more is no number or truth")
+    span = None if page.span is None else to_wire("t", page.span)
+    return [rows.table(page.data) if page.data else None, [page.limit, page.has_more, span]]
+
+
+def _parsed(payload: bytes, tenant: str, call: bytes) -> Any:
+    # Tuples, so that nothing in a forged body is an object that two callers could change; no maps, no extensions.
+    parsed: Any = msgpack.unpackb(payload, use_list=False, max_array_len=MOST_ROWS, max_map_len=0, max_ext_len=0)
+    if parsed[0] != tenant or parsed[1] != call:
+        raise NotThisAnswer("the answer to another tenant or another call")
+    return parsed[2:]
+
+
+def _checked(shape: Any, rows: Rows | None, rest: Any) -> Any:
+    if shape == _PAGE:
+        limit, has_more, span = rest
+        if type(limit) is not int or type(has_more) is not bool:
+            raise Undecodable("no page")
+        if span is None:
+            return limit, has_more, None
+        newest, oldest = span
+        return limit, has_more, (datetime.fromisoformat(newest), datetime.fromisoformat(oldest))
+    if shape == _PLAIN:
+        unpack(rest)
+    elif shape not in (_ROW, _LIST, _TUPLE) or rows is None or (shape == _ROW and len(rows.values) != 1):
+        raise Undecodable("an answer of no known shape")
+    return rest
+
+
+def _text(name: str, content: bytes | None) -> str:
+    if content is None:
+        raise Undecodable(f"blob {name} is not there")
+    if blob_hash(content).hex() != name:
+        raise Undecodable(f"blob {name} is not what its hash says")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise Undecodable(f"blob {name} is no text") from error

@@ -1,0 +1,195 @@
+"""What the rows of a model look like in a body: which columns are there, in which kind, and what is loaded beside.
+
+A *layout* is the text that says so in a body: the model's fingerprint (16 bytes), a letter for each column, a letter
+for each relationship. It is parsed once: all pages of a kind share it.
+
+Columns: a kind of ``values``, or ``-`` not selected, or ``~`` lazy. Relationships: ``-`` not loaded, ``+`` loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import load_only, selectinload
+from sqlalchemy.orm.path_registry import PathRegistry
+
+from tidegate.cache.codec.values import NotThisAnswer, Undecodable, from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from enum import Enum
+
+    from sqlalchemy.orm import Mapper
+    from sqlalchemy.orm.relationships import RelationshipProperty
+
+TENANT: Final = "tenant_id"
+FINGERPRINT_BYTES: Final = 16
+NOT_SELECTED, LAZY, LOADED, NOT_LOADED = "-", "~", "+", "-"
+
+_KINDS: Final = frozenset("pbtdnuej")
+_MOST_LAYOUTS: Final = 256
+_FORMAT: Final = "1"
+
+
+class Model:
+    """One mapped class, looked at once.
+
+    Args:
+        cls: the class; its tenant is the column ``tenant_id``, where it has one.
+    """
+
+    def __init__(self, cls: type[Any]) -> None:
+        mapper: Mapper[Any] = inspect(cls)
+        self.cls = cls
+        self.mapper = mapper
+        self.manager = mapper.class_manager
+        self.identity_class: type[Any] = mapper._identity_class  # noqa: SLF001  # what the identity map's keys hold
+        columns = list(mapper.column_attrs)
+        self.keys = tuple(column.key for column in columns)
+        self.enums: tuple[type[Enum] | None, ...] = tuple(
+            getattr(column.columns[0].type, "enum_class", None) for column in columns
+        )
+        self.relationships: tuple[RelationshipProperty[Any], ...] = tuple(mapper.relationships)
+        self.primary_key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
+        self.has_tenant = TENANT in self.keys
+        self.attributes = frozenset(self.keys) | {rel.key for rel in self.relationships} | {self.manager.STATE_ATTR}
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def has_load_hooks(self) -> bool:
+        """Whether something of the host's runs when a row is loaded, which would not run when it is hydrated."""
+        return bool(self.manager.dispatch.load)
+
+    def identities(self, rows: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+        """The identity keys of rows by their columns, as SQLAlchemy makes them."""
+        cls, keys = self.identity_class, self.primary_key
+        if len(keys) == 1:
+            (key,) = keys
+            return [(cls, (row.get(key),), None) for row in rows]
+        return [(cls, tuple([row.get(key) for key in keys]), None) for row in rows]
+
+    def _fingerprint(self) -> bytes:
+        said: list[object] = [_FORMAT, self.cls.__module__, self.cls.__qualname__, self.primary_key]
+        for key, enum in zip(self.keys, self.enums, strict=True):
+            column = self.mapper.column_attrs[key].columns[0]
+            said.append((key, repr(column.type), getattr(column, "nullable", None)))
+            said.append([(member.name, member.value) for member in enum or ()])
+        said += [(rel.key, rel.mapper.class_.__qualname__, rel.uselist) for rel in self.relationships]
+        return blake2b(repr(said).encode(), digest_size=FINGERPRINT_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """How rows are read from a body.
+
+    Args:
+        model: theirs.
+        constant: (column, how to convert) of what is stored once.
+        varying: the same, of what is stored for each row.
+        blank: the attributes of a row, in the order of these two, without values.
+        blobs: columns that refer to blobs.
+        json: columns that are unpacked for each row made.
+        lazy: columns that are read at their first touch.
+        relationships: those that are loaded.
+        told_apart: whether each row has a primary key of its own: there can be one row only, else.
+        known: what the state of each row knows: SQLAlchemy's options, to be replayed by ``refresh``, and its path.
+    """
+
+    model: Model
+    constant: tuple[tuple[str, Any], ...]
+    varying: tuple[tuple[str, Any], ...]
+    blank: dict[str, None]
+    blobs: frozenset[str]
+    json: frozenset[str]
+    lazy: tuple[str, ...]
+    relationships: tuple[RelationshipProperty[Any], ...]
+    told_apart: bool
+    known: dict[str, Any]
+
+
+class Layouts:
+    """The layouts of some models, parsed once each.
+
+    Args:
+        models: the mapped classes; what they are related to is included by itself.
+    """
+
+    def __init__(self, models: Sequence[type[Any]]) -> None:
+        self.by_class: dict[type[Any], Model] = {}
+        waiting = list(models)
+        while waiting:
+            cls = waiting.pop()
+            if cls not in self.by_class:
+                model = self.by_class[cls] = Model(cls)
+                waiting += [rel.mapper.class_ for rel in model.relationships]
+        self._by_fingerprint = {model.fingerprint: model for model in self.by_class.values()}
+        self._parsed: dict[tuple[bytes, Layout | None, str], Layout] = {}
+
+    def parse(self, text: bytes, parent: Layout | None = None, relationship: str = "") -> Layout:
+        """The layout that *text* says, of rows by themselves or of what *parent* has in *relationship*.
+
+        Raises:
+            NotThisAnswer: the schema is another one.
+            Undecodable: it is no layout.
+        """
+        found = self._parsed.get((text, parent, relationship))
+        if found is None:
+            model = self._by_fingerprint.get(text[:FINGERPRINT_BYTES])
+            if model is None:
+                raise NotThisAnswer("of another schema, or of a model that is not known here")
+            letters = text[FINGERPRINT_BYTES:].decode("ascii", "replace")
+            found = _parse(model, letters, parent, relationship)
+            if len(self._parsed) >= _MOST_LAYOUTS:  # more than there are: somebody is making them up
+                self._parsed.clear()
+            self._parsed[text, parent, relationship] = found
+        return found
+
+
+def _parse(model: Model, letters: str, parent: Layout | None, relationship: str) -> Layout:
+    here = len(model.keys)
+    columns, loaded = letters[:here], letters[here:]
+    if len(columns) != here or len(loaded) != len(model.relationships):
+        raise Undecodable("a layout of the wrong length")
+    if not set(columns.lower()) <= _KINDS | {NOT_SELECTED, LAZY} or not set(loaded) <= {LOADED, NOT_LOADED}:
+        raise Undecodable("a layout with unknown letters")
+    kinds = list(zip(model.keys, columns, model.enums, strict=True))
+    relationships = tuple(r for r, sign in zip(model.relationships, loaded, strict=True) if sign == LOADED)
+    lazy = tuple(key for key, letter, _ in kinds if letter == LAZY)
+    if any(key == TENANT and not letter.islower() for key, letter, _ in kinds):
+        raise Undecodable("rows of several tenants, or of none")
+    if parent is not None and parent.model.mapper.relationships[relationship].mapper is not model.mapper:
+        raise Undecodable("related rows of another model")
+    if parent is not None and (relationships or lazy):
+        raise Undecodable("a related row with relationships or lazy columns of its own")
+    constant = tuple((key, from_wire(letter, enum)) for key, letter, enum in kinds if letter.islower())
+    varying = tuple((key, from_wire(letter.lower(), enum)) for key, letter, enum in kinds if letter.isupper())
+    return Layout(
+        model=model,
+        constant=constant,
+        varying=varying,
+        blank=dict.fromkeys([model.manager.STATE_ATTR, *(key for key, _ in (*constant, *varying))]),
+        blobs=frozenset(key for key, letter, _ in kinds if letter in "bB"),
+        json=frozenset(key for key, letter, _ in kinds if letter in "jJ"),
+        lazy=lazy,
+        relationships=relationships,
+        told_apart=any(letter.isupper() and key in model.primary_key for key, letter, _ in kinds),
+        known=_known(model, lazy, relationships) if parent is None else _known_of_related(model, parent, relationship),
+    )
+
+
+def _known(model: Model, lazy: tuple[str, ...], relationships: tuple[RelationshipProperty[Any], ...]) -> dict[str, Any]:
+    """As the query that loaded them would have left it: ``refresh`` and expired attributes load by these options."""
+    options: list[Any] = [selectinload(getattr(model.cls, rel.key)) for rel in relationships]
+    if lazy:
+        light = [getattr(model.cls, key) for key in model.keys if key not in lazy]
+        options.append(load_only(*light, raiseload=False))
+    return {"key": None, "load_options": tuple(options), "load_path": PathRegistry.coerce((model.mapper,))}
+
+
+def _known_of_related(model: Model, parent: Layout, relationship: str) -> dict[str, Any]:
+    through = parent.model.mapper.relationships[relationship]
+    path = PathRegistry.coerce((parent.model.mapper, through, model.mapper))
+    return {"key": None, "load_options": parent.known["load_options"], "load_path": path}

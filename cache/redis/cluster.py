@@ -1,0 +1,110 @@
+"""A cluster: a link to each of its masters, and the map of slots that says which of them is asked."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import redis
+
+from tidegate.cache.redis.client import CLUSTER_ERRORS
+from tidegate.cache.redis.link import Moved, ServerLink, unavailable
+from tidegate.cache.store import StoreFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis.cluster import ClusterNode
+
+    from tidegate.cache.redis.breaker import Pauses
+    from tidegate.cache.redis.client import Client
+    from tidegate.cache.redis.wire import Command, Link
+
+T = TypeVar("T")
+
+
+class ClusterLink:
+    """The masters of a cluster, each with its own circuit breaker.
+
+    Args:
+        client: keeps the map of slots, and follows what moves.
+        pauses: of the circuit breakers.
+    """
+
+    def __init__(self, client: redis.RedisCluster, pauses: Pauses) -> None:
+        self._client = client
+        self._pauses = pauses
+        self._links: dict[str, ServerLink] = {}
+        self._mapping = threading.Lock()
+
+    def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
+        """See :meth:`Link.ask`."""
+        if len(commands) == 1:
+            return self._ask_node(self._node(commands[0]), commands, decode)
+        by_node: dict[str, list[int]] = {}
+        for i, command in enumerate(commands):
+            by_node.setdefault(self._node(command).name, []).append(i)
+        replies: list[Any] = [None] * len(commands)
+        for places in by_node.values():
+            some = [commands[i] for i in places]
+            for i, reply in zip(places, self._ask_node(self._node(some[0]), some, list), strict=True):
+                replies[i] = reply
+        return decode(replies)
+
+    def _node(self, command: Command) -> ClusterNode:
+        client = self._client
+        try:
+            return client.nodes_manager.get_node_from_slot(client.keyslot(command.keys[0]))
+        except CLUSTER_ERRORS as error:
+            self._refresh()
+            raise StoreUnavailable(f"no server for the slot: {error}") from error
+
+    def _ask_node(self, node: ClusterNode, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
+        link = self._links.get(node.name)
+        if link is None:
+            link = self._links.setdefault(node.name, ServerLink(self._client.get_redis_connection(node), self._pauses))
+        try:
+            return link.ask(commands, decode)
+        except Moved:
+            return self._follow(commands, decode)
+        except StoreFull:
+            raise
+        except StoreUnavailable:
+            self._refresh()
+            raise
+
+    def _follow(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
+        """Slots are moving: let redis-py find them. What was done already may be done again; see ``_exchange``."""
+        try:
+            return decode([self._client.execute_command(*_named(c)) for c in commands])
+        except Exception as error:
+            raise unavailable(error) from error
+
+    def _refresh(self) -> None:
+        """Learn the map again in a thread of its own: it takes round trips, to servers that may not answer."""
+        if self._mapping.acquire(blocking=False):
+            threading.Thread(target=self._learn, name="tidegate-slots", daemon=True).start()
+
+    def _learn(self) -> None:
+        try:
+            self._client.nodes_manager.initialize()
+        except CLUSTER_ERRORS:
+            pass  # the next failure asks again
+        finally:
+            self._mapping.release()
+
+    def close(self) -> None:
+        """See :meth:`Link.close`."""
+        for link in list(self._links.values()):
+            link.close()
+
+
+def _named(command: Command) -> tuple[str | bytes, ...]:
+    """As redis-py's clusters want it: the command's name is a text."""
+    name, *parts = command.parts(whole_text=True)
+    return (name.decode("ascii"), *parts)
+
+
+def link_of(client: Client, pauses: Pauses) -> Link:
+    """A link by way of a ready client."""
+    return ClusterLink(client, pauses) if isinstance(client, redis.RedisCluster) else ServerLink(client, pauses)

@@ -1,0 +1,230 @@
+"""The stream of pushes of Valkey or Redis >= 6: ``CLIENT TRACKING`` in broadcast mode, on a connection of its own.
+
+A thread reads it, started by the first who asks; a process forked off starts its own. The question that shows that the
+stream is alive is ``INFO replication``: a server that is no master any more, or another one than the stream began with,
+vouches for nothing. It shares no connection with ``redis_link``, where none may hold more than the answers that were
+asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import weakref
+from collections import deque
+from fcntl import ioctl
+from functools import partial
+from termios import FIONREAD
+from typing import TYPE_CHECKING, Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tidegate.cache.near.push_epochs import ALIVE_S, Epochs
+from tidegate.cache.redis.wire import packed
+
+if TYPE_CHECKING:
+    from tidegate.cache.redis.client import Client
+    from tidegate.cache.redis.keys import Keys
+
+BEAT_S: Final = ALIVE_S / 5
+"""How often the server is asked, in seconds."""
+_GIVE_UP_S: Final = 4 * ALIVE_S
+_PAUSES_S: Final = (0.05, 2.0)
+_NOTHING: Final = bytes(4)
+_ASK: Final = packed((b"INFO", b"replication"))
+
+
+class _Pushed(list[bytes]):
+    """The keys that a push names."""
+
+
+_EVERYTHING: Final = _Pushed()
+
+
+class RedisPushes:
+    """See :class:`~tidegate.cache.near.push_epochs.Pushes`.
+
+    Args:
+        client: whose pool says how to connect.
+        keys: of the namespace.
+        beat_s: how often the server is asked whether it is there.
+    """
+
+    def __init__(self, client: redis.Redis, keys: Keys, *, beat_s: float = BEAT_S) -> None:
+        self._client = client
+        self._keys = keys
+        self.beat_s = beat_s
+        self._start_anew()
+        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+
+    def _start_anew(self) -> None:
+        # Also in a process forked off: its thread is not there, and what the parent's vouched for is not its own.
+        self._epochs = Epochs()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def alive(self) -> bool:
+        """See :meth:`Pushes.alive`."""
+        if self._thread is None:
+            self._launch()
+        return self._epochs.alive()
+
+    def epoch(self, tenant: str) -> int:
+        """See :meth:`Pushes.epoch`."""
+        return self._epochs.of(self._keys.marks(tenant))
+
+    def caught_up(self, timeout_s: float) -> bool:
+        """See :meth:`Pushes.caught_up`."""
+        self.alive()
+        return self._epochs.wait_until_vouched(self._epochs.clock(), timeout_s)
+
+    def close(self) -> None:
+        """See :meth:`Pushes.close`; harmless when repeated."""
+        with self._lock:
+            self._closed.set()
+            thread, self._thread = self._thread, threading.current_thread()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_GIVE_UP_S)
+        self._epochs.silence()
+
+    def _launch(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._follow, name="tidegate-pushes", daemon=True)
+                self._thread.start()
+
+    def _follow(self) -> None:
+        pause_s, longest_s = _PAUSES_S
+        epochs, closed = self._epochs, self._closed
+        while not closed.is_set():
+            connection = None
+            try:
+                connection = self._connected()
+                life = self._subscribe(connection)
+                # Only now: what was looked up before the subscription may have changed without a push.
+                epochs.void_all()
+                _Following(connection, epochs, life, self.beat_s).run(closed)
+                pause_s = _PAUSES_S[0]
+            except Exception:  # noqa: BLE001  # a parser may raise anything on garbage; the near cache asks meanwhile
+                pause_s = min(pause_s * 2, longest_s)
+            finally:
+                epochs.silence()
+                if connection is not None:
+                    connection.disconnect()
+            closed.wait(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+
+    def _connected(self) -> Any:
+        pool = self._client.connection_pool
+        options = {**pool.connection_kwargs, "protocol": 3, "retry": Retry(NoBackoff(), 0)}
+        connection = pool.connection_class(**options)
+        connection.connect()
+        return connection
+
+    def _subscribe(self, connection: Any) -> bytes:
+        """Ask for pushes; gives the replication id of the server."""
+        connection._parser.set_invalidation_push_handler(_pushed)  # noqa: SLF001  # as redis-py's own cache does
+        connection.send_packed_command(
+            [packed((b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", self._keys.marks_prefix())), _ASK]
+        )
+        _reply(connection)
+        return _life(_reply(connection))
+
+
+class _Following:
+    """One connection's life."""
+
+    def __init__(self, connection: Any, epochs: Epochs, life: bytes, beat_s: float) -> None:
+        self._connection = connection
+        self._epochs = epochs
+        self._life = life
+        self._beat_s = beat_s
+        self._fd: int = connection._sock.fileno()  # noqa: SLF001  # redis-py has no other way to wait without reading
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+        self._asked: deque[float] = deque()
+
+    def run(self, closed: threading.Event) -> None:
+        """Take note of what comes, until *closed* is set; raises when the stream is no good any more."""
+        epochs, clock, next_s = self._epochs, self._epochs.clock, 0.0
+        epochs.being_read, epochs.unread = False, partial(_has_unread, self._fd)
+        while not closed.is_set():
+            now_s = clock()
+            if now_s >= next_s:
+                self._ask(now_s)
+                next_s = now_s + self._beat_s
+            # Waits without reading: what has come must be seen by others, as unread or as being read.
+            if self._poll.poll(max(0.0, next_s - clock()) * 1000):
+                epochs.being_read = True
+                self._take()
+                while self._connection.can_read(timeout=0):
+                    self._take()
+                epochs.being_read = False
+
+    def _ask(self, now_s: float) -> None:
+        if self._asked:
+            if now_s - self._asked[0] > _GIVE_UP_S:
+                raise TimeoutError("the stream of pushes does not answer")
+            return
+        self._asked.append(now_s)
+        self._connection.send_packed_command([_ASK], check_health=False)
+
+    def _take(self) -> None:
+        found = self._connection.read_response(disable_decoding=True, push_request=True)
+        if isinstance(found, _Pushed):
+            if found is _EVERYTHING:
+                self._epochs.void_all()
+            for key in found:
+                self._epochs.void(key)
+        elif isinstance(found, bytes):
+            if _life(found) != self._life:
+                raise ConnectionError("another server answers")
+            self._epochs.vouch(self._asked.popleft())
+        else:
+            raise ConnectionError(f"neither a push nor an answer: {type(found).__name__}")
+
+
+def pushes_of(client: Client, keys: Keys) -> RedisPushes | None:
+    """The stream of the server of *client*; None for a cluster, each of whose masters would have one of its own."""
+    return RedisPushes(client, keys) if isinstance(client, redis.Redis) else None
+
+
+def _forked(stream: weakref.ref[RedisPushes]) -> None:
+    alive = stream()
+    if alive is not None:
+        alive._start_anew()  # noqa: SLF001  # of this module
+
+
+def _has_unread(fd: int) -> bool:
+    try:
+        return ioctl(fd, FIONREAD, _NOTHING) != _NOTHING
+    except OSError:  # closed meanwhile
+        return True
+
+
+def _pushed(message: Any) -> _Pushed:
+    # Must not raise: redis-py would log it and go on, and a push would be lost.
+    keys = message[1] if len(message) > 1 else None
+    return _EVERYTHING if keys is None else _Pushed(keys)
+
+
+def _reply(connection: Any) -> Any:
+    """The next reply; pushes that come before it are of no interest yet."""
+    while isinstance(reply := connection.read_response(disable_decoding=True, push_request=True), _Pushed):
+        pass
+    return reply
+
+
+def _life(info: Any) -> bytes:
+    """The replication id of a master.
+
+    Raises:
+        ConnectionError: the server is none.
+    """
+    if not isinstance(info, bytes) or b"role:master" not in info:
+        raise ConnectionError("no master")
+    return info.partition(b"master_replid:")[2].partition(b"\r\n")[0]

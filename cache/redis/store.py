@@ -1,0 +1,311 @@
+"""The store on Valkey or Redis >= 6.2: single, behind Sentinel, or a cluster. The rules are in ``scripts``.
+
+Every method is one round trip (one to each server concerned, for several tenants on a cluster). Two precautions are
+the server's alone, and ``MemoryStore`` has no need of them: marks that another server made, or this one in another
+life, count as lost (its replication id differs); and a server that is no master answers nothing.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
+from tidegate.cache.redis import scripts
+from tidegate.cache.redis.breaker import Pauses
+from tidegate.cache.redis.client import client_of
+from tidegate.cache.redis.cluster import link_of
+from tidegate.cache.redis.keys import Keys, decoded, encoded, token, untoken
+from tidegate.cache.redis.push_stream import pushes_of
+from tidegate.cache.redis.server_facts import servers_of
+from tidegate.cache.redis.url import Target, Timeouts
+from tidegate.cache.redis.wire import Command
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreFull
+from tidegate.position import Origin, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from tidegate.cache.redis.client import Client
+    from tidegate.cache.redis.push_stream import RedisPushes
+    from tidegate.cache.redis.scripts import Script
+    from tidegate.cache.redis.server_facts import ServerFacts
+    from tidegate.cache.redis.wire import Link
+    from tidegate.cache.store import Change, Filling, Lookup
+
+_TAGS_KEPT: Final = 4096
+MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
+_STATES: Final = {"c": State.CLEAN, "p": State.PENDING, "q": State.QUARANTINE}
+_REFUSALS: Final = (
+    None,
+    Refusal.NO_ENTRY,
+    Refusal.NONCE,
+    Refusal.STATE,
+    Refusal.FLOOR,
+    Refusal.BUMPED,
+    Refusal.INTENT,
+    Refusal.NO_ROOT,
+    Refusal.LEASE,
+    Refusal.ORIGIN,
+    Refusal.EPOCH,
+)
+
+
+class RedisStore:
+    """Entries, marks and leases on a server. Can be shared by threads, and used in a process forked off.
+
+    Args:
+        client: a redis-py client, for one server or a cluster; its time-outs are the store's.
+        ns: the database's namespace, up to 40 hexadecimal digits.
+        most_tags: fields a tenant may have before the oldest are dropped.
+        marks_ttl_ms: how long marks stay after the last write, and half as long at least after the last fill: to renew
+            it at each would be a push to all near caches. An entry whose marks are gone is void.
+        most_bytes: the largest answer that is stored, body and large values together.
+        pauses: of the circuit breaker.
+
+    Raises:
+        ValueError: *ns* is something else.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        ns: str,
+        *,
+        most_tags: int = MOST_TAGS,
+        marks_ttl_ms: int = MARKS_TTL_MS,
+        most_bytes: int = MOST_BYTES,
+        pauses: Pauses = Pauses(),  # noqa: B008  # frozen
+    ) -> None:
+        self._client = client
+        self._link: Link = link_of(client, pauses)
+        self._keys = Keys(ns)
+        self._bounds = (b"%d" % marks_ttl_ms, b"%d" % most_tags)
+        self._most_bytes = most_bytes
+
+    @classmethod
+    def from_url(
+        cls, url: str, ns: str, *, connect_timeout_ms: int = 50, read_timeout_ms: int = 50, **bounds: Any
+    ) -> Self:
+        """Connect as *url* says (see :mod:`redis_url`); *bounds* are those of the constructor.
+
+        One server is connected to when it is first asked; a cluster is asked for its map at once.
+
+        Raises:
+            SettingsError: the URL cannot work.
+            StoreUnavailable: the cluster does not answer.
+        """
+        return cls(client_of(Target.of_url(url), Timeouts(connect_timeout_ms, read_timeout_ms)), ns, **bounds)
+
+    def close(self) -> None:
+        """Close the idle connections; the store connects again if it is used again."""
+        self._link.close()
+
+    def pushes(self) -> RedisPushes | None:
+        """A stream of what happens to marks, for a near cache; None for a cluster, whose near caches always ask."""
+        return pushes_of(self._client, self._keys)
+
+    def servers(self) -> tuple[ServerFacts, ...]:
+        """What the server says of itself; on a cluster, each of its masters.
+
+        Raises:
+            StoreUnavailable: one of them does not answer, or not as a Redis would.
+        """
+        return servers_of(self._client)
+
+    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
+        """See :meth:`Store.lookup`."""
+        args: tuple[bytes, ...] = (_field(guard), b"1" if refresh else b"0")
+        if epoch is not None:
+            args = (*args, b"%d" % epoch)
+        return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
+
+    def lease(  # noqa: D102
+        self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
+    ) -> bool:
+        noted = _noted(miss.noted)
+        value = b" ".join((b"1", *noted, _tokens("k", token)))
+        args = (noted[0], b"%d" % miss.guard_generation, value, b"%d" % lease_ms)
+        keys = (self._keys.lease(tenant, entry), self._keys.entry(tenant, entry))
+        return bool(self._one(scripts.LEASE, keys, (*args, noted[1] if unless_filled else b"")))
+
+    def release(self, tenant: str, entry: str, token: str) -> None:
+        """See :meth:`Store.release`."""
+        self._one(scripts.RELEASE, (self._keys.lease(tenant, entry),), (_tokens("k", token),))
+
+    def fill(self, tenant: str, filling: Filling) -> Refusal | None:
+        """See :meth:`Store.fill`."""
+        if filling.size > self._most_bytes:
+            self.release(tenant, filling.entry, filling.token)
+            return Refusal.TOO_LARGE
+        of, name = self._keys, filling.entry
+        keys = [of.marks(tenant), of.entry(tenant, name), of.lease(tenant, name)]
+        keys += [of.blob(tenant, blob) for blob in filling.blobs]
+        header = b" ".join((b"1", *_noted(filling.noted), *_fields(filling.tags)))
+        args = (_origin(filling.origin), _tokens("k", filling.token), b"%d" % filling.ttl_ms, self._bounds[0])
+        entry = b"%b\n%b" % (header, filling.body)
+        return _REFUSALS[self._one(scripts.FILL, keys, (*args, entry, *filling.blobs.values()))]
+
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
+        """See :meth:`Store.check`."""
+        known = b"" if epoch is None else b"%d" % epoch
+        return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), (*_noted(noted), known, *_fields(tags))))
+
+    def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
+        """See :meth:`Store.blobs`."""
+        if not hashes:
+            return []
+        keys = [self._keys.blob(tenant, name) for name in hashes]
+        return self._link.ask((Command(None, keys),), lambda replies: _blobs(replies, len(keys)))
+
+    def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
+        """See :meth:`Store.make_root`."""
+        self._alter(scripts.MAKE_ROOT, tenant, _tokens("n", nonce), _origin(origin))
+
+    def complete_root(self, tenant: str, nonce: str, xid: str, position: Position) -> None:
+        """See :meth:`Store.complete_root`."""
+        self._alter(scripts.COMPLETE_ROOT, tenant, _tokens("n", nonce), _tokens("w", xid), _position(position))
+
+    def end_quarantine(self, tenant: str, nonce: str, position: Position) -> None:
+        """See :meth:`Store.end_quarantine`."""
+        self._alter(scripts.END_QUARANTINE, tenant, _tokens("n", nonce), _position(position))
+
+    def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
+        """See :meth:`Store.open`."""
+        try:
+            self._all(
+                self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
+                for change, nonce in zip(changes, nonces, strict=True)
+            )
+        except StoreFull:
+            self._lose(changes)
+            raise
+
+    def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
+        """See :meth:`Store.stamp`."""
+        at, source = _position(position), _origin(origin)
+        self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, xid, at, source)) for c in changes)
+
+    def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
+        """See :meth:`Store.resolve`."""
+        self._alter(scripts.RESOLVE, tenant, _position(position), *(_tokens("x", xid) for xid in xids))
+
+    def bump(self, changes: Sequence[Change], position: Position) -> None:
+        """See :meth:`Store.bump`."""
+        at = _position(position)
+        try:
+            self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
+        except StoreFull:
+            self._lose(changes)
+
+    def switched_off(self) -> frozenset[str]:
+        """See :meth:`Store.switched_off`."""
+        return self._link.ask((Command(None, (self._keys.switches(),)),), _switches)
+
+    def switch(self, name: str, *, off: bool) -> None:
+        """See :meth:`Store.switch`."""
+        self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
+
+    def _lose(self, changes: Sequence[Change]) -> None:
+        """Forget the marks of these tenants, which takes no memory and voids all they have.
+
+        A full server takes no mark and goes on answering: what is changed now would be served as it was, for as long
+        as the server stays full.
+        """
+        self._all(Command(scripts.LOSE, (self._keys.marks(change.tenant),)) for change in changes)
+
+    def _altering(self, script: Script, tenant: str, *args: bytes) -> Command:
+        return Command(script, (self._keys.marks(tenant),), (*self._bounds, *args))
+
+    def _alter(self, script: Script, tenant: str, *args: bytes) -> None:
+        self._all((self._altering(script, tenant, *args),))
+
+    def _all(self, commands: Iterable[Command]) -> None:
+        listed = list(commands)
+        if listed:
+            self._link.ask(listed, lambda replies: [_number(reply) for reply in replies])
+
+    def _one(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> int:
+        return self._link.ask((Command(script, keys, args),), lambda replies: _number(replies[0]))
+
+
+def _tokens(letter: str, text: str) -> bytes:
+    return encoded(token(letter, text))
+
+
+def _noted(noted: Noted) -> tuple[bytes, bytes]:
+    return _tokens("n", noted.nonce), b"%d" % noted.counter
+
+
+@lru_cache(maxsize=_TAGS_KEPT)
+def _field(tag: str) -> bytes:
+    return _tokens("t", tag)
+
+
+def _fields(tags: Iterable[str]) -> list[bytes]:
+    return [_tokens("t", tag) for tag in tags]
+
+
+def _origin(origin: Origin) -> bytes:
+    return _tokens("", origin.text())
+
+
+def _position(position: Position) -> bytes:
+    return position.text().encode("ascii")
+
+
+def _change(change: Change, xid: str, nonce_or_position: bytes, origin: bytes) -> tuple[bytes, ...]:
+    whole = b"1" if change.whole else b"0"
+    return (_tokens("x", xid), whole, nonce_or_position, origin, *sorted(_fields(change.tags)))
+
+
+def _number(reply: object) -> int:
+    if type(reply) is not int:
+        raise TypeError(f"an integer was expected, not {type(reply).__name__}")
+    return reply
+
+
+def _blobs(replies: list[Any], count: int) -> list[bytes | None]:
+    blobs: list[bytes | None] = replies[0]
+    if len(blobs) != count or not all(blob is None or type(blob) is bytes for blob in blobs):
+        raise TypeError("large values were expected")
+    return blobs
+
+
+def _lookup(replies: list[Any]) -> Lookup:
+    reply = replies[0]
+    if type(reply) is bytes:
+        head, _, body = reply.partition(b"\n")
+        _, nonce, counter, *tags = decoded(head).split(" ")
+        return Hit(body, Noted(untoken(nonce), int(counter)), tuple([untoken(tag) for tag in tags]))
+    return NoRoot() if reply is None else _miss(*reply)
+
+
+def _miss(reason: int, root: bytes, guard: bytes, seconds: bytes, microseconds: bytes) -> Miss:
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    _, state, counter, _, at, _, _, nonce, awaits, origin, *intents = decoded(root).split(" ")
+    generation, position, *guards = decoded(guard).split(" ") if guard else ("0", at)
+    refusal = _REFUSALS[reason]
+    if refusal is None:
+        raise ValueError("a miss without a reason")
+    since = {**_intents(intents), **_intents(guards)}
+    return Miss(
+        noted=Noted(untoken(nonce), int(counter)),
+        reason=refusal,
+        state=_STATES[state],
+        origin=Origin.of_text(untoken(origin)),
+        position=Position.of_text(at).merged(Position.of_text(position)),
+        intents={xid: now_ms - opened for xid, opened in since.items()},
+        awaits=untoken(awaits),
+        guard_generation=int(generation),
+    )
+
+
+def _intents(texts: list[str]) -> dict[str, int]:
+    return {untoken(xid): int(since) for xid, since in zip(texts[::2], texts[1::2], strict=True)}
+
+
+def _switches(replies: list[Any]) -> frozenset[str]:
+    (names,) = _blobs(replies, 1)
+    return frozenset(map(untoken, filter(None, decoded(names or b"").split(" "))))

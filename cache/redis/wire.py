@@ -1,0 +1,58 @@
+"""What is sent to a server, and what sends it: knows the protocol's form, and no client library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tidegate.cache.redis.scripts import Script
+
+T = TypeVar("T")
+
+
+class Command(NamedTuple):
+    """A script with its keys and arguments; without a script, the keys of an MGET."""
+
+    script: Script | None
+    keys: Sequence[bytes]
+    args: Sequence[bytes] = ()
+
+    def parts(self, *, whole_text: bool = False) -> tuple[bytes, ...]:
+        """What is sent; the script's text instead of its digest, for a server that does not have it."""
+        if self.script is None:
+            return (b"MGET", *self.keys)
+        name, text = (b"EVAL", self.script.text) if whole_text else (b"EVALSHA", self.script.sha)
+        return (name, text, b"%d" % len(self.keys), *self.keys, *self.args)
+
+
+def packet(command: Command) -> bytes:
+    """*command* as the protocol has it; hits are many, so what is the same in all of a script is packed once."""
+    script = command.script
+    if script is None:
+        return packed(command.parts())
+    keys, args = command.keys, command.args
+    own = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in (b"%d" % len(keys), *keys, *args)])
+    return b"*%d\r\n%b%b" % (len(keys) + len(args) + 3, script.head, own)
+
+
+def packed(parts: tuple[bytes, ...]) -> bytes:
+    """As the protocol has it."""
+    texts = [b"*%d" % len(parts)]
+    for part in parts:
+        texts += (b"$%d" % len(part), part)
+    texts.append(b"")
+    return b"\r\n".join(texts)
+
+
+class Link(Protocol):
+    """A server, or a cluster of them."""
+
+    def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
+        """Send all, and decode the replies; raise :class:`StoreUnavailable` if they do not come or make no sense."""
+        ...
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        ...

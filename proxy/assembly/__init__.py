@@ -1,0 +1,1 @@
+"""The parts that build.py nests."""

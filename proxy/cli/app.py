@@ -1,0 +1,217 @@
+"""The command line: ``tidegate --help``."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tidegate.cache.redis.url import shown_url
+from tidegate.errors import SettingsError, TidegateError
+from tidegate.proxy.cli.cache import Config, explain, invalidate, switch
+from tidegate.proxy.cli.plugins import add_commands
+from tidegate.proxy.cli.shards import shards_app
+from tidegate.proxy.database.schema import ddl, drop_tables, make_tables, replace_serving_cache
+from tidegate.proxy.doctor.facts import collect
+from tidegate.proxy.doctor.nodes import examine
+from tidegate.proxy.doctor.rules import all_is_well, findings
+from tidegate.proxy.doctor.shards import examine_databases
+from tidegate.proxy.embedded.cli import cluster_app
+from tidegate.proxy.settings import Settings, ShardSettings
+from tidegate.proxy.shard_admin.databases import Databases
+from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
+from tidegate.routing.replicas.failures import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
+
+    from tidegate.proxy.doctor.finding import Finding
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Tidegate: see each command's --help.")
+app.add_typer(cluster_app, name="cluster")
+app.add_typer(shards_app, name="shards")
+app.command()(invalidate)
+app.command()(switch)
+app.command()(explain)
+add_commands(app)
+
+T = TypeVar("T")
+_console = Console()
+Url = Annotated[
+    str | None,
+    typer.Option(help="SQLAlchemy URL of the primary \\[default: TIDEGATE_DATABASE_URL].", show_default=False),
+]
+
+
+@app.command()
+def init(
+    url: Url = None,
+    config: Config = None,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Drop what init made.")] = False,
+    cache_url: Annotated[
+        str | None,
+        typer.Option(help="The cache that serves this database from now on; start every gate anew with it afterwards."),
+    ] = None,
+) -> None:
+    """Create Tidegate's tables and indexes, while the database is in use.
+
+    Each index is created CONCURRENTLY, so no write waits. One that was broken off is found and built again; what is
+    there is left alone, so running this again is harmless. With a TOML file it is done for each of its shards; --url
+    goes before that.
+
+    Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
+    """
+    if sql:
+        for statement in (*ddl(undo=undo), *(spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES)):
+            typer.echo(statement + ";")
+        return
+    settings = _refused_in_one_line(lambda: _settings(url, None, config))
+    if len(settings.shards) > 1:
+        with _databases(settings) as databases:
+            for name in databases.names:
+                _init(databases.engine(name), f"{name}: ", undo=undo, cache_url=cache_url)
+        return
+    with _engine(settings.shards[0].primary if settings.shards else None) as engine:
+        _init(engine, "", undo=undo, cache_url=cache_url)
+
+
+def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None) -> None:
+    if undo:
+        gone = ", ".join(drop_indexes(engine) + drop_tables(engine))
+        typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
+        return
+    made = make_tables(engine)
+    if cache_url:
+        replace_serving_cache(engine, shown_url(cache_url))
+    with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
+        created = create_indexes(engine, _show(bars))
+    typer.echo(f"{whose}created: {', '.join(made + created) or 'nothing, all are there'}")
+
+
+@app.command()
+def doctor(
+    url: Url = None,
+    cache_url: Annotated[
+        str | None,
+        typer.Option(help="URL of the cache \\[default: TIDEGATE_CACHE_URL].", show_default=False),
+    ] = None,
+    config: Config = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
+) -> None:
+    """Check a database, its cache and its servers for what Tidegate needs; exits with 1 if something is wrong.
+
+    What merely costs something is a note. Nothing is changed. --url and --cache-url go before what a TOML file says.
+    With one, every server that it names is asked: whether it is what it should be, how far behind it is, and whether it
+    takes as many connections as the pools of all processes may open.
+
+    Example: tidegate doctor --config tidegate.toml --processes 8
+    """
+    settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
+    found, well = _examined_databases(settings)
+    if config or (url is None and os.environ.get("TIDEGATE_CONFIG")):
+        for shard in settings.shards:
+            with _console.status(f"asking the servers of {shard.name} ..."):
+                examined = _refused_in_one_line(partial(examine, shard, settings, processes))
+            typer.echo("\n".join(examined.budgets))
+            found += examined.findings
+    for finding in found:
+        typer.echo(("" if finding.grave else "note: ") + finding.text())
+    if any(finding.grave for finding in found):
+        raise typer.Exit(1)
+    typer.echo("\n".join(well))
+
+
+def _examined_databases(settings: Settings) -> tuple[list[Finding], list[str]]:
+    """What is wrong with the databases and the cache, and what is said where nothing gravely is."""
+    if len(settings.shards) > 1:
+        with _databases(settings) as databases, _console.status("") as status:
+            return examine_databases(databases, lambda name: status.update(f"asking the database of {name} ..."))
+    with _engine(settings.shards[0].primary if settings.shards else None) as engine:
+        facts = collect(engine, settings.cache)
+        found = findings(facts)
+        return found, [] if any(finding.grave for finding in found) else all_is_well(facts)
+
+
+def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
+    """What a gate would be made of."""
+    file = config or (None if url else os.environ.get("TIDEGATE_CONFIG"))
+    given = Settings.from_toml(Path(file)) if file else Settings()
+    if url or not given.shards:
+        primary = url or os.environ.get("TIDEGATE_DATABASE_URL")
+        given = given.model_copy(update={"shards": (ShardSettings(name="s0", primary=primary),) if primary else ()})
+    cache = cache_url or given.cache.url or (None if file else os.environ.get("TIDEGATE_CACHE_URL"))
+    return given.model_copy(update={"cache": given.cache.model_copy(update={"url": cache})})
+
+
+def _show(bars: Bars) -> Callable[[Progress], None]:
+    tasks = {spec.name: bars.add_task(spec.name, total=None, visible=False) for spec in INDEXES}
+
+    def show(now: Progress) -> None:
+        bars.update(
+            tasks[now.index],
+            description=f"{now.index}: {now.phase}",
+            completed=now.blocks_done,
+            total=now.blocks_total or None,
+            visible=True,
+        )
+
+    return show
+
+
+@contextmanager
+def _engine(url: str | None) -> Iterator[Engine]:
+    """An engine, and its errors as one line without the password, and exit status 2."""
+    engine = _refused_in_one_line(lambda: _engine_for(url or os.environ.get("TIDEGATE_DATABASE_URL")))
+    try:
+        yield engine
+    except (TidegateError, SQLAlchemyError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip()
+        password = str(engine.url.password or "")
+        typer.echo(f"error: {cause.replace(password, '***') if password else cause}", err=True)
+        raise typer.Exit(2) from None
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _databases(settings: Settings) -> Iterator[Databases]:
+    """Those of several shards, and their errors as one line without passwords, and exit status 2."""
+    with _refused_in_one_line(lambda: Databases(settings)) as databases:
+        try:
+            yield databases
+        except (TidegateError, SQLAlchemyError) as error:
+            said = first_line(error) if isinstance(error, SQLAlchemyError) else str(error)
+            typer.echo(f"error: {databases.without_passwords(said)}", err=True)
+            raise typer.Exit(2) from None
+
+
+def _refused_in_one_line(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _engine_for(given: str | None) -> Engine:
+    if not given:
+        raise SettingsError("no database: give --url or set TIDEGATE_DATABASE_URL, like postgresql+psycopg://host/dify")
+    try:
+        return create_engine(make_url(given))
+    except (ArgumentError, ImportError, ValueError) as error:  # whose messages may hold the URL
+        raise SettingsError(
+            f"the database's URL cannot be used ({type(error).__name__}); expected postgresql+psycopg://user@host/dify"
+        ) from None

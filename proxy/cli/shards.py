@@ -1,0 +1,267 @@
+"""``tidegate shards``: the shard map, what lies where, and handing slots over; from the settings, without a gate."""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from tidegate.errors import SettingsError, TidegateError
+from tidegate.proxy.settings import Settings
+from tidegate.proxy.shard_admin.check import check as check_shards
+from tidegate.proxy.shard_admin.citus import citus_ddl
+from tidegate.proxy.shard_admin.databases import Databases
+from tidegate.proxy.shard_admin.move_slots import Moves
+from tidegate.proxy.shard_admin.progress import shown
+from tidegate.proxy.shard_admin.report import look, map_lines, shard_lines, slots_text
+from tidegate.routing.replicas.failures import first_line
+from tidegate.routing.sharding.slots import SLOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tidegate.proxy.shard_admin.move_slots import Move
+    from tidegate.routing.sharding.shard_map import ShardMap
+
+_AT_ONCE: Final = 8
+_INTERRUPTED: Final = 130
+_STRETCH: Final = re.compile(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*").fullmatch
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file with a \\[\\[shards]] section for each shard \\[default: TIDEGATE_CONFIG].", show_default=False
+    ),
+]
+RowsCopied = Annotated[
+    bool,
+    typer.Option(
+        "--rows-copied",
+        help="The rows of these slots' tenants were copied to the new shard, and their writers stand still.",
+    ),
+]
+DrainS = Annotated[
+    float, typer.Option(min=0.1, help="Seconds that writes which have begun may take to end; new ones are refused.")
+]
+
+shards_app = typer.Typer(invoke_without_command=True)
+
+
+@shards_app.callback()
+def shards(
+    context: typer.Context,
+    config: Config = None,
+    top: Annotated[int, typer.Option(min=0, help="How many of its busiest tenants are shown of each shard.")] = 5,
+    hours: Annotated[float, typer.Option(min=0.01, help="Runs of how many hours make a tenant busy.")] = 24,
+) -> None:
+    """Show the shard map, and of each shard its slots, its tables and its busiest tenants.
+
+    Rows and tenants of tables of up to 16 MiB are counted; of larger ones ~ marks what the statistics say, and - that
+    nothing was analyzed yet. Sizes are with indexes and TOAST. The busiest tenants are those with the most runs created
+    in the last day, found by the index on created_at: the larger the time, the more is read.
+
+    Exits with 1 if a shard does not answer. The other commands change what is shown here, or prove it.
+
+    Example: tidegate shards --config tidegate.toml --top 3 --hours 1
+    """
+    if context.invoked_subcommand is not None:
+        context.obj = config
+        return
+    with _databases(config) as databases:
+        known = databases.known()
+        for line in map_lines(known, databases.names):
+            typer.echo(line)
+        names = list(dict.fromkeys((*known.shard_map.shards, *databases.names)))
+        with shown("asking the shards") as tell, ThreadPoolExecutor(_AT_ONCE) as pool:
+            seen = list(pool.map(lambda name: look(databases, name, tell, hours=hours, most=top), names))
+        for one in seen:
+            typer.echo("")
+            for line in shard_lines(one, known.shard_map, hours):
+                typer.echo(databases.without_passwords(line))
+        if not all(one.answers for one in seen):
+            raise typer.Exit(1)
+
+
+@shards_app.command()
+def check(context: typer.Context, config: Config = None) -> None:
+    """Prove that every row lies on the shard that owns its tenant, and that the shards own what the map says.
+
+    Of tables with a tenant each distinct one is looked up in the map, by an index where one begins with the tenant;
+    rows without a tenant (pauses, their reasons) must lie with the row that they name. Nothing is changed, and gates go
+    on meanwhile. Tables of other repositories than Tidegate's own are not known here.
+
+    Exits with 0 if all agrees, with 1 and a line for each if something does not or could not be asked.
+
+    Example: tidegate shards check --config tidegate.toml
+    """
+    with _databases(config or context.obj) as databases:
+        with shown("checking") as tell:
+            result = check_shards(databases, tell)
+        for line in result.wrong:
+            typer.echo(databases.without_passwords(line))
+        for line in result.advice:
+            typer.echo(f"what to do: {line}")
+        typer.echo(result.summary)
+        if result.wrong:
+            raise typer.Exit(1)
+
+
+@shards_app.command()
+def flip(
+    context: typer.Context,
+    slots: Annotated[str, typer.Option(help=f"Like 5-7,9: from 0 to {SLOTS - 1}.")],
+    to: Annotated[str, typer.Option(help="The shard that gets them.")],
+    config: Config = None,
+    rows_copied: RowsCopied = False,
+    drain_s: DrainS = 5.0,
+) -> None:
+    """Hand slots to another shard. It hands over slots, and moves no rows.
+
+    Refused while tenants of these slots have rows, where they are or where they shall go: before it begins, and once
+    more when no write is under way. Slots that several shards hold are one flip each; those that the new shard has
+    already are left alone, so running this again is harmless. Broken off, it is finished by tidegate shards finish.
+
+    Example: tidegate shards flip --slots 1024-1535 --to s3
+    """
+    wanted = _slots(slots)
+    with _databases(config or context.obj) as databases, shown("flipping") as tell:
+        moves = Moves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
+        planned = moves.to(wanted, to)
+        moves.see_empty(planned)
+        _carry_out(moves, planned, f"{to} holds these slots already")
+
+
+@shards_app.command()
+def finish(
+    context: typer.Context, config: Config = None, rows_copied: RowsCopied = False, drain_s: DrainS = 5.0
+) -> None:
+    """Finish a flip whose owner died or was broken off; harmless where there is none.
+
+    Example: tidegate shards finish
+    """
+    with _databases(config or context.obj) as databases, shown("finishing") as tell:
+        flipped, shard_map = Moves(databases, tell, rows_copied=rows_copied, drain_s=drain_s).finish()
+        if flipped is None:
+            typer.echo(f"no flip is under way; the map is at epoch {shard_map.epoch}")
+            return
+        typer.echo(f"finished: slots {slots_text(flipped.slots)} from {flipped.from_shard} to {flipped.to_shard}")
+        typer.echo(f"the map is at epoch {shard_map.epoch}")
+
+
+@shards_app.command()
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the new shard; the settings have a \\[\\[shards]] section for it.")],
+    config: Config = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show which slots would move, and change nothing.")
+    ] = False,
+    rows_copied: RowsCopied = False,
+    drain_s: DrainS = 5.0,
+) -> None:
+    """Add a shard to the map, and give it its share of slots, from each of the others in proportion.
+
+    First give every gate a [[shards]] section for it, and its database the application's tables and Tidegate's own
+    (tidegate init --url). Refused while tenants of the slots that would move have rows: moving rows is not built.
+    Broken off, it is taken up where it was by running it again.
+
+    Example: tidegate shards add s3 --dry-run
+    """
+    with _databases(config or context.obj) as databases, shown("adding") as tell:
+        moves = Moves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
+        planned = moves.to_add(name)
+        if dry_run:
+            for move in planned:
+                typer.echo(f"would move: {_moved(move)}")
+            return
+        moves.see_empty(planned)
+        moves.make_known(name)
+        _carry_out(moves, planned, f"{name} has its share already")
+
+
+@shards_app.command()
+def repair(context: typer.Context, config: Config = None) -> None:
+    """Make the catalogue say what the shards own, where a failover lost its newest map; harmless where none is lost.
+
+    Every unit must have one owner, and every shard must answer. The map gets an epoch that no gate has had, so that all
+    follow it. Nothing is taken from a shard or given to one.
+
+    Example: tidegate shards repair
+    """
+    with _databases(config or context.obj) as databases, shown("reading what the shards own") as tell:
+        made = Moves(databases, tell).repair()
+        if made is None:
+            typer.echo("the catalogue has lost nothing; nothing was changed")
+            return
+        typer.echo(f"published what the shards own as the map of epoch {made.epoch}; run: tidegate shards check")
+
+
+@shards_app.command()
+def ddl(
+    citus: Annotated[bool, typer.Option("--citus", help="For Citus, the one there is.")] = False,
+) -> None:
+    """Print the statements that have an extension of PostgreSQL place the rows instead; needs no database.
+
+    With Citus, a gate runs unsharded on its coordinator. docs/sharding.md says what of that was tried, and which
+    methods cannot work there.
+
+    Example: tidegate shards ddl --citus > citus.sql
+    """
+    if not citus:
+        raise typer.BadParameter("say for what: tidegate shards ddl --citus")
+    for part in citus_ddl():
+        typer.echo(part)
+
+
+def _carry_out(moves: Moves, planned: list[Move], nothing: str) -> None:
+    if not planned:
+        typer.echo(f"{nothing}; nothing was changed")
+        return
+    shard_map: ShardMap = moves.carry_out(planned, lambda move: typer.echo(f"moved: {_moved(move)}"))
+    typer.echo(f"the map is at epoch {shard_map.epoch}")
+
+
+def _moved(move: Move) -> str:
+    return f"{len(move.slots)} slots from {move.from_shard} to {move.to_shard}: {slots_text(move.slots)}"
+
+
+def _slots(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        matched = _STRETCH(part)
+        if matched is None:
+            raise typer.BadParameter(f"--slots {text!r}: {part.strip()!r} is none; expected slots like 5-7,9")
+        first, last = matched.groups()
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers or numbers[-1] >= SLOTS:
+            raise typer.BadParameter(f"--slots {text!r}: {part.strip()!r} is not in order from 0 to {SLOTS - 1}")
+        found += numbers
+    return found
+
+
+@contextmanager
+def _databases(config: Path | None) -> Iterator[Databases]:
+    """The shards' databases, and their errors as one line without passwords, and exit status 2."""
+    say: Callable[[str], str] = str
+    try:
+        if config is None and not {"TIDEGATE_CONFIG", "TIDEGATE_DATABASE_URL"} & os.environ.keys():
+            raise SettingsError("no settings: give --config a TOML file, or set TIDEGATE_CONFIG to the path of one")
+        settings = Settings.from_environment() if config is None else Settings.from_toml(config)
+        with Databases(settings) as databases:
+            say = databases.without_passwords
+            yield databases
+    except (TidegateError, SQLAlchemyError) as error:
+        _fail(say(first_line(error) if isinstance(error, SQLAlchemyError) else str(error)), 2)
+    except KeyboardInterrupt:
+        _fail("broken off; whether a flip was left is shown by: tidegate shards", _INTERRUPTED)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(status) from None

@@ -1,0 +1,1 @@
+"""Tidegate's own tables, and what it asks of a database."""

@@ -1,0 +1,34 @@
+"""A transaction's id and position, in one statement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import String, cast, func, select
+
+from tidegate.position import NOWHERE, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+
+TRANSACTION: Final = (
+    cast(func.pg_current_xact_id(), String),
+    func.pg_walfile_name(func.pg_current_wal_insert_lsn(), type_=String),
+    cast(func.pg_current_wal_insert_lsn(), String),
+)
+"""The transaction's id, and the position: log file, LSN."""
+
+
+def transaction_of(row: Sequence[Any]) -> tuple[str, Position]:
+    """The id and position in a row of :data:`TRANSACTION`."""
+    return row[0], Position.parse(row[2], row[1])
+
+
+def transaction_id(connection: Connection) -> tuple[str, Position]:
+    """The transaction's id and the position now, in one statement; ("", NOWHERE) without a log."""
+    if connection.dialect.name != "postgresql":
+        return "", NOWHERE
+    return transaction_of(connection.execute(select(*TRANSACTION)).one())

@@ -1,0 +1,195 @@
+"""What a database and its cache are asked so that somebody can be told what is wrong with them; changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import func, select, text
+
+from tidegate.cache.redis.store import RedisStore
+from tidegate.cache.redis.url import shown_url
+from tidegate.cache.store import StoreUnavailable
+from tidegate.proxy.database.schema import OUTBOX, STATE, cluster_id, missing_tables, serving_cache
+from tidegate.repositories.indexes import index_states
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Engine
+
+    from tidegate.cache.redis.server_facts import ServerFacts
+    from tidegate.proxy.settings import CacheSettings
+
+PATIENCE_MS: Final = 2_000
+"""How long a server of the cache is waited for: longer than a gate waits, so that one that is slow is told from one
+that is away."""
+_NO_NAMESPACE: Final = "0"
+# Only those with an id hold a quarantine up, and the lowest id of all does, in whatever database of the server it is.
+_OLDEST: Final = text(
+    "SELECT x::text AS xid, pid, gid, state, program, owner, EXTRACT(EPOCH FROM clock_timestamp() - since) AS age_s"
+    " FROM (SELECT backend_xid AS x, pid, '' AS gid, state, application_name AS program, usename::text AS owner,"
+    " xact_start AS since FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()"
+    " UNION ALL SELECT transaction, NULL, gid, 'prepared', '', owner::text, prepared FROM pg_prepared_xacts) running"
+    " ORDER BY age(x) DESC LIMIT 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A transaction that has an id.
+
+    Args:
+        xid: its id.
+        age_s: how long ago it began, or was prepared, in seconds; None: it is another user's, who does not tell.
+        pid: of its process; None: it is prepared, and has none.
+        gid: the name under which it was prepared.
+        state: "active", "idle in transaction", ..., or "prepared".
+        program: as it calls itself.
+        owner: the user.
+    """
+
+    xid: str
+    age_s: float | None
+    pid: int | None
+    gid: str
+    state: str
+    program: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """What Tidegate needs of the primary.
+
+    Args:
+        indexes: "valid", "invalid" or "missing", by name.
+        missing_tables: those of Tidegate's own.
+        closed_tables: those of them that this user may not read, and which are as good as empty in what follows.
+        serving: the cache that serves this database; None: no gate has come with one yet.
+        oldest: the transaction that would hold up a quarantine for longest; None: none is running.
+        waiting: rows in the outbox.
+        waiting_s: how long the oldest has been there, in seconds.
+        cluster: of shards, that it is one of; None: none that is known.
+    """
+
+    indexes: Mapping[str, str]
+    missing_tables: tuple[str, ...]
+    closed_tables: tuple[str, ...] = ()
+    serving: str | None = None
+    oldest: Running | None = None
+    waiting: int = 0
+    waiting_s: float = 0.0
+    cluster: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """The cache that the settings name.
+
+    Args:
+        name: its URL, without a password.
+        most_ms: how long a gate waits for one answer.
+        servers: what they say.
+        away: why it did not answer; empty: it did.
+        refused: what it said to a question as a gate puts it, where it refused that.
+    """
+
+    name: str
+    most_ms: int
+    servers: tuple[ServerFacts, ...] = ()
+    away: str = ""
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All of it; *cache* is None where the settings name none."""
+
+    database: DatabaseFacts
+    cache: CacheFacts | None
+
+
+def collect(engine: Engine, cache: CacheSettings) -> Facts:
+    """Ask the primary of *engine*, and the cache that the settings name.
+
+    Raises:
+        SettingsError: the cache's URL cannot work.
+        SQLAlchemyError: the database does not answer.
+    """
+    return Facts(database_facts(engine), cache_facts(cache))
+
+
+def database_facts(engine: Engine) -> DatabaseFacts:
+    """Ask the primary of *engine*.
+
+    Raises:
+        SQLAlchemyError: it does not answer.
+    """
+    missing = tuple(missing_tables(engine))
+    closed = _closed(engine, [name for name in (STATE.name, OUTBOX.name) if name not in missing])
+    waiting, waiting_s = (0, 0.0) if OUTBOX.name in missing + closed else _outbox(engine)
+    is_open = STATE.name not in missing + closed
+    return DatabaseFacts(
+        indexes=index_states(engine),
+        missing_tables=missing,
+        closed_tables=closed,
+        serving=serving_cache(engine, None) if is_open else None,
+        oldest=_oldest(engine),
+        waiting=waiting,
+        waiting_s=waiting_s,
+        cluster=cluster_id(engine, None) if is_open else None,
+    )
+
+
+def _closed(engine: Engine, names: Sequence[str]) -> tuple[str, ...]:
+    if engine.dialect.name != "postgresql":
+        return ()
+    with engine.connect() as connection:
+        return tuple(name for name in names if not connection.scalar(select(func.has_table_privilege(name, "SELECT"))))
+
+
+def _oldest(engine: Engine) -> Running | None:
+    if engine.dialect.name != "postgresql":
+        return None
+    with engine.connect() as connection:
+        row = connection.execute(_OLDEST).one_or_none()
+    if row is None:
+        return None
+    age_s = None if row.age_s is None else float(row.age_s)
+    return Running(row.xid, age_s, row.pid, row.gid, row.state or "", row.program or "", row.owner or "")
+
+
+def _outbox(engine: Engine) -> tuple[int, float]:
+    # As gates write it: their sessions are in UTC.
+    utc = func.timezone("UTC", func.now()) if engine.dialect.name == "postgresql" else func.current_timestamp()
+    with engine.connect() as connection:
+        count, oldest, now = connection.execute(
+            select(func.count(), func.min(OUTBOX.c.created_at), utc.label("now")).select_from(OUTBOX)
+        ).one()
+    return count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+
+
+def cache_facts(settings: CacheSettings) -> CacheFacts | None:
+    """Ask the cache that the settings name, if they do.
+
+    Raises:
+        SettingsError: its URL cannot work.
+    """
+    return None if settings.url is None else _cache(settings, settings.url)
+
+
+def _cache(settings: CacheSettings, url: str) -> CacheFacts:
+    name, most_ms = shown_url(url), settings.read_timeout_ms
+    try:
+        store = RedisStore.from_url(url, _NO_NAMESPACE, connect_timeout_ms=PATIENCE_MS, read_timeout_ms=PATIENCE_MS)
+        servers = store.servers()
+    except StoreUnavailable as error:
+        return CacheFacts(name, most_ms, away=str(error))
+    try:
+        store.lookup("", "-", "-")
+    except StoreUnavailable as error:
+        return CacheFacts(name, most_ms, servers, refused=str(error))
+    finally:
+        store.close()
+    return CacheFacts(name, most_ms, servers)

@@ -1,0 +1,97 @@
+"""What a server is asked so that somebody can be told what is wrong with it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from tidegate.routing.replicas.probe_sql import VIEW, one_row, view_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from tidegate.routing.replicas.topology import View
+
+CATCHES_UP_S: Final = 2.0
+"""How long a replica is given to show what the primary had written when that was asked."""
+_POLL_S: Final = 0.05
+_FACTS: Final = (
+    "SELECT current_setting('timezone'),"
+    " (SELECT setting::int FROM pg_settings WHERE name = 'wal_retrieve_retry_interval'),"
+    " current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+    " - coalesce(current_setting('reserved_connections', true)::int, 0),"
+    " pg_has_role('pg_read_all_stats', 'USAGE'), current_user,"
+    " (SELECT count(*) FROM pg_stat_wal_receiver),"
+    " EXTRACT(EPOCH FROM now() - pg_last_xact_replay_timestamp()),"
+    " CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_current_wal_flush_lsn() - '0/0'::pg_lsn END"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What a server has said of itself.
+
+    Args:
+        view: as its monitor would see it.
+        timezone: of a connection that does not set one.
+        retry_ms: ``wal_retrieve_retry_interval``, in milliseconds.
+        connections: as many may be open, besides those that are kept for superusers.
+        sees_receiver: whether this user is told the timeline that a standby receives.
+        user: who was asked as.
+        receives: whether a standby is connected to whom it replicates from.
+        shown_age_s: how old the newest commit is that a standby shows, in seconds; None: it shows none yet.
+    """
+
+    view: View
+    timezone: str
+    retry_ms: int
+    connections: int
+    sees_receiver: bool
+    user: str
+    receives: bool
+    shown_age_s: float | None
+    flushed_lsn: int = 0
+    """How far a primary's log can be sent: what is written and not flushed stays for up to 15 s if nobody commits."""
+
+
+def facts_of(url: URL, reach_lsn: int | None = None) -> NodeFacts | str:
+    """Ask a server.
+
+    Args:
+        url: where.
+        reach_lsn: wait for a moment until it has replayed up to this.
+
+    Returns:
+        What it said, or why it did not answer, in words without a password.
+    """
+    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    try:
+        raw = engine.raw_connection()
+        try:
+            return _asked(raw.dbapi_connection, reach_lsn)
+        finally:
+            raw.close()
+    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
+        words = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+        return words[0].replace(str(url.password), "***") if url.password else words[0]
+
+
+def _asked(raw: Any, reach_lsn: int | None) -> NodeFacts:
+    view = view_of(one_row(raw, VIEW), time.monotonic())
+    until_s = time.monotonic() + CATCHES_UP_S
+    while view.standby and view.position.lsn < (reach_lsn or 0) and time.monotonic() < until_s:
+        time.sleep(_POLL_S)
+        view = view_of(one_row(raw, VIEW), time.monotonic())
+    timezone, retry_ms, connections, sees, user, receivers, age_s, flushed = one_row(raw, _FACTS)
+    shown_age_s = None if age_s is None else float(age_s)
+    return NodeFacts(view, timezone, retry_ms, connections, sees, user, receivers > 0, shown_age_s, int(flushed))
+
+
+def behind(facts: NodeFacts, primary: NodeFacts) -> NodeFacts:
+    """*facts* with an age of nothing where a standby shows all that *primary* had written when it was asked."""
+    caught_up = facts.view.position.lsn >= primary.flushed_lsn
+    return replace(facts, shown_age_s=0.0) if caught_up else facts

@@ -1,0 +1,178 @@
+"""What is wrong with a database and its cache, in plain words; pure: :mod:`tidegate.proxy.doctor.facts` asks them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tidegate.proxy.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tidegate.cache.redis.server_facts import ServerFacts
+    from tidegate.proxy.doctor.facts import CacheFacts, DatabaseFacts, Facts
+
+LONG_S: Final = 60.0
+"""A transaction that runs for longer holds up what waits for its end for longer than anybody would expect, seconds."""
+APPLIED_S: Final = 5.0
+"""Within this, what is in the outbox is applied where a gate reaches the cache, in seconds."""
+_OLDEST_VERSION: Final = (6, 2)
+_RIGHT_POLICY: Final = "volatile-ttl is right: it takes answers first, for marks are kept for longer"
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """What is wrong."""
+    return of_the_database(facts) + of_the_cache(facts.cache)
+
+
+def of_the_database(facts: Facts) -> list[Finding]:
+    """What is wrong with the database, and with the cache for it."""
+    found = [finding for check in _OF_THE_DATABASE for finding in check(facts.database)]
+    return found if facts.cache is None else [*found, *of_serving(facts.cache, facts.database)]
+
+
+def of_the_cache(cache: CacheFacts | None) -> list[Finding]:
+    """What is wrong with the cache, whatever it serves."""
+    return [] if cache is None else [finding for check in _OF_THE_CACHE for finding in check(cache)]
+
+
+def all_is_well(facts: Facts) -> list[str]:
+    """Lines for when nothing is gravely wrong."""
+    lines = ["all indexes and tables are there"]
+    cache, serving = facts.cache, facts.database.serving
+    if cache is not None:
+        quickest_ms = min(server.answer_ms for server in cache.servers)
+        serves = "serves this database" if serving else "will serve this database from the first gate on"
+        lines.append(f"the cache {cache.name} answers in {quickest_ms:.1f} ms, and {serves}")
+    elif serving is not None:
+        lines.append(f"the cache {serving}, which serves this database, was not asked: give --cache-url or --config")
+    return lines
+
+
+def of_indexes(database: DatabaseFacts) -> Iterator[Finding]:
+    """Indexes that are missing, or were never finished."""
+    for name, state in database.indexes.items():
+        if state != "valid":
+            cure = "pages cost more the larger an app is; run: tidegate init"
+            yield Finding(f"index {name}", f"is {state}", cure)
+
+
+def of_tables(database: DatabaseFacts) -> Iterator[Finding]:
+    """Tidegate's own tables."""
+    for name in database.missing_tables:
+        yield Finding(f"table {name}", "is missing", "a gate makes it if it may; run: tidegate init")
+
+    for name in database.closed_tables:
+        cure = "what it says was not looked at; a gate's user must read and write it: GRANT ALL ON it TO that user"
+        yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
+
+
+def of_transactions(database: DatabaseFacts) -> Iterator[Finding]:
+    """The oldest transaction, if it is long: a quarantine lasts until it has ended."""
+    oldest = database.oldest
+    if oldest is None or oldest.age_s is None or oldest.age_s < LONG_S:
+        return
+    if oldest.pid is None:
+        who, end = f"prepared as {oldest.gid!r}", "COMMIT PREPARED or ROLLBACK PREPARED ends it"
+    else:
+        named = f", {oldest.program}" if oldest.program else ""
+        who = f"process {oldest.pid}{named}, {oldest.state}"
+        end = f"SELECT pg_terminate_backend({oldest.pid}) ends it"
+    wrong = f"has been running for {oldest.age_s:.0f} s ({who}, of {oldest.owner})"
+    cure = f"tenants whose marks are lost meanwhile are in quarantine, and not cached, until it has ended; {end}"
+    yield Finding(f"transaction {oldest.xid}", wrong, cure, grave=False)
+
+
+def of_outbox(database: DatabaseFacts) -> Iterator[Finding]:
+    """Changes that the cache has not been told of."""
+    if database.waiting and database.waiting_s >= APPLIED_S:
+        rows = "1 change" if database.waiting == 1 else f"{database.waiting:,} changes"
+        wrong = f"has {rows} that the cache was not told of, the oldest for {database.waiting_s:.0f} s"
+        cure = (
+            "answers from the cache may be older by as much; a gate whose cache.url is "
+            f"{database.serving or 'the cache that serves this database'}, and which reaches it, applies them"
+        )
+        yield Finding("the outbox", wrong, cure)
+
+
+def of_serving(cache: CacheFacts, database: DatabaseFacts) -> Iterator[Finding]:
+    """The cache that the settings name is not the one that serves this database."""
+    if database.serving is not None and database.serving != cache.name:
+        cure = (
+            "a gate with it reads from the database, and its writes go to the outbox; set cache.url to that one, or "
+            "run tidegate init with --cache-url and start every gate anew"
+        )
+        yield Finding(f"the cache {cache.name}", f"does not serve this database: {database.serving} does", cure)
+
+
+def of_reach(cache: CacheFacts) -> Iterator[Finding]:
+    """It cannot be reached, or refuses what a gate asks."""
+    about = f"the cache {cache.name}"
+    if cache.away:
+        cure = "gates read from the database, and writes go to the outbox; start it, or correct cache.url"
+        yield Finding(about, f"cannot be reached ({cache.away})", cure)
+    elif cache.refused and all(server.role == "master" and _is_new_enough(server) for server in cache.servers):
+        cure = "nothing is cached; docs/redis.md lists the rights that its user needs"
+        yield Finding(about, f"refuses what a gate asks ({cache.refused})", cure)
+
+
+def of_speed(cache: CacheFacts) -> Iterator[Finding]:
+    """It takes longer to answer than a gate waits."""
+    for about, server in _named(cache):
+        if server.answer_ms > cache.most_ms:
+            wrong = f"takes {server.answer_ms:.0f} ms to answer, and a gate waits for {cache.most_ms} ms"
+            yield Finding(about, wrong, "nothing is cached; raise cache.read_timeout_ms, or bring it nearer")
+
+
+def of_versions(cache: CacheFacts) -> Iterator[Finding]:
+    """Servers that are too old."""
+    for about, server in _named(cache):
+        if not _is_new_enough(server):
+            yield Finding(about, f"is {server.product} {server.version}", "Redis 6.2 or later, or Valkey, is needed")
+
+
+def of_roles(cache: CacheFacts) -> Iterator[Finding]:
+    """Replicas: they take no marks."""
+    for about, server in _named(cache):
+        if server.role != "master":
+            cure = "no mark can be written there, so it is not used; name its master, or redis+sentinel://host/service"
+            yield Finding(about, "is a replica", cure)
+
+
+def of_eviction(cache: CacheFacts) -> Iterator[Finding]:
+    """Policies by which a full server drops marks while it keeps the answers that they vouch for."""
+    for about, server in _named(cache):
+        policy = server.eviction
+        if policy in ("", "noeviction", "volatile-ttl"):
+            continue
+        when = "when it is full" if server.most_bytes else "once maxmemory is set and reached"
+        cure = f"nothing stale is served, but all that is cached of such a tenant is void; {_RIGHT_POLICY}"
+        if policy.startswith("allkeys-"):
+            cure = f"kill switches too, which are then on again; {cure}"
+        yield Finding(about, f"may evict marks {when} (maxmemory-policy {policy})", cure, grave=False)
+
+
+_OF_THE_DATABASE: Final[tuple[Callable[[DatabaseFacts], Iterable[Finding]], ...]] = (
+    of_indexes,
+    of_tables,
+    of_transactions,
+    of_outbox,
+)
+_OF_THE_CACHE: Final[tuple[Callable[[CacheFacts], Iterable[Finding]], ...]] = (
+    of_reach,
+    of_speed,
+    of_versions,
+    of_roles,
+    of_eviction,
+)
+
+
+def _named(cache: CacheFacts) -> Iterator[tuple[str, ServerFacts]]:
+    for server in cache.servers:
+        yield (f"the cache's server {server.name}" if server.name else f"the cache {cache.name}"), server
+
+
+def _is_new_enough(server: ServerFacts) -> bool:
+    major, _, rest = server.version.partition(".")
+    minor = rest.partition(".")[0]
+    return not (major.isdecimal() and minor.isdecimal()) or (int(major), int(minor)) >= _OLDEST_VERSION

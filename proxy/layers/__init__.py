@@ -1,0 +1,1 @@
+"""What a call passes, from the facade down to a node."""

@@ -1,0 +1,250 @@
+"""The caching layer: which calls are read through the cache, and what one is made of there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import uniform
+from typing import TYPE_CHECKING, Any, Final
+
+from tidegate.cache.codec.values import Undecodable
+from tidegate.cache.events import NearChecked, StoreFailed, served
+from tidegate.cache.near.lru import Kept
+from tidegate.cache.request import ONLY_PRIMARY, Answer
+from tidegate.cache.store import StoreUnavailable
+from tidegate.cache.tags import template
+from tidegate.proxy.layers.fingerprint import fingerprint_of
+from tidegate.repositories.policies import GUARD, Read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tidegate.cache.codec.answers import Codec, Decoded
+    from tidegate.cache.events import Observer
+    from tidegate.cache.near.lru import Bounded
+    from tidegate.cache.near.push_epochs import Pushes
+    from tidegate.cache.read_through import ReadThrough
+    from tidegate.cache.request import Need
+    from tidegate.cache.store import Hit, Store
+    from tidegate.cache.switches import Switches
+    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.repositories.policies import NearMode
+
+_JITTER: Final = 0.1
+
+
+class Caching:
+    """Answers reads from the cache where their policy lets it, and passes on the rest.
+
+    Args:
+        read_through: the read path.
+        store: entries and marks.
+        codec: answers as bytes.
+        near: decoded answers of this process; None: no near cache.
+        pushes: what near answers in ``bounded`` mode rely on; None: they are checked each time.
+        near_modes: modes by method, or for "all", instead of those of the policies.
+        blobs: large values of this process, by their content.
+        switches: what is switched off.
+        below: the layer that asks a node.
+        keep_alive: called before a node is asked; starts what a process forked off has to run for itself.
+        observe: told what happened.
+    """
+
+    def __init__(
+        self,
+        *,
+        read_through: ReadThrough,
+        store: Store,
+        codec: Codec,
+        near: Bounded | None,
+        pushes: Pushes | None,
+        near_modes: Mapping[str, NearMode],
+        blobs: Bounded,
+        switches: Switches,
+        below: Pipeline,
+        keep_alive: Callable[[], None],
+        observe: Observer,
+    ) -> None:
+        self._read_through = read_through
+        self.store = store
+        self.codec = codec
+        self.near = near
+        self.blobs = blobs
+        self._pushes = pushes
+        self._near_modes = near_modes
+        self.below = below
+        self.keep_alive = keep_alive
+        self._switches = switches
+        self._observe = observe
+
+    def __call__(self, call: Call) -> object:
+        """The answer, never older than the newest change visible on the primary as the call began."""
+        request = self._request(call)
+        if request is None:
+            return self.below(call)
+        if request.near != "off" and self.near is not None:
+            kept: Kept | None = self.near.get(request.tenant, request.entry)
+            vouched = request.near == "bounded" and self._is_vouched_for(request, kept)
+            fresh = kept is not None and (vouched or self._is_fresh(request, kept))
+            if fresh is None:  # the cache does not answer, and a call waits for that once
+                return request.query(ONLY_PRIMARY).value
+            if kept is not None and fresh:
+                self._observe(served(request.tenant, "near"))
+                call.answered = "near"
+                return self.codec.build(kept.decoded, request.session_maker)
+        # Only now: what is near is found by its fingerprint alone.
+        if not request.expand_guard():
+            return self.below(call)
+        return self._read_through(request)
+
+    def _is_vouched_for(self, request: CachedCall, kept: Kept | None) -> bool:
+        pushes = self._pushes
+        if pushes is None:
+            return False
+        # Alive first: a stream that comes back may bring old news between an epoch read too early and its answer.
+        vouched = pushes.alive()
+        request.epoch = pushes.epoch(request.tenant)
+        return vouched and kept is not None and kept.epoch == request.epoch
+
+    def epoch(self, tenant: str) -> int | None:
+        """Since when *tenant* is where the newest shard map of this process has it; None: there is one shard."""
+        asked = self._read_through.epoch
+        return None if asked is None else asked(tenant)
+
+    @property
+    def switches(self) -> Switches:
+        """What is switched off."""
+        return self._switches
+
+    def peek(self, call: Call) -> CachedCall | None:
+        """The call as it is looked up; None if it is none of the cache's business. Only looks."""
+        request = self._request(call)
+        return request if request is not None and request.expand_guard() else None
+
+    def vouches_for(self, tenant: str, kept: Kept) -> bool:
+        """Whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
+        pushes = self._pushes
+        return pushes is not None and pushes.alive() and kept.epoch == pushes.epoch(tenant)
+
+    def near_mode(self, call: Call, policy: Read) -> NearMode:
+        """How the answers of a call are kept in this process."""
+        modes = self._near_modes
+        return modes.get(call.method, modes.get("all", policy.near)) if modes else policy.near
+
+    def _request(self, call: Call) -> CachedCall | None:
+        """The call as a request of the read path; None if it is none of the cache's business."""
+        policy, tenant = call.policy, call.tenant
+        if not isinstance(policy, Read) or policy.guard is None or tenant is None or not call.cacheable:
+            return None
+        if policy.when is not None and not policy.when(call.arguments):
+            return None
+        if self._switches.are_off(call.method, tenant):
+            return None
+        fingerprint = fingerprint_of(call)
+        return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
+
+    def _is_fresh(self, request: CachedCall, kept: Kept) -> bool | None:
+        """Whether *kept* is; None: the cache does not answer."""
+        if request.near == "bounded":
+            self._observe(NearChecked(request.tenant))
+        try:
+            fresh = self.store.check(request.tenant, kept.noted, kept.tags, epoch=self.epoch(request.tenant))
+        except StoreUnavailable as error:
+            self._observe(StoreFailed("check", str(error)))
+            return None
+        if self.near is not None:
+            if not fresh:
+                self.near.forget(request.tenant, request.entry)
+            elif kept.epoch != request.epoch:  # a push named the tenant, but nothing that this answer depends on
+                self.near.put(request.tenant, request.entry, replace(kept, epoch=request.epoch), kept.size)
+        return fresh
+
+
+class CachedCall:
+    """One call on its way through the read path; see :class:`~tidegate.cache.request.Request`."""
+
+    __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "entry", "epoch", "guard", "near", "tenant")
+
+    def __init__(self, layer: Caching, call: Call, policy: Read, tenant: str, fingerprint: bytes) -> None:
+        self.tenant = tenant
+        self.entry = fingerprint.hex()
+        self.guard = ""
+        self.near: NearMode = "off" if layer.near is None else layer.near_mode(call, policy)
+        self.epoch = 0
+        self._layer = layer
+        self._call = call
+        self._policy = policy
+        self._fingerprint = fingerprint
+
+    def query(self, need: Need) -> Answer:
+        """Ask a node by the layers below."""
+        self._layer.keep_alive()
+        call = self._call
+        call.need, call.tell_origin, call.origin, call.answered = need, True, None, "node"
+        return Answer(self._layer.below(call), call.origin)
+
+    @property
+    def session_maker(self) -> Any:
+        """What the repository opens sessions with."""
+        return self._call.home or self._call.repository.__dict__["_tidegate_session_maker"]
+
+    def expand_guard(self) -> bool:
+        """Whether the arguments name the guard; without one the call cannot be cached."""
+        guard = template(self._policy.guard or "").expand(self._call.arguments)
+        if not isinstance(guard, str):
+            return False
+        self.guard = guard
+        return True
+
+    def tags(self, value: object) -> tuple[str, ...]:
+        """The guard, or what the policy says of the answer."""
+        if self._policy.answer_tags is None:
+            return (self.guard,)
+        tags = self._policy.answer_tags(self._call.arguments, value)
+        return tuple(self.guard if tag == GUARD else tag for tag in tags)
+
+    def ttl_ms(self, value: object) -> int:
+        """The policy's, jittered, so that what was stored together does not end together."""
+        ttl = self._policy.negative_ttl if value is None else self._policy.ttl
+        return int(ttl.total_seconds() * 1000 * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
+
+    def freeze(self, value: object) -> tuple[bytes, Mapping[str, bytes]]:
+        """The answer as bytes."""
+        encoded = self._layer.codec.encode(self.tenant, self._fingerprint, value)
+        for name, blob in encoded.blobs.items():
+            self._layer.blobs.put(self.tenant, name, blob, len(blob))
+        return encoded.body, encoded.blobs
+
+    def thaw(self, body: bytes, hit: Hit | None) -> object:
+        """A new answer; keeps what was parsed where the policy lets a near cache."""
+        layer = self._layer
+        decoded = layer.codec.decode(self.tenant, self._fingerprint, body)
+        if decoded.blobs:
+            decoded = self._resolved(decoded)
+        keeps = self.near != "off" and hit is not None
+        value = layer.codec.build(decoded, self.session_maker, shared=keeps)
+        if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
+            kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
+            layer.near.put(self.tenant, self.entry, kept, kept.size)
+        self._call.answered = "flight" if hit is None else "store"
+        return value
+
+    def _may_be_near(self, value: object) -> bool:
+        return self._policy.near_if is None or self._policy.near_if(value)
+
+    def _resolved(self, decoded: Decoded) -> Decoded:
+        layer = self._layer
+        found: dict[str, bytes] = {}
+        for name in decoded.blobs:
+            if (kept := layer.blobs.get(self.tenant, name)) is not None:
+                found[name] = kept
+        missing = [name for name in decoded.blobs if name not in found]
+        fetched = dict(zip(missing, layer.store.blobs(self.tenant, missing) if missing else (), strict=True))
+        for name, blob in fetched.items():
+            if blob is None:
+                raise Undecodable(f"blob {name} is not there")
+            found[name] = blob
+        resolved = layer.codec.resolve(decoded, found)
+        # Only now: what was fetched has the content that its name says.
+        for name in missing:
+            layer.blobs.put(self.tenant, name, found[name], len(found[name]))
+        return resolved

@@ -1,0 +1,160 @@
+"""Gated repositories: a plain class whose public methods are calls through the layers. The only code with their names.
+
+::
+
+    @gated(WORKFLOW_RUN_POLICIES)
+    class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository): ...
+
+Methods are generated with their own signatures, so ``inspect.signature``, subclassing and ``isinstance`` work. Nothing
+is forwarded by ``__getattr__``, and no signature is bound at a call: both cost more than a call may.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from tidegate.cache.tags import as_text
+from tidegate.ids import canonical_id, is_canonical
+from tidegate.proxy.call import Call, bound_copy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tidegate.proxy.call import Pipeline
+    from tidegate.repositories.policies import Policy, PolicyTable
+
+C = TypeVar("C")
+
+IN_SESSION: Final = "_tidegate_in_session"
+"""What a repository of several shards has, to run methods that take the caller's session."""
+_EMPTY: Final = inspect.Parameter.empty
+POLICY: Final = "_tidegate_policy"
+"""By this name a method that is a call has its policy."""
+_BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def gated(policies: PolicyTable, *, sharded: bool = False) -> Callable[[type[C]], type[C]]:
+    """Make the public methods of a class calls.
+
+    Args:
+        policies: one row for each.
+        sharded: whether it must say where the rows of every method are.
+
+    Raises:
+        PolicyError: a public method has no policy, or a policy no method; when the class is made.
+    """
+
+    def decorate(cls: type[C]) -> type[C]:
+        policies.check(cls)
+        if sharded:
+            policies.check_places(cls)
+        for name, policy in policies.items():
+            method = _method(cls, name, policy, policies)
+            method.__dict__[POLICY] = policy
+            setattr(cls, name, method)
+        return cls
+
+    return decorate
+
+
+def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) -> Callable[..., object]:
+    plain = getattr(cls, name)
+    signature = _Signature.of(plain)
+    names, tails = signature.names, signature.tails
+    ids = tuple(name for name in names if name in policies.ids)
+    full_name, tenant_name = f"{cls.__module__}.{cls.__qualname__}.{name}", policies.tenant
+    directly = _directly(plain, policy)
+    has_tenant, tenant_is_id = tenant_name in names, tenant_name in ids
+
+    @functools.wraps(plain)
+    def method(self: Any, *args: Any, **kwargs: Any) -> object:
+        pipeline: Pipeline | None = self._tidegate_pipeline
+        if pipeline is None:
+            return plain(self, *args, **kwargs)
+        arguments: dict[str, Any] | None
+        if kwargs or len(args) >= len(tails):
+            arguments = signature.bind(args, kwargs)
+        else:
+            tail = tails[len(args)]
+            arguments = None if tail is None else dict(zip(names, args), **tail)  # noqa: B905  # the tail is the rest
+        if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
+            return directly(self, args, kwargs)
+        cacheable = True
+        for key in ids:
+            value = arguments[key]
+            if value.__class__ is not str or not is_canonical(value):
+                canonical = canonical_id(value)
+                if canonical is not None:
+                    arguments[key] = canonical
+                elif value is not None:  # left for the database to refuse
+                    cacheable = False
+        tenant = arguments[tenant_name] if has_tenant else None
+        if tenant is not None and (not tenant_is_id or tenant.__class__ is not str):
+            tenant = as_text(tenant)
+        return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
+
+    return method
+
+
+def _directly(plain: Callable[..., object], policy: Policy) -> Callable[..., object]:
+    """What runs a method that no layer is asked about."""
+    takes_session = tuple(inspect.signature(plain).parameters)[1:2] == ("session",)
+
+    def run(repository: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if takes_session and (in_session := repository.__dict__.get(IN_SESSION)) is not None:
+            answer: object = in_session(repository, plain, policy, args, kwargs)
+            return answer
+        return plain(bound_copy(repository, None), *args, **kwargs)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What binds arguments to a method's parameters.
+
+    Args:
+        names: of the parameters; none, where the method takes the caller's session, or any arguments: it runs plain.
+        positional: how many may be given by position.
+        defaults: of those that have one.
+        tails: by how many are given by position, the defaults of the rest; None where one of these has none.
+    """
+
+    names: tuple[str, ...]
+    positional: int
+    defaults: dict[str, Any]
+    tails: tuple[dict[str, Any] | None, ...]
+
+    @classmethod
+    def of(cls, method: Callable[..., object]) -> _Signature:
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        names = tuple(parameter.name for parameter in parameters)
+        if names[:1] == ("session",) or any(parameter.kind not in _BOUND for parameter in parameters):
+            return cls((), 0, {}, ())
+        positional = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.default is not _EMPTY}
+        rests = [names[given:] for given in range(positional + 1)]
+        tails = [{name: defaults[name] for name in rest} if defaults.keys() >= set(rest) else None for rest in rests]
+        return cls(names, positional, defaults, tuple(tails) if names else ())
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Every argument by name, in the order of the signature; None where the call does not fit it."""
+        if len(args) > self.positional or not self.names:
+            return None
+        given = dict(zip(self.names, args))  # noqa: B905  # names that are left over are in kwargs, or get their defaults
+        bound = {}
+        taken = 0
+        for name in self.names:
+            if name in given:
+                bound[name] = given[name]
+            elif name in kwargs:
+                bound[name] = kwargs[name]
+                taken += 1
+            elif name in self.defaults:
+                bound[name] = self.defaults[name]
+            else:
+                return None
+        return bound if taken == len(kwargs) else None

@@ -1,0 +1,301 @@
+"""Calls of several tenants: a part on each shard, and one answer made of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from tidegate.cache.tags import as_text
+from tidegate.errors import PartialResult, RoutingError, StaleShardMap
+from tidegate.ids import is_no_id
+from tidegate.proxy.layers.partial_results import may_be_missing
+from tidegate.proxy.shards.registry import by_newest_map, checking, of_all_shards
+from tidegate.proxy.shards.retry import Again
+from tidegate.repositories.policies import Read
+from tidegate.repositories.scopes import Everywhere, InTurn, OfIds
+from tidegate.routing.sharding.scatter import OF_THE_SHARD, merged, summed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.shards.id_search import Finder
+    from tidegate.proxy.shards.registry import Shards
+    from tidegate.repositories.scopes import OfId, Place
+    from tidegate.repositories.tenant_directory import Kind
+    from tidegate.routing.sharding.scatter import Scatter
+    from tidegate.routing.sharding.shard_map import Holding
+
+
+class _Owned(NamedTuple):
+    """Something that a call is about, and whose it is; of what is nobody's, the shard where something of it lies."""
+
+    item: Any
+    tenant: str | None
+    shard: str | None = None
+
+
+class _Part(NamedTuple):
+    """What goes to one shard, and of whom that shard has by the map by which it was chosen."""
+
+    owned: list[_Owned]
+    holdings: dict[str, Holding]
+
+
+_Parts: TypeAlias = Mapping[str, _Part]
+_Asked: TypeAlias = "Mapping[str, Callable[[], Any]]"
+
+
+class Parted:
+    """Splits calls, and merges what their parts answer.
+
+    Args:
+        below: the layers that answer for one shard.
+        shards: all of them.
+        scatter: runs parts at once.
+        find: whose ids are whose.
+        patience_s: how long a part waits for a flip to get by, in seconds.
+    """
+
+    def __init__(self, below: Pipeline, shards: Shards, scatter: Scatter, find: Finder, patience_s: float) -> None:
+        self._below: Final = below
+        self._shards: Final = shards
+        self._scatter: Final = scatter
+        self.find: Final = find
+        self._patience_s: Final = patience_s
+
+    def __call__(self, call: Call, where: Place) -> object:
+        """The answer of a call that is about no single id."""
+        if isinstance(where, OfIds):
+            return self.by_ids(call, where)
+        if isinstance(where, Everywhere):
+            return self.everywhere(call, where)
+        if isinstance(where, InTurn):
+            return self.in_turn(call, where)
+        return call.run_plain()  # it touches no row
+
+    def on_first(self, call: Call, new: Mapping[str, Any] | None = None) -> object:
+        """The answer of a shard of which nothing is known: to say what one database with no such row would."""
+        return self._on(call, self._shards.names()[0], new or {})
+
+    def of_nobody(self, call: Call, kind: Kind, key: str) -> object:
+        """The answer about an id that is no tenant's: of the shard where something of it was left, or of any."""
+        left = {} if is_no_id(key) else self.find.left(kind, [key])
+        return self._on(call, left.get(key, self._shards.names()[0]), {})
+
+    def searched(self, call: Call, where: OfId) -> object:
+        """The row that the call finds on any shard; of several the first. One that has it will do, if others fail.
+
+        Raises:
+            PartialResult: no shard that answered has it, and one did not answer.
+        """
+
+        def ask(names: Sequence[str], epoch: int | None) -> object:
+            asked = {name: partial(self._on, call, name, {}, epoch=epoch) for name in names}
+            # One is enough, unless it must be the first: an id is on one shard.
+            answers = self._scatter.all_of(asked, enough=None if where.first else _any_row)
+            found = [row for row in answers.succeeded.values() if row is not None]
+            if not found or where.first:
+                _raise_if_failed(call, answers.succeeded, answers.failed)
+            if not found:
+                return None
+            return min(found, key=attrgetter(*where.first)) if where.first else found[0]
+
+        return of_all_shards(self._shards, ask)
+
+    def by_ids(self, call: Call, where: OfIds) -> object:
+        """The sum of the parts, each one transaction on its shard.
+
+        Raises:
+            PartialResult: a shard failed, after which the others had done their parts.
+        """
+        items = call.arguments[where.argument]
+        if not items or isinstance(items, str):
+            return self.on_first(call)
+        items = list(items)
+        if not items or any(is_no_id(_id(item)) for item in items):
+            return self.on_first(call, {where.argument: items})
+        owners = self._owners(where, items)
+        if isinstance(call.policy, Read):
+            return _added(self._read(call, where.argument, owners).values())
+        return self._written(call, where, owners)
+
+    def everywhere(self, call: Call, where: Everywhere) -> object:
+        """The rows of all shards, or of those that the named tenants are on, in order."""
+        tenants = call.arguments[where.tenants] if where.tenants else None
+        if where.tenants and tenants and not isinstance(tenants, str):
+            named = list(tenants)
+            if not named or any(map(is_no_id, named)):  # nobody's, as an iterator at its end says, and not everybody's
+                return self.on_first(call, {where.tenants: named or tenants})
+            rows = self._read(call, where.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
+        else:
+            rows = of_all_shards(self._shards, partial(self._each, call))
+        if len(rows) == 1:
+            return next(iter(rows.values()))
+        return merged(rows.values(), attrgetter(*where.order), limit=call.arguments[where.limit])
+
+    def in_turn(self, call: Call, where: InTurn) -> object:
+        """What was done, on whichever shard, in order.
+
+        Raises:
+            PartialResult: one of them failed; what had been done before is in it.
+        """
+        given = list(call.arguments.values())
+
+        def find(names: Sequence[str], epoch: int | None) -> Mapping[str, Any]:
+            asked = {name: partial(self._run, call, name, where.find, *given, epoch=epoch) for name in names}
+            return self._scatter(call.name, asked)
+
+        found = of_all_shards(self._shards, find)
+        most = where.most if call.arguments[where.limit] is None else call.arguments[where.limit]
+        due = merged([[(item, name) for item in items] for name, items in found.items()], _itself, limit=most)
+        done: dict[str, list[Any]] = {}
+        answer = []
+        for item, name in due:
+            try:
+                if self._do(call, name, where.do, item, *given):
+                    answer.append(item[-1])
+                    done.setdefault(name, []).append(item[-1])
+            except Exception as error:
+                if not answer:
+                    raise
+                raise PartialResult(call.name, done, {name: error}) from error
+        return answer
+
+    def _do(self, call: Call, name: str, *step: Any) -> bool:
+        """Whether a step was done on the shard *name*; on any, once it was refused there, as its tenant moves."""
+        again = Again(self._shards, self._patience_s)
+        names: Sequence[str] = (name,)
+        while True:
+            stale = None
+            for shard in names:
+                try:
+                    if self._run(call, shard, *step):
+                        return True
+                except StaleShardMap as error:
+                    stale = error
+            if stale is None:
+                return False
+            if not again(stale):
+                raise stale
+            names = self._shards.names()
+
+    def _written(self, call: Call, where: OfIds, left: Sequence[_Owned]) -> object:
+        done: dict[str, Any] = {}
+        again = Again(self._shards, self._patience_s)
+        while left:
+            parts = self._split(left)
+            succeeded, failed = self._answers(self._asked(call, where.argument, parts, check=True))
+            for name, answer in succeeded.items():
+                done[name] = answer if name not in done else _added([done[name], answer])
+            stale = {name: error for name, error in failed.items() if isinstance(error, StaleShardMap)}
+            if failed and (stale.keys() != failed.keys() or not again(next(iter(stale.values())))):
+                _raise_if_failed(call, done, failed)
+            left = [owned for name in stale for owned in parts[name].owned]
+        return _added(done.values())
+
+    def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
+        def ask(parts: _Parts, *, check: bool) -> Mapping[str, Any]:
+            succeeded, failed = self._answers(self._asked(call, argument, parts, check=check))
+            _raise_if_failed(call, succeeded, failed)
+            return succeeded
+
+        split = partial(self._split, owned)
+        return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
+
+    def _owners(self, where: OfIds, items: Sequence[Any]) -> list[_Owned]:
+        ids = [_id(item) for item in items]
+        named = [getattr(item, "tenant_id", None) for item in items]
+        unknown = [key for key, tenant in zip(ids, named, strict=True) if tenant is None]
+        found = self.find(where.kind, unknown) if unknown else {}
+        nobodys = [key for key in unknown if key not in found]
+        left = self.find.left(where.kind, nobodys) if nobodys else {}
+        tenants = [found.get(key) if name is None else as_text(name) for key, name in zip(ids, named, strict=True)]
+        return [_Owned(item, tenants[at], left.get(ids[at])) for at, item in enumerate(items)]
+
+    def _split(self, owned: Iterable[_Owned]) -> _Parts:
+        parts: dict[str, _Part] = {}
+        for each in owned:
+            holding = None if each.tenant is None else self._shards.holding(each.tenant)
+            # Of what is not there any shard answers as all would.
+            shard = (each.shard or self._shards.names()[0]) if holding is None else holding.shard
+            part = parts.setdefault(shard, _Part([], {}))
+            part.owned.append(each)
+            if holding is not None:
+                part.holdings[holding.unit] = holding
+        return parts
+
+    def _asked(self, call: Call, argument: str, parts: _Parts, *, check: bool) -> _Asked:
+        """By shard what asks it; *check*: after it has seen that it owns the tenants of its part."""
+
+        def ask(name: str, part: _Part) -> Any:
+            holdings = part.holdings.values() if check else ()
+            return self._on(call, name, {argument: [each.item for each in part.owned]}, *holdings)
+
+        return {name: partial(ask, name, part) for name, part in parts.items()}
+
+    def _each(self, call: Call, names: Sequence[str], epoch: int | None) -> Mapping[str, Any]:
+        succeeded, failed = self._answers({name: partial(self._on, call, name, {}, epoch=epoch) for name in names})
+        _raise_if_failed(call, succeeded, failed)
+        return succeeded
+
+    def _answers(self, asked: _Asked) -> tuple[Mapping[str, Any], Mapping[str, BaseException]]:
+        if len(asked) > 1:
+            return self._scatter.all_of(asked)
+        ((name, ask),) = asked.items()
+        try:
+            return {name: ask()}, {}
+        except Exception as error:  # noqa: BLE001  # raised again by who asked
+            return {}, {name: error}
+
+    def _on(self, call: Call, shard: str, new: Mapping[str, Any], *holdings: Holding, epoch: int | None = None) -> Any:
+        with checking(*holdings, epoch=epoch):  # and nothing of what a call checks that has made this one
+            return self._below(replace(call, arguments={**call.arguments, **new}, shard=shard))
+
+    def _run(self, call: Call, shard: str, method: str, *given: Any, epoch: int | None = None) -> Any:
+        """A method of the repository's own, on one shard."""
+
+        def step(repository: Any, **_arguments: Any) -> Any:
+            return getattr(repository, method)(*given)
+
+        with checking(epoch=epoch):
+            return self._below(replace(call, plain=step, shard=shard))
+
+
+def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[str, BaseException]) -> None:
+    if not failed:
+        return
+    stale = [error for error in failed.values() if isinstance(error, StaleShardMap)]
+    if stale and isinstance(call.policy, Read):  # with a newer map, all are to be asked again
+        raise stale[0]
+    first = next(iter(failed.values()))
+    if not succeeded and len({(type(error), str(error)) for error in failed.values()}) == 1:
+        raise first
+    about_the_call = [error for error in failed.values() if not isinstance(error, (*OF_THE_SHARD, RoutingError))]
+    if about_the_call and isinstance(call.policy, Read):  # nothing was done that would have to be told
+        raise about_the_call[0]
+    if succeeded and isinstance(call.policy, Read) and may_be_missing(failed):
+        return
+    raise PartialResult(call.name, succeeded, failed) from first
+
+
+def _any_row(answers: Mapping[str, Any]) -> bool:
+    return any(row is not None for row in answers.values())
+
+
+def _id(item: Any) -> Any:
+    return getattr(item, "id", item)
+
+
+def _added(answers: Iterable[Any]) -> Any:
+    parts = list(answers)
+    if isinstance(parts[0], Mapping):
+        return summed(parts)
+    return sum(parts)
+
+
+def _itself(item: Any) -> Any:
+    return item

@@ -1,0 +1,260 @@
+"""The routing layer: reads go to a replica that has reached the position they need, everything else to the primary.
+
+A replica that fails is left alone for a while, and the read goes on to another one, and to the primary in the end.
+Reads only: a write is run once, on the primary.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sqlalchemy.exc import DBAPIError
+
+from tidegate.cache.read_needs import Needs
+from tidegate.cache.request import ONLY_PRIMARY, Need
+from tidegate.cache.tags import as_text, template
+from tidegate.errors import Overloaded, PolicyError
+from tidegate.position import NOWHERE, Origin
+from tidegate.proxy.database.origins import origins_seen
+from tidegate.proxy.layers.explained import explained
+from tidegate.repositories.policies import Read
+from tidegate.routing.events import Banned, Passed, Refused
+from tidegate.routing.replicas.attempt import Attempt, Lost, NotReached, current
+from tidegate.routing.replicas.choose import Wanted, choose
+from tidegate.routing.replicas.failures import Verdict, first_line, verdict
+from tidegate.routing.replicas.health import HEALTHY, Bans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tidegate.cache.root_recovery import Keeper
+    from tidegate.cache.store import Store
+    from tidegate.proxy.call import Call
+    from tidegate.proxy.layers.explained import NodeExplained
+    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.routing.events import Observer
+    from tidegate.routing.replicas.admission import Admission
+    from tidegate.routing.replicas.own_writes import Written
+    from tidegate.routing.replicas.topology import Node
+
+
+ANYWHERE: Final = Need(NOWHERE, primary=False)
+"""Nobody knows of a write that a replica would have to show."""
+
+
+class Asked(NamedTuple):
+    """What tells which node will do for a call that the caching has not asked about."""
+
+    ask: Callable[[Call], Need]
+    peek: Callable[[Call], Need]
+    """The same, and changes nothing."""
+
+
+def needs_of(store: Store | None, keeper: Keeper | None) -> Asked:
+    """What tells which node will do, by the marks.
+
+    Args:
+        store: where the marks are; None: nobody knows of any write.
+        keeper: brings them on.
+    """
+    if store is None:
+        return Asked(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
+    return Asked(_asking(store, keeper), _asking(store, None))
+
+
+def _asking(store: Store, keeper: Keeper | None) -> Callable[[Call], Need]:
+    marks = Needs(store, keeper)
+
+    def ask(call: Call) -> Need:
+        policy = call.policy
+        guard = template(policy.guard).expand(call.arguments) if isinstance(policy, Read) and policy.guard else None
+        if not call.cacheable or not isinstance(guard, str):
+            return ONLY_PRIMARY
+        return marks(as_text(call.tenant), guard)
+
+    return ask
+
+
+class OnPrimary:
+    """Runs every call on the primary, with the repository's own session maker."""
+
+    def __call__(self, call: Call) -> object:
+        """The plain answer; notes whose data it is, where that is asked for."""
+        if not call.tell_origin:
+            return call.run_plain()
+        with origins_seen() as seen:
+            answer = call.run_plain()
+        # Several sessions may have answered together; where they do not agree, nothing may be stored.
+        call.origin = seen.pop() if len(seen) == 1 else None
+        return answer
+
+
+_NOBODY: Final = object()
+"""No replica has answered; None is an answer."""
+
+
+class Elsewhere(Exception):  # noqa: N818  # no mistake: the read goes on
+    """This replica did not answer."""
+
+
+class Routing:
+    """Chooses the node for each call of one shard.
+
+    Args:
+        nodes: the servers.
+        shard: the shard's name, as origins have it.
+        needs: which node will do for a call that no layer above has asked about.
+        peek: the same, and changes nothing.
+        written: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
+        admission: to the primary, of reads.
+        silent_s: how old what is known of a node may be, in seconds.
+        bans: how long a replica that failed is left alone.
+        observe: told what happened.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        *,
+        shard: str,
+        needs: Callable[[Call], Need],
+        peek: Callable[[Call], Need],
+        written: Written,
+        admission: Admission,
+        silent_s: float,
+        bans: Bans,
+        observe: Observer,
+    ) -> None:
+        self._nodes: Final = nodes
+        self._shard: Final = shard
+        self._needs: Final = needs
+        self._peek: Final = peek
+        self._written: Final = written
+        self._admission: Final = admission
+        self._silent_s: Final = silent_s
+        self._bans: Final = bans
+        self._observe: Final = observe
+        self._primary: Final = OnPrimary()
+
+    def __call__(self, call: Call) -> object:
+        """The answer of a node that has reached the position; of the primary, where none has, or may."""
+        self._nodes.ensure_started()
+        if not isinstance(call.policy, Read):
+            call.node = self._nodes.topology.primary.name
+            return self._primary(call)
+        wanted = self._wanted(call, self._needs)
+        if isinstance(wanted, str):
+            return self._on_primary(call)
+        if (found := self._on_replicas(call, wanted)) is not _NOBODY:
+            return found
+        self._nodes.want()
+        try:
+            return self._on_primary(call)
+        except DBAPIError as error:
+            if verdict(error) is not Verdict.BAN:
+                raise
+            self._observe(Passed(call.node, first_line(error)))
+        # The primary has failed in the middle. Replicas may have reached the position since; or it is back at once.
+        found = self._on_replicas(call, wanted)
+        return found if found is not _NOBODY else self._on_primary(call)
+
+    def _on_replicas(self, call: Call, wanted: Wanted) -> object:
+        """The answer of one of them; ``_NOBODY`` if none has one."""
+        passed: list[Node] = []
+        while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
+            try:
+                return self._on_replica(call, node, wanted)
+            except Elsewhere as why:
+                passed.append(node)
+                self._observe(Passed(node.name, str(why)))
+        return _NOBODY
+
+    def explain(self, call: Call) -> tuple[NodeExplained, ...]:
+        """Which nodes would answer *call*, and why the others would not; the primary first. Changes nothing."""
+        self._nodes.look()
+        return explained(self._nodes.topology, self._wanted(call, self._peek), time.monotonic())
+
+    def _wanted(self, call: Call, needs: Callable[[Call], Need]) -> Wanted | str:
+        """What a replica must have to answer a read; a text: why only the primary will do."""
+        if not isinstance(call.policy, Read):
+            return "writes are the primary's"
+        if call.policy.node != "any":
+            return "the method's policy names the primary"
+        if call.tenant is None:
+            return "the call names no tenant"
+        need = call.need if call.need is not None else needs(call)
+        if need.primary:
+            return "a write may be under way, or the tenant's marks do not tell"
+        own = self._written.position(as_text(call.tenant))
+        if own is None:
+            return "a commit of this process has not come back"
+        return Wanted(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
+
+    def _choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
+        return choose(self._nodes.topology, wanted, time.monotonic(), random.random, passed)
+
+    def _later_choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
+        return self._choice(wanted, passed) if self._nodes.look_again(wanted) else None
+
+    def _on_primary(self, call: Call) -> object:
+        call.node = self._nodes.topology.primary.name
+        try:
+            with self._admission.admitted(call.tenant or ""):
+                return self._primary(call)
+        except Overloaded:
+            self._observe(Refused(call.tenant or ""))
+            raise
+
+    def _on_replica(self, call: Call, node: Node, wanted: Wanted) -> object:
+        view = node.view
+        maker = self._nodes.session_maker(node, call.sessions or call.repository.__dict__["_tidegate_session_maker"])
+        if view is None or maker is None:
+            raise Elsewhere("its connections are not to be had here")
+        attempt = Attempt(node, view, wanted.position, time.monotonic())
+        if not self._nodes.enter(attempt):
+            raise Elsewhere("all its connections are in use")
+        token = current.set(attempt)
+        try:
+            answer = call.run_plain(maker)
+        except Exception as error:
+            self._judge(call, attempt, error)
+            raise
+        finally:
+            self._nodes.leave(attempt)
+            current.reset(token)
+        if node.health.failures:
+            node.health = HEALTHY
+        call.node = node.name
+        call.origin = Origin(0, attempt.timeline, self._shard) if attempt.timeline else None
+        return answer
+
+    def _judge(self, call: Call, attempt: Attempt, error: Exception) -> None:
+        """Return where the caller is to see the error.
+
+        Raises:
+            Elsewhere: another node is to answer.
+            PolicyError: the method is no read.
+        """
+        if isinstance(error, NotReached):
+            if isinstance(error, Lost):
+                self._ban(attempt.node, str(error))
+            raise Elsewhere(str(error)) from None
+        found = Verdict.BAN if attempt.was_cut else verdict(error)
+        why = first_line(error)
+        if found is Verdict.NO_READ:
+            raise PolicyError(
+                f"{call.name} is declared Read, and a standby refused it ({why}): declare it Write, or "
+                "Read(node=PRIMARY) if it only locks"
+            ) from error
+        if found is Verdict.BAN:
+            self._ban(attempt.node, why)
+        if found is not Verdict.RAISE:
+            raise Elsewhere(why) from None
+
+    def _ban(self, node: Node, why: str) -> None:
+        now_s = time.monotonic()
+        before, node.health = node.health, node.health.failed(self._bans, now_s, random.random())  # noqa: S311  # jitter
+        if node.health is not before:
+            self._observe(Banned(node.name, node.health.until_s - now_s, why))

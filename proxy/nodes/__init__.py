@@ -1,0 +1,1 @@
+"""The servers of one shard in this process."""

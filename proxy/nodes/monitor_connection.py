@@ -1,0 +1,75 @@
+"""The connection by which a monitor asks its node."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tidegate.routing.replicas.probe_sql import VIEW, one_row, view_of
+from tidegate.routing.replicas.sockets import close_line, first_of_all, line_of, note_line
+from tidegate.routing.threads.fork_hooks import in_children
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tidegate.routing.replicas.topology import View
+
+
+class MonitorLine:
+    """See :class:`tidegate.routing.replicas.monitor.Line`.
+
+    Args:
+        engine: gives connections that nobody else uses.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._raw: Any = None
+        self._info: dict[str, Any] = {}
+        self._parents: list[Any] = []
+        self._asking = threading.Lock()
+        first_of_all(engine, lambda raw, _record: note_line(raw, self._info))
+        in_children(self._forked)
+
+    def ask(self) -> View:
+        """One question."""
+        with self._asking:  # the first question may still be under way when the monitor is started
+            try:
+                raw = self._raw or self._connect()
+                asked_s = time.monotonic()
+                return view_of(one_row(raw, VIEW), asked_s)
+            except BaseException:
+                self._close()
+                raise
+
+    def cut(self) -> None:
+        """End the one that is under way."""
+        if (line := line_of(self._info)) is not None:
+            line.shut()
+
+    def close(self) -> None:
+        """Close the connection, once no question is under way."""
+        with self._asking:
+            self._close()
+
+    def _close(self) -> None:
+        raw, self._raw = self._raw, None
+        close_line(self._info)
+        if raw is not None:
+            with contextlib.suppress(Exception):
+                raw.close()
+
+    def _connect(self) -> Any:
+        pooled = self._engine.raw_connection()
+        pooled.detach()  # so that in a child no pool gives it back: it is the parent's there
+        raw: Any = pooled.dbapi_connection
+        raw.autocommit = True  # one statement is one round trip
+        self._raw = raw
+        return raw
+
+    def _forked(self) -> None:
+        # Kept, not closed: to close it would say goodbye to the server in the parent's name.
+        self._parents.append((self._raw, self._info))
+        self._raw, self._info, self._asking = None, {}, threading.Lock()

@@ -1,0 +1,46 @@
+"""Opening the servers of a shard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.errors import SettingsError
+from tidegate.proxy.nodes.addresses import addresses
+from tidegate.proxy.nodes.engines import follow_primary, hosts
+from tidegate.proxy.nodes.patroni_members import Discovered
+from tidegate.proxy.nodes.shard_nodes import Nodes
+from tidegate.routing.events import NotDiscovered, Promoted
+from tidegate.routing.replicas.patroni import Discovery
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tidegate.proxy.observe import Observer
+    from tidegate.proxy.settings import Settings, ShardSettings
+    from tidegate.routing.replicas.topology import Node
+
+
+def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, observe: Observer) -> Nodes | None:
+    """The servers of a shard, with its engine bound to whoever is the primary; None where there is one only."""
+    if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
+        return None
+    if engine.dialect.name != "postgresql":
+        raise SettingsError(f"shards.{shard.name}.replicas: only PostgreSQL's are read from, not {engine.dialect.name}")
+
+    def changed(before: Node, now: Node) -> None:
+        observe(Promoted(now.name, before.name, nodes.topology.timeline))
+
+    known = addresses(shard, settings, engine.url)
+    nodes = Nodes(engine, known, settings.routing, changed)
+    try:
+        nodes.learn()
+        if shard.patroni:
+            every_s = settings.routing.discover_ms / 1000
+            found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
+            nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
+        nodes.find_primary()
+        follow_primary(engine, nodes.topology, nodes.url_of)
+    except BaseException:
+        nodes.close()
+        raise
+    return nodes

@@ -1,0 +1,207 @@
+"""The telemetry layer, and where what it sees goes: counters in memory, and ``logging``.
+
+It stands above all other layers, so a call's time is what its caller waits for. What happens inside the cache comes as
+events (see :mod:`tidegate.cache.events`), which counters and log take note of before the program's own observer does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
+from tidegate.routing.events import Banned, NotDiscovered, Passed, Promoted, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tidegate.cache import events as cache_events
+    from tidegate.proxy.call import Answered, Call
+    from tidegate.routing import events as routing_events
+
+Event: TypeAlias = "cache_events.Event | routing_events.Event"
+"""What a gate tells its observer: events of the cache, and of the way to a server."""
+
+
+class Observer(Protocol):
+    """Told of every event; must be quick, and must not raise."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note."""
+        ...
+
+
+_NS_PER_S: Final = 1e9
+LOG_EVERY_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class MethodStats:
+    """The calls of one method since the gate was made.
+
+    Args:
+        calls: how many have ended.
+        errors: of these, with an exception.
+        seconds: all of them together.
+        answered: how many were answered "near", by the "store", by another thread's "flight", by a "node" because the
+            cache had no fresh answer, or "plain" because they are none of the cache's business.
+    """
+
+    calls: int
+    errors: int
+    seconds: float
+    answered: Mapping[Answered, int]
+
+    @property
+    def served(self) -> int:
+        """How many the cache answered."""
+        return sum(count for who, count in self.answered.items() if who in ("near", "store", "flight"))
+
+    @property
+    def missed(self) -> int:
+        """How many it should have, and did not."""
+        return self.answered.get("node", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a gate has counted since it was made.
+
+    Args:
+        methods: calls, by "module.Class.method".
+        nodes: calls by the server that answered them, where there are replicas.
+        events: of the cache, by name and reason, but for its answers, which *methods* has.
+    """
+
+    methods: Mapping[str, MethodStats]
+    events: Mapping[str, int]
+    nodes: Mapping[str, int]
+
+
+class _Method:
+    __slots__ = ("answered", "errors", "ns")
+
+    def __init__(self) -> None:
+        self.errors = self.ns = 0
+        self.answered: defaultdict[Answered, int] = defaultdict(int)
+
+
+class Counters:
+    """Counts calls and events; may be told by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._methods: defaultdict[str, _Method] = defaultdict(_Method)
+        self._events: dict[tuple[type[Event], str], int] = {}
+        self._nodes: dict[str, int] = {}
+
+    def add(self, call: Call, ns: int, failed: int = 0) -> None:
+        """One call, which took *ns* nanoseconds; *failed*: 1 if it ended with an exception."""
+        with self._lock:
+            method = self._methods[call.name]
+            method.ns += ns
+            method.errors += failed
+            method.answered[call.answered] += 1
+            if call.node:
+                self._nodes[call.node] = self._nodes.get(call.node, 0) + 1
+
+    def __call__(self, event: Event) -> None:
+        """One event; answers of the cache are counted with the calls they answer."""
+        if type(event) is Served:
+            return
+        kind, events = _kind(event), self._events
+        with self._lock:
+            events[kind] = events.get(kind, 0) + 1
+
+    def stats(self) -> Stats:
+        """All of it, as it is now."""
+        with self._lock:
+            methods = {
+                name: MethodStats(sum(m.answered.values()), m.errors, m.ns / _NS_PER_S, dict(m.answered))
+                for name, m in self._methods.items()
+            }
+            events = {_named(kind): count for kind, count in self._events.items()}
+            return Stats(methods, events, dict(self._nodes))
+
+
+class Log:
+    """Logs what somebody should look into: a cache that does not answer, entries that cannot be used.
+
+    One line for each kind of trouble in *every_s* seconds, since a cache that is away fails each call; the next line
+    says how many there were meanwhile.
+
+    Args:
+        logger: warnings go there, and what is merely not cached, as debugging.
+        every_s: seconds.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, *, every_s: float = LOG_EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._every_s = every_s
+        self._clock = clock
+        self._next_s: dict[str, float] = {}
+        self._unsaid: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        """Log *event*, if it is to be."""
+        level = _LEVELS.get(type(event))
+        if level is None or not self._logger.isEnabledFor(level):
+            return
+        name = _named(_kind(event))
+        with self._lock:
+            now_s = self._clock()
+            if now_s < self._next_s.get(name, now_s):
+                self._unsaid[name] += 1
+                return
+            self._next_s[name] = now_s + self._every_s
+            unsaid = self._unsaid.pop(name, 0)
+        self._logger.log(level, "%s%s", event, f" (and {unsaid} more like it)" if unsaid else "")
+
+
+def all_of(*observers: Observer) -> Observer:
+    """One observer that tells them all, in order; answers of the cache only those who make something of them."""
+    caring = tuple(observer for observer in observers if observer is not ignore)
+    of_answers = tuple(observer for observer in caring if not isinstance(observer, Counters | Log))
+
+    def told(event: Event, /) -> None:
+        for observer in of_answers if event.__class__ is Served else caring:
+            observer(event)
+
+    return told
+
+
+_LEVELS: Final[Mapping[type[Event], int]] = {
+    StoreFailed: logging.WARNING,
+    Undecodable: logging.WARNING,
+    NotFilled: logging.DEBUG,
+    Banned: logging.WARNING,
+    Promoted: logging.WARNING,
+    Refused: logging.WARNING,
+    NotDiscovered: logging.WARNING,
+    Passed: logging.DEBUG,
+}
+
+
+_REASONS: Final[Mapping[type[Event], Callable[[Any], str]]] = {
+    StoreFailed: attrgetter("where"),
+    Missed: attrgetter("reason"),
+}
+
+
+def _kind(event: Event) -> tuple[type[Event], str]:
+    reason = _REASONS.get(type(event))
+    return type(event), "" if reason is None else reason(event)
+
+
+def _named(kind: tuple[type[Event], str]) -> str:
+    event, reason = kind
+    return f"{event.__name__}: {reason}" if reason else event.__name__

@@ -1,0 +1,1 @@
+"""tidegate shards: showing, checking and handing over."""

@@ -1,0 +1,176 @@
+"""The shards' primaries and their map, as commands use them: from the settings alone, without a gate."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from tidegate.errors import NoNodeAvailable, SettingsError
+from tidegate.proxy.database.schema import STATE, is_named
+from tidegate.proxy.nodes.addresses import addresses
+from tidegate.proxy.shards.catalogue import Catalogue, Entry
+from tidegate.routing.replicas.failures import first_line
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from tidegate.proxy.settings import Settings, ShardSettings
+    from tidegate.proxy.shards.catalogue import FlipPlan
+    from tidegate.routing.sharding.shard_map import ShardMap
+
+_CONNECT: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "application_name": "tidegate shards",
+    "options": "-c timezone=UTC",
+}
+# Copies of one folder have one identifier, and one server has several databases; but no two start in one microsecond.
+_IDENTITY: Final = text(
+    "SELECT s.system_identifier, pg_postmaster_start_time(), current_database() FROM pg_control_system() s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The map that gates go by now.
+
+    Args:
+        shard_map: the map.
+        where: where it is from, to be shown.
+        entry: what the catalogue holds; None: there is none, or it is empty, and the map is that of the settings.
+    """
+
+    shard_map: ShardMap
+    where: str
+    entry: Entry | None = None
+
+    @property
+    def flip(self) -> FlipPlan | None:
+        """The flip that is under way."""
+        return None if self.entry is None else self.entry.flip
+
+    @property
+    def last_epoch(self) -> int:
+        """The last that any map or flip was given."""
+        return self.shard_map.epoch if self.entry is None else self.entry.next_epoch - 1
+
+
+@dataclass(slots=True)
+class Databases:
+    """The primary of each shard, found where it is now; a context manager.
+
+    Args:
+        settings: which name the shards.
+
+    Raises:
+        SettingsError: they name none, or sharding that cannot work.
+    """
+
+    settings: Settings
+    _engines: dict[str, Engine] = field(default_factory=dict, init=False)
+    _finding: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.settings.shards:
+            raise SettingsError(
+                "shards: the settings name none; give --config a file with a [[shards]] section for each"
+            )
+        self.settings.shard_map()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for engine in self._engines.values():
+            engine.dispose()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all shards in the settings, in their order."""
+        return tuple(shard.name for shard in self.settings.shards)
+
+    def engine(self, name: str) -> Engine:
+        """The primary's; found at the first call.
+
+        Raises:
+            SettingsError: the settings have no such shard, or a URL that cannot be used.
+            NoNodeAvailable: none of its servers answers as a primary; says what each does.
+        """
+        with self._finding:
+            found = self._engines.get(name)
+        if found is None:
+            found = _primary(self._settings_of(name), self.settings)
+            with self._finding:
+                found = self._engines.setdefault(name, found)
+        return found
+
+    def own_engine(self, name: str) -> Engine:
+        """The same, of a database that no gate knows as another shard's.
+
+        Raises:
+            SettingsError: gates do; or see :meth:`engine`.
+        """
+        engine = self.engine(name)
+        if inspect(engine).has_table(STATE.name):
+            is_named(engine, name)
+        return engine
+
+    def catalogue(self) -> Catalogue | None:
+        """The catalogue, if the settings name one."""
+        name = self.settings.sharding.catalogue
+        return None if name is None else Catalogue(self.engine(name))
+
+    def known(self) -> Known:
+        """The map: the catalogue's, or that of the settings."""
+        name = self.settings.sharding.catalogue
+        if name is None:
+            return Known(self.settings.shard_map(), "the settings: sharding.catalogue is not set")
+        entry = Catalogue(self.engine(name)).load()
+        if entry is None:
+            return Known(
+                self.settings.shard_map(), f"the settings: the catalogue on {name} is empty until a gate starts"
+            )
+        return Known(entry.shard_map, f"the catalogue on {name}", entry)
+
+    def identity(self, name: str) -> tuple[Any, ...]:
+        """What no other database has."""
+        with self.engine(name).connect() as connection:
+            return tuple(connection.execute(_IDENTITY).one())
+
+    def without_passwords(self, message: str) -> str:
+        """*message* with no password of a shard's URL in it."""
+        for shard in self.settings.shards:
+            try:
+                urls = [address.url for address in addresses(shard, self.settings)]
+            except SettingsError:  # whose own message has no URL in it
+                continue
+            for url in urls:
+                message = message.replace(str(url.password), "***") if url.password else message
+        return message
+
+    def _settings_of(self, name: str) -> ShardSettings:
+        for shard in self.settings.shards:
+            if shard.name == name:
+                return shard
+        known = ", ".join(self.names)
+        raise SettingsError(f"the settings have no database for the shard {name!r}, only for {known}: add a [[shards]]")
+
+
+def _primary(shard: ShardSettings, settings: Settings) -> Engine:
+    said = []
+    for address in addresses(shard, settings):
+        if address.url.get_backend_name() != "postgresql":
+            raise SettingsError(f"shards.{shard.name}: sharding needs PostgreSQL, not {address.url.get_backend_name()}")
+        engine = create_engine(address.url, pool_size=2, pool_pre_ping=True, connect_args=_CONNECT)
+        try:
+            with engine.connect() as connection:
+                if not connection.scalar(text("SELECT pg_is_in_recovery()")):
+                    return engine
+            said.append(f"{address.name} is a standby")
+        except DBAPIError as error:
+            said.append(f"{address.name}: {first_line(error)}")
+        engine.dispose()
+    raise NoNodeAvailable(f"the shard {shard.name} has no primary that answers: {'; '.join(said)}")

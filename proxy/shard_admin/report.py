@@ -1,0 +1,146 @@
+"""What ``tidegate shards`` shows: the map, and of each shard its slots, tables and busiest tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tidegate.errors import TidegateError
+from tidegate.proxy.shard_admin.tenant_rows import busiest, sizes
+from tidegate.repositories.models import WorkflowRun
+from tidegate.routing.replicas.failures import first_line
+from tidegate.routing.sharding.slots import SLOTS, slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tidegate.proxy.shard_admin.databases import Databases, Known
+    from tidegate.proxy.shard_admin.progress import Tell
+    from tidegate.proxy.shard_admin.tenant_rows import Busy, Size
+    from tidegate.routing.sharding.shard_map import ShardMap
+
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was asked of one shard.
+
+    Args:
+        name: of the shard.
+        where: its primary, or why it is not known.
+        answers: whether it did.
+        sizes: of its tables.
+        busiest: its tenants with most runs.
+    """
+
+    name: str
+    where: str
+    answers: bool
+    sizes: Sequence[Size] = ()
+    busiest: Sequence[Busy] = ()
+
+
+def look(databases: Databases, name: str, tell: Tell, *, hours: float, most: int) -> Seen:
+    """Ask one shard; that it does not answer is part of what is shown."""
+    found: list[Size] = []
+    try:
+        engine = databases.engine(name)
+        with engine.connect() as connection:
+            for size in sizes(connection):
+                found.append(size)
+                tell(name, f"{size.table} is sized")
+            has_runs = any(size.table == WorkflowRun.__tablename__ for size in found)
+            tell(name, f"counting runs of {hours:g} h")
+            busy = busiest(connection, hours=hours, most=most) if most and has_runs else []
+    except (TidegateError, SQLAlchemyError) as error:
+        return Seen(name, first_line(error), answers=False)
+    tell(name, "done")
+    url = engine.url
+    return Seen(
+        name, f"{url.host or 'localhost'}:{url.port or 5432}/{url.database}", answers=True, sizes=found, busiest=busy
+    )
+
+
+def map_lines(known: Known, names: Sequence[str]) -> Iterator[str]:
+    """The map; *names* are the shards that the settings have databases of."""
+    shard_map = known.shard_map
+    yield f"epoch {shard_map.epoch} of {known.where}"
+    yield from aligned([("slots", "shard", "since epoch"), *_stretches(shard_map)])
+    for tenant, held in sorted(shard_map.pins.items()):
+        yield f"pinned: tenant {tenant} to {held.shard}, since epoch {held.since}"
+    if known.flip is not None:
+        flip = known.flip
+        yield (
+            f"flip under way: {_number(len(flip.slots), 'slot')} ({slots_text(flip.slots)}) from {flip.from_shard} to "
+            f"{flip.to_shard}, at epoch {flip.since}; if nobody is at it any more, run: tidegate shards finish"
+        )
+    for name in names:
+        if name not in shard_map.shards:
+            yield f"the shard {name} has a database and is not in the map; run: tidegate shards add {name}"
+
+
+def shard_lines(seen: Seen, shard_map: ShardMap, hours: float) -> Iterator[str]:
+    """One shard."""
+    slots = len(shard_map.slots_of(seen.name))
+    pins = sum(held.shard == seen.name for held in shard_map.pins.values())
+    yield f"shard {seen.name}: {_number(slots, 'slot')} ({slots / SLOTS:.1%}), {_number(pins, 'pinned tenant')}"
+    if not seen.answers:
+        yield f"  {seen.where}"
+        return
+    yield f"  {seen.where}"
+    rows = [("table", "rows", "tenants", "size"), *(_size(size) for size in seen.sizes)]
+    yield from (f"  {line}" for line in aligned(rows))
+    if seen.busiest:
+        busy = [(f"busiest, {hours:g} h", "runs", "share", "slot"), *(_busy(one) for one in seen.busiest)]
+        yield from (f"  {line}" for line in aligned(busy))
+
+
+def slots_text(slots: Sequence[int]) -> str:
+    """Slots in order as a person writes them: "5-7, 9"."""
+    parts: list[list[int]] = []
+    for slot in slots:
+        if parts and slot == parts[-1][1] + 1:
+            parts[-1][1] = slot
+        else:
+            parts.append([slot, slot])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        yield "  ".join(cells).rstrip()
+
+
+def _stretches(shard_map: ShardMap) -> Iterator[tuple[str, str, str]]:
+    for first, last, shard, since in shard_map.stretches():
+        yield (str(first) if first == last else f"{first}-{last}", shard, str(since))
+
+
+def _size(size: Size) -> tuple[str, str, str, str]:
+    return size.table, _estimate(size.rows, size.exact), _estimate(size.tenants, size.exact), _bytes(size.total_bytes)
+
+
+def _estimate(number: int | None, exact: bool) -> str:
+    return "-" if number is None else f"{'' if exact else '~'}{number:,}"
+
+
+def _busy(one: Busy) -> tuple[str, str, str, str]:
+    return one.tenant, f"{one.runs:,}", f"{one.runs / one.of_all:.1%}", str(slot_of(one.tenant))
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _bytes(number: float) -> str:
+    for unit in _UNITS[:-1]:
+        if number < 1000:  # noqa: PLR2004  # what the units differ by
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} {_UNITS[-1]}"

@@ -1,0 +1,1 @@
+"""The shards of a gate, their map, and sessions on them."""

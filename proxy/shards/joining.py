@@ -1,0 +1,257 @@
+"""How a gate joins its shards: their tables, one name for the keys of all, one cache, and what each of them owns.
+
+A shard that is away when the gate is made is joined when it is first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy.exc import DBAPIError
+
+from tidegate.cache.redis.url import shown_url
+from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
+from tidegate.proxy.database.origins import note_origins
+from tidegate.proxy.database.ownership import claim, see_begun
+from tidegate.proxy.database.schema import (
+    cluster_id,
+    cluster_namespace,
+    is_named,
+    make_tables,
+    name_shard,
+    serving_cache,
+)
+from tidegate.proxy.nodes.engines import primary_engine
+from tidegate.proxy.nodes.open import nodes_of
+from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
+from tidegate.routing.replicas.failures import first_line
+from tidegate.routing.sharding.shard_map import FIRST_EPOCH
+from tidegate.routing.threads.fork_hooks import in_children
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import ExitStack
+
+    from sqlalchemy import Engine
+
+    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.observe import Observer
+    from tidegate.proxy.settings import Settings, ShardSettings
+    from tidegate.proxy.shards.catalogue import MapSource
+    from tidegate.routing.sharding.shard_map import ShardMap
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Joined(NamedTuple):
+    """What a gate of several shards begins with: by shard, engines and servers; the map, and how shards are joined."""
+
+    engines: Mapping[str, Engine]
+    nodes: Mapping[str, Nodes | None]
+    maps: MapSource
+    joining: Joining
+
+
+def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
+    """Make the engines of all shards, and join those that answer; what was made goes to *undo*."""
+    first, kept_by = settings.shard_map(), settings.sharding.catalogue
+    engines = {shard.name: _engine(shard, settings, undo) for shard in settings.shards}
+    nodes = {shard.name: nodes_of(engines[shard.name], shard, settings, observe) for shard in settings.shards}
+    for known in nodes.values():
+        if known is not None:
+            undo.callback(known.close)
+    maps: MapSource = StaticMap(first)
+    catalogue = None
+    if kept_by is not None:
+        catalogue, servers = (kept_by, Catalogue(engines[kept_by])), nodes[kept_by]
+        url = None if servers is None else servers.primary_url
+        follower = Follower.of(engines[kept_by], url=url, poll_s=settings.sharding.poll_s)
+        undo.callback(follower.close)
+        maps = follower
+    cache = None if settings.cache.url is None else shown_url(settings.cache.url)
+    joining = Joining(engines, nodes, first, maps, catalogue, cache)
+    joining.begin()
+    if catalogue is not None:
+        _warn_of_ignored(settings, first, maps)
+    return Joined(engines, nodes, maps, joining)
+
+
+def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine:
+    engine = primary_engine(shard, settings)
+    undo.callback(engine.dispose)
+    if (name := engine.dialect.name) != "postgresql":
+        raise SettingsError(f"shards.{shard.name}.primary: of several shards each is PostgreSQL, not {name}")
+    note_origins(engine, shard.name)
+    return engine
+
+
+class _Failed(NamedTuple):
+    """The last attempt to join a shard."""
+
+    began_at_s: float
+    error: Exception
+
+
+class Joining:
+    """Joins shards, each once.
+
+    Args:
+        engines: of the primaries, by shard.
+        nodes: their servers, where there are several.
+        first: the map of the settings.
+        maps: where the map comes from that is in force.
+        catalogue: of the shard that keeps it, by that shard's name; None: the settings are the map.
+        cache: the name of the cache that the settings name, None for none.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        nodes: Mapping[str, Nodes | None],
+        first: ShardMap,
+        maps: MapSource,
+        catalogue: tuple[str, Catalogue] | None,
+        cache: str | None,
+    ) -> None:
+        self._engines: Final = engines
+        self._nodes: Final = nodes
+        self._first: Final = first
+        self._maps: Final = maps
+        self._catalogue: Final = catalogue
+        self._cache: Final = cache
+        self._first_shard: Final = catalogue[0] if catalogue is not None else next(iter(engines))
+        self._joined: set[str] = set()
+        self._failed: dict[str, _Failed] = {}
+        self._make_locks()
+        self.cluster: str | None = None
+        self.serving: str | None = None
+        in_children(self._make_locks)
+
+    def begin(self) -> None:
+        """Join all shards that answer; the one with the catalogue first, else the first one: it names the cluster.
+
+        Raises:
+            SettingsError: shards do not belong together, or a shard owns something else than the settings say.
+            DBAPIError: the first shard does not answer, and no other knows the cluster's name.
+            NoNodeAvailable: no shard answers; or the same, where the first shard has no primary just now.
+        """
+        names = sorted(self._engines, key=lambda name: name != self._first_shard)
+        for name in names:
+            try:
+                self(name)
+            except (DBAPIError, NoNodeAvailable) as error:  # the second: a promotion is under way there
+                if name == self._first_shard and not self._is_named():
+                    raise
+                _log.warning("the shard %s does not answer, and is joined later: %s", name, first_line(error))
+            except UnknownTenant as error:
+                _log.warning("the shard %s is joined later: %s", name, error)
+        if self.cluster is None:
+            raise NoNodeAvailable(f"no shard answers: {', '.join(names)}")
+
+    def _make_locks(self) -> None:
+        self._locks = {name: threading.Lock() for name in self._engines}  # new ones: the parent's may have been held
+
+    def _is_named(self) -> bool:
+        """Whether another shard knows what the cluster is called."""
+        for engine in self._engines.values():
+            with suppress(DBAPIError, NoNodeAvailable):
+                self.cluster = self.cluster or cluster_id(engine, None)
+                self.serving = self.serving or serving_cache(engine, None)
+        return self.cluster is not None
+
+    def namespace(self) -> str:
+        """The name for the keys of all shards."""
+        return cluster_namespace(self.cluster or "")
+
+    def __call__(self, shard: str) -> None:
+        """Join *shard*, if this process has not.
+
+        Raises:
+            SettingsError: see :meth:`begin`.
+            UnknownTenant: the shard map was never read.
+        """
+        if shard in self._joined:
+            return
+        came_at_s = time.monotonic()
+        with self._locks[shard]:
+            if shard in self._joined:
+                return
+            failed = self._failed.get(shard)
+            if failed is not None and failed.began_at_s >= came_at_s:
+                # Of many who wait here each would wait for a shard that hangs in its turn, one after the other.
+                raise failed.error
+            began_at_s = time.monotonic()
+            try:
+                self._join(shard, self._engines[shard])
+            except Exception as error:
+                self._failed[shard] = _Failed(began_at_s, error)
+                raise
+            self._joined.add(shard)
+            self._failed.pop(shard, None)
+
+    def _join(self, shard: str, engine: Engine) -> None:
+        make_tables(engine)
+        # Only the shard that comes first in all gates gives the cluster its name: else two gates might give two.
+        found = cluster_id(engine, self.cluster or (uuid4().hex if shard == self._first_shard else None))
+        if found is None or self.cluster not in (None, found):
+            raise SettingsError(f"shards.{shard}: its database belongs to another cluster of shards; see its URL")
+        serving = serving_cache(engine, self._cache)
+        if self.cluster is not None and serving != self.serving:
+            raise SettingsError(
+                f"shards.{shard}: its database is served by the cache {serving}, and the other shards' by "
+                f"{self.serving}; see tidegate init --cache-url"
+            )
+        self.cluster, self.serving = found, serving
+        named = is_named(engine, shard)
+        self._own(shard, engine, named=named)
+        if not named:  # only now: a name that a wrong URL has given would stay
+            name_shard(engine, shard)
+
+    def _own(self, shard: str, engine: Engine, *, named: bool) -> None:
+        if self._catalogue is not None and shard == self._catalogue[0]:
+            _publish(self._catalogue[1], self._first)
+        current = self._maps.current()
+        if named and self._catalogue is not None:
+            return  # it was claimed before it was named, and a flip of its slots may be under way
+        if current.epoch == FIRST_EPOCH:
+            claim(engine, shard, current)
+        else:
+            see_begun(engine, shard, current)
+
+
+def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> None:
+    """Name what the settings place elsewhere than the map does, though nothing was handed over since it was begun."""
+    try:
+        current = maps.current()
+    except UnknownTenant:  # the catalogue is away
+        return
+    pins = [
+        f"pins of {tenant} to {held.shard}"
+        for tenant, held in first.pins.items()
+        if (found := current.pins.get(tenant)) is None or found.shard != held.shard
+    ]
+    ranges = [
+        f"ranges of {shard} with [{low}, {high}]"
+        for shard, stretches in settings.sharding.ranges.items()
+        for low, high in stretches
+        if any(held.since == FIRST_EPOCH and held.shard != shard for held in current.slots[low : high + 1])
+    ]
+    if pins or ranges:
+        _log.warning(
+            "sharding.pins and sharding.ranges are the catalogue's first map alone, which was made before these "
+            "settings: it does not have the %s; see 'tidegate shards'",
+            ", nor the ".join([*pins, *ranges]),
+        )
+
+
+def _publish(catalogue: Catalogue, first: ShardMap) -> None:
+    if catalogue.load() is None:
+        try:
+            catalogue.publish(first, None)
+        except StaleShardMap:  # another gate was faster: its map is the first
+            _log.info("another gate has published the first shard map")

@@ -1,0 +1,1 @@
+"""What a transaction changes, told to the cache at its COMMIT."""

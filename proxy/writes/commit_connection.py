@@ -1,0 +1,108 @@
+"""The connection that commits, as the commit protocol sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import func, select
+
+from tidegate.position import NOWHERE, Position
+from tidegate.proxy.database.deadlines import refuse_if_late
+from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
+from tidegate.proxy.database.transaction import transaction_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection, Executable, PoolProxiedConnection
+
+    from tidegate.routing.sharding.shard_map import Holding
+
+_POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
+_HAS_ID: Final = select(func.pg_current_xact_id_if_assigned().is_not(None))
+_FAILED: Final = 3
+"""The transaction status of libpq: the transaction has failed, and COMMIT will roll it back."""
+
+
+class CommittingConnection:
+    """One transaction on its way through COMMIT; see :class:`~tidegate.proxy.writes.commit_protocol.Committing`.
+
+    Args:
+        connection: that commits.
+        transaction: its id and position, if a statement has brought them already.
+    """
+
+    def __init__(self, connection: Connection, transaction: tuple[str, Position] | None = None) -> None:
+        self._connection = connection
+        self._raw: PoolProxiedConnection = connection.connection
+        self._transaction = transaction
+
+    def transaction_id(self) -> tuple[str, Position]:
+        """See ``Committing``."""
+        if self._transaction is None:
+            self._transaction = transaction_id(self._connection)
+        return self._transaction
+
+    def has_written(self) -> bool:
+        """Whether the transaction has written anything, which gives it an id; in at most one statement."""
+        return self._transaction is not None or bool(self._connection.scalar(_HAS_ID))
+
+    def own(self, holdings: Sequence[Holding]) -> None:
+        """See ``Committing``."""
+        if self._transaction is None:
+            self._transaction = check_ownership_at_commit(self._connection, holdings)
+        else:
+            check_ownership(self._connection, holdings)
+        refuse_if_late()  # it may have waited for a flip
+
+    def execute(self, statement: Executable, parameters: Any = None) -> Any:
+        """See ``Committing``."""
+        return self._connection.execute(statement, parameters)
+
+    def position(self) -> Position:
+        """See ``Committing``."""
+        if self._connection.dialect.name != "postgresql":
+            return NOWHERE
+        raw: Any = self._raw.dbapi_connection
+        raw.autocommit = True
+        try:
+            cursor = raw.cursor()
+            try:
+                cursor.execute(_POSITION)
+                wal_file, lsn = cursor.fetchone()
+            finally:
+                cursor.close()
+        finally:
+            self._restore(raw)
+        return Position.parse(lsn, wal_file)
+
+    def _restore(self, raw: Any) -> None:
+        try:
+            raw.autocommit = False
+        except Exception:  # a connection that cannot be brought back must not be used again
+            self._raw.invalidate()
+            raise
+
+
+def has_failed(connection: Connection) -> bool:
+    """Whether the transaction has failed on the server, so that COMMIT will roll it back without a word."""
+    raw: Any = connection.connection.dbapi_connection
+    if hasattr(raw, "get_transaction_status"):
+        return bool(raw.get_transaction_status() == _FAILED)
+    info = getattr(raw, "info", None)
+    return getattr(info, "transaction_status", None) == _FAILED
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Whether each statement on *connection* commits itself."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    if level == "AUTOCOMMIT":
+        return True
+    raw: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        # With isolation_level None, or autocommit of Python 3.12, the driver begins nothing of its own accord.
+        by_hand = raw.isolation_level is None or getattr(raw, "autocommit", None) is True
+        return by_hand and not raw.in_transaction
+    return connection.dialect.name == "postgresql" and bool(getattr(raw, "autocommit", False))

@@ -1,0 +1,55 @@
+"""Invalidation by hand, for changes that no watched engine has seen: ``gate.invalidate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.cache.tags import as_text
+from tidegate.position import NOWHERE
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.cache.store import Store
+    from tidegate.proxy.writes.outbox import Outbox
+    from tidegate.proxy.writes.watch import Watch
+
+
+def change_of(tenant_id: str, app_id: str | None, run_id: str | None) -> Change:
+    """What is void: all of a tenant, or only what is about an app, or a run and its node executions."""
+    tags = [] if app_id is None else [f"app:{as_text(app_id)}"]
+    if run_id is not None:
+        run = as_text(run_id)
+        tags += [f"run:{run}", f"nodes:{run}", f"nodesof:{run}"]
+    return Change(as_text(tenant_id), frozenset(tags), whole=not tags)
+
+
+def void_at_commit(change: Change, session: Session, watch: Watch) -> None:
+    """Have *change* be one of the changes of the session's transaction."""
+    collected = watch.collected(session.connection())
+    if change.whole:
+        collected.whole(change.tenant)
+    else:
+        collected.tagged(change.tenant, change.tags)
+
+
+def void_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
+    """Tell the cache of *change*, or leave it in the outbox of the tenant's shard.
+
+    Args:
+        change: what is void.
+        store: None: this gate must not or cannot speak to the cache.
+        outbox: the shard's.
+        sessions: opens them on the shard.
+    """
+    if store is not None:
+        try:
+            store.bump([change], NOWHERE)
+        except StoreUnavailable:
+            pass
+        else:
+            return
+    with sessions() as session:
+        outbox.put(cast("Any", session.connection()), [change])
+        session.commit()

@@ -1,0 +1,175 @@
+"""The outbox: changes that the cache could not be told of, written in their own transaction, applied by any gate.
+
+Until a row is applied, hits elsewhere may be older than the write by that time: the outbox window. Rows are taken with
+SKIP LOCKED and deleted in the transaction that applies them: never "those after the last seen", as commits come out of
+order. A row that is applied twice bumps twice, which is harmless.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
+from sqlalchemy.exc import DBAPIError
+
+from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.errors import RoutingError
+from tidegate.position import NOWHERE, Position
+from tidegate.proxy.database.notifications import Listener, Notified
+from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from sqlalchemy import URL, Engine
+    from sqlalchemy.engine import Connection
+
+    from tidegate.cache.store import Store
+    from tidegate.proxy.writes.commit_protocol import Committing
+
+_CHANNEL: Final = "tidegate_outbox"
+_BATCH: Final = 200
+_POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())"
+_log: Final = logging.getLogger(__name__)
+
+
+# Only where a cache serves this database: else nobody would ever take the rows out. A cache that comes to serve it at
+# this very moment has no entry yet, and makes none before this transaction has ended: its marks are in quarantine.
+_SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
+_PUT: Final = insert(OUTBOX).from_select(
+    ["tenant", "tags", "whole"],
+    select(bindparam("tenant", type_=Text), bindparam("tags", type_=Text), bindparam("whole", type_=Boolean)).where(
+        _SERVED
+    ),
+)
+_NOTIFY: Final = select(func.pg_notify(_CHANNEL, "")).where(_SERVED)
+
+
+class Outbox:
+    """Where a transaction puts its changes.
+
+    Args:
+        notify: whether the database has NOTIFY.
+    """
+
+    def __init__(self, *, notify: bool) -> None:
+        self._notify = notify
+
+    def put(self, connection: Committing, changes: Sequence[Change]) -> None:
+        """Write *changes* in the connection's transaction; they are there if it is committed, and only then."""
+        for c in changes:
+            connection.execute(_PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
+        if self._notify:
+            connection.execute(_NOTIFY)
+
+
+def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None = None) -> int:
+    """Apply what lies in the outbox.
+
+    Args:
+        engine: the primary's.
+        store: the cache.
+        make_root: where there are several shards: has a tenant's marks be those of the shard that has it now, and tells
+            whether that is the one of this outbox, so that a position in its log says something of them.
+
+    Returns:
+        How many rows.
+
+    Raises:
+        StoreUnavailable: the cache cannot be told; nothing more was taken out.
+        RoutingError, DBAPIError: the marks of a tenant cannot be made now. Its changes stay, those of others do not.
+    """
+    total, last_id = 0, 0
+    failed: list[Exception] = []
+    while True:
+        with engine.begin() as connection:
+            waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_BATCH)
+            rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
+            is_here = _with_roots({row.tenant for row in rows}, make_root, failed)
+            taken = [row for row in rows if row.tenant in is_here]
+            if taken:
+                connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in taken])))
+                for here, position in ((True, _position(connection)), (False, NOWHERE)):
+                    said = [row for row in taken if is_here[row.tenant] is here]
+                    if said:
+                        store.bump([Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in said], position)
+        total += len(taken)
+        if len(rows) < _BATCH:
+            break
+        last_id = rows[-1].id  # in this round: the next begins with the first again
+    if failed:
+        raise failed[0]
+    return total
+
+
+def _with_roots(
+    tenants: Collection[str], make_root: Callable[[str], bool] | None, failed: list[Exception]
+) -> dict[str, bool]:
+    """Those whose marks are made, and whether they are of this database; why others' are not goes to *failed*."""
+    if make_root is None:
+        return dict.fromkeys(tenants, True)
+    made = {}
+    for tenant in tenants:
+        try:
+            made[tenant] = make_root(tenant)
+        except (RoutingError, DBAPIError) as error:
+            failed.append(error)
+    return made
+
+
+def _position(connection: Connection) -> Position:
+    if connection.dialect.name != "postgresql":
+        return NOWHERE
+    ((lsn, file),) = connection.exec_driver_sql(_POSITION).all()
+    return Position.parse(lsn, file)
+
+
+class Applier:
+    """A thread that applies the outbox: when it is notified, and every quarter of a second.
+
+    Args:
+        engine: the primary's.
+        store: the cache that serves this database.
+        url: where the primary is now; None: where *engine* was made for.
+        poll_s: how often it looks without being notified, in seconds.
+        make_root: see :func:`apply`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        *,
+        url: Callable[[], URL] | None = None,
+        poll_s: float = 0.25,
+        make_root: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._make_root = make_root
+        here = url or (lambda: engine.url)
+        self._notified = Notified(
+            "tidegate-outbox",
+            lambda: Listener(here(), _CHANNEL, "tidegate-outbox"),
+            self._apply,
+            failed="the outbox could not be applied: %s",
+            poll_s=poll_s,
+            again_s=4 * poll_s,
+        )
+
+    def ensure_started(self) -> None:
+        """Start the thread in this process, if it does not run."""
+        self._notified.ensure_started()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._notified.close()
+
+    def _apply(self) -> bool:
+        try:
+            apply(self._engine, self._store, self._make_root)
+        except StoreUnavailable:  # the rows wait where they are
+            return False
+        return True

@@ -1,0 +1,71 @@
+"""What the repositories' ways to pause and to delete runs share: the states, and that they follow the rows."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import DBAPIError
+
+from tidegate.repositories.base import SQLAlchemyRepository
+from tidegate.repositories.runs.pause_storage import no_storage, storage_from
+from tidegate.repositories.settings import repository_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.orm import Session, sessionmaker
+
+    from tidegate.repositories.runs.pause_storage import ObjectStorage
+
+_log: Final = logging.getLogger(__name__)
+_resolved = cache(storage_from)
+
+
+class RunStates(SQLAlchemyRepository):
+    """A repository of runs, which may be paused.
+
+    Args:
+        session_maker: a ``sessionmaker`` bound to the database's engine.
+        storage: where the states of paused runs lie; None: what TIDEGATE_PAUSE_STORAGE names, once one is needed.
+    """
+
+    def __init__(self, session_maker: sessionmaker[Session], *, storage: ObjectStorage | None = None) -> None:
+        super().__init__(session_maker)
+        self._given_storage = storage
+
+    def _storage(self) -> ObjectStorage:
+        """Where states lie.
+
+        Raises:
+            SettingsError: none was given, and the setting names none.
+        """
+        if self._given_storage is not None:
+            return self._given_storage
+        setting = repository_settings().tidegate_pause_storage
+        if not setting:
+            raise no_storage()
+        return _resolved(setting)
+
+    def _discard_states(self, keys: Iterable[str]) -> None:
+        """Remove states that no committed row names any more.
+
+        A storage that fails here leaves the object behind and a line in the log; the rows are what they should be,
+        so the caller is not told of a failure.
+        """
+        for key in keys:
+            try:
+                self._storage().delete(key)
+            except Exception:  # noqa: BLE001  # a host's storage may raise anything
+                _log.exception("the state %s is no longer needed and could not be removed", key)
+
+
+def may_be_committed(error: BaseException) -> bool:
+    """Whether a transaction that failed with *error* may have been committed all the same.
+
+    So it is when the connection was lost (the answer to COMMIT may have been), or the thread was interrupted.
+    """
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    return not isinstance(error, Exception)

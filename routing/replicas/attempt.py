@@ -1,0 +1,130 @@
+"""One try of a read on one replica: what it needs of the connections it is given, and how it is ended from outside.
+
+A read learns of its connections from the pool's and the engine's events, which run in its own thread; they find the
+attempt in a context variable. A connection that nobody vouches for is asked where it is before the read begins.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import event
+
+from tidegate.position import Position
+from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, one_row, view_of
+from tidegate.routing.replicas.sockets import close_line, first_of_all, line_of, note_line
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from tidegate.routing.replicas.sockets import Line
+    from tidegate.routing.replicas.topology import Node, View
+
+_OPENED: Final = "tidegate.opened"
+current: Final[ContextVar[Attempt | None]] = ContextVar("tidegate_attempt", default=None)
+
+
+class NotReached(Exception):  # noqa: N818  # no mistake: another node is asked
+    """The connection shows less than the read needs, or is no standby's."""
+
+
+class Lost(NotReached):
+    """The connection broke as it was asked."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try.
+
+    Args:
+        node: where.
+        view: what was known of it when it was chosen.
+        position: what the read needs.
+        began_s: monotonic.
+        timeline: of the connections that were used; None before the first, 0 if they did not agree.
+        asked: how often a connection had to be asked.
+    """
+
+    node: Node
+    view: View
+    position: Position
+    began_s: float
+    timeline: int | None = None
+    asked: int = 0
+    was_cut: bool = False
+    _lines: list[Line] = field(default_factory=list)
+
+    def uses(self, info: Any) -> None:
+        """It waits for answers on this connection from now on."""
+        if (line := line_of(info)) is not None:
+            self._lines.append(line)
+
+    def cut(self) -> None:
+        """Have it fail at once, from another thread: what it waits for will not come."""
+        self.was_cut = True
+        for line in self._lines:
+            line.shut()
+
+    def check(self, connection: Connection) -> None:
+        """See that a connection shows what the read needs.
+
+        Raises:
+            NotReached: it does not.
+            Lost: it broke as it was asked.
+        """
+        info = connection.info
+        self.uses(info)  # nothing was waited for since it was taken from the pool: that pool does not ping
+        opened: View = info[_OPENED]
+        if not opened.standby:
+            raise NotReached("it was no standby when the connection was opened")
+        timeline = opened.position.timeline
+        if self.view.server == opened.server:
+            timeline = max(timeline, self.view.position.timeline)
+        elif self.view.server.system != opened.server.system:
+            raise NotReached(f"it goes to another cluster (system identifier {opened.server.system})")
+        elif timeline < self.view.position.timeline:
+            raise NotReached(f"it goes to a server on timeline {timeline}, which was left")
+        if not self.view.vouches_for(opened.server, opened.asked_s):
+            self._ask(connection, timeline)
+        self.timeline = timeline if self.timeline in (None, timeline) else 0
+
+    def _ask(self, connection: Connection, timeline: int) -> None:
+        self.asked += 1
+        try:
+            standby, lsn = one_row(connection.connection.dbapi_connection, REPLAYED)
+        except Exception as error:
+            # What the driver raises here is wrapped by nobody, and the pool would take the connection back.
+            connection.invalidate(error)
+            raise Lost(str(error)) from error
+        if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
+            raise NotReached(f"it is at {lsn}, and {self.position.text()} is needed")
+
+
+def listen(engine: Engine) -> None:
+    """Have the reads on a replica's *engine* find their attempt, and be checked by it."""
+
+    def noted(raw: Any, record: Any) -> None:
+        note_line(raw, record.info)
+        if (attempt := current.get()) is not None:
+            attempt.uses(record.info)
+
+    def connected(raw: Any, record: Any) -> None:
+        # When it was open: not before this moment, which is what is compared with when a monitor asked.
+        record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
+
+    def closed(_raw: Any, record: Any, *_: Any) -> None:
+        close_line(record.info)
+
+    def begun(connection: Connection) -> None:
+        attempt = current.get()
+        if attempt is None:  # a thread of the method's own: nobody knows what it needs
+            raise NotReached("a replica answers only within a read that was routed to it")
+        attempt.check(connection)
+
+    first_of_all(engine, noted)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "close", closed)
+    event.listen(engine, "begin", begun)

@@ -1,0 +1,47 @@
+"""What a node is asked: one cheap statement for its monitor, and a shorter one on a connection nobody vouches for.
+
+On a standby the timeline is not to be had in one place: what it receives (which only members of ``pg_monitor`` are
+told), where its last restart point lies, and where its recovery would have to end; none is higher than what it will
+replay, and the highest counts. A timeline told too low costs offload, never freshness.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tidegate.position import Position
+from tidegate.routing.replicas.topology import Server, View
+
+_STANDBY_TIMELINE: Final = (
+    "GREATEST((SELECT timeline_id FROM pg_control_checkpoint()),"
+    " (SELECT min_recovery_end_timeline FROM pg_control_recovery()),"
+    " (SELECT max(received_tli) FROM pg_stat_wal_receiver))"
+)
+_SERVER: Final = "(SELECT system_identifier FROM pg_control_system())::text, pg_postmaster_start_time()::text"
+_LSN: Final = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END"
+_TIMELINE: Final = (
+    f"CASE WHEN pg_is_in_recovery() THEN lpad(to_hex({_STANDBY_TIMELINE}), 8, '0')"
+    " ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END"
+)
+_PAUSED: Final = "CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END"
+
+VIEW: Final = f"SELECT {_SERVER}, pg_is_in_recovery(), ({_LSN})::text, {_TIMELINE}, {_PAUSED}"
+REPLAYED: Final = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text"
+
+
+def view_of(row: Any, asked_s: float) -> View:
+    """The answer to ``VIEW``."""
+    system, started, standby, lsn, timeline, paused = row
+    position = Position.parse(lsn or "0/0", timeline)
+    return View(asked_s, Server(system, started), bool(standby), position, bool(paused))
+
+
+def one_row(raw: Any, sql: str) -> Any:
+    """The row of *sql* on a DBAPI connection, which is left without a transaction."""
+    cursor = raw.cursor()
+    try:
+        cursor.execute(sql)
+        return cursor.fetchone()
+    finally:
+        cursor.close()
+        raw.rollback()

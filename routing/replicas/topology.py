@@ -1,0 +1,240 @@
+"""The nodes of one shard and what is known of each: who is the primary, how far a replica has replayed, who is away.
+
+What a monitor has seen is a :class:`View`. It is frozen, and handed to :meth:`Topology.seen`, which decides who the
+primary is: of the nodes that are in no recovery, and of the right cluster, the one with the highest timeline. A primary
+that was demoted, and still answers, has a lower one, and is used for nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tidegate.routing.replicas.health import HEALTHY, Health
+from tidegate.routing.threads.fork_hooks import in_children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tidegate.position import Position
+
+_MOST_POINTS: Final = 512
+"""Positions of the primary that are remembered, to tell lags in seconds; enough for years, at ``_EXACT``."""
+_EXACT: Final = 1 / 24
+"""By how much of itself a lag may be told too low."""
+
+
+class Server(NamedTuple):
+    """Which server process answered: a standby that was made anew at the same address is another one.
+
+    Args:
+        system: the system identifier, the same for a primary and all its replicas.
+        started: when the server was started, as it says.
+    """
+
+    system: str
+    started: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one question to a node has found.
+
+    Args:
+        asked_s: when it was sent, by the monotonic clock, in seconds.
+        server: who answered.
+        standby: whether it is in recovery.
+        position: of a standby, up to where it has replayed; of a primary, where it writes.
+        replay_paused: whether somebody has paused its replay.
+    """
+
+    asked_s: float
+    server: Server
+    standby: bool
+    position: Position
+    replay_paused: bool = False
+
+    def vouches_for(self, server: Server, opened_s: float) -> bool:
+        """Whether a connection to *server* that was open at *opened_s* shows at least this position, while it lives.
+
+        A standby one of whose processes was killed recovers anew and answers again 0.2 s later, from *behind* where it
+        was, under the same start time. That ends every connection: one that was open before the question was sent, and
+        still is, shows that it has not happened since.
+        """
+        return self.server == server and opened_s <= self.asked_s
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One server of a shard.
+
+    Args:
+        name: for people: "host:port".
+        weight: of reads, relative to the other replicas; 0: none.
+        max_lag_s: seconds behind the primary past which it is not read from.
+        budget: connections that this process may have to it.
+        founding: whether the settings call it a primary, so that its word tells which cluster this is.
+    """
+
+    name: str
+    weight: float = 1.0
+    max_lag_s: float = 10.0
+    budget: int = 10
+    founding: bool = False
+    view: View | None = None
+    lag_s: float = 0.0
+    outstanding: int = 0
+    health: Health = HEALTHY
+    trouble: str = ""
+    """Why the last question to it found nothing."""
+
+
+class _Log:
+    """Where the primary was when: tells how old what a replica shows may be, without comparing clocks of machines.
+
+    Full, it forgets points between others, of which more the older they are: what happened long ago is known too, less
+    exactly.
+    """
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, int]] = []
+
+    def add(self, at_s: float, position: Position) -> None:
+        # A primary that was promoted, or recovered from a crash, goes on from before what was seen last: nobody will
+        # ever reach that, and it is no lag.
+        while self._points and self._points[-1][1] > position.lsn:
+            self._points.pop()
+        if not self._points or position.lsn > self._points[-1][1]:
+            self._points.append((at_s, position.lsn))
+        if len(self._points) > _MOST_POINTS:
+            self._points = self._thinned(at_s)
+
+    def _thinned(self, now_s: float) -> list[tuple[float, int]]:
+        kept = self._points[:1]
+        for point, after in pairwise(self._points[1:]):
+            if after[0] - kept[-1][0] > (now_s - point[0]) * _EXACT:
+                kept.append(point)
+        return [*kept, self._points[-1]]
+
+    def lag_s(self, position: Position, now_s: float) -> float:
+        """Seconds since the primary was first seen past *position*; 0 if it has not been."""
+        past = bisect_right(self._points, position.lsn, key=itemgetter(1))
+        return max(0.0, now_s - self._points[past][0]) if past < len(self._points) else 0.0
+
+
+class Topology:
+    """The nodes of one shard. Safe to use from many threads; reading its fields needs no lock.
+
+    Args:
+        nodes: the first is taken for the primary until the nodes have been asked, and is a founding one.
+        changed: told when another node has become the primary: (before, now).
+    """
+
+    def __init__(self, nodes: Sequence[Node], changed: Callable[[Node, Node], None] = lambda _old, _new: None) -> None:
+        self.nodes: tuple[Node, ...] = tuple(nodes)
+        self.primary: Node = self.nodes[0]
+        self.primary.founding = True
+        self.system = ""
+        """The system identifier of the cluster; "" until it is known."""
+        self.timeline = 0
+        """The highest of a primary of this cluster; a primary with a lower one was demoted."""
+        self._named_by_founder = False
+        self._log = _Log()
+        self._changed = changed
+        self._lock = threading.Lock()
+        in_children(self._forked)
+
+    @property
+    def replicas(self) -> tuple[Node, ...]:
+        """Every node but the primary."""
+        primary = self.primary
+        return tuple(node for node in self.nodes if node is not primary)
+
+    def node(self, name: str) -> Node | None:
+        """The node called *name*."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    def add(self, node: Node) -> None:
+        """A node that was found."""
+        with self._lock:
+            self.nodes = (*self.nodes, node)
+
+    def remove(self, node: Node) -> None:
+        """A node that is no more; the primary stays until there is another."""
+        with self._lock:
+            if node is not self.primary:
+                self.nodes = tuple(other for other in self.nodes if other is not node)
+
+    def seen(self, node: Node, view: View) -> None:
+        """Take note of what *node* has answered."""
+        with self._lock:
+            before = self.primary
+            if node not in self.nodes:  # removed, while it was asked
+                return
+            self._name_cluster(node, view)
+            if not view.standby:
+                self._saw_primary(node, view)
+            node.lag_s = self._log.lag_s(view.position, view.asked_s) if view.standby else 0.0
+            node.view, node.trouble = view, ""
+            self._name_cluster_without_founder()
+        if self.primary is not before:
+            self._changed(before, self.primary)
+
+    def lost(self, node: Node, trouble: str) -> None:
+        """Take note that *node* has not answered."""
+        with self._lock:
+            before = self.primary
+            node.view, node.trouble = None, trouble
+            self._name_cluster_without_founder()
+        if self.primary is not before:
+            self._changed(before, self.primary)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+
+    def _saw_primary(self, node: Node, view: View) -> None:
+        if view.server.system != self.system or view.position.timeline < self.timeline:
+            return
+        if view.position.timeline > self.timeline or self._may_take_over(node):
+            self.primary, self.timeline = node, view.position.timeline
+        if node is self.primary:
+            self._log.add(view.asked_s, view.position)
+
+    def _may_take_over(self, node: Node) -> bool:
+        """Of two on one timeline only one can be real: a promotion begins another.
+
+        The one that is used stays while it says it is the primary, and a replica that has lost its ``standby.signal``
+        never becomes it.
+        """
+        seen = self.primary.view
+        return (
+            node.founding and node is not self.primary and (seen is None or seen.standby or not self.primary.founding)
+        )
+
+    def _name_cluster(self, node: Node, view: View) -> None:
+        """Learn which cluster this is: from what the settings call the primary, once it has answered."""
+        system = view.server.system
+        if self._named_by_founder or system == self.system:
+            self._named_by_founder |= node.founding
+        elif node.founding:
+            if self.system:  # so that was a stranger's
+                self.timeline, self.primary, self._log = 0, node, _Log()
+            self.system, self._named_by_founder = system, True
+
+    def _name_cluster_without_founder(self) -> None:
+        """Learn it from a replica that was promoted, if the program was started after the failover.
+
+        Only once every server was asked, and none contradicts it. One on timeline 1 never was promoted.
+        """
+        if self.system or any(node.view is None and not node.trouble for node in self.nodes):
+            return
+        views = [(node, node.view) for node in self.nodes if node.view is not None]
+        promoted = [(node, view) for node, view in views if not view.standby and view.position.timeline > 1]
+        if promoted and len({view.server.system for _, view in views}) == 1:
+            self.system = promoted[0][1].server.system
+            for node, view in promoted:
+                self._saw_primary(node, view)

@@ -1,0 +1,1 @@
+"""Which shard has a tenant."""

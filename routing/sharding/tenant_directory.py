@@ -1,0 +1,81 @@
+"""The directory: which tenant an id belongs to, of the ids that this process has come across.
+
+It remembers ids that were found and never that one was not: that may be wrong a moment later. What it knows it knows
+for certain, as an id does not change its tenant; a row that was deleted is looked for where it was, and found to be
+gone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from tidegate.ids import canonical
+from tidegate.routing.threads.fork_hooks import in_children
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tidegate.repositories.tenant_directory import Kind
+
+BYTES_AN_ID: Final = 300
+"""What an entry may take, its share of the table included; a test measures it."""
+
+
+class Directory:
+    """A :class:`~tidegate.repositories.tenant_directory.TenantDirectory` in this process; can be shared by threads.
+
+    Args:
+        most_ids: how many it remembers, of all kinds together; those used longest ago are forgotten first.
+    """
+
+    def __init__(self, most_ids: int = 200_000) -> None:
+        self._most = most_ids
+        self._known: OrderedDict[tuple[Kind, str], str] = OrderedDict()
+        self._lock = threading.Lock()
+        in_children(self._forget_lock)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def tenants(self, kind: Kind, ids: Iterable[str]) -> Mapping[str, str]:
+        """See ``TenantDirectory``."""
+        found = {}
+        keys = [(given, (kind, canonical(given))) for given in ids]
+        with self._lock:
+            for given, key in keys:
+                tenant = self._known.get(key)
+                if tenant is not None:
+                    self._known.move_to_end(key)
+                    found[given] = tenant
+        return found
+
+    def tenant(self, kind: Kind, key: str) -> str | None:
+        """See ``TenantDirectory``."""
+        known = (kind, canonical(key))
+        with self._lock:
+            tenant = self._known.get(known)
+            if tenant is not None:
+                self._known.move_to_end(known)
+            return tenant
+
+    def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
+        """See ``TenantDirectory``."""
+        keys = [((kind, canonical(key)), canonical(tenant)) for key, tenant in found]
+        with self._lock:
+            for key, tenant in keys:
+                self._known[key] = tenant
+                self._known.move_to_end(key)
+            while len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+    def forget(self, kind: Kind, ids: Iterable[str]) -> None:
+        """See ``TenantDirectory``."""
+        keys = [(kind, canonical(key)) for key in ids]
+        with self._lock:
+            for key in keys:
+                self._known.pop(key, None)
+
+    def _forget_lock(self) -> None:
+        self._lock = threading.Lock()  # a new one: the parent's may have been held at the fork

@@ -1,0 +1,173 @@
+"""``tidegate init`` and ``doctor`` on a real PostgreSQL, as a person calls them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy.engine import make_url
+from typer.testing import CliRunner
+
+from tidegate.proxy.cli.app import app
+from tidegate.repositories import indexes
+from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, index_states
+from tidegate.repositories.models import Base
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from typer.testing import Result
+
+NAMES = [spec.name for spec in INDEXES]
+TABLES = ["tidegate_catalogue", "tidegate_closing", "tidegate_outbox", "tidegate_ownership", "tidegate_state"]
+
+
+@pytest.fixture
+def engine(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setenv("TIDEGATE_DATABASE_URL", database_url)
+    made = create_engine(database_url)
+    Base.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+def tidegate(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def spoil(engine: Engine, name: str) -> None:
+    """What a broken-off CREATE INDEX CONCURRENTLY leaves."""
+    with engine.begin() as connection:
+        sql = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = CAST(:name AS regclass)"
+        connection.execute(text(sql), {"name": name})
+
+
+def test_sql_prints_the_statements_and_touches_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tidegate("init", "--sql")
+    assert (made.exit_code, made.stdout.count("CREATE INDEX CONCURRENTLY IF NOT EXISTS")) == (0, len(NAMES))
+    assert made.stdout.count("CREATE TABLE IF NOT EXISTS tidegate_") == len(TABLES)
+    assert set(index_states(engine).values()) == {"missing"}
+    monkeypatch.delenv("TIDEGATE_DATABASE_URL")
+    assert tidegate("init", "--sql").stdout == made.stdout
+    undone = tidegate("init", "--sql", "--undo").stdout
+    dropped = [f"DROP TABLE IF EXISTS {name};" for name in TABLES]
+    assert undone.splitlines() == dropped + [f"DROP INDEX CONCURRENTLY IF EXISTS {name};" for name in NAMES]
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in made.stdout.split(";\n")[:-1]:
+            connection.execute(text(statement))
+        assert set(index_states(engine).values()) == {"valid"}
+        assert set(TABLES) <= set(inspect(engine).get_table_names())
+        for statement in undone.splitlines():
+            connection.execute(text(statement))
+    assert set(index_states(engine).values()) == {"missing"}
+
+
+def test_init_makes_what_doctor_misses_once_and_undoes_it(engine: Engine) -> None:
+    missed = tidegate("doctor")
+    assert missed.exit_code == 1
+    assert all(f"index {name} is missing" in missed.stdout for name in NAMES)
+    assert "run: tidegate init" in missed.stdout
+    assert tidegate("init").stdout.endswith(f"created: {', '.join(TABLES + NAMES)}\n")
+    assert tidegate("init").stdout.endswith("created: nothing, all are there\n")
+    assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (0, "all indexes and tables are there\n")
+    assert tidegate("init", "--undo").stdout == f"dropped: {', '.join(NAMES + TABLES)}\n"
+    assert tidegate("init", "--undo").stdout == "dropped: nothing was there\n"
+    assert set(index_states(engine).values()) == {"missing"}
+
+
+def test_an_invalid_index_is_reported_and_built_again(engine: Engine) -> None:
+    assert tidegate("init").exit_code == 0
+    spoil(engine, NAMES[1])
+    assert f"index {NAMES[1]} is invalid" in tidegate("doctor").stdout
+    assert tidegate("init").stdout.endswith(f"created: {NAMES[1]}\n")
+    assert tidegate("doctor").exit_code == 0
+
+
+def test_progress_is_what_postgresql_says_while_it_waits_for_a_writer(engine: Engine) -> None:
+    seen: list[Progress] = []
+    waiting = threading.Event()
+
+    def note(now: Progress) -> None:
+        seen.append(now)
+        if now.phase == "waiting for writers before build":
+            waiting.set()
+
+    with ThreadPoolExecutor(1) as pool, engine.connect() as writer:
+        writer.execute(text("LOCK workflow_runs IN ROW EXCLUSIVE MODE"))
+        created = pool.submit(create_indexes, engine, note)
+        assert waiting.wait(30)
+        assert not created.done()
+        writer.rollback()
+        assert created.result(30) == NAMES
+    assert seen[0].index == NAMES[0]
+
+
+def test_two_at_once_make_each_index_once_and_leave_all_valid(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "_POLL_S", 0.01)
+    waiting, queued = threading.Event(), threading.Event()
+
+    def first(now: Progress) -> None:
+        if now.phase == "waiting for writers before build":
+            waiting.set()
+
+    def second(now: Progress) -> None:
+        if now.phase == "waiting for another tidegate init":
+            queued.set()
+
+    with ThreadPoolExecutor(2) as pool, engine.connect() as writer:
+        writer.execute(text("LOCK workflow_runs IN ROW EXCLUSIVE MODE"))
+        one = pool.submit(create_indexes, engine, first)
+        assert waiting.wait(30)
+        two = pool.submit(create_indexes, engine, second)
+        assert queued.wait(30)
+        writer.rollback()
+        assert (one.result(60), two.result(60)) == (NAMES, [])
+    assert set(index_states(engine).values()) == {"valid"}
+
+
+def test_a_database_without_the_tables_is_refused_and_the_lock_is_given_back(engine: Engine) -> None:
+    Base.metadata.drop_all(engine)
+    for _ in range(2):
+        failed = tidegate("init")
+        assert failed.exit_code == 2
+        assert 'relation "workflow_runs" does not exist' in failed.stderr
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")).scalar() == 0
+
+
+@pytest.mark.parametrize("command", ["init", "doctor"])
+def test_without_a_url_both_say_how_to_give_one(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TIDEGATE_DATABASE_URL", raising=False)
+    refused = tidegate(command)
+    assert refused.exit_code == 2
+    assert "give --url or set TIDEGATE_DATABASE_URL" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["init", "doctor"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://dify:hunter2@127.0.0.1:1/dify",
+        "postgresql+psycopg://dify:hunter2@127.0.0.1:port/dify",
+        "postgresql+psycopg://dify:hunter2@127.0.0.1:1/dify?hunter2=1",
+        "postgresql+nothing://dify:hunter2@127.0.0.1/dify",
+        "hunter2",
+    ],
+)
+def test_no_error_shows_the_password(command: str, url: str) -> None:
+    failed = tidegate(command, "--url", url)
+    assert failed.exit_code == 2
+    assert failed.stderr.startswith("error: ")
+    assert "hunter2" not in failed.output
+    assert isinstance(failed.exception, SystemExit)
+
+
+def test_a_refused_password_is_not_shown(engine: Engine, database_url: str) -> None:
+    assert engine.dialect.name == "postgresql"
+    wrong = make_url(database_url).set(password="hunter2", username="nobody_of_that_name")  # noqa: S106  # a fake one
+    failed = tidegate("doctor", "--url", wrong.render_as_string(hide_password=False))
+    assert (failed.exit_code, "hunter2" in failed.output) == (2, False)
+    assert "nobody_of_that_name" in failed.stderr

@@ -1,0 +1,65 @@
+"""The outbox of a shard: what it says of tenants that have moved since."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from real_servers.sharded import settings_of, tenant_on
+from sqlalchemy import select
+
+import tidegate
+from tidegate.errors import StaleShardMap
+from tidegate.position import NOWHERE, Position
+from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.writes.outbox import apply
+from tidegate.routing.sharding.slots import slot_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from real_servers.shards import Shards
+
+    from tidegate.cache.store import Change
+
+
+class Told:
+    """A store, as the outbox uses it."""
+
+    def __init__(self) -> None:
+        self.positions: dict[str, Position] = {}
+
+    def bump(self, changes: Sequence[Change], position: Position) -> None:
+        self.positions.update((change.tenant, position) for change in changes)
+
+
+def test_a_position_is_said_of_no_tenant_that_has_moved_and_one_that_cannot_be_told_holds_none_up(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegate.proxy.writes.outbox._BATCH", 2)
+    rows = [{"tenant": tenant, "tags": "[]", "whole": True} for tenant in ("unknown", "unknown", "moved", "here")]
+    with shards.engines["s0"].begin() as connection:
+        connection.execute(OUTBOX.insert(), rows)
+
+    def make_root(tenant: str) -> bool:
+        if tenant == "unknown":
+            raise StaleShardMap("the catalogue is away")
+        return tenant == "here"
+
+    told = Told()
+    with pytest.raises(StaleShardMap, match="catalogue is away"):
+        apply(shards.engines["s0"], told, make_root)  # type: ignore[arg-type]
+    assert told.positions.keys() == {"moved", "here"}
+    assert told.positions["moved"] == NOWHERE < told.positions["here"]
+    with shards.engines["s0"].connect() as connection:
+        assert list(connection.scalars(select(OUTBOX.c.tenant))) == ["unknown", "unknown"]
+
+
+def test_a_gate_knows_which_tenants_are_on_the_shard_of_an_outbox(stocked: Shards) -> None:
+    tenant = tenant_on("s0")
+    with tidegate.connect(settings_of(stocked, catalogue="s0")) as gate:
+        makes = {parts.name: parts.applier._make_root for parts in gate._parts.shards if parts.applier is not None}
+        assert [name for name, make_root in makes.items() if make_root is not None and make_root(tenant)] == ["s0"]
+        stocked.flipper().flip([slot_of(tenant)], "s0", "s1")
+        gate._parts.routed.refresh()  # type: ignore[union-attr]
+        assert [name for name, make_root in makes.items() if make_root is not None and make_root(tenant)] == ["s1"]

@@ -1,0 +1,330 @@
+"""The read path on a store in memory: what is kept for how long, refreshed early, shared, and not shared."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tidegate.cache.codec.values import Uncacheable
+from tidegate.cache.codec.values import Undecodable as Broken
+from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable
+from tidegate.cache.marks import Refusal, Root, State
+from tidegate.cache.memory_store import MemoryStore
+from tidegate.cache.read_through import ReadThrough
+from tidegate.cache.request import Answer, Limits, Need
+from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.single_flight import Flights
+from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.position import NOWHERE, Origin, Position
+from tidegate.proxy.database.primary import ClockPrimary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tidegate.cache.store import Hit
+
+ORIGIN = Origin(0, 0, "")
+
+
+class Request:
+    tenant, entry, guard = "t", "e", "g"
+
+    def __init__(self, value: str = "value", origin: Origin | None = ORIGIN) -> None:
+        self.value = value
+        self.origin = origin
+        self.queries: list[Need] = []
+        self.broken = False
+
+    def query(self, need: Need) -> Answer:
+        self.queries.append(need)
+        return Answer(self.value, self.origin)
+
+    def tags(self, _value: object) -> tuple[str, ...]:
+        return ("g",)
+
+    def ttl_ms(self, _value: object) -> int:
+        return 1_000
+
+    def freeze(self, value: object) -> tuple[bytes, Mapping[str, bytes]]:
+        if value == "odd":
+            raise Uncacheable("odd")
+        return str(value).encode(), {}
+
+    def thaw(self, body: bytes, _hit: Hit | None) -> object:
+        if self.broken:
+            raise Broken("spoilt")
+        return body.decode()
+
+
+class Here:
+    """A read path with a clock of its own."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.now_ms = 10_000
+        self.epoch = 0
+        self.events: list[Any] = []
+        self.store = MemoryStore(now_ms=lambda: self.now_ms)
+        self.store.roots["t"] = Root("n", ORIGIN, State.CLEAN)
+        self.keeper = Keeper(self.store, ClockPrimary("", 0, lambda: self.now_ms))
+        self.flights = Flights()
+        self.read = ReadThrough(
+            self.store,
+            self.keeper,
+            flights=self.flights,
+            limits=Limits(**({"beta": 0} | limits)),
+            observe=self.events.append,
+            epoch=lambda _tenant: self.epoch,
+            sleep=self.sleep,
+            now_ms=lambda: self.now_ms,
+        )
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ms += max(1, int(seconds * 1000))
+
+
+def test_a_miss_fills_and_the_next_read_asks_nobody() -> None:
+    here, request = Here(), Request()
+    assert [here.read(request) for _ in range(3)] == ["value"] * 3
+    assert len(request.queries) == 1
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_by_an_old_map_nothing_is_served_led_or_stored_and_those_below_are_told(dirty: bool) -> None:
+    here, request = Here(), Request(origin=Origin(2, 0, "s1"))
+    here.epoch = 2
+    here.store.roots["t"] = Root("n", Origin(2, 0, "s1"), State.CLEAN, position=Position(1, 7))
+    assert [here.read(request) for _ in range(2)] == ["value"] * 2
+    assert len(request.queries) == 1
+    if dirty:
+        here.store.open([Change("t", frozenset({"g"}))], "9", Origin(2, 0, "s1"), ["n2"])
+    here.epoch = 1
+    here.events.clear()
+    assert here.read(request) == "value"
+    assert request.queries[1:] == [Need(Position(1, 7), primary=dirty, root=Origin(2, 0, "s1"))]
+    assert here.events == [Missed("t", Refusal.EPOCH)]
+
+
+def test_who_learns_of_a_move_while_it_waits_for_a_lease_waits_no_more() -> None:
+    here, request = Here(), Request()
+    noted: Any = here.store.lookup("t", "e", "g")
+    assert here.store.lease("t", "e", noted, "of another", 60_000)
+
+    def flips(_seconds: float) -> None:
+        here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), State.CLEAN)
+
+    read = ReadThrough(here.store, here.keeper, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
+    assert read(request) == "value"
+    assert request.queries == [Need(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
+    assert [event.reason for event in here.events] == [Refusal.NO_ENTRY, Refusal.EPOCH, Refusal.EPOCH]
+
+
+def test_an_entry_ends_with_its_time() -> None:
+    here, request = Here(), Request()
+    here.read(request)
+    here.now_ms += 1_001
+    here.read(request)
+    assert len(request.queries) == 2
+
+
+def test_lost_marks_are_brought_back_within_one_read() -> None:
+    here, request = Here(), Request()
+    here.store.roots.clear()
+    here.read(request)
+    here.read(request)
+    assert len(request.queries) == 1
+
+
+def test_while_an_intent_is_open_the_primary_is_read_and_nothing_is_stored() -> None:
+    here, request = Here(), Request()
+    here.read(request)
+    here.store.open([Change("t", frozenset({"g"}))], f"{here.now_ms}-x", ORIGIN, ["n2"])
+    here.read(request)
+    assert request.queries[-1].primary
+    here.now_ms += 200  # older than a moment: its transaction is asked about, and has ended
+    here.read(request)
+    here.read(request)
+    assert len(request.queries) == 3
+
+
+@pytest.mark.parametrize(("value", "origin"), [("odd", ORIGIN), ("value", None), ("value", Origin(0, 5, ""))])
+def test_what_cannot_be_stored_is_answered_all_the_same_and_gives_the_lease_back(
+    value: str, origin: Origin | None
+) -> None:
+    here, request = Here(), Request(value, origin)
+    assert [here.read(request) for _ in range(2)] == [value] * 2
+    assert len(request.queries) == 2
+    assert here.now_ms == 10_000  # nobody waited for a lease
+    assert sum(isinstance(event, NotFilled) for event in here.events) == 2
+
+
+def test_an_answer_of_a_newer_timeline_voids_what_came_before_it() -> None:
+    here, request = Here(), Request()
+    here.read(request)
+    promoted = Origin(0, 1, "")
+    here.keeper._primary = Promoted(promoted)
+    other = Request("after", promoted)
+    other.entry = "e2"
+    assert here.read(other) == "after"
+    assert here.store.roots["t"].origin == promoted
+    assert here.read(other) == "after"
+    assert [here.read(other) for _ in range(2)] == ["after"] * 2
+    assert len(other.queries) == 2
+    assert here.read(Request("anew", promoted)) == "anew"
+
+
+class Promoted(ClockPrimary):
+    def __init__(self, origin: Origin) -> None:
+        super().__init__("", 0)
+        self._origin = origin
+
+
+def test_a_query_that_raises_gives_the_lease_back_and_is_not_kept() -> None:
+    here, request = Here(), Request()
+    request.query = lambda _need: (_ for _ in ()).throw(ValueError("no"))  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"):
+            here.read(request)
+    assert here.now_ms == 10_000
+
+
+def test_an_entry_that_is_no_answer_is_reported_queried_and_replaced() -> None:
+    here, request = Here(), Request()
+    here.read(request)
+    request.broken = True
+    assert here.read(request) == "value"
+    request.broken = False
+    assert here.read(request) == "value"
+    assert len(request.queries) == 2
+    assert any(isinstance(event, Undecodable) for event in here.events)
+
+
+def test_whoever_finds_the_lease_taken_waits_a_bounded_time_and_reads_for_itself() -> None:
+    here, request = Here(wait_ms=100), Request()
+    found: Any = here.store.lookup("t", "e", "g")
+    assert here.store.lease("t", "e", found, "somebody", 60_000)
+    assert here.read(request) == "value"
+    assert 10_090 <= here.now_ms <= 10_150
+    assert here.store.entries == {}
+
+
+def test_an_entry_is_refreshed_before_it_ends_and_served_if_another_refreshes() -> None:
+    here, request = Here(beta=1e9), Request()
+    here.read(request)
+
+    def dear(_need: Need) -> Answer:
+        here.now_ms += 5
+        return Answer("newer", ORIGIN)
+
+    request.query = dear  # type: ignore[assignment]
+    assert here.read(request) == "value"  # a query that took no time is never due early
+    here.now_ms += 1_001
+    assert here.read(request) == "newer"
+    flight, leads = here.flights.join("t", "e")
+    assert leads
+    request.value = "newest"
+    assert here.read(request) == "newer"  # somebody else is at it
+    here.flights.close("t", "e", flight)
+    request.query = lambda _need: Answer("newest", ORIGIN)  # type: ignore[assignment]
+    assert here.read(request) == "newest"
+
+
+@pytest.mark.parametrize("method", ["lookup", "lease", "fill", "make_root"])
+def test_a_store_that_fails_anywhere_is_no_cache(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, request = Here(), Request()
+    here.store.roots.clear()
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(here.store, method, fail)
+    assert here.read(request) == "value"
+    assert len(request.queries) == 1
+
+
+def test_threads_that_miss_together_share_what_was_stored_after_they_came() -> None:
+    here = Here(wait_ms=60_000)
+    entered, go_on = threading.Event(), threading.Event()
+    leader, followers = Request(), [Request() for _ in range(5)]
+
+    def slow(_need: Need) -> Answer:
+        entered.set()
+        assert go_on.wait(10)
+        return Answer("shared", ORIGIN)
+
+    leader.query = slow  # type: ignore[assignment]
+    answers: list[object] = []
+    threads = [threading.Thread(target=lambda r=r: answers.append(here.read(r))) for r in [leader, *followers]]
+    threads[0].start()
+    assert entered.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while len(here.events) < 6:  # every follower has missed
+        entered.wait(0.001)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert answers == ["shared"] * 6
+    assert all(follower.queries == [] for follower in followers)
+    assert sum(isinstance(event, Served) for event in here.events) == 5
+
+
+def test_followers_get_nothing_from_a_fill_that_was_refused() -> None:
+    here = Here(wait_ms=60_000)
+    leader, follower = Request(), Request("fresh")
+    started = threading.Event()
+    answers: list[object] = []
+
+    def slow(_need: Need) -> Answer:
+        thread = threading.Thread(target=lambda: answers.append(here.read(follower)))
+        thread.start()
+        while len(here.events) < 2:
+            started.wait(0.001)
+        here.store.bump([Change("t", frozenset({"g"}))], NOWHERE)
+        leader.thread = thread  # type: ignore[attr-defined]
+        return Answer("stale", ORIGIN)
+
+    leader.query = slow  # type: ignore[assignment]
+    assert here.read(leader) == "stale"  # it began before the bump
+    leader.thread.join()  # type: ignore[attr-defined]
+    assert answers == ["fresh"]
+
+
+def test_a_clock_that_goes_back_and_a_policy_that_fails_do_not_reach_the_reader() -> None:
+    here, request = Here(), Request()
+
+    def backwards(_need: Need) -> Answer:
+        here.now_ms -= 5_000
+        return Answer("value", ORIGIN)
+
+    request.query = backwards  # type: ignore[assignment]
+    assert here.read(request) == "value"
+
+    class Failing(Request):
+        def tags(self, _value: object) -> tuple[str, ...]:
+            raise KeyError("no such argument")
+
+    assert Here().read(Failing()) == "value"
+
+
+def test_a_process_forked_off_leads_its_own_flights() -> None:
+    flights = Flights()
+    flights.join("t", "e")
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if flights.join("t", "e")[1] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not flights.join("t", "e")[1]
+
+
+def test_a_primary_that_fails_once_the_answer_is_there_is_no_matter() -> None:
+    here, request = Here(), Request(origin=Origin(0, 1, ""))
+
+    def fails(_tenant: str) -> None:
+        raise OSError("gone")
+
+    here.keeper.make = fails  # type: ignore[assignment,method-assign]
+    assert here.read(request) == "value"
+    assert StoreFailed("make", "gone") in here.events
