@@ -14,7 +14,7 @@ from tidegate.repositories.pagination import InfiniteScrollPagination
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.benchmarks.contenders.contender import Call, Contender
+    from tidegate.benchmarks.contenders.contender import Contender, ScenarioCall
     from tidegate.benchmarks.scenarios import Scenario
 
 
@@ -35,7 +35,7 @@ def check_agreement(scenario: Scenario, contenders: Sequence[Contender]) -> None
             raise BenchmarkError(_message(scenario, call, "there is nothing to read"))
 
 
-def _message(scenario: Scenario, call: Call, what: str) -> str:
+def _message(scenario: Scenario, call: ScenarioCall, what: str) -> str:
     return f"scenario {scenario.name!r}, {call.method}{call.arguments}: {what}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tidegate.benchmarks.contenders.contender import Call
+from tidegate.benchmarks.contenders.contender import ScenarioCall
 from tidegate.benchmarks.data.data_set import PAUSED_RUNS, SPAN, START, WEBHOOK_RUNS
 from tidegate.repositories.enums import WorkflowExecutionStatus as Status
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
@@ -31,7 +31,7 @@ class Scenario:
     """
 
     name: str
-    calls: tuple[Call, ...]
+    calls: tuple[ScenarioCall, ...]
     group: str | None = None
 
 
@@ -108,19 +108,19 @@ def page_call(
     last_id: str | None = None,
     status: str | None = None,
     touch: tuple[str, ...] = (),
-) -> Call:
+) -> ScenarioCall:
     """A page of an app's runs."""
     arguments = (where.tenant_id, where.app_id, sources, limit, last_id, status)
-    return Call("runs", "get_paginated_workflow_runs", arguments, touch)
+    return ScenarioCall("runs", "get_paginated_workflow_runs", arguments, touch)
 
 
 def _runs_by_id(targets: Targets) -> list[Scenario]:
     here, ids = (targets.main.tenant_id, targets.main.app_id), targets.run_ids()
     return [
-        Scenario("run by id", tuple(Call("runs", "get_workflow_run_by_id", (*here, run)) for run in ids)),
+        Scenario("run by id", tuple(ScenarioCall("runs", "get_workflow_run_by_id", (*here, run)) for run in ids)),
         Scenario(
             "run by id, without tenant",
-            tuple(Call("runs", "get_workflow_run_by_id_without_tenant", (run,)) for run in ids),
+            tuple(ScenarioCall("runs", "get_workflow_run_by_id_without_tenant", (run,)) for run in ids),
         ),
     ]
 
@@ -128,8 +128,8 @@ def _runs_by_id(targets: Targets) -> list[Scenario]:
 def _counts(targets: Targets) -> list[Scenario]:
     here = (targets.main.tenant_id, targets.main.app_id, Source.APP_RUN.value)
     return [
-        Scenario("count by state", (Call("runs", "get_workflow_runs_count", here),)),
-        Scenario("count of failed", (Call("runs", "get_workflow_runs_count", (*here, Status.FAILED.value)),)),
+        Scenario("count by state", (ScenarioCall("runs", "get_workflow_runs_count", here),)),
+        Scenario("count of failed", (ScenarioCall("runs", "get_workflow_runs_count", (*here, Status.FAILED.value)),)),
     ]
 
 
@@ -142,14 +142,16 @@ def _statistics(targets: Targets) -> list[Scenario]:
         "tokens a day": "get_daily_token_cost_statistics",
         "interactions a day": "get_average_app_interaction_statistics",
     }
-    return [Scenario(f"{name}, one month", (Call("runs", method, asked),)) for name, method in methods.items()]
+    return [Scenario(f"{name}, one month", (ScenarioCall("runs", method, asked),)) for name, method in methods.items()]
 
 
 def _nodes(targets: Targets) -> list[Scenario]:
     here, place = (targets.main.tenant_id, targets.main.app_id), targets.busy_node()
-    of_runs = [Call("nodes", "get_executions_by_workflow_run", (*here, run)) for run in targets.runs_with_nodes()]
-    last = Call("nodes", "get_node_last_execution", (*here, place.workflow_id, place.node_id))
-    by_id = [Call("nodes", "get_execution_by_id", (node,)) for node in targets.node_ids()]
+    of_runs = [
+        ScenarioCall("nodes", "get_executions_by_workflow_run", (*here, run)) for run in targets.runs_with_nodes()
+    ]
+    last = ScenarioCall("nodes", "get_node_last_execution", (*here, place.workflow_id, place.node_id))
+    by_id = [ScenarioCall("nodes", "get_execution_by_id", (node,)) for node in targets.node_ids()]
     return [
         Scenario("nodes of a run", tuple(of_runs)),
         Scenario("last execution of a node", (last,)),

@@ -15,7 +15,7 @@ from sqlalchemy import event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tidegate.benchmarks.contenders.contender import Call, Contender
+    from tidegate.benchmarks.contenders.contender import Contender, ScenarioCall
     from tidegate.benchmarks.scenarios import Scenario
 
 _BLOCK_CALLS: Final = 5
@@ -111,7 +111,7 @@ class _Lane:
         self.scenario = scenario
         self.contender = contender
         self.samples_ns: list[int] = []
-        self._calls: Iterator[Call] = cycle(scenario.calls)
+        self._calls: Iterator[ScenarioCall] = cycle(scenario.calls)
 
     def warm_up(self) -> int:
         """Call some times; returns the shortest time, in nanoseconds."""
@@ -137,7 +137,7 @@ class _Lane:
             event.remove(engine, "after_cursor_execute", after)
         return Cost(next(queries) / len(self.scenario.calls), rows[0] / len(self.scenario.calls))
 
-    def _timed(self, call: Call) -> int:
+    def _timed(self, call: ScenarioCall) -> int:
         began = perf_counter_ns()
         answer = self.contender.run(call)
         taken = perf_counter_ns() - began

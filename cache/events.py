@@ -83,14 +83,16 @@ class Bumped:
 
 
 @dataclass(frozen=True, slots=True)
-class Tended:
+class RootAdvanced:
     """A root was brought on: made, completed, released, or rid of a dead writer's intents."""
 
     tenant: str
     step: str
 
 
-Event: TypeAlias = Served | Missed | NearChecked | Filled | NotFilled | Undecodable | StoreFailed | Bumped | Tended
+Event: TypeAlias = (
+    Served | Missed | NearChecked | Filled | NotFilled | Undecodable | StoreFailed | Bumped | RootAdvanced
+)
 
 
 class Observer(Protocol):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 
-class State(StrEnum):
+class RootState(StrEnum):
     """What a root may vouch for."""
 
     CLEAN = "clean"
@@ -62,7 +62,7 @@ class Root:
 
     nonce: str
     origin: Origin
-    state: State = State.PENDING
+    state: RootState = RootState.PENDING
     counter: int = 0
     floor: int = 0
     position: Position = NOWHERE
@@ -93,7 +93,7 @@ def ahead(root: Root, epoch: int | None) -> bool:
 
 def unclean(root: Root) -> Refusal | None:
     """Why no entry of this tenant is fresh, whatever its tags; None if some may be."""
-    if root.state is not State.CLEAN:
+    if root.state is not RootState.CLEAN:
         return Refusal.STATE
     return Refusal.INTENT if root.intents else None
 
@@ -155,19 +155,19 @@ def resolved(root: Root, xids: Collection[str], position: Position) -> Root:
 
 def completed(root: Root, nonce: str, xid: str, position: Position) -> Root:
     """A pending root after the primary was asked: in quarantine until every transaction before *xid* has ended."""
-    if root.nonce != nonce or root.state is not State.PENDING:
+    if root.nonce != nonce or root.state is not RootState.PENDING:
         return root
-    return replace(root, state=State.QUARANTINE, awaits=xid, position=root.position.merged(position))
+    return replace(root, state=RootState.QUARANTINE, awaits=xid, position=root.position.merged(position))
 
 
 def released(root: Root, nonce: str, position: Position) -> Root:
     """A root whose quarantine is over; what was noted before is void."""
-    if root.nonce != nonce or root.state is not State.QUARANTINE:
+    if root.nonce != nonce or root.state is not RootState.QUARANTINE:
         return root
     counter = root.counter + 1
     return replace(
         root,
-        state=State.CLEAN,
+        state=RootState.CLEAN,
         counter=counter,
         floor=counter,
         position=root.position.merged(position),

@@ -5,18 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
+from tidegate.cache.request import ONLY_PRIMARY, Limits, ReadRequirement
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
-    from tidegate.cache.root_recovery import Keeper
+    from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
 
 _NO_ENTRY: Final = "-"
 _STEPS: Final = Limits().steps
 
 
-class Needs:
+class ReadNeeds:
     """Asks the marks; one round trip where they are clean.
 
     Args:
@@ -24,11 +24,11 @@ class Needs:
         keeper: brings them on, so that a tenant whose calls are not cached gets to its replicas too; None: nobody does.
     """
 
-    def __init__(self, store: Store, keeper: Keeper | None) -> None:
+    def __init__(self, store: Store, keeper: RootRecovery | None) -> None:
         self._store = store
         self._keeper = keeper
 
-    def __call__(self, tenant: str, guard: str) -> Need:
+    def __call__(self, tenant: str, guard: str) -> ReadRequirement:
         """What a read that depends on *guard* at most needs.
 
         Marks that were lost are brought back at once, and not a step with each read: all of these would go to the
@@ -38,14 +38,14 @@ class Needs:
             for _ in range(_STEPS):
                 found = self._store.lookup(tenant, _NO_ENTRY, guard)
                 if not isinstance(found, NoRoot | Hit) and not found.dirty:
-                    return Need(found.position, primary=False, root=found.origin)
+                    return ReadRequirement(found.position, primary=False, root=found.origin)
                 if self._keeper is None or not self._bring_on(self._keeper, tenant, found):
                     break
         return ONLY_PRIMARY
 
     @staticmethod
-    def _bring_on(keeper: Keeper, tenant: str, found: Hit | Miss | NoRoot) -> bool:
+    def _bring_on(keeper: RootRecovery, tenant: str, found: Hit | Miss | NoRoot) -> bool:
         if isinstance(found, NoRoot):
             keeper.make(tenant)
             return True
-        return not isinstance(found, Hit) and keeper.tend(tenant, found)
+        return not isinstance(found, Hit) and keeper.advance(tenant, found)

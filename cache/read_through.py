@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.cache.codec.values import Uncacheable, Unreadable
 from tidegate.cache.events import Filled, Missed, NotFilled, StoreFailed, Undecodable, ignore, served
 from tidegate.cache.marks import Refusal
-from tidegate.cache.request import ONLY_PRIMARY, Limits, Need
+from tidegate.cache.request import ONLY_PRIMARY, Limits, ReadRequirement
 from tidegate.cache.root_recovery import fresh_nonce
 from tidegate.cache.single_flight import Flights
 from tidegate.cache.store import Filling, Hit, Miss, NoRoot, StoreUnavailable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.events import Observer
     from tidegate.cache.request import Answer, Request
-    from tidegate.cache.root_recovery import Keeper
+    from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.single_flight import Flight
     from tidegate.cache.store import Lookup, Store
 
@@ -114,7 +114,7 @@ class ReadThrough:
     def __init__(
         self,
         store: Store,
-        keeper: Keeper,
+        keeper: RootRecovery,
         *,
         flights: Flights | None = None,
         limits: Limits | None = None,
@@ -135,7 +135,7 @@ class ReadThrough:
     def __call__(self, request: Request) -> object:
         """The answer to *request*, never older than the newest change visible on the primary as this began."""
         patience = _Patience(self._limits, self._now_ms)
-        turn: _Again | _Lead | _Shared | Hit | Need = _AGAIN
+        turn: _Again | _Lead | _Shared | Hit | ReadRequirement = _AGAIN
         while True:
             try:
                 found = turn if isinstance(turn, Hit) else self._look(request)
@@ -155,7 +155,7 @@ class ReadThrough:
                     self._observe(served(request.tenant, "flight"))
                     return value
                 turn = ONLY_PRIMARY
-            if isinstance(turn, Need):
+            if isinstance(turn, ReadRequirement):
                 return request.query(turn).value
             if isinstance(turn, _Lead):
                 return self._lead(request, turn)
@@ -207,7 +207,9 @@ class ReadThrough:
         self._close(request, flight, None)
         return None
 
-    def _turn(self, request: Request, found: Lookup, patience: _Patience) -> _Again | _Lead | _Shared | Hit | Need:
+    def _turn(
+        self, request: Request, found: Lookup, patience: _Patience
+    ) -> _Again | _Lead | _Shared | Hit | ReadRequirement:
         if isinstance(found, Hit):  # with refresh asked for, a store gives none
             return ONLY_PRIMARY
         if isinstance(found, NoRoot) or found.dirty or found.moved:
@@ -218,12 +220,12 @@ class ReadThrough:
         body = flight.wait(patience.left_s)
         if body is not None:
             return _Shared(body)
-        return _AGAIN if patience.left_s else Need(found.position, primary=False, root=found.origin)
+        return _AGAIN if patience.left_s else ReadRequirement(found.position, primary=False, root=found.origin)
 
-    def _unled(self, request: Request, found: NoRoot | Miss, patience: _Patience) -> _Again | Need:
+    def _unled(self, request: Request, found: NoRoot | Miss, patience: _Patience) -> _Again | ReadRequirement:
         """By these marks nothing may be stored."""
         if isinstance(found, Miss) and found.moved:  # the layers below read the shard map again
-            return Need(found.position, primary=found.dirty, root=found.origin)
+            return ReadRequirement(found.position, primary=found.dirty, root=found.origin)
         if patience.steps == 0 or not self._bring_on(request, found):
             return ONLY_PRIMARY
         patience.steps -= 1
@@ -233,11 +235,11 @@ class ReadThrough:
         if isinstance(found, NoRoot):
             self._keeper.make(request.tenant)
             return True
-        return self._keeper.tend(request.tenant, found)
+        return self._keeper.advance(request.tenant, found)
 
     def _await_lease(
         self, request: Request, miss: Miss, flight: Flight, patience: _Patience
-    ) -> _Again | _Lead | Hit | Need:
+    ) -> _Again | _Lead | Hit | ReadRequirement:
         """Take the lease, or wait for what its holder stores; no database connection is held meanwhile."""
         lead = None
         try:
@@ -246,7 +248,7 @@ class ReadThrough:
                     lead = _Lead(miss, token, flight)
                     return lead
                 if not patience.left_s:
-                    return Need(miss.position, primary=False, root=miss.origin)
+                    return ReadRequirement(miss.position, primary=False, root=miss.origin)
                 self._sleep(patience.next_poll_s())
                 found = self._look(request)
                 if isinstance(found, Hit):
@@ -266,7 +268,7 @@ class ReadThrough:
     def _lead(self, request: Request, lead: _Lead) -> object:
         began, body = self._now_ms(), None
         try:
-            answer = request.query(Need(lead.miss.position, primary=False, root=lead.miss.origin))
+            answer = request.query(ReadRequirement(lead.miss.position, primary=False, root=lead.miss.origin))
             body = self._offer(request, lead, answer, self._now_ms() - began)
         finally:
             if body is None:

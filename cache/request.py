@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class ReadRequirement:
     """Which node will do: one that has reached *position*, or only the primary.
 
     Args:
@@ -30,7 +30,7 @@ class Need:
     root: Origin | None = None
 
 
-ONLY_PRIMARY: Final = Need(NOWHERE, primary=True)
+ONLY_PRIMARY: Final = ReadRequirement(NOWHERE, primary=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Request(Protocol):
         """The tag that is bumped whenever a tag of the answer is."""
         ...
 
-    def query(self, need: Need, /) -> Answer:
+    def query(self, need: ReadRequirement, /) -> Answer:
         """Ask a node, in a session begun for this."""
         ...
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tidegate.cache.events import Tended, ignore
-from tidegate.cache.marks import State
+from tidegate.cache.events import RootAdvanced, ignore
+from tidegate.cache.marks import RootState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -54,7 +54,7 @@ def fresh_nonce() -> str:
     return os.urandom(16).hex()
 
 
-class Keeper:
+class RootRecovery:
     """Brings roots on, one step at a time.
 
     Args:
@@ -83,9 +83,9 @@ class Keeper:
     def make(self, tenant: str) -> None:
         """Store a pending root, if there is none."""
         self._store.make_root(tenant, self._nonce(), self._primary.origin(tenant))
-        self._observe(Tended(tenant, "made"))
+        self._observe(RootAdvanced(tenant, "made"))
 
-    def tend(self, tenant: str, miss: Miss) -> bool:
+    def advance(self, tenant: str, miss: Miss) -> bool:
         """Take the next step that *miss* calls for; whether anything may have changed by it."""
         epoch = self._primary.epoch(tenant)
         if miss.origin.epoch < epoch:  # the tenant has moved since: its transactions are another shard's now
@@ -93,9 +93,9 @@ class Keeper:
             return True
         if miss.origin.epoch > epoch:  # this process does not know yet: it would ask a shard about another one's
             return False
-        if miss.state is State.PENDING:
+        if miss.state is RootState.PENDING:
             return self._complete(tenant, miss)
-        if miss.state is State.QUARANTINE:
+        if miss.state is RootState.QUARANTINE:
             return self._release(tenant, miss)
         return self._resolve(tenant, miss)
 
@@ -106,7 +106,7 @@ class Keeper:
             return True
         xid, position = self._primary.transaction(tenant)
         self._store.complete_root(tenant, miss.noted.nonce, xid, position)
-        self._observe(Tended(tenant, "completed"))
+        self._observe(RootAdvanced(tenant, "completed"))
         return True
 
     def _release(self, tenant: str, miss: Miss) -> bool:
@@ -114,7 +114,7 @@ class Keeper:
         if oldest <= int(miss.awaits):
             return False
         self._store.end_quarantine(tenant, miss.noted.nonce, position)
-        self._observe(Tended(tenant, "released"))
+        self._observe(RootAdvanced(tenant, "released"))
         return True
 
     def _resolve(self, tenant: str, miss: Miss) -> bool:
@@ -125,5 +125,5 @@ class Keeper:
         if not ended:
             return False
         self._store.resolve(tenant, ended, position)
-        self._observe(Tended(tenant, "resolved"))
+        self._observe(RootAdvanced(tenant, "resolved"))
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.marks import Noted, Refusal, RootState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -47,7 +47,7 @@ class Miss:
 
     noted: Noted
     reason: Refusal
-    state: State
+    state: RootState
     origin: Origin
     position: Position
     intents: Mapping[str, int]
@@ -57,7 +57,7 @@ class Miss:
     @property
     def dirty(self) -> bool:
         """Whether only the primary will do, and the answer must not be stored."""
-        return self.state is not State.CLEAN or bool(self.intents)
+        return self.state is not RootState.CLEAN or bool(self.intents)
 
     @property
     def moved(self) -> bool:

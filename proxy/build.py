@@ -16,31 +16,31 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy.orm import sessionmaker
 
 from tidegate.cache.events import ignore
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.errors import SettingsError
-from tidegate.proxy.assembly.cache import CacheParts, serving_store, store_of
-from tidegate.proxy.assembly.shard import parts_of, primary_of
+from tidegate.proxy.assembly.cache import CacheAssembly, serving_store, store_of
+from tidegate.proxy.assembly.shard import assemble_shard, primary_of
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.schema import cluster_id, make_tables
-from tidegate.proxy.gate import Gate, Parts
-from tidegate.proxy.layers.caller_sessions import InSessions
-from tidegate.proxy.layers.fan_out import Parted
-from tidegate.proxy.layers.id_recorder import Learning, committed
+from tidegate.proxy.gate import Gate, GateParts
+from tidegate.proxy.layers.caller_sessions import CallerSessions
+from tidegate.proxy.layers.fan_out import FanOut
+from tidegate.proxy.layers.id_recorder import IdRecorder, record_committed
 from tidegate.proxy.layers.routing import needs_of
 from tidegate.proxy.layers.sharding import Sharding
 from tidegate.proxy.layers.telemetry import Telemetry
-from tidegate.proxy.layers.tenancy import Tenants
+from tidegate.proxy.layers.tenancy import Tenancy
 from tidegate.proxy.nodes.engines import primary_engine
 from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.proxy.settings import Settings
-from tidegate.proxy.shards.id_search import Finder
+from tidegate.proxy.shards.id_search import IdSearch
 from tidegate.proxy.shards.joining import join
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
 from tidegate.proxy.shards.sessions import routed_maker
 from tidegate.routing.sharding.scatter import Scatter
-from tidegate.routing.sharding.tenant_directory import Directory
+from tidegate.routing.sharding.tenant_directory import IdDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from tidegate.cache.store import Store
-    from tidegate.proxy.call import Pipeline
+    from tidegate.proxy.call import Layer
     from tidegate.proxy.observe import Observer
 
 
@@ -127,20 +127,20 @@ def gate_on(
             nodes.close()
         raise
     primary = primary_of(engine, _ONLY_SHARD, settings)
-    keeper = None if store is None else Keeper(store, primary, observe=observe)
-    directory = Directory()
-    needs, learn = needs_of(store, keeper), None if store is None else partial(committed, directory)
-    only = parts_of(_ONLY_SHARD, engine, nodes, store, primary, needs, settings, observe, committed=learn)
+    keeper = None if store is None else RootRecovery(store, primary, observe=observe)
+    directory = IdDirectory()
+    needs, learn = needs_of(store, keeper), None if store is None else partial(record_committed, directory)
+    only = assemble_shard(_ONLY_SHARD, engine, nodes, store, primary, needs, settings, observe, committed=learn)
 
-    cache = CacheParts(settings, store, keeper, only.keep_alive, observe)
+    cache = CacheAssembly(settings, store, keeper, only.keep_alive, observe)
 
-    def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
+    def pipeline(models: tuple[type[Any], ...]) -> Layer:
         if store is None:  # whose a call is need not be known
             return Telemetry(counters, only.routing)
-        return Telemetry(counters, Tenants(cache.over(Learning(directory, only.routing), models), directory))
+        return Telemetry(counters, Tenancy(cache.over(IdRecorder(directory, only.routing), models), directory))
 
     return Gate(
-        Parts(
+        GateParts(
             shards=(only,),
             routed=None,
             session_maker=session_maker,
@@ -149,7 +149,7 @@ def gate_on(
             counters=counters,
             pipeline=pipeline,
             in_session=None,
-            patience_s=0,
+            flip_wait_s=0,
             on_close=on_close,
         )
     )
@@ -163,10 +163,10 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
         shards = Shards(joined.maps, joined.joining)
         store = serving_store(settings, joined.joining.serving, joined.joining.namespace)
         primary = ShardedPrimary(shards)
-        keeper = None if store is None else Keeper(store, primary, observe=observe)
-        needs, directory = needs_of(store, keeper), Directory()
+        keeper = None if store is None else RootRecovery(store, primary, observe=observe)
+        needs, directory = needs_of(store, keeper), IdDirectory()
         for name, engine in joined.engines.items():
-            parts = parts_of(
+            parts = assemble_shard(
                 name,
                 engine,
                 joined.nodes[name],
@@ -175,25 +175,25 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 needs,
                 settings,
                 observe,
-                holdings_of=partial(shards.holdings_on, name),
+                owned_units=partial(shards.ownerships_on, name),
                 make_root=None if keeper is None else partial(_make_root, keeper, shards, name),
-                committed=partial(committed, directory),
+                committed=partial(record_committed, directory),
             )
             shards.add(parts)
-        cache = CacheParts(settings, store, keeper, shards.keep_alive, observe, epoch=primary.epoch)
-        sharding = Learning(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
+        cache = CacheAssembly(settings, store, keeper, shards.keep_alive, observe, epoch=primary.epoch)
+        sharding = IdRecorder(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
         scatter = Scatter(timeout_s=settings.sharding.scatter_s)
         undo.callback(scatter.close)
-        find = Finder(directory, shards, scatter)
+        find = IdSearch(directory, shards, scatter)
         closing = undo.pop_all()
 
-    def pipeline(models: tuple[type[Any], ...]) -> Pipeline:
+    def pipeline(models: tuple[type[Any], ...]) -> Layer:
         below = cache.over(sharding, models)
-        parted = Parted(below, shards, scatter, find, settings.sharding.flip_wait_s)
-        return Telemetry(counters, Tenants(below, directory, parted))
+        parted = FanOut(below, shards, scatter, find, settings.sharding.flip_wait_s)
+        return Telemetry(counters, Tenancy(below, directory, parted))
 
     return Gate(
-        Parts(
+        GateParts(
             shards=tuple(shards.parts.values()),
             routed=shards,
             session_maker=routed_maker(shards),
@@ -201,16 +201,16 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
             pushes=cache.pushes,
             counters=counters,
             pipeline=pipeline,
-            in_session=InSessions(shards, scatter, find),
-            patience_s=settings.sharding.flip_wait_s,
+            in_session=CallerSessions(shards, scatter, find),
+            flip_wait_s=settings.sharding.flip_wait_s,
             on_close=closing.close,
         )
     )
 
 
-def _make_root(keeper: Keeper, shards: Shards, shard: str, tenant: str) -> bool:
+def _make_root(keeper: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:
     keeper.make(tenant)
-    return shards.holding(tenant).shard == shard
+    return shards.ownership(tenant).shard == shard
 
 
 def _refuse_one_of_several(engine: Engine) -> None:

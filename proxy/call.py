@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
-    from tidegate.cache.request import Need
+    from tidegate.cache.request import ReadRequirement
     from tidegate.errors import StaleShardMap
     from tidegate.position import Origin
     from tidegate.repositories.policies import Policy
@@ -54,7 +54,7 @@ class Call:
     policy: Policy
     arguments: Mapping[str, Any]
     tenant: str | None
-    need: Need | None = None
+    need: ReadRequirement | None = None
     cacheable: bool = True
     tell_origin: bool = False
     origin: Origin | None = None
@@ -77,7 +77,7 @@ class Call:
         return self.plain(twin, **self.arguments)
 
 
-Pipeline: TypeAlias = "Callable[[Call], object]"
+Layer: TypeAlias = "Callable[[Call], object]"
 """A layer with all below it."""
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tidegate.cache.codec.values import Unreadable
-from tidegate.cache.marks import Refusal, State
+from tidegate.cache.marks import Refusal, RootState
 from tidegate.cache.read_through import unpacked
-from tidegate.cache.request import ONLY_PRIMARY, Need
+from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
 from tidegate.cache.store import Hit, Miss, StoreUnavailable
 from tidegate.cache.tags import as_text, template
 from tidegate.errors import PolicyError
@@ -23,15 +23,15 @@ from tidegate.proxy.layers.caching import Caching
 from tidegate.proxy.layers.explained import nodes_explained
 from tidegate.proxy.layers.facade import POLICY
 from tidegate.proxy.layers.telemetry import Telemetry
-from tidegate.proxy.layers.tenancy import Tenants
+from tidegate.proxy.layers.tenancy import Tenancy
 from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from tidegate.cache.near.lru import Kept
+    from tidegate.cache.near.lru import NearEntry
     from tidegate.cache.store import Lookup
-    from tidegate.proxy.call import Answered, Call, Pipeline
+    from tidegate.proxy.call import Answered, Call, Layer
     from tidegate.proxy.layers.caching import CachedCall
     from tidegate.proxy.layers.explained import NodeLine
 
@@ -122,10 +122,10 @@ def explain(method: Callable[..., object], args: tuple[Any, ...], kwargs: dict[s
     return explained(pipeline, calls[0])
 
 
-def explained(pipeline: Pipeline, call: Call) -> Explanation:
+def explained(pipeline: Layer, call: Call) -> Explanation:
     """What the layers of *pipeline* would make of *call*."""
     layer = pipeline.below if isinstance(pipeline, Telemetry) else pipeline
-    if isinstance(layer, Tenants):
+    if isinstance(layer, Tenancy):
         layer.name(call)
         layer = layer.below
     shown = _shown(f"{type(call.repository).__name__}.{call.method}", call.arguments)
@@ -185,7 +185,7 @@ def _near(layer: Caching, call: Call, request: CachedCall) -> CacheExplained:
     if layer.near is None or not isinstance(call.policy, Read):
         return CacheExplained("near cache", answers=False, why="cache.near is false")
     mode = layer.near_mode(call, call.policy)
-    kept: Kept | None = layer.near.peek(request.tenant, request.entry)
+    kept: NearEntry | None = layer.near.peek(request.tenant, request.entry)
     if mode == "off":
         answers, why = False, "neither its policy nor cache.near_modes turns it on"
     elif kept is None:
@@ -197,7 +197,7 @@ def _near(layer: Caching, call: Call, request: CachedCall) -> CacheExplained:
     return CacheExplained("near cache", answers, why)
 
 
-def _checked(layer: Caching, request: CachedCall, kept: Kept) -> tuple[bool, str]:
+def _checked(layer: Caching, request: CachedCall, kept: NearEntry) -> tuple[bool, str]:
     try:
         fresh = layer.store.check(request.tenant, kept.noted, kept.tags, epoch=layer.epoch(request.tenant))
     except StoreUnavailable as error:
@@ -207,7 +207,7 @@ def _checked(layer: Caching, request: CachedCall, kept: Kept) -> tuple[bool, str
     return False, "kept in this process, but something that it depends on has changed"
 
 
-def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, Need | None]:
+def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, ReadRequirement | None]:
     """What is stored; and which node will do, where the marks have told (None: they are to be asked)."""
 
     def says(why: str, *, answers: bool = False) -> CacheExplained:
@@ -227,7 +227,9 @@ def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, Need | 
     if isinstance(found, Miss) and found.moved:
         return says(_STALE[found.reason]), ONLY_PRIMARY
     if isinstance(found, Miss) and not found.dirty:
-        return says(_STALE.get(found.reason, found.reason)), Need(found.position, primary=False, root=found.origin)
+        return says(_STALE.get(found.reason, found.reason)), ReadRequirement(
+            found.position, primary=False, root=found.origin
+        )
     return says(_unclean(found)), ONLY_PRIMARY
 
 
@@ -249,9 +251,9 @@ def _unclean(found: Lookup) -> str:
     """Why only the primary will do."""
     if not isinstance(found, Miss):
         return "the tenant has no marks, or they were lost: the next call makes them, and asks the primary"
-    if found.state is State.PENDING:
+    if found.state is RootState.PENDING:
         return "the tenant's marks have just been made, and the primary was not asked yet what was running then"
-    if found.state is State.QUARANTINE:
+    if found.state is RootState.QUARANTINE:
         return f"quarantine: a transaction older than {found.awaits} may be running; tidegate doctor names the oldest"
     running = ", ".join(f"{xid} for {age_ms} ms" for xid, age_ms in found.intents.items())
     return f"a transaction may be committing a change of what it depends on ({running})"

@@ -17,10 +17,10 @@ from tidegate.position import NOWHERE
 from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.facade import IN_SESSION
 from tidegate.proxy.layers.gated_repositories import DIFY_MODELS, NodeExecutions, WorkflowRuns, subclass
-from tidegate.proxy.layers.partial_results import partial_answers
-from tidegate.proxy.shards.retry import Again
+from tidegate.proxy.layers.partial_results import partial_results
+from tidegate.proxy.shards.retry import StaleMapRetry
 from tidegate.proxy.shards.sessions import for_tenant, is_routed
-from tidegate.proxy.writes.invalidation import change_of, void_at_commit, void_now
+from tidegate.proxy.writes.invalidation import change_of, invalidate_at_commit, invalidate_now
 from tidegate.repositories.workflow_execution_repository import (
     SQLAlchemyWorkflowExecutionRepository,
     WriteSideRepository,
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.near.push_epochs import Pushes
+    from tidegate.cache.near.push_epochs import PushVersions
     from tidegate.cache.store import Store
-    from tidegate.proxy.call import Pipeline
+    from tidegate.proxy.call import Layer
     from tidegate.proxy.explain import Explanation
     from tidegate.proxy.observe import Counters, Stats
-    from tidegate.proxy.shards.registry import ShardParts, Shards
+    from tidegate.proxy.shards.registry import Shard, Shards
     from tidegate.repositories.policies import PolicyTable, Tracked
 
 C = TypeVar("C")
@@ -47,20 +47,20 @@ W = TypeVar("W", bound=WriteSideRepository)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class GateParts:
     """What a gate was put together from; see ``build``."""
 
-    shards: tuple[ShardParts, ...]
+    shards: tuple[Shard, ...]
     routed: Shards | None
     """Who has which tenant; None where there is one shard."""
     session_maker: sessionmaker[Session]
     store: Store | None
-    pushes: Pushes | None
+    pushes: PushVersions | None
     counters: Counters
-    pipeline: Callable[[tuple[type[Any], ...]], Pipeline]
+    pipeline: Callable[[tuple[type[Any], ...]], Layer]
     in_session: Callable[..., object] | None
     """Runs methods that take the caller's session; None where there is one shard."""
-    patience_s: float
+    flip_wait_s: float
     """How long a write waits for a flip, in seconds."""
     on_close: Callable[[], None]
 
@@ -68,7 +68,7 @@ class Parts:
 class Gate:
     """Repositories behind one cache and one primary; also a context manager. Made by ``tidegate.connect``."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: GateParts) -> None:
         self._parts = parts
         self._closers = [parts.on_close]
         self._pipeline = parts.pipeline(DIFY_MODELS)
@@ -95,7 +95,7 @@ class Gate:
         """
         return self._parts.session_maker
 
-    def adopt(self, repository: C, session_maker: sessionmaker[Session], pipeline: Pipeline | None = None) -> C:
+    def adopt(self, repository: C, session_maker: sessionmaker[Session], pipeline: Layer | None = None) -> C:
         """Have the calls of a gated *repository* go through this gate; gives it back.
 
         Raises:
@@ -139,7 +139,7 @@ class Gate:
             return cls(self.session_maker, user, app_id, triggered_from)
         tenant = tenant_of(user)
         made = cls(for_tenant(self.session_maker, tenant), user, app_id, triggered_from)
-        made.__dict__["_tidegate_again"] = partial(Again, self._parts.routed, self._parts.patience_s)
+        made.__dict__["_tidegate_again"] = partial(StaleMapRetry, self._parts.routed, self._parts.flip_wait_s)
         return made
 
     def wrap(self, cls: type[C], policies: PolicyTable, tracked: Iterable[Tracked]) -> type[C]:
@@ -180,22 +180,22 @@ class Gate:
         with self._sessions(tenant_id)() as session:
             yield session
 
-    partial_answers = staticmethod(partial_answers)
+    partial_results = staticmethod(partial_results)
 
     def _sessions(self, tenant_id: str) -> sessionmaker[Session]:
         return self.session_maker if self._parts.routed is None else for_tenant(self.session_maker, tenant_id)
 
-    def _shard(self, tenant_id: str) -> ShardParts:
+    def _shard(self, tenant_id: str) -> Shard:
         routed = self._parts.routed
-        return self._parts.shards[0] if routed is None else routed.at(routed.holding(tenant_id).shard)
+        return self._parts.shards[0] if routed is None else routed.at(routed.ownership(tenant_id).shard)
 
     def _reach(self, tenant_id: str, token: Token) -> None:
         shard = self._shard(tenant_id)
-        if shard.untold is None:
+        if shard.unmarked_writes is None:
             return
         # A position in the log of a shard that had the tenant before says nothing here; what was moved is here by now.
         position = token.position if token.shard == shard.name else shard.primary.transaction("")[1]
-        shard.untold.reach(as_text(tenant_id), position)
+        shard.unmarked_writes.reach(as_text(tenant_id), position)
 
     def token(self, tenant_id: str | None = None) -> str:
         """Where the writes of this process stand, as text of at most 64 bytes, for :meth:`session` of another process.
@@ -209,10 +209,10 @@ class Gate:
         if tenant_id is None and self._parts.routed is not None:
             raise ValueError("a token is of one shard: say gate.token(tenant_id)")
         shard = self._parts.shards[0] if tenant_id is None else self._shard(tenant_id)
-        written = shard.written
+        all_writes = shard.all_writes
         position = None
-        if written is not None:
-            position = written.newest if tenant_id is None else written.position(as_text(tenant_id))
+        if all_writes is not None:
+            position = all_writes.newest if tenant_id is None else all_writes.position(as_text(tenant_id))
         if position is None or position == NOWHERE:  # a commit is on its way, or nobody keeps count: now is late enough
             position = shard.primary.transaction("")[1]
         return Token(position, shard.name).text()
@@ -235,9 +235,9 @@ class Gate:
         """
         change, any_shard = change_of(tenant_id, app_id, run_id), self._parts.shards[0]
         if session is not None:
-            void_at_commit(change, session, any_shard.watch)
+            invalidate_at_commit(change, session, any_shard.watch)
         else:
-            void_now(change, self._parts.store, any_shard.outbox, self._sessions(change.tenant))
+            invalidate_now(change, self._parts.store, any_shard.outbox, self._sessions(change.tenant))
 
     def switch(self, name: str, *, off: bool) -> None:
         """Switch the cache off or on for every gate on this database, within about a second.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
-from tidegate.repositories.scopes import InSession, Nowhere, OfId, OfIds
+from tidegate.repositories.scopes import ByRowId, ByRowIds, CallerSession, NoRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,19 +41,19 @@ NODE_EXECUTION_POLICIES: Final = PolicyTable(
             guard="node:{execution_id}",
             answer_tags=of_node,
             when=_with_tenant,
-            where=OfId("node", "execution_id", tenant="tenant_id", search=True, is_row=True),
+            scope=ByRowId("node", "execution_id", tenant="tenant_id", search=True, is_row=True),
         ),
         # Loops that delete what they read: never cached, never from a replica.
         "get_expired_executions_batch": Read(node=PRIMARY),
-        "count_by_runs": Read(where=InSession(lists="run_ids")),
-        "get_offloads_by_execution_ids": Read(where=InSession("node", lists="node_execution_ids")),
+        "count_by_runs": Read(scope=CallerSession(lists="run_ids")),
+        "get_offloads_by_execution_ids": Read(scope=CallerSession("node", lists="node_execution_ids")),
         "delete_expired_executions": Write(),
         "delete_executions_by_app": Write(),
-        "delete_executions_by_ids": Write(where=OfIds("node", "execution_ids")),
-        "delete_by_runs": Write(where=InSession(lists="run_ids", writes=True)),
-        "save": Write(where=Nowhere()),
-        "save_execution_data": Write(where=Nowhere()),
-        "get_by_workflow_run": Read(node=PRIMARY, where=Nowhere()),
+        "delete_executions_by_ids": Write(scope=ByRowIds("node", "execution_ids")),
+        "delete_by_runs": Write(scope=CallerSession(lists="run_ids", writes=True)),
+        "save": Write(scope=NoRows()),
+        "save_execution_data": Write(scope=NoRows()),
+        "get_by_workflow_run": Read(node=PRIMARY, scope=NoRows()),
     },
     ids=frozenset({"tenant_id", "app_id", "workflow_id", "workflow_run_id", "execution_id"}),
 )

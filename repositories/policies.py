@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from tidegate.errors import PolicyError
 
 if TYPE_CHECKING:
-    from tidegate.repositories.scopes import Place
+    from tidegate.repositories.scopes import Scope
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """The tags of an answer, of the call's arguments and the answer; asked after the query."""
@@ -53,7 +53,7 @@ class Read:
     when: Callable[[Mapping[str, Any]], bool] | None = None
     near: NearMode = "off"
     near_if: Callable[[Any], bool] | None = None
-    where: Place | None = None
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Write:
         where: where the rows are, of a method that names no tenant; None: with its tenant.
     """
 
-    where: Place | None = None
+    scope: Scope | None = None
 
 
 Policy: TypeAlias = Read | Write
@@ -106,7 +106,7 @@ class PolicyTable(Mapping[str, Policy]):
         if surplus := sorted(set(self.methods) - public):
             raise PolicyError(f"policies without a method on {cls.__name__}: {', '.join(surplus)}")
 
-    def check_places(self, cls: type[Any]) -> None:
+    def check_scopes(self, cls: type[Any]) -> None:
         """See that every method of *cls* names its tenant, or says where its rows are: what several shards need.
 
         Raises:
@@ -115,10 +115,10 @@ class PolicyTable(Mapping[str, Policy]):
         for name, policy in self.methods.items():
             parameters = inspect.signature(getattr(cls, name)).parameters
             given = parameters.get(self.tenant)
-            if policy.where is None and (given is None or given.default is not inspect.Parameter.empty):
+            if policy.scope is None and (given is None or given.default is not inspect.Parameter.empty):
                 raise PolicyError(
                     f"{cls.__name__}.{name} can be called without {self.tenant}, and its policy does not say where its "
-                    "rows are: give it where=, or it would be asked of one shard only"
+                    "rows are: give it scope=, or it would be asked of one shard only"
                 )
 
 

@@ -10,7 +10,7 @@ from tidegate.repositories.enums import WorkflowExecutionStatus
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
 from tidegate.repositories.runs.pauses import MOST_PRUNED
 from tidegate.repositories.runs.queries import is_time_range
-from tidegate.repositories.scopes import Everywhere, InSession, InTurn, Nowhere, OfId, OfIds
+from tidegate.repositories.scopes import AllShards, AllShardsInOrder, ByRowId, ByRowIds, CallerSession, NoRows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ def _without_clock(arguments: Mapping[str, Any]) -> bool:
     return not is_time_range(arguments["time_range"])
 
 
-_OF_RUN: Final = OfId("run", "workflow_run_id")
+_OF_RUN: Final = ByRowId("run", "workflow_run_id")
 _STATISTICS: Final = Read(guard="runs:{app_id}", answer_tags=range_days)
 
 WORKFLOW_RUN_POLICIES: Final = PolicyTable(
@@ -87,45 +87,45 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
             answer_tags=of_found_run,
             near="strict",
             near_if=has_ended,
-            where=OfId("run", "run_id", search=True, is_row=True),
+            scope=ByRowId("run", "run_id", search=True, is_row=True),
         ),
         "get_workflow_runs_count": Read(guard="runs:{app_id}", answer_tags=of_app, when=_without_clock),
         # Loops that delete what they read: never cached, never from a replica.
         "get_expired_runs_batch": Read(node=PRIMARY),
         "get_runs_batch_by_time_range": Read(
-            node=PRIMARY, where=Everywhere(("created_at", "id"), "batch_size", "tenant_ids")
+            node=PRIMARY, scope=AllShards(("created_at", "id"), "batch_size", "tenant_ids")
         ),
-        "get_archived_run_ids": Read(where=InSession(lists="run_ids")),
+        "get_archived_run_ids": Read(scope=CallerSession(lists="run_ids")),
         "get_archived_logs_by_time_range": Read(
-            where=InSession(tenants="tenant_ids", order=("run_created_at", "workflow_run_id", "id"), limit="limit")
+            scope=CallerSession(tenants="tenant_ids", order=("run_created_at", "workflow_run_id", "id"), limit="limit")
         ),
         "get_archived_runs_by_time_range": Read(
-            where=InSession(tenants="tenant_ids", order=("created_at", "id"), limit="limit")
+            scope=CallerSession(tenants="tenant_ids", order=("created_at", "id"), limit="limit")
         ),
-        "get_archived_log_by_run_id": Read(where=OfId("run", "run_id", search=True, first=("archived_at", "id"))),
-        "get_pause_records_by_run_id": Read(where=InSession(ids="run_id")),
+        "get_archived_log_by_run_id": Read(scope=ByRowId("run", "run_id", search=True, first=("archived_at", "id"))),
+        "get_pause_records_by_run_id": Read(scope=CallerSession(ids="run_id")),
         "get_pause_reason_records_by_run_id": Read(
-            where=InSession("pause", lists="pause_ids", order=("created_at", "id"))
+            scope=CallerSession("pause", lists="pause_ids", order=("created_at", "id"))
         ),
-        "get_app_logs_by_run_id": Read(where=InSession(ids="run_id")),
-        "count_runs_with_related": Read(node=PRIMARY, where=OfIds("run", "runs")),
-        "get_workflow_pause": Read(node=PRIMARY, where=_OF_RUN),
+        "get_app_logs_by_run_id": Read(scope=CallerSession(ids="run_id")),
+        "count_runs_with_related": Read(node=PRIMARY, scope=ByRowIds("run", "runs")),
+        "get_workflow_pause": Read(node=PRIMARY, scope=_OF_RUN),
         "get_daily_runs_statistics": _STATISTICS,
         "get_daily_terminals_statistics": _STATISTICS,
         "get_daily_token_cost_statistics": _STATISTICS,
         "get_average_app_interaction_statistics": _STATISTICS,
-        "delete_runs_by_ids": Write(where=OfIds("run", "run_ids")),
+        "delete_runs_by_ids": Write(scope=ByRowIds("run", "run_ids")),
         "delete_runs_by_app": Write(),
-        "delete_archive_log_by_run_id": Write(where=InSession(ids="run_id", writes=True)),
-        "create_archive_logs": Write(where=InSession(ids="run", writes=True)),
-        "delete_runs_with_related": Write(where=OfIds("run", "runs")),
-        "create_workflow_pause": Write(where=_OF_RUN),
-        "resume_workflow_pause": Write(where=_OF_RUN),
+        "delete_archive_log_by_run_id": Write(scope=CallerSession(ids="run_id", writes=True)),
+        "create_archive_logs": Write(scope=CallerSession(ids="run", writes=True)),
+        "delete_runs_with_related": Write(scope=ByRowIds("run", "runs")),
+        "create_workflow_pause": Write(scope=_OF_RUN),
+        "resume_workflow_pause": Write(scope=_OF_RUN),
         "delete_workflow_pause": Write(
-            where=OfId("run", "pause_entity.workflow_execution_id", otherwise=OfId("pause", "pause_entity.id"))
+            scope=ByRowId("run", "pause_entity.workflow_execution_id", otherwise=ByRowId("pause", "pause_entity.id"))
         ),
-        "prune_pauses": Write(where=InTurn("_pauses_to_prune", "_prune", "limit", MOST_PRUNED)),
-        "save": Write(where=Nowhere()),
+        "prune_pauses": Write(scope=AllShardsInOrder("_pauses_to_prune", "_prune", "limit", MOST_PRUNED)),
+        "save": Write(scope=NoRows()),
     },
     ids=frozenset({"tenant_id", "app_id", "run_id", "last_id", "workflow_run_id"}),
 )

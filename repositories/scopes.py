@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class OfId:
+class ByRowId:
     """With the tenant of one id.
 
     Args:
@@ -34,11 +34,11 @@ class OfId:
     search: bool = False
     is_row: bool = False
     first: tuple[str, ...] = ()
-    otherwise: OfId | None = None
+    otherwise: ByRowId | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class OfIds:
+class ByRowIds:
     """With the tenants of several ids, or of rows that have one: a part on each shard, and the answers are added up.
 
     Args:
@@ -51,7 +51,7 @@ class OfIds:
 
 
 @dataclass(frozen=True, slots=True)
-class Everywhere:
+class AllShards:
     """On every shard, and the answers are merged.
 
     Args:
@@ -66,7 +66,7 @@ class Everywhere:
 
 
 @dataclass(frozen=True, slots=True)
-class InTurn:
+class AllShardsInOrder:
     """On every shard, one after another in the order of what was found on all.
 
     Args:
@@ -83,12 +83,12 @@ class InTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Nowhere:
+class NoRows:
     """It touches no row."""
 
 
 @dataclass(frozen=True, slots=True)
-class InSession:
+class CallerSession:
     """In the caller's session, and so on its shard.
 
     Args:
@@ -110,4 +110,4 @@ class InSession:
     writes: bool = False
 
 
-Place: TypeAlias = OfId | OfIds | Everywhere | InTurn | Nowhere | InSession
+Scope: TypeAlias = ByRowId | ByRowIds | AllShards | AllShardsInOrder | NoRows | CallerSession

@@ -16,7 +16,7 @@ from tidegate.benchmarks.cache.hydration import Page
 from tidegate.benchmarks.cache.report import CacheReport
 from tidegate.benchmarks.cache.under_writes import DEEP, ENDED, RATES, measure_under_writes
 from tidegate.benchmarks.contenders.behind_gate import CONTENDERS, HIT, gated
-from tidegate.benchmarks.contenders.contender import Call
+from tidegate.benchmarks.contenders.contender import ScenarioCall
 from tidegate.benchmarks.data.targets import Targets
 from tidegate.benchmarks.scenarios import FIRST_PAGE, PAGE, page_call, page_name, scenarios
 from tidegate.benchmarks.timing import measure
@@ -146,13 +146,13 @@ def _is_cached(name: str, deepest_page: int) -> bool:
     return name in {*_NAMED, page_name(deepest_page)} or name.startswith(_COUNTED)
 
 
-def _kinds(targets: Targets, plain: Repositories) -> dict[str, list[Call]]:
+def _kinds(targets: Targets, plain: Repositories) -> dict[str, list[ScenarioCall]]:
     """Calls by kind, all of the main app."""
     main, runs = targets.main, targets.runs_of_main()
     depths = [max(PAGE, runs * (i + 1) // (_DEEP_PAGES + 2)) for i in range(_DEEP_PAGES)]
     deep = [page_call(main, Source.APP_RUN, last_id=targets.cursor(depth)) for depth in depths]
     found = [run for call in deep for run in plain.run(call).data if has_ended(run)]
-    by_id = [Call("runs", "get_workflow_run_by_id", (main.tenant_id, main.app_id, run.id)) for run in found]
+    by_id = [ScenarioCall("runs", "get_workflow_run_by_id", (main.tenant_id, main.app_id, run.id)) for run in found]
     asked = {scenario.name: list(scenario.calls) for scenario in scenarios(targets)}
     return {
         "first page": [page_call(main, Source.APP_RUN)],

@@ -19,7 +19,7 @@ from sqlalchemy import StaticPool, create_engine, inspect
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.orm.state import InstanceState
 
-from tidegate.cache.codec.answers import Codec
+from tidegate.cache.codec.answers import AnswerCodec
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom
 from tidegate.repositories.lazy import LazyPage
 from tidegate.repositories.models import Base, WorkflowRun, new_id
@@ -51,7 +51,7 @@ class Page:
         with session_maker.begin() as session:
             session.add_all([self._run(i) for i in range(ROWS + 1)])
         self.repository = DifyAPISQLAlchemyWorkflowRunRepository(session_maker)
-        self.codec = Codec([WorkflowRun])
+        self.codec = AnswerCodec([WorkflowRun])
         page = self.plain()
         self.body = self.codec.encode(self.tenant, self.call, page).body
         self.decoded = self.codec.decode(self.tenant, self.call, self.body)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL
 
-    from tidegate.benchmarks.contenders.contender import Call, Contender
+    from tidegate.benchmarks.contenders.contender import Contender, ScenarioCall
     from tidegate.benchmarks.data.targets import Where
     from tidegate.benchmarks.progress import Advance
     from tidegate.proxy.observe import Event as GateEvent
@@ -83,7 +83,7 @@ class Reader:
         kinds: calls by kind.
     """
 
-    def __init__(self, contender: Contender, hits: Hits, kinds: Mapping[str, Sequence[Call]]) -> None:
+    def __init__(self, contender: Contender, hits: Hits, kinds: Mapping[str, Sequence[ScenarioCall]]) -> None:
         self._contender = contender
         self._hits = hits
         self._calls = {kind: cycle(calls) for kind, calls in kinds.items()}
@@ -118,7 +118,7 @@ def measure_under_writes(
     url: URL,
     cache_url: str,
     where: Where,
-    kinds: Mapping[str, Sequence[Call]],
+    kinds: Mapping[str, Sequence[ScenarioCall]],
     *,
     seconds: float,
     advance: Advance,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScenarioCall:
     """One invocation: a repository's method with its arguments, by position.
 
     ``touch`` names columns that are read of every row of the page that comes back, as a caller would that needs them.
@@ -44,7 +44,7 @@ class Contender(Protocol):
         """What its statements are counted on."""
         ...
 
-    def run(self, call: Call) -> Any:
+    def run(self, call: ScenarioCall) -> Any:
         """Answer *call*."""
         ...
 
@@ -58,7 +58,7 @@ class Repositories:
     runs: Any
     nodes: Any
 
-    def run(self, call: Call) -> Any:
+    def run(self, call: ScenarioCall) -> Any:
         """Call the method, and touch what is to be touched."""
         repository = self.runs if call.repository == "runs" else self.nodes
         answer = getattr(repository, call.method)(*call.arguments)

@@ -18,7 +18,7 @@ from tidegate.benchmarks.cache.floors import IDLE_POLICIES, Idle
 from tidegate.benchmarks.intervals import Interval, median_of
 from tidegate.benchmarks.routing.benchmark import Connecting
 from tidegate.benchmarks.sharding.stock import engines_of
-from tidegate.cache.request import Need
+from tidegate.cache.request import ReadRequirement
 from tidegate.position import NOWHERE, Origin
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
 
@@ -150,7 +150,7 @@ class Costs:
         made: Any = gate.wrap(repository, IDLE_POLICIES, ())(gate.session_maker)
         if vouched:
             pipeline: Callable[[Call], object] = made.__dict__["_tidegate_pipeline"]
-            need = Need(NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant]))
+            need = ReadRequirement(NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant]))
 
             def with_need(call: Call) -> object:
                 call.need = need

@@ -144,7 +144,7 @@ class Isolating:
         made: list[tuple[str, str, str]] = []
         while len(made) < _TENANTS_EACH:
             tenant, app, run = (random_uuid(rng) for _ in range(3))
-            if shards.holding(tenant).shard == shard:
+            if shards.ownership(tenant).shard == shard:
                 made.append((tenant, app, run))
                 with gate.session(tenant) as session:
                     session.add(WorkflowRun(**run_values(tenant, app, random_uuid(rng), random_uuid(rng), run)))

@@ -60,7 +60,7 @@ class Stock:
         rng = Random(f"{seed}:shards")  # noqa: S311  # data, not secrets
         self.tenants = [random_uuid(rng) for _ in range(TENANTS)]
         self.each = max(1, rows // TENANTS)
-        self.home = {tenant: even_map(SHARDS).holding(tenant).shard for tenant in self.tenants}
+        self.home = {tenant: even_map(SHARDS).ownership(tenant).shard for tenant in self.tenants}
         self._cache_url = cluster.cache.url
         self._urls: dict[str, str] = {}
         primary = cluster.shards[0].primary

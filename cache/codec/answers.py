@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
         shape: what kind of answer.
         rows: its rows, None for none.
         rest: the plain answer, packed; of a page: limit, has_more, span.
-        blobs: the hashes of the blobs that :meth:`Codec.build` will need.
+        blobs: the hashes of the blobs that :meth:`AnswerCodec.build` will need.
         size_bytes: of the body, and of the blobs once they are resolved.
     """
 
@@ -70,7 +70,7 @@ class Decoded(NamedTuple):
     size_bytes: int
 
 
-class Codec:
+class AnswerCodec:
     """Encodes and decodes the answers of repositories over some models.
 
     Args:

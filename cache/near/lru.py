@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class NearEntry:
     """A decoded answer, and what tells whether it is fresh; *size* in bytes, *epoch* of before it was looked up."""
 
     decoded: Any
@@ -27,7 +27,7 @@ class Kept:
     epoch: int = 0
 
 
-class Bounded:
+class LruCache:
     """A mapping that forgets what was used longest ago.
 
     Args:

@@ -44,7 +44,7 @@ uptime_s: Final[Callable[[], float]] = (
 """Seconds, of a clock that nobody sets, and that goes on while the machine sleeps where there is such a one."""
 
 
-class Pushes(Protocol):
+class PushVersions(Protocol):
     """A stream of pushes. To be asked in this order: if it is alive, then for the epoch."""
 
     def alive(self) -> bool:

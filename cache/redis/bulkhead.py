@@ -22,7 +22,7 @@ MOMENTS: Final = 5
 """In one time-out."""
 
 
-class Waiters:
+class Bulkhead:
     """The places of those who may wait; costs a call two operations on a deque, which are atomic, and a number.
 
     Args:
@@ -82,7 +82,7 @@ class Waiters:
             except IndexError:  # another one was faster
                 return
 
-    def somebody_is_answered(self) -> bool:
+    def is_answering(self) -> bool:
         """Wait a moment for that; whether it came. If not, the server has fallen silent."""
         answers = self.answers
         with self._news:

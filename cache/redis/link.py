@@ -19,7 +19,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError
 from redis.retry import Retry
 
 from tidegate.cache.redis.breaker import Breaker, Pauses
-from tidegate.cache.redis.bulkhead import Waiters
+from tidegate.cache.redis.bulkhead import Bulkhead
 from tidegate.cache.redis.wire import packed, packet
 from tidegate.cache.store import StoreFull, StoreUnavailable
 
@@ -60,7 +60,7 @@ class ServerLink:
         self._pid = os.getpid()
         self._idle: deque[Any] = deque(maxlen=_MOST_IDLE)
         self.breaker = Breaker(time.monotonic, lambda: random.uniform(0.5, 1.5), self._pauses)  # noqa: S311  # no secret
-        self._waiters = Waiters(self._client.connection_pool.connection_kwargs.get("socket_timeout"))
+        self._waiters = Bulkhead(self._client.connection_pool.connection_kwargs.get("socket_timeout"))
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """See :meth:`Link.ask`."""
@@ -177,7 +177,7 @@ class ServerLink:
         options = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
         moment_s = waiters.moment_s if hurried else None
         if moment_s is not None:
-            if not waiters.somebody_is_answered():
+            if not waiters.is_answering():
                 raise _Silent(_SILENT)
             # Two: a hundred connecting at once may take longer than one on a busy machine.
             options |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), 2 * moment_s)

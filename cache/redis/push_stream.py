@@ -46,7 +46,7 @@ _EVERYTHING: Final = _Pushed()
 
 
 class RedisPushes:
-    """See :class:`~tidegate.cache.near.push_epochs.Pushes`.
+    """See :class:`~tidegate.cache.near.push_epochs.PushVersions`.
 
     Args:
         client: whose pool says how to connect.

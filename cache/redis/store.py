@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
 from tidegate.cache.redis import scripts
 from tidegate.cache.redis.breaker import Pauses
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _TAGS_KEPT: Final = 4096
 MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
-_STATES: Final = {"c": State.CLEAN, "p": State.PENDING, "q": State.QUARANTINE}
+_STATES: Final = {"c": RootState.CLEAN, "p": RootState.PENDING, "q": RootState.QUARANTINE}
 _REFUSALS: Final = (
     None,
     Refusal.NO_ENTRY,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from tidegate.cache.codec.answers import Codec
-from tidegate.cache.near.lru import Bounded
+from tidegate.cache.codec.answers import AnswerCodec
+from tidegate.cache.near.lru import LruCache
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.redis.url import shown_url
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tidegate.cache.near.push_epochs import Pushes
-    from tidegate.cache.root_recovery import Keeper
+    from tidegate.cache.near.push_epochs import PushVersions
+    from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
-    from tidegate.proxy.call import Pipeline
+    from tidegate.proxy.call import Layer
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import CacheSettings, Settings
 
 _log: Final = logging.getLogger(__name__)
 
 
-class CacheParts:
+class CacheAssembly:
     """What all repositories of a gate have in common of its caching.
 
     Args:
@@ -49,7 +49,7 @@ class CacheParts:
         self,
         settings: Settings,
         store: Store | None,
-        keeper: Keeper | None,
+        keeper: RootRecovery | None,
         keep_alive: Callable[[], None],
         observe: Observer,
         *,
@@ -64,7 +64,7 @@ class CacheParts:
         self._switches = Switches(settings.cache.off, store)
         self.pushes = _pushes(store, settings.cache)
 
-    def over(self, below: Pipeline, models: tuple[type[Any], ...]) -> Pipeline:
+    def over(self, below: Layer, models: tuple[type[Any], ...]) -> Layer:
         """The layers from the caching down, for rows of *models*; those *below* alone where there is no cache."""
         cache, store = self._settings, self._store
         if store is None or self._keeper is None:
@@ -72,11 +72,11 @@ class CacheParts:
         return Caching(
             read_through=ReadThrough(store, self._keeper, observe=self._observe, epoch=self._epoch),
             store=store,
-            codec=Codec(models, blob_bytes=cache.blob_bytes),
-            near=Bounded(cache.near_bytes, cache.near_entries) if cache.near else None,
+            codec=AnswerCodec(models, blob_bytes=cache.blob_bytes),
+            near=LruCache(cache.near_bytes, cache.near_entries) if cache.near else None,
             pushes=self.pushes,
             near_modes=cache.near_modes,
-            blobs=Bounded(cache.near_bytes, cache.near_entries),
+            blobs=LruCache(cache.near_bytes, cache.near_entries),
             switches=self._switches,
             below=below,
             keep_alive=self._keep_alive,
@@ -122,7 +122,7 @@ def serving_store(settings: Settings, serving: str | None, ns: Callable[[], str]
         raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
 
 
-def _pushes(store: Store | None, cache: CacheSettings) -> Pushes | None:
+def _pushes(store: Store | None, cache: CacheSettings) -> PushVersions | None:
     """What near answers in ``bounded`` mode rely on."""
     if not cache.near or not isinstance(store, RedisStore):
         return None

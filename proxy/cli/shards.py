@@ -17,8 +17,8 @@ from tidegate.proxy.settings import Settings
 from tidegate.proxy.shard_admin.check import check as check_shards
 from tidegate.proxy.shard_admin.citus import citus_ddl
 from tidegate.proxy.shard_admin.databases import Databases
-from tidegate.proxy.shard_admin.move_slots import Moves
-from tidegate.proxy.shard_admin.progress import shown
+from tidegate.proxy.shard_admin.move_slots import SlotMoves
+from tidegate.proxy.shard_admin.progress import progress
 from tidegate.proxy.shard_admin.report import look, map_lines, shard_lines, slots_text
 from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.slots import SLOTS
@@ -57,7 +57,7 @@ shards_app = typer.Typer(invoke_without_command=True)
 def shards(
     context: typer.Context,
     config: Config = None,
-    top: Annotated[int, typer.Option(min=0, help="How many of its busiest tenants are shown of each shard.")] = 5,
+    top: Annotated[int, typer.Option(min=0, help="How many of its busiest tenants are progress of each shard.")] = 5,
     hours: Annotated[float, typer.Option(min=0.01, help="Runs of how many hours make a tenant busy.")] = 24,
 ) -> None:
     """Show the shard map, and of each shard its slots, its tables and its busiest tenants.
@@ -78,7 +78,7 @@ def shards(
         for line in map_lines(known, databases.names):
             typer.echo(line)
         names = list(dict.fromkeys((*known.shard_map.shards, *databases.names)))
-        with shown("asking the shards") as tell, ThreadPoolExecutor(_AT_ONCE) as pool:
+        with progress("asking the shards") as tell, ThreadPoolExecutor(_AT_ONCE) as pool:
             seen = list(pool.map(lambda name: look(databases, name, tell, hours=hours, most=top), names))
         for one in seen:
             typer.echo("")
@@ -101,7 +101,7 @@ def check(context: typer.Context, config: Config = None) -> None:
     Example: tidegate shards check --config tidegate.toml
     """
     with _databases(config or context.obj) as databases:
-        with shown("checking") as tell:
+        with progress("checking") as tell:
             result = check_shards(databases, tell)
         for line in result.wrong:
             typer.echo(databases.without_passwords(line))
@@ -130,8 +130,8 @@ def flip(
     Example: tidegate shards flip --slots 1024-1535 --to s3
     """
     wanted = _slots(slots)
-    with _databases(config or context.obj) as databases, shown("flipping") as tell:
-        moves = Moves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
+    with _databases(config or context.obj) as databases, progress("flipping") as tell:
+        moves = SlotMoves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
         planned = moves.to(wanted, to)
         moves.see_empty(planned)
         _carry_out(moves, planned, f"{to} holds these slots already")
@@ -145,8 +145,8 @@ def finish(
 
     Example: tidegate shards finish
     """
-    with _databases(config or context.obj) as databases, shown("finishing") as tell:
-        flipped, shard_map = Moves(databases, tell, rows_copied=rows_copied, drain_s=drain_s).finish()
+    with _databases(config or context.obj) as databases, progress("finishing") as tell:
+        flipped, shard_map = SlotMoves(databases, tell, rows_copied=rows_copied, drain_s=drain_s).finish()
         if flipped is None:
             typer.echo(f"no flip is under way; the map is at epoch {shard_map.epoch}")
             return
@@ -173,8 +173,8 @@ def add(
 
     Example: tidegate shards add s3 --dry-run
     """
-    with _databases(config or context.obj) as databases, shown("adding") as tell:
-        moves = Moves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
+    with _databases(config or context.obj) as databases, progress("adding") as tell:
+        moves = SlotMoves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
         planned = moves.to_add(name)
         if dry_run:
             for move in planned:
@@ -194,8 +194,8 @@ def repair(context: typer.Context, config: Config = None) -> None:
 
     Example: tidegate shards repair
     """
-    with _databases(config or context.obj) as databases, shown("reading what the shards own") as tell:
-        made = Moves(databases, tell).repair()
+    with _databases(config or context.obj) as databases, progress("reading what the shards own") as tell:
+        made = SlotMoves(databases, tell).repair()
         if made is None:
             typer.echo("the catalogue has lost nothing; nothing was changed")
             return
@@ -219,7 +219,7 @@ def ddl(
         typer.echo(part)
 
 
-def _carry_out(moves: Moves, planned: list[Move], nothing: str) -> None:
+def _carry_out(moves: SlotMoves, planned: list[Move], nothing: str) -> None:
     if not planned:
         typer.echo(f"{nothing}; nothing was changed")
         return

@@ -26,7 +26,7 @@ _SET: Final = text(
 )
 
 
-def end_in_time(connection: Connection) -> None:
+def set_statement_deadline(connection: Connection) -> None:
     """Have each statement of the transaction that begins on *connection* take no longer than the scatter it is for.
 
     One round trip, and none outside of a scatter.
@@ -36,7 +36,7 @@ def end_in_time(connection: Connection) -> None:
         connection.execute(_SET, {"ms": max(1, int(left_s * 1000))})
 
 
-def refuse_if_late() -> None:
+def check_deadline() -> None:
     """Commit nothing for a scatter that has ended: its caller was told that this part failed. Costs next to nothing.
 
     Raises:

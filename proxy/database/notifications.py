@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.routing.replicas.failures import first_line
-from tidegate.routing.replicas.sockets import Line
+from tidegate.routing.replicas.sockets import ConnectionSocket
 from tidegate.routing.threads.background import Background
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Listener:
 
             plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
             self._connection = psycopg.connect(plain, autocommit=True, connect_timeout=5, application_name=name)
-            self._line = Line(self._connection)
+            self._line = ConnectionSocket(self._connection)
             try:
                 self._connection.execute(f"LISTEN {channel}".encode())
             except BaseException:
@@ -66,7 +66,7 @@ class Listener:
                 self._connection.close()
 
 
-class Notified:
+class NotifiedThread:
     """A thread that does something when it is notified, and every *poll_s*.
 
     Args:

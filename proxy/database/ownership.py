@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Executable
 
     from tidegate.position import Position
-    from tidegate.routing.sharding.shard_map import Holding, ShardMap
+    from tidegate.routing.sharding.shard_map import Ownership, ShardMap
 
 _NOT_SERIALIZABLE: Final = "40001"
 _UNITS: Final = OWNERSHIP.c.unit.in_(bindparam("units", expanding=True))
@@ -59,43 +59,43 @@ class Executing(Protocol):
         ...
 
 
-def check_ownership(connection: Executing, holdings: Sequence[Holding]) -> None:
+def check_ownership(connection: Executing, ownerships: Sequence[Ownership]) -> None:
     """See that this shard owns some units as a map says, and hold them until the transaction has ended: before a write.
 
-    One statement, of as many indexed rows as there are *holdings*. It may wait for a flip of one of them to get by.
+    One statement, of as many indexed rows as there are *ownerships*. It may wait for a flip of one of them to get by.
 
     Args:
         connection: in the transaction that writes, on the shard's primary.
-        holdings: of the tenants whose rows are written, from the map by which the shard was chosen.
+        ownerships: of the tenants whose rows are written, from the map by which the shard was chosen.
 
     Raises:
         StaleShardMap: it does not, or is about to give one away; names it. The transaction must be rolled back.
     """
-    _compare(_held(connection, _SHARED, holdings), holdings)
+    _compare(_held(connection, _SHARED, ownerships), ownerships)
 
 
-def check_ownership_at_commit(connection: Executing, holdings: Sequence[Holding]) -> tuple[str, Position]:
+def check_ownership_at_commit(connection: Executing, ownerships: Sequence[Ownership]) -> tuple[str, Position]:
     """The same, and the transaction's id and position by the same statement, which a commit asks for anyway.
 
     Raises:
         StaleShardMap: see :func:`check_ownership`.
     """
-    rows = _held(connection, _WITH_TRANSACTION, holdings)
-    _compare(rows, holdings)
+    rows = _held(connection, _WITH_TRANSACTION, ownerships)
+    _compare(rows, ownerships)
     return transaction_of(rows[0])
 
 
-def _held(connection: Executing, statement: Executable, holdings: Sequence[Holding]) -> Sequence[Any]:
+def _held(connection: Executing, statement: Executable, ownerships: Sequence[Ownership]) -> Sequence[Any]:
     try:
-        return list(connection.execute(statement, {"units": [row.unit for row in holdings]}))
+        return list(connection.execute(statement, {"units": [row.unit for row in ownerships]}))
     except DBAPIError as error:
         # A transaction that keeps its first snapshot is told of a flip since then by this.
         if getattr(error.orig, "sqlstate", None) != _NOT_SERIALIZABLE:
             raise
-        raise StaleShardMap(f"{holdings[0].unit} changed hands while this transaction ran") from error
+        raise StaleShardMap(f"{ownerships[0].unit} changed hands while this transaction ran") from error
 
 
-def check_ownership_to_read(connection: Executing, holdings: Sequence[Holding]) -> None:
+def check_ownership_to_read(connection: Executing, ownerships: Sequence[Ownership]) -> None:
     """The same for a read, which holds nothing: before the rows are read, in the same transaction, on any node.
 
     Units that are about to go may still be read here: until the next map is published, nobody writes them elsewhere.
@@ -104,7 +104,7 @@ def check_ownership_to_read(connection: Executing, holdings: Sequence[Holding]) 
         StaleShardMap: the shard does not own one of them since the epoch that the map says. Unless the catalogue has a
             newer map, it is on its way and what lies here is still the newest.
     """
-    _compare(connection.execute(_ASKED, {"units": [row.unit for row in holdings]}), holdings)
+    _compare(connection.execute(_ASKED, {"units": [row.unit for row in ownerships]}), ownerships)
 
 
 def check_epoch_to_read(connection: Executing, epoch: int) -> None:
@@ -115,7 +115,7 @@ def check_epoch_to_read(connection: Executing, epoch: int) -> None:
     Raises:
         StaleShardMap: it knows of a later epoch, so there may be rows where that map would not look for them.
     """
-    refuse_later(newest_epoch(connection), epoch)
+    refuse_newer_epoch(newest_epoch(connection), epoch)
 
 
 def newest_epoch(connection: Executing) -> int:
@@ -124,7 +124,7 @@ def newest_epoch(connection: Executing) -> int:
     return newest
 
 
-def refuse_later(newest: int, epoch: int) -> None:
+def refuse_newer_epoch(newest: int, epoch: int) -> None:
     """Refuse the map of *epoch* for a shard's *newest* one; see :func:`check_epoch_to_read`."""
     if newest > epoch:
         raise StaleShardMap(
@@ -133,7 +133,7 @@ def refuse_later(newest: int, epoch: int) -> None:
         )
 
 
-def claim(engine: Engine, shard: str, shard_map: ShardMap) -> None:
+def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
     """Make a shard own what the first map says, if it has never owned anything; otherwise see that it does.
 
     Nothing is claimed by a later map: a shard that has lost its rows, or the wrong database, owns nothing.
@@ -141,19 +141,21 @@ def claim(engine: Engine, shard: str, shard_map: ShardMap) -> None:
     Raises:
         SettingsError: the shard owns something else than the map says; the message names the first difference.
     """
-    wanted = shard_map.holdings_of(shard)
+    wanted = shard_map.owned_units(shard)
     with engine.begin() as connection:
         found = owned(connection)
         if not found and shard_map.epoch == FIRST_EPOCH and connection.execute(_ROWS.limit(1)).first() is None:
             connection.execute(_CLAIM, {"claimed": [row.unit for row in wanted]})
             found = owned(connection)
         # Raised inside the transaction: of two gates that claim by different settings at once, the later takes nothing.
-        different = sorted({row.unit: row.since for row in wanted}.items() ^ found.items())
+        different = sorted({row.unit: row.since_epoch for row in wanted}.items() ^ found.items())
         if different:
-            raise SettingsError(_difference(shard, different[0][0], {row.unit: row.since for row in wanted}, found))
+            raise SettingsError(
+                _difference(shard, different[0][0], {row.unit: row.since_epoch for row in wanted}, found)
+            )
 
 
-def see_begun(engine: Engine, shard: str, shard_map: ShardMap) -> None:
+def verify_existing(engine: Engine, shard: str, shard_map: ShardMap) -> None:
     """See that a database that no gate has named yet is *shard*: its own table knows all that a later map says of it.
 
     Units that are about to leave are there still, since a later epoch.
@@ -163,7 +165,7 @@ def see_begun(engine: Engine, shard: str, shard_map: ShardMap) -> None:
     """
     with engine.connect() as connection:
         found = {row.unit: row.since for row in connection.execute(_ROWS)}
-    wanted = {row.unit: row.since for row in shard_map.holdings_of(shard)}
+    wanted = {row.unit: row.since_epoch for row in shard_map.owned_units(shard)}
     unknown = [unit for unit, since in wanted.items() if found.get(unit, 0) < since]
     if unknown:
         raise SettingsError(_difference(shard, unknown[0], wanted, found))
@@ -174,13 +176,13 @@ def owned(connection: Connection) -> dict[str, int]:
     return {row.unit: row.since for row in connection.execute(_ROWS.where(OWNERSHIP.c.owned))}
 
 
-def _compare(rows: Any, holdings: Sequence[Holding]) -> None:
+def _compare(rows: Any, ownerships: Sequence[Ownership]) -> None:
     found = {row.unit: row.since for row in rows if row.owned}
-    for holding in holdings:
-        if found.get(holding.unit) != holding.since:
+    for ownership in ownerships:
+        if found.get(ownership.unit) != ownership.since_epoch:
             raise StaleShardMap(
-                f"the shard {holding.shard} does not own {holding.unit} since epoch {holding.since}, as the shard map "
-                "that was used here says: it was moved, or is on its way"
+                f"the shard {ownership.shard} does not own {ownership.unit} since epoch {ownership.since_epoch}, as "
+                "the shard map that was used here says: it was moved, or is on its way"
             )
 
 

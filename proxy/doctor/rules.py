@@ -22,16 +22,16 @@ _RIGHT_POLICY: Final = "volatile-ttl is right: it takes answers first, for marks
 
 def findings(facts: Facts) -> list[Finding]:
     """What is wrong."""
-    return of_the_database(facts) + of_the_cache(facts.cache)
+    return database_findings(facts) + cache_findings(facts.cache)
 
 
-def of_the_database(facts: Facts) -> list[Finding]:
+def database_findings(facts: Facts) -> list[Finding]:
     """What is wrong with the database, and with the cache for it."""
     found = [finding for check in _OF_THE_DATABASE for finding in check(facts.database)]
-    return found if facts.cache is None else [*found, *of_serving(facts.cache, facts.database)]
+    return found if facts.cache is None else [*found, *check_serving_cache(facts.cache, facts.database)]
 
 
-def of_the_cache(cache: CacheFacts | None) -> list[Finding]:
+def cache_findings(cache: CacheFacts | None) -> list[Finding]:
     """What is wrong with the cache, whatever it serves."""
     return [] if cache is None else [finding for check in _OF_THE_CACHE for finding in check(cache)]
 
@@ -49,7 +49,7 @@ def all_is_well(facts: Facts) -> list[str]:
     return lines
 
 
-def of_indexes(database: DatabaseFacts) -> Iterator[Finding]:
+def check_indexes(database: DatabaseFacts) -> Iterator[Finding]:
     """Indexes that are missing, or were never finished."""
     for name, state in database.indexes.items():
         if state != "valid":
@@ -57,7 +57,7 @@ def of_indexes(database: DatabaseFacts) -> Iterator[Finding]:
             yield Finding(f"index {name}", f"is {state}", cure)
 
 
-def of_tables(database: DatabaseFacts) -> Iterator[Finding]:
+def check_tables(database: DatabaseFacts) -> Iterator[Finding]:
     """Tidegate's own tables."""
     for name in database.missing_tables:
         yield Finding(f"table {name}", "is missing", "a gate makes it if it may; run: tidegate init")
@@ -67,7 +67,7 @@ def of_tables(database: DatabaseFacts) -> Iterator[Finding]:
         yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
 
 
-def of_transactions(database: DatabaseFacts) -> Iterator[Finding]:
+def check_transactions(database: DatabaseFacts) -> Iterator[Finding]:
     """The oldest transaction, if it is long: a quarantine lasts until it has ended."""
     oldest = database.oldest
     if oldest is None or oldest.age_s is None or oldest.age_s < LONG_S:
@@ -83,7 +83,7 @@ def of_transactions(database: DatabaseFacts) -> Iterator[Finding]:
     yield Finding(f"transaction {oldest.xid}", wrong, cure, grave=False)
 
 
-def of_outbox(database: DatabaseFacts) -> Iterator[Finding]:
+def check_outbox(database: DatabaseFacts) -> Iterator[Finding]:
     """Changes that the cache has not been told of."""
     if database.waiting and database.waiting_s >= APPLIED_S:
         rows = "1 change" if database.waiting == 1 else f"{database.waiting:,} changes"
@@ -95,7 +95,7 @@ def of_outbox(database: DatabaseFacts) -> Iterator[Finding]:
         yield Finding("the outbox", wrong, cure)
 
 
-def of_serving(cache: CacheFacts, database: DatabaseFacts) -> Iterator[Finding]:
+def check_serving_cache(cache: CacheFacts, database: DatabaseFacts) -> Iterator[Finding]:
     """The cache that the settings name is not the one that serves this database."""
     if database.serving is not None and database.serving != cache.name:
         cure = (
@@ -105,7 +105,7 @@ def of_serving(cache: CacheFacts, database: DatabaseFacts) -> Iterator[Finding]:
         yield Finding(f"the cache {cache.name}", f"does not serve this database: {database.serving} does", cure)
 
 
-def of_reach(cache: CacheFacts) -> Iterator[Finding]:
+def check_reachable(cache: CacheFacts) -> Iterator[Finding]:
     """It cannot be reached, or refuses what a gate asks."""
     about = f"the cache {cache.name}"
     if cache.away:
@@ -116,7 +116,7 @@ def of_reach(cache: CacheFacts) -> Iterator[Finding]:
         yield Finding(about, f"refuses what a gate asks ({cache.refused})", cure)
 
 
-def of_speed(cache: CacheFacts) -> Iterator[Finding]:
+def check_latency(cache: CacheFacts) -> Iterator[Finding]:
     """It takes longer to answer than a gate waits."""
     for about, server in _named(cache):
         if server.answer_ms > cache.most_ms:
@@ -124,14 +124,14 @@ def of_speed(cache: CacheFacts) -> Iterator[Finding]:
             yield Finding(about, wrong, "nothing is cached; raise cache.read_timeout_ms, or bring it nearer")
 
 
-def of_versions(cache: CacheFacts) -> Iterator[Finding]:
+def check_versions(cache: CacheFacts) -> Iterator[Finding]:
     """Servers that are too old."""
     for about, server in _named(cache):
         if not _is_new_enough(server):
             yield Finding(about, f"is {server.product} {server.version}", "Redis 6.2 or later, or Valkey, is needed")
 
 
-def of_roles(cache: CacheFacts) -> Iterator[Finding]:
+def check_roles(cache: CacheFacts) -> Iterator[Finding]:
     """Replicas: they take no marks."""
     for about, server in _named(cache):
         if server.role != "master":
@@ -139,7 +139,7 @@ def of_roles(cache: CacheFacts) -> Iterator[Finding]:
             yield Finding(about, "is a replica", cure)
 
 
-def of_eviction(cache: CacheFacts) -> Iterator[Finding]:
+def check_eviction(cache: CacheFacts) -> Iterator[Finding]:
     """Policies by which a full server drops marks while it keeps the answers that they vouch for."""
     for about, server in _named(cache):
         policy = server.eviction
@@ -153,17 +153,17 @@ def of_eviction(cache: CacheFacts) -> Iterator[Finding]:
 
 
 _OF_THE_DATABASE: Final[tuple[Callable[[DatabaseFacts], Iterable[Finding]], ...]] = (
-    of_indexes,
-    of_tables,
-    of_transactions,
-    of_outbox,
+    check_indexes,
+    check_tables,
+    check_transactions,
+    check_outbox,
 )
 _OF_THE_CACHE: Final[tuple[Callable[[CacheFacts], Iterable[Finding]], ...]] = (
-    of_reach,
-    of_speed,
-    of_versions,
-    of_roles,
-    of_eviction,
+    check_reachable,
+    check_latency,
+    check_versions,
+    check_roles,
+    check_eviction,
 )
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tidegate.errors import NoNodeAvailable
 from tidegate.proxy.doctor.facts import Facts, cache_facts, database_facts
 from tidegate.proxy.doctor.finding import Finding
-from tidegate.proxy.doctor.rules import all_is_well, of_the_cache, of_the_database
+from tidegate.proxy.doctor.rules import all_is_well, cache_findings, database_findings
 from tidegate.routing.replicas.failures import first_line
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def examine_databases(databases: Databases, tell: Callable[[str], None]) -> tupl
     """
     cache = cache_facts(databases.settings.cache)
     told: dict[str, DatabaseFacts] = {}
-    found = of_the_cache(cache)
+    found = cache_findings(cache)
     for name in databases.names:
         tell(name)
         try:
@@ -51,7 +51,7 @@ def examine_databases(databases: Databases, tell: Callable[[str], None]) -> tupl
             )
             continue
         told[name] = facts.database
-        found += [replace(one, about=f"shard {name}, {one.about}") for one in of_the_database(facts)]
+        found += [replace(one, about=f"shard {name}, {one.about}") for one in database_findings(facts)]
     found += _strangers(told)
     if any(finding.grave for finding in found):
         return found, []

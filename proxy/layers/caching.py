@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.codec.values import Undecodable
 from tidegate.cache.events import NearChecked, StoreFailed, served
-from tidegate.cache.near.lru import Kept
+from tidegate.cache.near.lru import NearEntry
 from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.tags import template
@@ -18,15 +18,15 @@ from tidegate.repositories.policies import GUARD, Read
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tidegate.cache.codec.answers import Codec, Decoded
+    from tidegate.cache.codec.answers import AnswerCodec, Decoded
     from tidegate.cache.events import Observer
-    from tidegate.cache.near.lru import Bounded
-    from tidegate.cache.near.push_epochs import Pushes
+    from tidegate.cache.near.lru import LruCache
+    from tidegate.cache.near.push_epochs import PushVersions
     from tidegate.cache.read_through import ReadThrough
-    from tidegate.cache.request import Need
+    from tidegate.cache.request import ReadRequirement
     from tidegate.cache.store import Hit, Store
     from tidegate.cache.switches import Switches
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Call, Layer
     from tidegate.repositories.policies import NearMode
 
 _JITTER: Final = 0.1
@@ -54,13 +54,13 @@ class Caching:
         *,
         read_through: ReadThrough,
         store: Store,
-        codec: Codec,
-        near: Bounded | None,
-        pushes: Pushes | None,
+        codec: AnswerCodec,
+        near: LruCache | None,
+        pushes: PushVersions | None,
         near_modes: Mapping[str, NearMode],
-        blobs: Bounded,
+        blobs: LruCache,
         switches: Switches,
-        below: Pipeline,
+        below: Layer,
         keep_alive: Callable[[], None],
         observe: Observer,
     ) -> None:
@@ -82,7 +82,7 @@ class Caching:
         if request is None:
             return self.below(call)
         if request.near != "off" and self.near is not None:
-            kept: Kept | None = self.near.get(request.tenant, request.entry)
+            kept: NearEntry | None = self.near.get(request.tenant, request.entry)
             vouched = request.near == "bounded" and self._is_vouched_for(request, kept)
             fresh = kept is not None and (vouched or self._is_fresh(request, kept))
             if fresh is None:  # the cache does not answer, and a call waits for that once
@@ -96,7 +96,7 @@ class Caching:
             return self.below(call)
         return self._read_through(request)
 
-    def _is_vouched_for(self, request: CachedCall, kept: Kept | None) -> bool:
+    def _is_vouched_for(self, request: CachedCall, kept: NearEntry | None) -> bool:
         pushes = self._pushes
         if pushes is None:
             return False
@@ -120,7 +120,7 @@ class Caching:
         request = self._request(call)
         return request if request is not None and request.expand_guard() else None
 
-    def vouches_for(self, tenant: str, kept: Kept) -> bool:
+    def vouches_for(self, tenant: str, kept: NearEntry) -> bool:
         """Whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
         pushes = self._pushes
         return pushes is not None and pushes.alive() and kept.epoch == pushes.epoch(tenant)
@@ -142,7 +142,7 @@ class Caching:
         fingerprint = fingerprint_of(call)
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
-    def _is_fresh(self, request: CachedCall, kept: Kept) -> bool | None:
+    def _is_fresh(self, request: CachedCall, kept: NearEntry) -> bool | None:
         """Whether *kept* is; None: the cache does not answer."""
         if request.near == "bounded":
             self._observe(NearChecked(request.tenant))
@@ -175,7 +175,7 @@ class CachedCall:
         self._policy = policy
         self._fingerprint = fingerprint
 
-    def query(self, need: Need) -> Answer:
+    def query(self, need: ReadRequirement) -> Answer:
         """Ask a node by the layers below."""
         self._layer.keep_alive()
         call = self._call
@@ -223,7 +223,7 @@ class CachedCall:
         keeps = self.near != "off" and hit is not None
         value = layer.codec.build(decoded, self.session_maker, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
-            kept = Kept(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
+            kept = NearEntry(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
             layer.near.put(self.tenant, self.entry, kept, kept.size)
         self._call.answered = "flight" if hit is None else "store"
         return value

@@ -16,10 +16,10 @@ from tidegate.cache.tags import as_text
 from tidegate.errors import TenantSwitch
 from tidegate.ids import is_no_id
 from tidegate.proxy.call import bound_copy
-from tidegate.proxy.shards.registry import by_newest_map, checking
+from tidegate.proxy.shards.registry import ownership_checks, with_newest_map
 from tidegate.proxy.shards.sessions import RoutedSession
 from tidegate.repositories.base import batches
-from tidegate.repositories.scopes import InSession
+from tidegate.repositories.scopes import CallerSession
 from tidegate.routing.sharding.scatter import merged
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from tidegate.proxy.shards.id_search import Finder
+    from tidegate.proxy.shards.id_search import IdSearch
     from tidegate.proxy.shards.registry import Shards
     from tidegate.repositories.policies import Policy
     from tidegate.routing.sharding.scatter import Scatter
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
-_Split: TypeAlias = "tuple[int | None, Mapping[str, tuple[Holding, ...]]]"
+_Split: TypeAlias = "tuple[int | None, Mapping[str, tuple[Ownership, ...]]]"
 
 
-class InSessions:
+class CallerSessions:
     """Runs methods in their callers' sessions.
 
     Args:
@@ -45,7 +45,7 @@ class InSessions:
         find: whose ids are whose.
     """
 
-    def __init__(self, shards: Shards, scatter: Scatter, find: Finder) -> None:
+    def __init__(self, shards: Shards, scatter: Scatter, find: IdSearch) -> None:
         self._shards: Final = shards
         self._scatter: Final = scatter
         self._find: Final = find
@@ -65,31 +65,31 @@ class InSessions:
         """
         twin = bound_copy(repository, None)
         arguments = _bound(plain, args, kwargs)
-        where = policy.where
+        scope = policy.scope
         session = None if arguments is None else arguments.get("session")
         # A session of a shard, as a part of a split call has, is on the right one already.
-        if arguments is None or not isinstance(session, RoutedSession) or not isinstance(where, InSession):
+        if arguments is None or not isinstance(session, RoutedSession) or not isinstance(scope, CallerSession):
             return plain(twin, *args, **kwargs)
-        for name in filter(None, (where.lists, where.tenants)):
+        for name in filter(None, (scope.lists, scope.tenants)):
             given = arguments[name]
             if given is not None and not isinstance(given, str):
                 arguments[name] = list(given) or given  # an iterator that gives none is none the less not left out
-        if _is_refused(where, arguments):
+        if _is_refused(scope, arguments):
             return self._at(self._shards.names()[0], (), None, twin, plain, arguments)
-        tenants, left = self._owners(session, where, arguments)
+        tenants, left = self._owners(session, scope, arguments)
         if tenants and session.tenant is None and not left and len(tenants) == 1:
             session.become(tenants[0])
         if session.tenant is not None and not self._are_others(session.tenant, tenants, left):
             return plain(twin, **arguments)
-        if session.has_begun or (where.writes and tenants != []):
+        if session.has_begun or (scope.writes and tenants != []):
             raise TenantSwitch(
                 f"{plain.__qualname__} is about rows of {_shown(tenants)}, and the session is that of the tenant "
                 f"{session.tenant}: use gate.session() of each tenant"
             )
-        return self._elsewhere(twin, plain, where, arguments, partial(self._split, tenants, left))
+        return self._elsewhere(twin, plain, scope, arguments, partial(self._split, tenants, left))
 
     def _are_others(self, tenant: str, tenants: Sequence[str] | None, left: Mapping[str, str]) -> bool:
-        here = {self._shards.holding(tenant).shard}
+        here = {self._shards.ownership(tenant).shard}
         return tenants is None or not {tenant} >= set(tenants) or not here >= set(left.values())
 
     def _split(self, tenants: Sequence[str] | None, left: Mapping[str, str]) -> _Split:
@@ -98,33 +98,33 @@ class InSessions:
         Of everybody's, by a map of which epoch besides.
         """
         names, epoch = self._shards.all() if tenants is None else (left.values(), None)
-        parts: dict[str, tuple[Holding, ...]] = dict.fromkeys(names, ())
+        parts: dict[str, tuple[Ownership, ...]] = dict.fromkeys(names, ())
         for tenant in tenants or ():
-            holding = self._shards.holding(tenant)
-            parts[holding.shard] = (*parts.get(holding.shard, ()), holding)
+            ownership = self._shards.ownership(tenant)
+            parts[ownership.shard] = (*parts.get(ownership.shard, ()), ownership)
         # Of what is not there any shard answers as all would.
         return epoch, parts or {self._shards.names()[0]: ()}
 
     def _owners(
-        self, session: RoutedSession, where: InSession, arguments: Mapping[str, Any]
+        self, session: RoutedSession, scope: CallerSession, arguments: Mapping[str, Any]
     ) -> tuple[Sequence[str] | None, Mapping[str, str]]:
         """Of whom the call asks, None: of everybody; and the shards of what it asks for and is nobody's."""
-        if where.tenants is not None:
-            given = arguments[where.tenants]
+        if scope.tenants is not None:
+            given = arguments[scope.tenants]
             return list(dict.fromkeys(map(as_text, given))) if given else None, {}
-        items = [arguments[where.ids]] if where.ids is not None else arguments[where.lists or ""]
+        items = [arguments[scope.ids]] if scope.ids is not None else arguments[scope.lists or ""]
         ids = [item for item in items if not hasattr(item, "tenant_id")]
-        found = (partial(self._find.within, session) if session.has_begun else self._find)(where.kind, ids)
+        found = (partial(self._find.within, session) if session.has_begun else self._find)(scope.kind, ids)
         of_rows = [as_text(item.tenant_id) for item in items if hasattr(item, "tenant_id")]
-        nobodys = [] if where.writes else [key for key in ids if key not in found]
-        left = self._find.left(where.kind, nobodys) if nobodys else {}
+        nobodys = [] if scope.writes else [key for key in ids if key not in found]
+        left = self._find.left(scope.kind, nobodys) if nobodys else {}
         return list(dict.fromkeys([*of_rows, *found.values()])), left
 
     def _elsewhere(
         self,
         twin: Any,
         plain: Callable[..., Any],
-        where: InSession,
+        scope: CallerSession,
         arguments: Mapping[str, Any],
         split: Callable[[], _Split],
     ) -> Any:
@@ -132,31 +132,31 @@ class InSessions:
             epoch, parts = by_map
             sees = {name: (owned, epoch) if check else ((), None) for name, owned in parts.items()}
             asked = {name: partial(self._at, name, *first, twin, plain) for name, first in sees.items()}
-            if where.lists is None or not where.order:
-                return self._asked(plain, where, asked, arguments)
+            if scope.lists is None or not scope.order:
+                return self._asked(plain, scope, asked, arguments)
             # In order are the rows of each batch of ids, as the plain method reads them.
-            some = [{**arguments, where.lists: part} for part in batches(dict.fromkeys(arguments[where.lists]))]
-            return [row for each in some for row in self._asked(plain, where, asked, each)]
+            some = [{**arguments, scope.lists: part} for part in batches(dict.fromkeys(arguments[scope.lists]))]
+            return [row for each in some for row in self._asked(plain, scope, asked, each)]
 
-        return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
+        return with_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
 
     def _asked(
         self,
         plain: Callable[..., Any],
-        where: InSession,
+        scope: CallerSession,
         asked: Mapping[str, Callable[[Mapping[str, Any]], Any]],
         arguments: Mapping[str, Any],
     ) -> Any:
         answers = self._scatter(plain.__qualname__, {name: partial(ask, arguments) for name, ask in asked.items()})
-        if where.order:
-            limit = None if where.limit is None else arguments[where.limit]
-            return merged(answers.values(), attrgetter(*where.order), limit=limit)
+        if scope.order:
+            limit = None if scope.limit is None else arguments[scope.limit]
+            return merged(answers.values(), attrgetter(*scope.order), limit=limit)
         return _together(list(answers.values()))
 
     def _at(
         self,
         shard: str,
-        owned: Sequence[Holding],
+        owned: Sequence[Ownership],
         epoch: int | None,
         twin: Any,
         plain: Callable[..., Any],
@@ -164,7 +164,7 @@ class InSessions:
     ) -> Any:
         """The answer of one shard, which sees first that it owns what it is asked about, or knows of no later epoch."""
         session: Session
-        with checking(*owned, epoch=epoch), self._shards.at(shard).sessions() as session:
+        with ownership_checks(*owned, epoch=epoch), self._shards.at(shard).sessions() as session:
             answer = plain(twin, **{**arguments, "session": session})
             session.expunge_all()
             return answer
@@ -174,11 +174,11 @@ def _shown(tenants: Sequence[str] | None) -> str:
     return "nobody's runs" if tenants == [] else ", ".join(tenants or ["every tenant"])
 
 
-def _is_refused(where: InSession, arguments: Mapping[str, Any]) -> bool:
+def _is_refused(scope: CallerSession, arguments: Mapping[str, Any]) -> bool:
     """Whether there is text that is no id, or where a list is meant: the plain method says so best."""
-    many = where.lists or where.tenants
+    many = scope.lists or scope.tenants
     if many is None:
-        return is_no_id(arguments[where.ids or ""])
+        return is_no_id(arguments[scope.ids or ""])
     given = arguments[many] or ()
     return isinstance(given, str) or any(map(is_no_id, given))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from tidegate.routing.replicas.choose import Wanted, refusal
+from tidegate.routing.replicas.choose import ReplicaRequirement, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Call, Layer
     from tidegate.routing.replicas.topology import Node, Topology
 
 
@@ -46,7 +46,7 @@ class Explains(Protocol):
         ...
 
 
-def nodes_explained(layer: Pipeline, call: Call) -> tuple[NodeLine, ...]:
+def nodes_explained(layer: Layer, call: Call) -> tuple[NodeLine, ...]:
     """What *layer* says of the nodes; nothing, where there is only one."""
     return tuple(layer.explain(call)) if isinstance(layer, Explains) else ()
 
@@ -95,7 +95,7 @@ class ShardExplained:
         return f"the shard {self.name} {'is asked' if self.answers else 'is not asked'}: {self.why}"
 
 
-def explained(topology: Topology, wanted: Wanted | str, now_s: float) -> tuple[NodeExplained, ...]:
+def explained(topology: Topology, wanted: ReplicaRequirement | str, now_s: float) -> tuple[NodeExplained, ...]:
     """Every node, the primary first.
 
     Args:
@@ -107,7 +107,7 @@ def explained(topology: Topology, wanted: Wanted | str, now_s: float) -> tuple[N
     return (_primary(topology.primary, wanted, some=any(one.answers for one in replicas)), *replicas)
 
 
-def _replica(node: Node, wanted: Wanted | str, topology: Topology, now_s: float) -> NodeExplained:
+def _replica(node: Node, wanted: ReplicaRequirement | str, topology: Topology, now_s: float) -> NodeExplained:
     if isinstance(wanted, str):
         return _one(node, "replica", wanted, answers=False)
     why = refusal(node, wanted, topology, now_s)
@@ -117,7 +117,7 @@ def _replica(node: Node, wanted: Wanted | str, topology: Topology, now_s: float)
     return _one(node, "replica", f"{reached}and {wanted.position.text()} is needed", answers=True)
 
 
-def _primary(node: Node, wanted: Wanted | str, *, some: bool) -> NodeExplained:
+def _primary(node: Node, wanted: ReplicaRequirement | str, *, some: bool) -> NodeExplained:
     if isinstance(wanted, str):
         return _one(node, "primary", wanted, answers=True)
     return _one(node, "primary", "a replica may" if some else "no replica may", answers=not some)

@@ -23,7 +23,7 @@ from tidegate.proxy.call import Call, bound_copy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.proxy.call import Pipeline
+    from tidegate.proxy.call import Layer
     from tidegate.repositories.policies import Policy, PolicyTable
 
 C = TypeVar("C")
@@ -50,7 +50,7 @@ def gated(policies: PolicyTable, *, sharded: bool = False) -> Callable[[type[C]]
     def decorate(cls: type[C]) -> type[C]:
         policies.check(cls)
         if sharded:
-            policies.check_places(cls)
+            policies.check_scopes(cls)
         for name, policy in policies.items():
             method = _method(cls, name, policy, policies)
             method.__dict__[POLICY] = policy
@@ -71,7 +71,7 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
 
     @functools.wraps(plain)
     def method(self: Any, *args: Any, **kwargs: Any) -> object:
-        pipeline: Pipeline | None = self._tidegate_pipeline
+        pipeline: Layer | None = self._tidegate_pipeline
         if pipeline is None:
             return plain(self, *args, **kwargs)
         arguments: dict[str, Any] | None

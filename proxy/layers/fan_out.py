@@ -12,22 +12,22 @@ from tidegate.cache.tags import as_text
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
 from tidegate.ids import is_no_id
 from tidegate.proxy.layers.partial_results import may_be_missing
-from tidegate.proxy.shards.registry import by_newest_map, checking, of_all_shards
-from tidegate.proxy.shards.retry import Again
+from tidegate.proxy.shards.registry import of_all_shards, ownership_checks, with_newest_map
+from tidegate.proxy.shards.retry import StaleMapRetry
 from tidegate.repositories.policies import Read
-from tidegate.repositories.scopes import Everywhere, InTurn, OfIds
+from tidegate.repositories.scopes import AllShards, AllShardsInOrder, ByRowIds
 from tidegate.routing.sharding.scatter import OF_THE_SHARD, merged, summed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tidegate.proxy.call import Call, Pipeline
-    from tidegate.proxy.shards.id_search import Finder
+    from tidegate.proxy.call import Call, Layer
+    from tidegate.proxy.shards.id_search import IdSearch
     from tidegate.proxy.shards.registry import Shards
-    from tidegate.repositories.scopes import OfId, Place
+    from tidegate.repositories.scopes import ByRowId, Scope
     from tidegate.repositories.tenant_directory import Kind
     from tidegate.routing.sharding.scatter import Scatter
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
 
 class _Owned(NamedTuple):
@@ -38,18 +38,18 @@ class _Owned(NamedTuple):
     shard: str | None = None
 
 
-class _Part(NamedTuple):
+class _ShardItems(NamedTuple):
     """What goes to one shard, and of whom that shard has by the map by which it was chosen."""
 
     owned: list[_Owned]
-    holdings: dict[str, Holding]
+    ownerships: dict[str, Ownership]
 
 
-_Parts: TypeAlias = Mapping[str, _Part]
+_ByShard: TypeAlias = Mapping[str, _ShardItems]
 _Asked: TypeAlias = "Mapping[str, Callable[[], Any]]"
 
 
-class Parted:
+class FanOut:
     """Splits calls, and merges what their parts answer.
 
     Args:
@@ -60,21 +60,21 @@ class Parted:
         patience_s: how long a part waits for a flip to get by, in seconds.
     """
 
-    def __init__(self, below: Pipeline, shards: Shards, scatter: Scatter, find: Finder, patience_s: float) -> None:
+    def __init__(self, below: Layer, shards: Shards, scatter: Scatter, find: IdSearch, flip_wait_s: float) -> None:
         self._below: Final = below
         self._shards: Final = shards
         self._scatter: Final = scatter
         self.find: Final = find
-        self._patience_s: Final = patience_s
+        self._flip_wait_s: Final = flip_wait_s
 
-    def __call__(self, call: Call, where: Place) -> object:
+    def __call__(self, call: Call, scope: Scope) -> object:
         """The answer of a call that is about no single id."""
-        if isinstance(where, OfIds):
-            return self.by_ids(call, where)
-        if isinstance(where, Everywhere):
-            return self.everywhere(call, where)
-        if isinstance(where, InTurn):
-            return self.in_turn(call, where)
+        if isinstance(scope, ByRowIds):
+            return self.by_ids(call, scope)
+        if isinstance(scope, AllShards):
+            return self.everywhere(call, scope)
+        if isinstance(scope, AllShardsInOrder):
+            return self.in_turn(call, scope)
         return call.run_plain()  # it touches no row
 
     def on_first(self, call: Call, new: Mapping[str, Any] | None = None) -> object:
@@ -86,7 +86,7 @@ class Parted:
         left = {} if is_no_id(key) else self.find.left(kind, [key])
         return self._on(call, left.get(key, self._shards.names()[0]), {})
 
-    def searched(self, call: Call, where: OfId) -> object:
+    def searched(self, call: Call, scope: ByRowId) -> object:
         """The row that the call finds on any shard; of several the first. One that has it will do, if others fail.
 
         Raises:
@@ -96,48 +96,48 @@ class Parted:
         def ask(names: Sequence[str], epoch: int | None) -> object:
             asked = {name: partial(self._on, call, name, {}, epoch=epoch) for name in names}
             # One is enough, unless it must be the first: an id is on one shard.
-            answers = self._scatter.all_of(asked, enough=None if where.first else _any_row)
+            answers = self._scatter.all_of(asked, enough=None if scope.first else _any_row)
             found = [row for row in answers.succeeded.values() if row is not None]
-            if not found or where.first:
+            if not found or scope.first:
                 _raise_if_failed(call, answers.succeeded, answers.failed)
             if not found:
                 return None
-            return min(found, key=attrgetter(*where.first)) if where.first else found[0]
+            return min(found, key=attrgetter(*scope.first)) if scope.first else found[0]
 
         return of_all_shards(self._shards, ask)
 
-    def by_ids(self, call: Call, where: OfIds) -> object:
+    def by_ids(self, call: Call, scope: ByRowIds) -> object:
         """The sum of the parts, each one transaction on its shard.
 
         Raises:
             PartialResult: a shard failed, after which the others had done their parts.
         """
-        items = call.arguments[where.argument]
+        items = call.arguments[scope.argument]
         if not items or isinstance(items, str):
             return self.on_first(call)
         items = list(items)
         if not items or any(is_no_id(_id(item)) for item in items):
-            return self.on_first(call, {where.argument: items})
-        owners = self._owners(where, items)
+            return self.on_first(call, {scope.argument: items})
+        owners = self._owners(scope, items)
         if isinstance(call.policy, Read):
-            return _added(self._read(call, where.argument, owners).values())
-        return self._written(call, where, owners)
+            return _added(self._read(call, scope.argument, owners).values())
+        return self._written(call, scope, owners)
 
-    def everywhere(self, call: Call, where: Everywhere) -> object:
+    def everywhere(self, call: Call, scope: AllShards) -> object:
         """The rows of all shards, or of those that the named tenants are on, in order."""
-        tenants = call.arguments[where.tenants] if where.tenants else None
-        if where.tenants and tenants and not isinstance(tenants, str):
+        tenants = call.arguments[scope.tenants] if scope.tenants else None
+        if scope.tenants and tenants and not isinstance(tenants, str):
             named = list(tenants)
             if not named or any(map(is_no_id, named)):  # nobody's, as an iterator at its end says, and not everybody's
-                return self.on_first(call, {where.tenants: named or tenants})
-            rows = self._read(call, where.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
+                return self.on_first(call, {scope.tenants: named or tenants})
+            rows = self._read(call, scope.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
         else:
             rows = of_all_shards(self._shards, partial(self._each, call))
         if len(rows) == 1:
             return next(iter(rows.values()))
-        return merged(rows.values(), attrgetter(*where.order), limit=call.arguments[where.limit])
+        return merged(rows.values(), attrgetter(*scope.order), limit=call.arguments[scope.limit])
 
-    def in_turn(self, call: Call, where: InTurn) -> object:
+    def in_turn(self, call: Call, scope: AllShardsInOrder) -> object:
         """What was done, on whichever shard, in order.
 
         Raises:
@@ -146,17 +146,17 @@ class Parted:
         given = list(call.arguments.values())
 
         def find(names: Sequence[str], epoch: int | None) -> Mapping[str, Any]:
-            asked = {name: partial(self._run, call, name, where.find, *given, epoch=epoch) for name in names}
+            asked = {name: partial(self._run, call, name, scope.find, *given, epoch=epoch) for name in names}
             return self._scatter(call.name, asked)
 
         found = of_all_shards(self._shards, find)
-        most = where.most if call.arguments[where.limit] is None else call.arguments[where.limit]
+        most = scope.most if call.arguments[scope.limit] is None else call.arguments[scope.limit]
         due = merged([[(item, name) for item in items] for name, items in found.items()], _itself, limit=most)
         done: dict[str, list[Any]] = {}
         answer = []
         for item, name in due:
             try:
-                if self._do(call, name, where.do, item, *given):
+                if self._do(call, name, scope.do, item, *given):
                     answer.append(item[-1])
                     done.setdefault(name, []).append(item[-1])
             except Exception as error:
@@ -167,7 +167,7 @@ class Parted:
 
     def _do(self, call: Call, name: str, *step: Any) -> bool:
         """Whether a step was done on the shard *name*; on any, once it was refused there, as its tenant moves."""
-        again = Again(self._shards, self._patience_s)
+        again = StaleMapRetry(self._shards, self._flip_wait_s)
         names: Sequence[str] = (name,)
         while True:
             stale = None
@@ -183,12 +183,12 @@ class Parted:
                 raise stale
             names = self._shards.names()
 
-    def _written(self, call: Call, where: OfIds, left: Sequence[_Owned]) -> object:
+    def _written(self, call: Call, scope: ByRowIds, left: Sequence[_Owned]) -> object:
         done: dict[str, Any] = {}
-        again = Again(self._shards, self._patience_s)
+        again = StaleMapRetry(self._shards, self._flip_wait_s)
         while left:
             parts = self._split(left)
-            succeeded, failed = self._answers(self._asked(call, where.argument, parts, check=True))
+            succeeded, failed = self._answers(self._asked(call, scope.argument, parts, check=True))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name: error for name, error in failed.items() if isinstance(error, StaleShardMap)}
@@ -198,42 +198,42 @@ class Parted:
         return _added(done.values())
 
     def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
-        def ask(parts: _Parts, *, check: bool) -> Mapping[str, Any]:
+        def ask(parts: _ByShard, *, check: bool) -> Mapping[str, Any]:
             succeeded, failed = self._answers(self._asked(call, argument, parts, check=check))
             _raise_if_failed(call, succeeded, failed)
             return succeeded
 
         split = partial(self._split, owned)
-        return by_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
+        return with_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
 
-    def _owners(self, where: OfIds, items: Sequence[Any]) -> list[_Owned]:
+    def _owners(self, scope: ByRowIds, items: Sequence[Any]) -> list[_Owned]:
         ids = [_id(item) for item in items]
         named = [getattr(item, "tenant_id", None) for item in items]
         unknown = [key for key, tenant in zip(ids, named, strict=True) if tenant is None]
-        found = self.find(where.kind, unknown) if unknown else {}
+        found = self.find(scope.kind, unknown) if unknown else {}
         nobodys = [key for key in unknown if key not in found]
-        left = self.find.left(where.kind, nobodys) if nobodys else {}
+        left = self.find.left(scope.kind, nobodys) if nobodys else {}
         tenants = [found.get(key) if name is None else as_text(name) for key, name in zip(ids, named, strict=True)]
         return [_Owned(item, tenants[at], left.get(ids[at])) for at, item in enumerate(items)]
 
-    def _split(self, owned: Iterable[_Owned]) -> _Parts:
-        parts: dict[str, _Part] = {}
+    def _split(self, owned: Iterable[_Owned]) -> _ByShard:
+        parts: dict[str, _ShardItems] = {}
         for each in owned:
-            holding = None if each.tenant is None else self._shards.holding(each.tenant)
+            ownership = None if each.tenant is None else self._shards.ownership(each.tenant)
             # Of what is not there any shard answers as all would.
-            shard = (each.shard or self._shards.names()[0]) if holding is None else holding.shard
-            part = parts.setdefault(shard, _Part([], {}))
+            shard = (each.shard or self._shards.names()[0]) if ownership is None else ownership.shard
+            part = parts.setdefault(shard, _ShardItems([], {}))
             part.owned.append(each)
-            if holding is not None:
-                part.holdings[holding.unit] = holding
+            if ownership is not None:
+                part.ownerships[ownership.unit] = ownership
         return parts
 
-    def _asked(self, call: Call, argument: str, parts: _Parts, *, check: bool) -> _Asked:
+    def _asked(self, call: Call, argument: str, parts: _ByShard, *, check: bool) -> _Asked:
         """By shard what asks it; *check*: after it has seen that it owns the tenants of its part."""
 
-        def ask(name: str, part: _Part) -> Any:
-            holdings = part.holdings.values() if check else ()
-            return self._on(call, name, {argument: [each.item for each in part.owned]}, *holdings)
+        def ask(name: str, part: _ShardItems) -> Any:
+            ownerships = part.ownerships.values() if check else ()
+            return self._on(call, name, {argument: [each.item for each in part.owned]}, *ownerships)
 
         return {name: partial(ask, name, part) for name, part in parts.items()}
 
@@ -251,8 +251,10 @@ class Parted:
         except Exception as error:  # noqa: BLE001  # raised again by who asked
             return {}, {name: error}
 
-    def _on(self, call: Call, shard: str, new: Mapping[str, Any], *holdings: Holding, epoch: int | None = None) -> Any:
-        with checking(*holdings, epoch=epoch):  # and nothing of what a call checks that has made this one
+    def _on(
+        self, call: Call, shard: str, new: Mapping[str, Any], *ownerships: Ownership, epoch: int | None = None
+    ) -> Any:
+        with ownership_checks(*ownerships, epoch=epoch):  # and nothing of what a call checks that has made this one
             return self._below(replace(call, arguments={**call.arguments, **new}, shard=shard))
 
     def _run(self, call: Call, shard: str, method: str, *given: Any, epoch: int | None = None) -> Any:
@@ -261,7 +263,7 @@ class Parted:
         def step(repository: Any, **_arguments: Any) -> Any:
             return getattr(repository, method)(*given)
 
-        with checking(epoch=epoch):
+        with ownership_checks(epoch=epoch):
             return self._below(replace(call, plain=step, shard=shard))
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
-    from tidegate.proxy.call import Pipeline
+    from tidegate.proxy.call import Layer
     from tidegate.repositories.policies import PolicyTable
 
 C = TypeVar("C")
@@ -28,7 +28,7 @@ DIFY_MODELS = tuple(mapper.class_ for mapper in Base.registry.mappers)
 class Gated:
     """What a gated class has of its own: where its calls go, and the session maker it was made with."""
 
-    _tidegate_pipeline: Pipeline | None = None
+    _tidegate_pipeline: Layer | None = None
 
 
 @gated(WORKFLOW_RUN_POLICIES, sharded=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tidegate.cache.store import Change
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.layers.explained import NodeLine
     from tidegate.repositories.tenant_directory import Kind, TenantDirectory
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BY_TAG: Final[dict[str, Kind]] = {"run": "run", "node": "node"}
 
 
-class Learning:
+class IdRecorder:
     """Notes the rows of answers in the directory.
 
     Args:
@@ -32,7 +32,7 @@ class Learning:
         below: the layer that asks a node.
     """
 
-    def __init__(self, directory: TenantDirectory, below: Pipeline) -> None:
+    def __init__(self, directory: TenantDirectory, below: Layer) -> None:
         self._directory: Final = directory
         self._below: Final = below
 
@@ -71,7 +71,7 @@ def _rows(answer: Any) -> Iterable[Any]:
     return page if isinstance(page, list) else (answer,)
 
 
-def committed(directory: TenantDirectory, changes: Sequence[Change]) -> None:
+def record_committed(directory: TenantDirectory, changes: Sequence[Change]) -> None:
     """Note the rows that a commit has changed, by their tags."""
     for change in changes:
         found: dict[Kind, list[tuple[str, str]]] = {}

@@ -13,7 +13,7 @@ _missing: Final[ContextVar[dict[str, BaseException] | None]] = ContextVar("tideg
 
 
 @contextmanager
-def partial_answers() -> Iterator[Mapping[str, BaseException]]:
+def partial_results() -> Iterator[Mapping[str, BaseException]]:
     """Have reads that ask all shards do without those that do not answer, within a ``with``; not if none does.
 
     What is yielded holds the errors of those that were missing, by shard. Reads of one tenant, writes, and methods that

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 
-from tidegate.cache.read_needs import Needs
-from tidegate.cache.request import ONLY_PRIMARY, Need
+from tidegate.cache.read_needs import ReadNeeds
+from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
 from tidegate.cache.tags import as_text, template
 from tidegate.errors import Overloaded, PolicyError
 from tidegate.position import NOWHERE, Origin
@@ -21,38 +21,38 @@ from tidegate.proxy.database.origins import origins_seen
 from tidegate.proxy.layers.explained import explained
 from tidegate.repositories.policies import Read
 from tidegate.routing.events import Banned, Passed, Refused
-from tidegate.routing.replicas.attempt import Attempt, Lost, NotReached, current
-from tidegate.routing.replicas.choose import Wanted, choose
+from tidegate.routing.replicas.attempt import Attempt, ConnectionLost, NotReached, current
+from tidegate.routing.replicas.choose import ReplicaRequirement, choose
 from tidegate.routing.replicas.failures import Verdict, first_line, verdict
-from tidegate.routing.replicas.health import HEALTHY, Bans
+from tidegate.routing.replicas.health import HEALTHY, BackoffPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.cache.root_recovery import Keeper
+    from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Call
     from tidegate.proxy.layers.explained import NodeExplained
-    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.routing.events import Observer
     from tidegate.routing.replicas.admission import Admission
-    from tidegate.routing.replicas.own_writes import Written
+    from tidegate.routing.replicas.own_writes import OwnWrites
     from tidegate.routing.replicas.topology import Node
 
 
-ANYWHERE: Final = Need(NOWHERE, primary=False)
+ANYWHERE: Final = ReadRequirement(NOWHERE, primary=False)
 """Nobody knows of a write that a replica would have to show."""
 
 
-class Asked(NamedTuple):
+class ReadRequirements(NamedTuple):
     """What tells which node will do for a call that the caching has not asked about."""
 
-    ask: Callable[[Call], Need]
-    peek: Callable[[Call], Need]
+    ask: Callable[[Call], ReadRequirement]
+    peek: Callable[[Call], ReadRequirement]
     """The same, and changes nothing."""
 
 
-def needs_of(store: Store | None, keeper: Keeper | None) -> Asked:
+def needs_of(store: Store | None, keeper: RootRecovery | None) -> ReadRequirements:
     """What tells which node will do, by the marks.
 
     Args:
@@ -60,14 +60,14 @@ def needs_of(store: Store | None, keeper: Keeper | None) -> Asked:
         keeper: brings them on.
     """
     if store is None:
-        return Asked(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
-    return Asked(_asking(store, keeper), _asking(store, None))
+        return ReadRequirements(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
+    return ReadRequirements(_asking(store, keeper), _asking(store, None))
 
 
-def _asking(store: Store, keeper: Keeper | None) -> Callable[[Call], Need]:
-    marks = Needs(store, keeper)
+def _asking(store: Store, keeper: RootRecovery | None) -> Callable[[Call], ReadRequirement]:
+    marks = ReadNeeds(store, keeper)
 
-    def ask(call: Call) -> Need:
+    def ask(call: Call) -> ReadRequirement:
         policy = call.policy
         guard = template(policy.guard).expand(call.arguments) if isinstance(policy, Read) and policy.guard else None
         if not call.cacheable or not isinstance(guard, str):
@@ -77,7 +77,7 @@ def _asking(store: Store, keeper: Keeper | None) -> Callable[[Call], Need]:
     return ask
 
 
-class OnPrimary:
+class PrimaryOnly:
     """Runs every call on the primary, with the repository's own session maker."""
 
     def __call__(self, call: Call) -> object:
@@ -95,7 +95,7 @@ _NOBODY: Final = object()
 """No replica has answered; None is an answer."""
 
 
-class Elsewhere(Exception):  # noqa: N818  # no mistake: the read goes on
+class TryAnotherNode(Exception):  # noqa: N818  # no mistake: the read goes on
     """This replica did not answer."""
 
 
@@ -107,7 +107,7 @@ class Routing:
         shard: the shard's name, as origins have it.
         needs: which node will do for a call that no layer above has asked about.
         peek: the same, and changes nothing.
-        written: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
+        own_writes: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
         admission: to the primary, of reads.
         silent_s: how old what is known of a node may be, in seconds.
         bans: how long a replica that failed is left alone.
@@ -116,27 +116,27 @@ class Routing:
 
     def __init__(
         self,
-        nodes: Nodes,
+        nodes: ShardNodes,
         *,
         shard: str,
-        needs: Callable[[Call], Need],
-        peek: Callable[[Call], Need],
-        written: Written,
+        needs: Callable[[Call], ReadRequirement],
+        peek: Callable[[Call], ReadRequirement],
+        own_writes: OwnWrites,
         admission: Admission,
         silent_s: float,
-        bans: Bans,
+        bans: BackoffPolicy,
         observe: Observer,
     ) -> None:
         self._nodes: Final = nodes
         self._shard: Final = shard
         self._needs: Final = needs
         self._peek: Final = peek
-        self._written: Final = written
+        self._own_writes: Final = own_writes
         self._admission: Final = admission
         self._silent_s: Final = silent_s
         self._bans: Final = bans
         self._observe: Final = observe
-        self._primary: Final = OnPrimary()
+        self._primary: Final = PrimaryOnly()
 
     def __call__(self, call: Call) -> object:
         """The answer of a node that has reached the position; of the primary, where none has, or may."""
@@ -160,13 +160,13 @@ class Routing:
         found = self._on_replicas(call, wanted)
         return found if found is not _NOBODY else self._on_primary(call)
 
-    def _on_replicas(self, call: Call, wanted: Wanted) -> object:
+    def _on_replicas(self, call: Call, wanted: ReplicaRequirement) -> object:
         """The answer of one of them; ``_NOBODY`` if none has one."""
         passed: list[Node] = []
         while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
             try:
                 return self._on_replica(call, node, wanted)
-            except Elsewhere as why:
+            except TryAnotherNode as why:
                 passed.append(node)
                 self._observe(Passed(node.name, str(why)))
         return _NOBODY
@@ -176,7 +176,7 @@ class Routing:
         self._nodes.look()
         return explained(self._nodes.topology, self._wanted(call, self._peek), time.monotonic())
 
-    def _wanted(self, call: Call, needs: Callable[[Call], Need]) -> Wanted | str:
+    def _wanted(self, call: Call, needs: Callable[[Call], ReadRequirement]) -> ReplicaRequirement | str:
         """What a replica must have to answer a read; a text: why only the primary will do."""
         if not isinstance(call.policy, Read):
             return "writes are the primary's"
@@ -187,15 +187,15 @@ class Routing:
         need = call.need if call.need is not None else needs(call)
         if need.primary:
             return "a write may be under way, or the tenant's marks do not tell"
-        own = self._written.position(as_text(call.tenant))
+        own = self._own_writes.position(as_text(call.tenant))
         if own is None:
             return "a commit of this process has not come back"
-        return Wanted(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
+        return ReplicaRequirement(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
 
-    def _choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
+    def _choice(self, wanted: ReplicaRequirement, passed: list[Node]) -> Node | None:
         return choose(self._nodes.topology, wanted, time.monotonic(), random.random, passed)
 
-    def _later_choice(self, wanted: Wanted, passed: list[Node]) -> Node | None:
+    def _later_choice(self, wanted: ReplicaRequirement, passed: list[Node]) -> Node | None:
         return self._choice(wanted, passed) if self._nodes.look_again(wanted) else None
 
     def _on_primary(self, call: Call) -> object:
@@ -207,14 +207,14 @@ class Routing:
             self._observe(Refused(call.tenant or ""))
             raise
 
-    def _on_replica(self, call: Call, node: Node, wanted: Wanted) -> object:
+    def _on_replica(self, call: Call, node: Node, wanted: ReplicaRequirement) -> object:
         view = node.view
         maker = self._nodes.session_maker(node, call.sessions or call.repository.__dict__["_tidegate_session_maker"])
         if view is None or maker is None:
-            raise Elsewhere("its connections are not to be had here")
+            raise TryAnotherNode("its connections are not to be had here")
         attempt = Attempt(node, view, wanted.position, time.monotonic())
         if not self._nodes.enter(attempt):
-            raise Elsewhere("all its connections are in use")
+            raise TryAnotherNode("all its connections are in use")
         token = current.set(attempt)
         try:
             answer = call.run_plain(maker)
@@ -238,9 +238,9 @@ class Routing:
             PolicyError: the method is no read.
         """
         if isinstance(error, NotReached):
-            if isinstance(error, Lost):
+            if isinstance(error, ConnectionLost):
                 self._ban(attempt.node, str(error))
-            raise Elsewhere(str(error)) from None
+            raise TryAnotherNode(str(error)) from None
         found = Verdict.BAN if attempt.was_cut else verdict(error)
         why = first_line(error)
         if found is Verdict.NO_READ:
@@ -251,7 +251,7 @@ class Routing:
         if found is Verdict.BAN:
             self._ban(attempt.node, why)
         if found is not Verdict.RAISE:
-            raise Elsewhere(why) from None
+            raise TryAnotherNode(why) from None
 
     def _ban(self, node: Node, why: str) -> None:
         now_s = time.monotonic()

@@ -6,7 +6,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.observe import Counters
 
 
@@ -18,7 +18,7 @@ class Telemetry:
         below: the layer that answers.
     """
 
-    def __init__(self, counters: Counters, below: Pipeline) -> None:
+    def __init__(self, counters: Counters, below: Layer) -> None:
         self._add = counters.add
         self._below = below
 
@@ -34,6 +34,6 @@ class Telemetry:
         return answer
 
     @property
-    def below(self) -> Pipeline:
+    def below(self) -> Layer:
         """The layer that answers."""
         return self._below

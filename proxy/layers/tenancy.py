@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from tidegate.ids import is_no_id
-from tidegate.proxy.shards.sessions import for_spelt
-from tidegate.repositories.scopes import OfId
+from tidegate.proxy.shards.sessions import for_canonical_tenant
+from tidegate.repositories.scopes import ByRowId
 
 if TYPE_CHECKING:
-    from tidegate.proxy.call import Call, Pipeline
-    from tidegate.proxy.layers.fan_out import Parted
+    from tidegate.proxy.call import Call, Layer
+    from tidegate.proxy.layers.fan_out import FanOut
     from tidegate.repositories.tenant_directory import TenantDirectory
 
 
-class Tenants:
+class Tenancy:
     """Gives calls their tenants.
 
     Args:
@@ -29,59 +29,59 @@ class Tenants:
         parted: answers calls of several tenants; None: there is one shard, which answers them as they are.
     """
 
-    def __init__(self, below: Pipeline, directory: TenantDirectory, parted: Parted | None = None) -> None:
+    def __init__(self, below: Layer, directory: TenantDirectory, parted: FanOut | None = None) -> None:
         self.below: Final = below
         self._directory: Final = directory
         self._parted: Final = parted
 
     def __call__(self, call: Call) -> object:
         """The answer."""
-        where = call.policy.where
+        scope = call.policy.scope
         if call.tenant is not None:
             return self._of_tenant(call, call.tenant)
-        if isinstance(where, OfId):
-            return self._of_id(call, where)
-        if self._parted is None or where is None:
+        if isinstance(scope, ByRowId):
+            return self._of_id(call, scope)
+        if self._parted is None or scope is None:
             return self.below(call)
-        return self._parted(call, where)
+        return self._parted(call, scope)
 
     def name(self, call: Call) -> None:
         """Say whose *call* is, as answering it would, if the directory knows; nobody is asked."""
-        where = call.policy.where
-        found = _value(call, where) if call.tenant is None and isinstance(where, OfId) else None
+        scope = call.policy.scope
+        found = _value(call, scope) if call.tenant is None and isinstance(scope, ByRowId) else None
         if found is not None:
-            where, key = found
-            call.tenant = self._directory.tenant(where.kind, key)
-            if call.tenant is not None and where.tenant is not None:
-                call.arguments = {**call.arguments, where.tenant: call.tenant}
+            scope, key = found
+            call.tenant = self._directory.tenant(scope.kind, key)
+            if call.tenant is not None and scope.tenant is not None:
+                call.arguments = {**call.arguments, scope.tenant: call.tenant}
 
     def _of_tenant(self, call: Call, tenant: str) -> object:
         if self._parted is not None:
-            call.home = for_spelt(call.repository.__dict__["_tidegate_session_maker"], tenant)
+            call.home = for_canonical_tenant(call.repository.__dict__["_tidegate_session_maker"], tenant)
         return self.below(call)
 
-    def _of_id(self, call: Call, where: OfId) -> object:
-        found = _value(call, where)
+    def _of_id(self, call: Call, scope: ByRowId) -> object:
+        found = _value(call, scope)
         if found is None:  # the plain method says what is wrong
             return self.below(call) if self._parted is None else self._parted.on_first(call)
-        where, key = found
-        tenant = self._directory.tenant(where.kind, key)
-        if tenant is None and self._parted is not None and not where.search and not is_no_id(key):
-            tenant = self._parted.find(where.kind, [key]).get(key)
+        scope, key = found
+        tenant = self._directory.tenant(scope.kind, key)
+        if tenant is None and self._parted is not None and not scope.search and not is_no_id(key):
+            tenant = self._parted.find(scope.kind, [key]).get(key)
         if tenant is not None:
             given = call.arguments
-            if where.tenant is not None:
-                call.arguments = {**given, where.tenant: tenant}
+            if scope.tenant is not None:
+                call.arguments = {**given, scope.tenant: tenant}
             call.tenant = tenant
             answer = self._of_tenant(call, tenant)
-            if answer is not None or not where.is_row:
+            if answer is not None or not scope.is_row:
                 return answer
-            self._directory.forget(where.kind, [key])
+            self._directory.forget(scope.kind, [key])
             call.arguments, call.tenant, call.home, call.need = given, None, None, None
         # Gone, or nobody knows whose: there, it may be anybody's.
         if self._parted is None:
             return self.below(call)
-        return self._parted.searched(call, where) if where.search else self._parted.of_nobody(call, where.kind, key)
+        return self._parted.searched(call, scope) if scope.search else self._parted.of_nobody(call, scope.kind, key)
 
 
 @cache
@@ -90,14 +90,14 @@ def _path(argument: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(attributes)
 
 
-def _value(call: Call, where: OfId | None) -> tuple[OfId, str] | None:
+def _value(call: Call, scope: ByRowId | None) -> tuple[ByRowId, str] | None:
     """The id that a call is about; of two places that may have it, the first that has."""
-    while where is not None:
-        name, attributes = _path(where.argument)
+    while scope is not None:
+        name, attributes = _path(scope.argument)
         value: Any = call.arguments[name]
         for attribute in attributes:
             value = getattr(value, attribute, None)
         if isinstance(value, (str, UUID)):
-            return where, str(value)
-        where = where.otherwise
+            return scope, str(value)
+        scope = scope.otherwise
     return None

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tidegate.routing.replicas.probe_sql import VIEW, one_row, view_of
-from tidegate.routing.replicas.sockets import close_line, first_of_all, line_of, note_line
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.topology import View
 
 
-class MonitorLine:
-    """See :class:`tidegate.routing.replicas.monitor.Line`.
+class PostgresMonitorConnection:
+    """See :class:`tidegate.routing.replicas.monitor.MonitorConnection`.
 
     Args:
         engine: gives connections that nobody else uses.
@@ -30,8 +30,8 @@ class MonitorLine:
         self._info: dict[str, Any] = {}
         self._parents: list[Any] = []
         self._asking = threading.Lock()
-        first_of_all(engine, lambda raw, _record: note_line(raw, self._info))
-        in_children(self._forked)
+        listen_first(engine, lambda raw, _record: note_line(raw, self._info))
+        reset_after_fork(self._forked)
 
     def ask(self) -> View:
         """One question."""

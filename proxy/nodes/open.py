@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from tidegate.errors import SettingsError
 from tidegate.proxy.nodes.addresses import addresses
 from tidegate.proxy.nodes.engines import follow_primary, hosts
-from tidegate.proxy.nodes.patroni_members import Discovered
-from tidegate.proxy.nodes.shard_nodes import Nodes
+from tidegate.proxy.nodes.patroni_members import PatroniMembers
+from tidegate.proxy.nodes.shard_nodes import ShardNodes
 from tidegate.routing.events import NotDiscovered, Promoted
 from tidegate.routing.replicas.patroni import Discovery
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.topology import Node
 
 
-def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, observe: Observer) -> Nodes | None:
+def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, observe: Observer) -> ShardNodes | None:
     """The servers of a shard, with its engine bound to whoever is the primary; None where there is one only."""
     if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
         return None
@@ -31,12 +31,12 @@ def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, ob
         observe(Promoted(now.name, before.name, nodes.topology.timeline))
 
     known = addresses(shard, settings, engine.url)
-    nodes = Nodes(engine, known, settings.routing, changed)
+    nodes = ShardNodes(engine, known, settings.routing, changed)
     try:
         nodes.learn()
         if shard.patroni:
             every_s = settings.routing.discover_ms / 1000
-            found, lost = Discovered(nodes, known[0]), lambda why: observe(NotDiscovered(why))
+            found, lost = PatroniMembers(nodes, known[0]), lambda why: observe(NotDiscovered(why))
             nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
         nodes.find_primary()
         follow_primary(engine, nodes.topology, nodes.url_of)

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tidegate.proxy.nodes.addresses import Address
-    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.routing.replicas.patroni import Member
 
 
-class Discovered:
+class PatroniMembers:
     """Told the members; adds and removes nodes.
 
     Args:
@@ -21,7 +21,7 @@ class Discovered:
         like: the primary's address: user, password, database and options are the same for all.
     """
 
-    def __init__(self, nodes: Nodes, like: Address) -> None:
+    def __init__(self, nodes: ShardNodes, like: Address) -> None:
         self._nodes = nodes
         self._like = like
         self._added: set[str] = set()

@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.proxy.database.origins import timeline_of
 from tidegate.proxy.nodes.engines import ConnectArguments, monitor_engine, replica_engine
-from tidegate.proxy.nodes.monitor_connection import MonitorLine
+from tidegate.proxy.nodes.monitor_connection import PostgresMonitorConnection
 from tidegate.routing.replicas.choose import worth_asking
-from tidegate.routing.replicas.hang_guard import Cutter
+from tidegate.routing.replicas.hang_guard import HangGuard
 from tidegate.routing.replicas.monitor import Monitor, Pace
-from tidegate.routing.replicas.sockets import Lines
+from tidegate.routing.replicas.sockets import ConnectionSockets
 from tidegate.routing.replicas.topology import Node, Topology
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.nodes.addresses import Address
     from tidegate.proxy.settings import RoutingSettings
     from tidegate.routing.replicas.attempt import Attempt
-    from tidegate.routing.replicas.choose import Wanted
+    from tidegate.routing.replicas.choose import ReplicaRequirement
     from tidegate.routing.replicas.patroni import Discovery
     from tidegate.routing.replicas.topology import View
 
@@ -43,7 +43,7 @@ _LOOK_S: Final = 0.02
 """How long a read waits to hear whether a replica has replayed further, before it goes to the primary."""
 
 
-class Nodes:
+class ShardNodes:
     """One shard's servers.
 
     Args:
@@ -76,9 +76,9 @@ class Nodes:
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         self._discovery: Discovery | None = None
         most_s = routing.statement_timeout_ms / 1000
-        self.cutter = Cutter(self._watched, most_s=most_s + 1 if most_s else 0.0)
-        self._lines = Lines(engine)
-        in_children(self._forked)
+        self.cutter = HangGuard(self._watched, most_s=most_s + 1 if most_s else 0.0)
+        self._lines = ConnectionSockets(engine)
+        reset_after_fork(self._forked)
 
     def url_of(self, name: str) -> URL:
         """Where the node called *name* is."""
@@ -130,7 +130,7 @@ class Nodes:
             if (monitor := self._monitors.get(node.name)) is not None:  # else it has just been removed
                 monitor.want()
 
-    def look_again(self, wanted: Wanted) -> bool:
+    def look_again(self, wanted: ReplicaRequirement) -> bool:
         """Have replicas asked that may have replayed further meanwhile; whether any has come to what is *wanted*.
 
         Waits for a short time, and for their monitors, which one question serves all who wait: a replica that says
@@ -255,7 +255,7 @@ class Nodes:
             engine.dispose()
 
     def _monitor(self, node: Node) -> Monitor:
-        line = MonitorLine(monitor_engine(self.addresses[node.name].url, self._like))
+        line = PostgresMonitorConnection(monitor_engine(self.addresses[node.name].url, self._like))
 
         def seen(view: View) -> None:
             self.topology.seen(node, view)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.shard_admin.check_ownership import Records
     from tidegate.proxy.shard_admin.databases import Databases, Known
-    from tidegate.proxy.shard_admin.progress import Tell
+    from tidegate.proxy.shard_admin.progress import Progress
 
 T = TypeVar("T")
 _AT_ONCE: Final = 8
@@ -33,7 +33,7 @@ class Result:
     summary: str = ""
 
 
-def check(databases: Databases, tell: Tell) -> Result:
+def check(databases: Databases, tell: Progress) -> Result:
     """Check all shards of the map and of the settings; shards that do not answer are among what is wrong."""
     result, before = Result(), databases.known()
     names = list(dict.fromkeys((*before.shard_map.shards, *databases.names)))
@@ -82,7 +82,8 @@ def _advise(known: Known, recorded: dict[str, Records], databases: Databases, re
     if known.flip is not None:
         flip = known.flip
         result.wrong.append(
-            f"{len(flip.slots)} slots are on their way from {flip.from_shard} to {flip.to_shard}, at epoch {flip.since}"
+            f"{len(flip.slots)} slots are on their way from {flip.from_shard} to {flip.to_shard}, "
+            f"at epoch {flip.since_epoch}"
         )
         result.advice.append("if nobody is at that flip any more, run: tidegate shards finish")
     result.advice += [

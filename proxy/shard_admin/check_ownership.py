@@ -9,7 +9,7 @@ from sqlalchemy import inspect, select
 
 from tidegate.errors import SettingsError
 from tidegate.proxy.database.schema import CLOSING, OWNERSHIP
-from tidegate.routing.sharding.shard_map import Held, ShardMap, slot_unit, tenant_unit
+from tidegate.routing.sharding.shard_map import Owner, ShardMap, slot_unit, tenant_unit
 from tidegate.routing.sharding.slots import SLOTS
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def rebuilt(known: Known, recorded: Mapping[str, Records]) -> ShardMap:
     Raises:
         SettingsError: a unit has no owner, or several; names the first.
     """
-    owners: dict[str, list[Held]] = {}
+    owners: dict[str, list[Owner]] = {}
     for shard, of_shard in recorded.items():
         for unit, since in of_shard.owned.items():
-            owners.setdefault(unit, []).append(Held(shard, since))
+            owners.setdefault(unit, []).append(Owner(shard, since))
     for unit in (slot_unit(slot) for slot in range(SLOTS)):
         owners.setdefault(unit, [])
     for unit, held in owners.items():
@@ -109,7 +109,7 @@ def _units(shard_map: ShardMap, recorded: Mapping[str, Records]) -> list[str]:
 
 def _told(unit: str, known: Known, recorded: Mapping[str, Records]) -> str | None:
     """What is wrong with a unit, if something is."""
-    owners = [Held(shard, found.owned[unit]) for shard, found in recorded.items() if unit in found.owned]
+    owners = [Owner(shard, found.owned[unit]) for shard, found in recorded.items() if unit in found.owned]
     held = _held(unit, known.shard_map)
     if held is None:
         return f"the map knows no such unit; owned by {_owners(owners)}"
@@ -117,27 +117,29 @@ def _told(unit: str, known: Known, recorded: Mapping[str, Records]) -> str | Non
         return None
     if known.flip is not None and unit in _flipped(known.flip) and _on_its_way(owners, held, known.flip):
         return None
-    return f"the map says {held.shard} since epoch {held.since}; owned by {_owners(owners)}"
+    return f"the map says {held.shard} since epoch {held.since_epoch}; owned by {_owners(owners)}"
 
 
-def _held(unit: str, shard_map: ShardMap) -> Held | None:
+def _held(unit: str, shard_map: ShardMap) -> Owner | None:
     kind, _, name = unit.partition(":")
     if kind == "slot":
         return shard_map.slots[int(name)] if name.isdigit() and int(name) < SLOTS else None
     return shard_map.pins.get(name)
 
 
-def _on_its_way(owners: list[Held], held: Held, flip: FlipPlan) -> bool:
+def _on_its_way(owners: list[Owner], held: Owner, flip: FlipPlan) -> bool:
     """Fenced, and granted or not yet, by this attempt or one before; until then it is owned as the map says."""
-    return len(owners) <= 1 and all(o.shard == flip.to_shard and held.since < o.since <= flip.since for o in owners)
+    return len(owners) <= 1 and all(
+        o.shard == flip.to_shard and held.since_epoch < o.since_epoch <= flip.since_epoch for o in owners
+    )
 
 
 def _flipped(flip: FlipPlan) -> set[str]:
     return {slot_unit(slot) for slot in flip.slots}
 
 
-def _owners(owners: list[Held]) -> str:
-    return " and ".join(f"{held.shard} since epoch {held.since}" for held in owners) or "nobody"
+def _owners(owners: list[Owner]) -> str:
+    return " and ".join(f"{held.shard} since epoch {held.since_epoch}" for held in owners) or "nobody"
 
 
 def _lines(told: Iterable[tuple[str, str]]) -> Iterator[str]:

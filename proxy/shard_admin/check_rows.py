@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Select
 
-    from tidegate.proxy.shard_admin.progress import Tell
+    from tidegate.proxy.shard_admin.progress import Progress
     from tidegate.proxy.shard_admin.tenant_rows import ParentTable, TenantTable
     from tidegate.routing.sharding.shard_map import ShardMap
 
@@ -58,7 +58,7 @@ class Found:
             self.orphans += orphans
 
 
-def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, found: Found, tell: Tell) -> None:
+def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, found: Found, tell: Progress) -> None:
     """Check all tracked tables of one shard.
 
     Args:
@@ -83,23 +83,23 @@ def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, f
 
 
 def _check_tenants(
-    connection: Connection, one: TenantTable, shard: str, shard_map: ShardMap, found: Found, tell: Tell
+    connection: Connection, one: TenantTable, shard: str, shard_map: ShardMap, found: Found, tell: Progress
 ) -> None:
     name, number, misplaced = one.table.name, 0, _Named(f"{shard}.{one.table.name}", "tenants")
     tell(shard, name)
     for number, tenant in enumerate(tenants(connection, one), 1):
         if number % _PAGE == 0:
             tell(shard, f"{name}, {number:,} tenants")
-        holding = shard_map.holding(tenant)
-        if holding.shard != shard:
-            misplaced.add(tenant, f"(slot {slot_of(tenant)}), which {holding.shard} owns")
+        ownership = shard_map.ownership(tenant)
+        if ownership.shard != shard:
+            misplaced.add(tenant, f"(slot {slot_of(tenant)}), which {ownership.shard} owns")
     # Counted afterwards: the tenants are still being streamed above.
     lines = misplaced.lines(lambda tenant: f"{_rows(connection, one, tenant)} of tenant")
     found.add(lines, tenants=number)
 
 
 def _check_children(
-    connection: Connection, child: ParentTable, shard: str, engines: Mapping[str, Engine], found: Found, tell: Tell
+    connection: Connection, child: ParentTable, shard: str, engines: Mapping[str, Engine], found: Found, tell: Progress
 ) -> None:
     name, parents = child.table.name, child.parent.table.name
     done, orphans, last, misplaced = 0, 0, None, _Named(f"{shard}.{name}", "rows")

@@ -93,7 +93,7 @@ class Flipper:
         wanted = tuple(sorted(set(slots)))
         plan = FlipPlan(wanted, from_shard, to_shard, entry.next_epoch)
         if entry.flip is not None:
-            if replace(entry.flip, since=plan.since) != plan:
+            if replace(entry.flip, since_epoch=plan.since_epoch) != plan:
                 raise RoutingError(
                     f"{len(entry.flip.slots)} slots are on their way from {entry.flip.from_shard} to "
                     f"{entry.flip.to_shard}: finish that flip first"
@@ -114,7 +114,7 @@ class Flipper:
         entry = self._entry()
         if entry.flip is None:
             return entry.shard_map
-        return self._carry_out(replace(entry.flip, since=entry.next_epoch), entry)
+        return self._carry_out(replace(entry.flip, since_epoch=entry.next_epoch), entry)
 
     def _entry(self) -> Entry:
         entry = self._catalogue.load()
@@ -156,7 +156,7 @@ class Flipper:
         self._catalogue.plan(plan, entry.shard_map.epoch, instead_of=entry.flip)
 
     def _close(self, plan: FlipPlan, *, closed: bool = True) -> None:
-        notices = [{"unit": unit, "since": plan.since, "closed": closed} for unit in _units(plan)]
+        notices = [{"unit": unit, "since": plan.since_epoch, "closed": closed} for unit in _units(plan)]
         with self._engines[plan.from_shard].begin() as connection:
             noted = insert(CLOSING).values(notices)
             values = {"since": noted.excluded.since, "closed": noted.excluded.closed}
@@ -170,7 +170,7 @@ class Flipper:
     def _fence(self, plan: FlipPlan, shard_map: ShardMap) -> None:
         units = {"units": _units(plan)}
         with self._engines[plan.from_shard].begin() as connection:
-            if len(connection.execute(_NOTICES, units | {"since": plan.since}).all()) != len(plan.slots):
+            if len(connection.execute(_NOTICES, units | {"since": plan.since_epoch}).all()) != len(plan.slots):
                 raise _taken_over(plan)
             was_fenced = not any(row.owned for row in connection.execute(_ROWS, units))
             connection.execute(text(f"SET LOCAL statement_timeout = {int(self._drain_s * 1000)}"))
@@ -182,7 +182,7 @@ class Flipper:
             self._check_rows(plan, shard_map, rows)
             if not was_fenced and (objection := self._objects(connection, plan)):
                 raise _Objected(objection)
-            gone = update(OWNERSHIP).where(OWNERSHIP.c.unit.in_(_UNITS)).values(since=plan.since, owned=False)
+            gone = update(OWNERSHIP).where(OWNERSHIP.c.unit.in_(_UNITS)).values(since=plan.since_epoch, owned=False)
             connection.execute(gone, units)
             connection.execute(delete(CLOSING).where(CLOSING.c.unit.in_(_UNITS)), units)
 
@@ -190,9 +190,9 @@ class Flipper:
         """They are owned as the map says; or fenced since, by an attempt before this one."""
         found = {row.unit: (row.owned, row.since) for row in rows}
         for slot in plan.slots:
-            since = shard_map.slots[slot].since
+            since = shard_map.slots[slot].since_epoch
             owned, really = found.get(slot_unit(slot), (False, 0))
-            as_mapped, fenced_before = owned and really == since, not owned and since < really < plan.since
+            as_mapped, fenced_before = owned and really == since, not owned and since < really < plan.since_epoch
             if not (as_mapped or fenced_before):
                 raise StaleShardMap(
                     f"by the catalogue {plan.from_shard} owns slot {slot} since epoch {since}; by its own table it "
@@ -207,7 +207,9 @@ class Flipper:
     def _grant(self, plan: FlipPlan) -> None:
         units = _units(plan)
         with self._engines[plan.to_shard].begin() as connection:
-            granted = insert(OWNERSHIP).values([{"unit": unit, "since": plan.since, "owned": True} for unit in units])
+            granted = insert(OWNERSHIP).values(
+                [{"unit": unit, "since": plan.since_epoch, "owned": True} for unit in units]
+            )
             connection.execute(
                 granted.on_conflict_do_update(
                     index_elements=["unit"],
@@ -216,14 +218,14 @@ class Flipper:
                 )
             )
             # Not so where this shard has had them at a later epoch: then this is an old flip, come back.
-            if not self._owns(connection, units, plan.since):
+            if not self._owns(connection, units, plan.since_epoch):
                 raise _taken_over(plan)
 
     def _owns(self, connection: Connection, units: list[str], since: int) -> bool:
         return all(row.owned and row.since == since for row in connection.execute(_ROWS, {"units": units}))
 
     def _publish(self, plan: FlipPlan, shard_map: ShardMap) -> ShardMap:
-        flipped = shard_map.with_slots_moved(plan.slots, plan.to_shard, plan.since)
+        flipped = shard_map.with_slots_moved(plan.slots, plan.to_shard, plan.since_epoch)
         self._catalogue.publish(flipped, shard_map.epoch, ending=plan)
         return flipped
 
@@ -246,6 +248,6 @@ def _is_canceled(error: DBAPIError) -> bool:
 
 def _taken_over(plan: FlipPlan) -> StaleShardMap:
     return StaleShardMap(
-        f"the flip of {len(plan.slots)} slots from {plan.from_shard} to {plan.to_shard} at epoch {plan.since} was "
-        "taken over, and is finished or given up by now; nothing more was done here"
+        f"the flip of {len(plan.slots)} slots from {plan.from_shard} to {plan.to_shard} at epoch {plan.since_epoch} "
+        "was taken over, and is finished or given up by now; nothing more was done here"
     )

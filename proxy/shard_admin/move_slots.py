@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from tidegate.proxy.shard_admin.databases import Databases
-    from tidegate.proxy.shard_admin.progress import Tell
+    from tidegate.proxy.shard_admin.progress import Progress
     from tidegate.proxy.shards.catalogue import Catalogue, FlipPlan
     from tidegate.routing.sharding.shard_map import ShardMap
 
@@ -38,7 +38,7 @@ class Move:
     slots: tuple[int, ...]
 
 
-class Moves:
+class SlotMoves:
     """Plans moves, sees that they leave no row behind, and carries them out, each as one flip.
 
     Args:
@@ -51,7 +51,9 @@ class Moves:
         SettingsError: there is no catalogue, so the settings are the map.
     """
 
-    def __init__(self, databases: Databases, tell: Tell, *, rows_copied: bool = False, drain_s: float = 5.0) -> None:
+    def __init__(
+        self, databases: Databases, tell: Progress, *, rows_copied: bool = False, drain_s: float = 5.0
+    ) -> None:
         catalogue = databases.catalogue()
         if catalogue is None:
             raise SettingsError(
@@ -232,7 +234,7 @@ def _rows_of(
     shard: str,
     slots: Collection[int],
     pins: Mapping[str, Any],
-    tell: Tell,
+    tell: Progress,
     *,
     indexed_only: bool,
 ) -> str | None:

@@ -12,7 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Tell = Callable[[str, str], None]
+    Progress = Callable[[str, str], None]
     """Told of which shard, and what is being done there; threads may call it."""
 
 _FIRST_S: Final = 2.0
@@ -21,7 +21,7 @@ _CHANGE_S: Final = 0.2
 
 
 @contextmanager
-def shown(title: str, *, first_s: float = _FIRST_S) -> Iterator[Tell]:
+def progress(title: str, *, first_s: float = _FIRST_S) -> Iterator[Progress]:
     """Show *title* and what each shard is at on standard error, from *first_s* on, while the block runs."""
     console = Console(stderr=True)
     began, doing, over = time.monotonic(), dict[str, str](), threading.Event()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tidegate.proxy.shard_admin.databases import Databases, Known
-    from tidegate.proxy.shard_admin.progress import Tell
+    from tidegate.proxy.shard_admin.progress import Progress
     from tidegate.proxy.shard_admin.tenant_rows import Busy, Size
     from tidegate.routing.sharding.shard_map import ShardMap
 
@@ -43,7 +43,7 @@ class Seen:
     busiest: Sequence[Busy] = ()
 
 
-def look(databases: Databases, name: str, tell: Tell, *, hours: float, most: int) -> Seen:
+def look(databases: Databases, name: str, tell: Progress, *, hours: float, most: int) -> Seen:
     """Ask one shard; that it does not answer is part of what is shown."""
     found: list[Size] = []
     try:
@@ -70,12 +70,12 @@ def map_lines(known: Known, names: Sequence[str]) -> Iterator[str]:
     yield f"epoch {shard_map.epoch} of {known.where}"
     yield from aligned([("slots", "shard", "since epoch"), *_stretches(shard_map)])
     for tenant, held in sorted(shard_map.pins.items()):
-        yield f"pinned: tenant {tenant} to {held.shard}, since epoch {held.since}"
+        yield f"pinned: tenant {tenant} to {held.shard}, since epoch {held.since_epoch}"
     if known.flip is not None:
         flip = known.flip
         yield (
             f"flip under way: {_number(len(flip.slots), 'slot')} ({slots_text(flip.slots)}) from {flip.from_shard} to "
-            f"{flip.to_shard}, at epoch {flip.since}; if nobody is at it any more, run: tidegate shards finish"
+            f"{flip.to_shard}, at epoch {flip.since_epoch}; if nobody is at it any more, run: tidegate shards finish"
         )
     for name in names:
         if name not in shard_map.shards:

@@ -16,9 +16,9 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tidegate.errors import StaleShardMap, UnknownTenant
-from tidegate.proxy.database.notifications import Listener, Notified
+from tidegate.proxy.database.notifications import Listener, NotifiedThread
 from tidegate.proxy.database.schema import CATALOGUE
-from tidegate.proxy.shards.coalesced import SharedQuestion
+from tidegate.proxy.shards.coalesced import CoalescedCall
 from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.shard_map import ShardMap
 
@@ -50,11 +50,11 @@ class FlipPlan:
     slots: tuple[int, ...]
     from_shard: str
     to_shard: str
-    since: int
+    since_epoch: int
 
     def as_text(self) -> str:
         """JSON; equal plans have equal texts."""
-        return json.dumps([self.slots, self.from_shard, self.to_shard, self.since])
+        return json.dumps([self.slots, self.from_shard, self.to_shard, self.since_epoch])
 
     @classmethod
     def of_text(cls, text: str) -> FlipPlan:
@@ -120,8 +120,8 @@ class Catalogue:
         Raises:
             StaleShardMap: the catalogue has another epoch, or another flip is under way.
         """
-        values = {"flip": flip.as_text(), "last_epoch": flip.since}
-        self._replace(expected_epoch, [_is(instead_of), CATALOGUE.c.last_epoch < flip.since], values)
+        values = {"flip": flip.as_text(), "last_epoch": flip.since_epoch}
+        self._replace(expected_epoch, [_is(instead_of), CATALOGUE.c.last_epoch < flip.since_epoch], values)
 
     def give_up(self, flip: FlipPlan, expected_epoch: int) -> None:
         """Forget a flip of which nothing was done.
@@ -205,8 +205,8 @@ class Follower:
     ) -> None:
         self._catalogue = catalogue
         self._map: ShardMap | None = None
-        self._question = SharedQuestion(self._load, answer_s)
-        self._notified = Notified(
+        self._question = CoalescedCall(self._load, answer_s)
+        self._notified = NotifiedThread(
             "tidegate-catalogue",
             listen,
             self.refresh,

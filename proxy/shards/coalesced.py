@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _CLOSE_S: Final = 1.0
 
 
-class SharedQuestion:
+class CoalescedCall:
     """Whether something has answered, which no time-out of its own makes it do.
 
     Those who come while one question is under way share the next, so that none is given what was asked before it came.
@@ -32,7 +32,7 @@ class SharedQuestion:
         self._thread: threading.Thread | None = None
         self._under_way = False
         self._asked_at_s = 0.0
-        in_children(self._forget)
+        reset_after_fork(self._forget)
 
     def __call__(self) -> bool:
         """Ask, or share a question that begins after this call did; whether there was an answer, and it was True."""

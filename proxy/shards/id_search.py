@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from sqlalchemy import select, union
 
 from tidegate.ids import canonical
-from tidegate.proxy.database.deadlines import end_in_time
-from tidegate.proxy.database.ownership import newest_epoch, refuse_later
+from tidegate.proxy.database.deadlines import set_statement_deadline
+from tidegate.proxy.database.ownership import newest_epoch, refuse_newer_epoch
 from tidegate.proxy.shards.registry import of_all_shards
 from tidegate.repositories.base import batches
 from tidegate.repositories.models import (
@@ -73,7 +73,7 @@ _QUERIES: Final[Mapping[Kind, Sequence[_Query]]] = {
 _NOBODYS: Final[Mapping[Kind, _Query]] = {"run": _left_of_runs, "pause": _left_of_pauses}
 
 
-class Finder:
+class IdSearch:
     """Finds tenants by ids.
 
     Args:
@@ -150,7 +150,7 @@ class Finder:
             answers = self._scatter.all_of(asked, enough=partial(_has, wanted))
             if not _has(wanted, answers.succeeded):
                 if epoch is not None:  # those that were not found may be on a shard that this map does not have
-                    refuse_later(max((newest for _, newest in answers.succeeded.values()), default=0), epoch)
+                    refuse_newer_epoch(max((newest for _, newest in answers.succeeded.values()), default=0), epoch)
                 answers.every(f"whose a {kind} is")
             return {name: rows for name, (rows, _) in answers.succeeded.items()}
 
@@ -159,7 +159,7 @@ class Finder:
     def _rows(self, shard: str, statement: Any) -> tuple[list[Any], int]:
         """The rows, and which epoch the shard knew of when they had been read."""
         with self._shards.at(shard).engine.connect() as connection:
-            end_in_time(connection)
+            set_statement_deadline(connection)
             rows = [tuple(map(str, row)) for row in connection.execute(statement)]
             return rows, newest_epoch(connection)
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.cache.redis.url import shown_url
 from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
 from tidegate.proxy.database.origins import note_origins
-from tidegate.proxy.database.ownership import claim, see_begun
+from tidegate.proxy.database.ownership import record_ownership, verify_existing
 from tidegate.proxy.database.schema import (
     cluster_id,
     cluster_namespace,
@@ -31,7 +31,7 @@ from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
 from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings, ShardSettings
     from tidegate.proxy.shards.catalogue import MapSource
@@ -52,7 +52,7 @@ class Joined(NamedTuple):
     """What a gate of several shards begins with: by shard, engines and servers; the map, and how shards are joined."""
 
     engines: Mapping[str, Engine]
-    nodes: Mapping[str, Nodes | None]
+    nodes: Mapping[str, ShardNodes | None]
     maps: MapSource
     joining: Joining
 
@@ -112,7 +112,7 @@ class Joining:
     def __init__(
         self,
         engines: Mapping[str, Engine],
-        nodes: Mapping[str, Nodes | None],
+        nodes: Mapping[str, ShardNodes | None],
         first: ShardMap,
         maps: MapSource,
         catalogue: tuple[str, Catalogue] | None,
@@ -130,7 +130,7 @@ class Joining:
         self._make_locks()
         self.cluster: str | None = None
         self.serving: str | None = None
-        in_children(self._make_locks)
+        reset_after_fork(self._make_locks)
 
     def begin(self) -> None:
         """Join all shards that answer; the one with the catalogue first, else the first one: it names the cluster.
@@ -219,9 +219,9 @@ class Joining:
         if named and self._catalogue is not None:
             return  # it was claimed before it was named, and a flip of its slots may be under way
         if current.epoch == FIRST_EPOCH:
-            claim(engine, shard, current)
+            record_ownership(engine, shard, current)
         else:
-            see_begun(engine, shard, current)
+            verify_existing(engine, shard, current)
 
 
 def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> None:
@@ -239,7 +239,7 @@ def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> No
         f"ranges of {shard} with [{low}, {high}]"
         for shard, stretches in settings.sharding.ranges.items()
         for low, high in stretches
-        if any(held.since == FIRST_EPOCH and held.shard != shard for held in current.slots[low : high + 1])
+        if any(held.since_epoch == FIRST_EPOCH and held.shard != shard for held in current.slots[low : high + 1])
     ]
     if pins or ranges:
         _log.warning(

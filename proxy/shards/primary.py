@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
     from tidegate.proxy.shards.registry import Shards
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
 _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())"
 
@@ -31,19 +31,19 @@ class ShardedPrimary:
 
     def epoch(self, tenant: str) -> int:
         """Since when the tenant is where the newest map has it."""
-        return self._shards.holding(tenant).since
+        return self._shards.ownership(tenant).since_epoch
 
     def origin(self, tenant: str) -> Origin:
         """Whose data the tenant's primary holds, of the transaction that has seen that it owns the tenant."""
         moves = 0
         while True:
-            holding = self._shards.holding(tenant)
+            ownership = self._shards.ownership(tenant)
             try:
-                return self._origin(holding, check=True)
+                return self._origin(ownership, check=True)
             except StaleShardMap as refused:
                 moves += 1
-                if not self._shards.moved(tenant, holding, refused):
-                    return self._origin(holding, check=False)
+                if not self._shards.moved(tenant, ownership, refused):
+                    return self._origin(ownership, check=False)
                 if moves == MOST_MOVES:
                     raise
 
@@ -60,11 +60,11 @@ class ShardedPrimary:
         return self._of(tenant).ended(tenant, xids)
 
     def _of(self, tenant: str) -> PostgresPrimary | ClockPrimary:
-        return self._shards.at(self._shards.holding(tenant).shard).primary
+        return self._shards.at(self._shards.ownership(tenant).shard).primary
 
-    def _origin(self, holding: Holding, *, check: bool) -> Origin:
-        with self._shards.at(holding.shard).engine.connect() as connection:
+    def _origin(self, ownership: Ownership, *, check: bool) -> Origin:
+        with self._shards.at(ownership.shard).engine.connect() as connection:
             if check:
-                check_ownership_to_read(connection, [holding])
+                check_ownership_to_read(connection, [ownership])
             ((lsn, file),) = connection.exec_driver_sql(_POSITION).all()
-        return Origin(holding.since, Position.parse(lsn, file).timeline, holding.shard)
+        return Origin(ownership.since_epoch, Position.parse(lsn, file).timeline, ownership.shard)

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
-    from tidegate.proxy.layers.routing import OnPrimary, Routing
-    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.layers.routing import PrimaryOnly, Routing
+    from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.shards.catalogue import MapSource
     from tidegate.proxy.writes.outbox import Applier, Outbox
     from tidegate.proxy.writes.watch import Watch
-    from tidegate.routing.replicas.own_writes import Written
-    from tidegate.routing.sharding.shard_map import Holding, ShardMap
+    from tidegate.routing.replicas.own_writes import OwnWrites
+    from tidegate.routing.sharding.shard_map import Ownership, ShardMap
 
 _MOST_FOUND: Final = 16_384
-"""Of tenants whose holding is remembered while the map is the same."""
+"""Of tenants whose ownership is remembered while the map is the same."""
 
 
 P = TypeVar("P")
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ShardParts:
+class Shard:
     """What a gate has of one shard; see ``build``.
 
     Args:
@@ -44,8 +44,8 @@ class ShardParts:
         primary: what the keeper asks.
         routing: runs a call on one of its nodes.
         nodes: its servers; None: there is one, and nobody watches it.
-        written: positions of all writes of this process; None where there is one server.
-        untold: those that the marks do not have.
+        all_writes: positions of all writes of this process; None where there is one server.
+        unmarked_writes: those that the marks do not have.
         sessions: makes sessions of no tenant on its primary.
     """
 
@@ -55,10 +55,10 @@ class ShardParts:
     outbox: Outbox
     applier: Applier | None
     primary: PostgresPrimary | ClockPrimary
-    routing: Routing | OnPrimary
-    nodes: Nodes | None
-    written: Written | None
-    untold: Written | None
+    routing: Routing | PrimaryOnly
+    nodes: ShardNodes | None
+    all_writes: OwnWrites | None
+    unmarked_writes: OwnWrites | None
     sessions: sessionmaker[Session]
 
     def keep_alive(self) -> None:
@@ -85,15 +85,15 @@ class Shards:
     def __init__(self, maps: MapSource, ready: Callable[[str], None]) -> None:
         self._maps = maps
         self._ready = ready
-        self._parts: dict[str, ShardParts] = {}
-        self._found: tuple[ShardMap | None, dict[str, Holding]] = (None, {})
+        self._parts: dict[str, Shard] = {}
+        self._found: tuple[ShardMap | None, dict[str, Ownership]] = (None, {})
 
-    def add(self, parts: ShardParts) -> None:
+    def add(self, parts: Shard) -> None:
         """One of the shards; all are added before the first call."""
         self._parts[parts.name] = parts
 
     @property
-    def parts(self) -> Mapping[str, ShardParts]:
+    def parts(self) -> Mapping[str, Shard]:
         """By name."""
         return self._parts
 
@@ -115,7 +115,7 @@ class Shards:
         shard_map = self._maps.current()
         return shard_map.shards, shard_map.epoch
 
-    def holding(self, tenant: str) -> Holding:
+    def ownership(self, tenant: str) -> Ownership:
         """Who has a tenant by the newest map that this process has.
 
         Raises:
@@ -126,24 +126,24 @@ class Shards:
         if found_by is not shard_map or len(found) > _MOST_FOUND:
             found = {}
             self._found = shard_map, found
-        holding = found.get(tenant)
-        if holding is None:
-            holding = found[tenant] = shard_map.holding(tenant)
-        return holding
+        ownership = found.get(tenant)
+        if ownership is None:
+            ownership = found[tenant] = shard_map.ownership(tenant)
+        return ownership
 
-    def holdings_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Holding]:
+    def ownerships_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Ownership]:
         """The units of *tenants*, which are all on *shard*.
 
         Raises:
             StaleShardMap: by the newest map one of them is on another shard.
         """
-        holdings = [self.holding(tenant) for tenant in tenants]
-        for holding in holdings:
-            if holding.shard != shard:
-                raise StaleShardMap(f"{holding.unit} is on {holding.shard}, and this transaction on {shard}")
-        return holdings
+        ownerships = [self.ownership(tenant) for tenant in tenants]
+        for ownership in ownerships:
+            if ownership.shard != shard:
+                raise StaleShardMap(f"{ownership.unit} is on {ownership.shard}, and this transaction on {shard}")
+        return ownerships
 
-    def at(self, shard: str) -> ShardParts:
+    def at(self, shard: str) -> Shard:
         """The parts of a shard, once it can be used.
 
         Raises:
@@ -159,8 +159,8 @@ class Shards:
         """Read the map again; whether where it comes from has answered."""
         return self._maps.refresh()
 
-    def moved(self, tenant: str, holding: Holding, refused: StaleShardMap) -> bool:
-        """Read the map again, after a shard has refused *holding*.
+    def moved(self, tenant: str, ownership: Ownership, refused: StaleShardMap) -> bool:
+        """Read the map again, after a shard has refused *ownership*.
 
         Returns:
             Whether the tenant is held otherwise now. If not, nobody has written elsewhere yet: a flip may be under way,
@@ -170,14 +170,14 @@ class Shards:
             StaleShardMap: *refused*, where nobody could say that there is no newer map.
         """
         answered = self._maps.refresh()
-        if self.holding(tenant) != holding:
+        if self.ownership(tenant) != ownership:
             return True
         if not answered:
             raise refused
         return False
 
 
-def by_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P], T], plainly: Callable[[P], T]) -> T:
+def with_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P], T], plainly: Callable[[P], T]) -> T:
     """What shards answer that are asked for rows of several tenants.
 
     Args:
@@ -213,27 +213,27 @@ def of_all_shards(shards: Shards, ask: Callable[[Sequence[str], int | None], T])
         ask: asks those of these names, where each sees that it knows of no later epoch than this; None: of any.
 
     Raises:
-        StaleShardMap: see :func:`by_newest_map`.
+        StaleShardMap: see :func:`with_newest_map`.
     """
-    return by_newest_map(shards, shards.all, lambda every: ask(*every), lambda every: ask(every[0], None))
+    return with_newest_map(shards, shards.all, lambda every: ask(*every), lambda every: ask(every[0], None))
 
 
-_NOTHING: Final[tuple[Sequence[Holding], int | None]] = ((), None)
-_to_check: ContextVar[tuple[Sequence[Holding], int | None]] = ContextVar("tidegate_to_check", default=_NOTHING)
+_NOTHING: Final[tuple[Sequence[Ownership], int | None]] = ((), None)
+_to_check: ContextVar[tuple[Sequence[Ownership], int | None]] = ContextVar("tidegate_to_check", default=_NOTHING)
 
 
-class checking:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
+class ownership_checks:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
     """Have the sessions of a shard that begin meanwhile see first that it owns these units, and nothing else.
 
     Args:
-        holdings: the units, and since when.
+        ownerships: the units, and since when.
         epoch: that the shard must know of no later one; None: it may.
     """
 
     __slots__ = ("_to_check", "_token")
 
-    def __init__(self, *holdings: Holding, epoch: int | None = None) -> None:
-        self._to_check = holdings, epoch
+    def __init__(self, *ownerships: Ownership, epoch: int | None = None) -> None:
+        self._to_check = ownerships, epoch
 
     def __enter__(self) -> None:
         self._token = _to_check.set(self._to_check)
@@ -242,7 +242,7 @@ class checking:  # noqa: N801  # used as a function is; a generator in its place
         _to_check.reset(self._token)
 
 
-def to_check() -> tuple[Sequence[Holding], int | None]:
+def current_checks() -> tuple[Sequence[Ownership], int | None]:
     """What a session that begins now has to check: units, and the epoch."""
     return _to_check.get()
 

@@ -13,7 +13,7 @@ _FIRST_WAIT_S: Final = 0.005
 _LONGEST_WAIT_S: Final = 0.1
 
 
-class Again:
+class StaleMapRetry:
     """Whether what shards have refused may be tried again; waits where a flip is under way.
 
     Made before the transaction, and for no other: its patience begins with the first refusal.
@@ -23,9 +23,9 @@ class Again:
         patience_s: how long it may go on, in seconds.
     """
 
-    def __init__(self, shards: Shards, patience_s: float) -> None:
+    def __init__(self, shards: Shards, flip_wait_s: float) -> None:
         self._shards = shards
-        self._patience_s = patience_s
+        self._flip_wait_s = flip_wait_s
         self._epoch = shards.epoch()
         self._until_s: float | None = None
         self._wait_s = _FIRST_WAIT_S
@@ -34,7 +34,7 @@ class Again:
         """After a refusal, with nothing committed."""
         now_s = time.monotonic()
         if self._until_s is None:
-            self._until_s = now_s + self._patience_s
+            self._until_s = now_s + self._flip_wait_s
         # Somebody may have read the map since the refused transaction began.
         answered = self._shards.epoch() != self._epoch or self._shards.refresh()
         had, self._epoch = self._epoch, self._shards.epoch()

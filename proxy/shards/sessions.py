@@ -9,16 +9,16 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.cache.tags import as_text
 from tidegate.errors import StaleShardMap, UnknownTenant
-from tidegate.proxy.database.deadlines import end_in_time
+from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import check_epoch_to_read, check_ownership_to_read
-from tidegate.proxy.shards.registry import to_check
+from tidegate.proxy.shards.registry import current_checks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import SessionTransaction
 
     from tidegate.proxy.shards.registry import Shards
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
 
 class RoutedSession(Session):
@@ -36,7 +36,7 @@ class RoutedSession(Session):
         super().__init__(**options)
         self._shards = shards
         self._tenant = tenant
-        self._chosen: tuple[SessionTransaction | None, Holding, Engine] | None = None
+        self._chosen: tuple[SessionTransaction | None, Ownership, Engine] | None = None
         self._refused: StaleShardMap | None = None
 
     @property
@@ -70,8 +70,8 @@ class RoutedSession(Session):
             )
         transaction = self.get_transaction()
         if self._chosen is None or transaction is None or self._chosen[0] is not transaction:
-            holding = self._shards.holding(self._tenant)
-            self._chosen = (transaction, holding, self._shards.at(holding.shard).engine)
+            ownership = self._shards.ownership(self._tenant)
+            self._chosen = (transaction, ownership, self._shards.at(ownership.shard).engine)
             self._refused = None
         if self._refused is not None:
             raise self._refused
@@ -86,14 +86,14 @@ class RoutedSession(Session):
         if self._chosen is None or self._tenant is None:
             return
         # The engine of a first statement is asked for before there is a transaction; from now on it is this one's.
-        _, holding, engine = self._chosen
-        self._chosen = (self.get_transaction(), holding, engine)
-        self._shards.parts[holding.shard].watch.collected(connection).only = self._tenant
+        _, ownership, engine = self._chosen
+        self._chosen = (self.get_transaction(), ownership, engine)
+        self._shards.parts[ownership.shard].watch.collected(connection).only = self._tenant
         try:
-            check_ownership_to_read(connection, [holding])
+            check_ownership_to_read(connection, [ownership])
         except StaleShardMap as refused:
             self._refused = refused
-            refused.map_is_new = self._shards.moved(self._tenant, holding, refused)
+            refused.map_is_new = self._shards.moved(self._tenant, ownership, refused)
             if refused.map_is_new:
                 raise
             self._refused = None
@@ -106,7 +106,8 @@ class ShardSession(Session):
 class CheckedSession(ShardSession):
     """One whose context says what it checks first, and how long it may take.
 
-    See :class:`~tidegate.proxy.shards.registry.checking` and :func:`~tidegate.proxy.database.deadlines.end_in_time`.
+    The first comes from :class:`~tidegate.proxy.shards.registry.ownership_checks`, the second from
+    :func:`~tidegate.proxy.database.deadlines.set_statement_deadline`.
     """
 
 
@@ -117,13 +118,13 @@ def _routed_begins(session: RoutedSession, transaction: SessionTransaction, conn
 
 def _timed_begins(_session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     if not transaction.nested:
-        end_in_time(connection)
+        set_statement_deadline(connection)
 
 
 def _checked_begins(_session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    holdings, epoch = to_check()
-    if holdings:
-        check_ownership_to_read(connection, holdings)
+    ownerships, epoch = current_checks()
+    if ownerships:
+        check_ownership_to_read(connection, ownerships)
     if epoch is not None:
         check_epoch_to_read(connection, epoch)
 
@@ -146,10 +147,10 @@ def is_routed(maker: Any, shards: Shards) -> bool:
 
 def for_tenant(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
     """One like *maker*, which is a routed one, for a tenant."""
-    return for_spelt(maker, as_text(tenant))
+    return for_canonical_tenant(maker, as_text(tenant))
 
 
-def for_spelt(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
+def for_canonical_tenant(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
     """The same for a tenant as writers name it, as a call has it; costs next to nothing."""
     twin: sessionmaker[Session] = object.__new__(maker.__class__)
     twin.__dict__.update(maker.__dict__)

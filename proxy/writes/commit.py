@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Change, Store
     from tidegate.position import Position
     from tidegate.proxy.writes.commit_protocol import Committing
-    from tidegate.routing.replicas.own_writes import Written
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.replicas.own_writes import OwnWrites
+    from tidegate.routing.sharding.shard_map import Ownership
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Ticket:
     xid: str
     parts: Mapping[Origin, Sequence[Change]]
     """What the cache was told, by origin; nothing, where only the process keeps the position."""
-    begun: tuple[tuple[Written, int], ...] = ()
+    begun: tuple[tuple[OwnWrites, int], ...] = ()
     """Where the process keeps the position, and its tickets there."""
 
 
@@ -51,20 +51,20 @@ class Outbox(Protocol):
         ...
 
 
-class Commit:
+class IntentAndStamp:
     """The write path over one store, for the engines of one shard.
 
     Args:
         store: marks; None for a gate that must not or cannot speak to the cache, and writes the outbox.
         outbox: where changes go then; None: they are refused.
         shard: the shard's name.
-        holdings_of: the units of some tenants by the newest map; raises if one is not on this shard. None: there is
+        owned_units: the units of some tenants by the newest map; raises if one is not on this shard. None: there is
             one shard, which owns everything.
         consistency: refuse a write with ``CacheUnavailable`` rather than use the outbox.
         observe: told what happened.
         nonce: gives a text never used before.
-        written: positions of all writes, for tokens and for gates without a cache; None: nobody reads from replicas.
-        untold: positions of writes that the marks do not have.
+        all_writes: positions of all writes, for tokens and for gates without a cache; None: nobody reads from replicas.
+        unmarked_writes: positions of writes that the marks do not have.
         committed: told what commits have changed, once they have returned.
     """
 
@@ -74,21 +74,21 @@ class Commit:
         outbox: Outbox | None,
         *,
         shard: str = "",
-        holdings_of: Callable[[Sequence[str]], Sequence[Holding]] | None = None,
+        owned_units: Callable[[Sequence[str]], Sequence[Ownership]] | None = None,
         consistency: bool = False,
         observe: Observer = ignore,
         nonce: Callable[[], str] = fresh_nonce,
-        written: Written | None = None,
-        untold: Written | None = None,
+        all_writes: OwnWrites | None = None,
+        unmarked_writes: OwnWrites | None = None,
         committed: Callable[[Sequence[Change]], None] | None = None,
     ) -> None:
         self._store: Final = store
-        self._written: Final = written
-        self._untold: Final = untold
+        self._all_writes: Final = all_writes
+        self._unmarked_writes: Final = unmarked_writes
         self._committed: Final = committed
         self._outbox: Final = outbox
         self._shard: Final = shard
-        self._holdings_of: Final = holdings_of
+        self._owned_units: Final = owned_units
         self._consistency: Final = consistency
         self._observe: Final = observe
         self._nonce: Final = nonce
@@ -104,12 +104,12 @@ class Commit:
             StaleShardMap: this shard does not own a tenant; nothing is committed.
         """
         # First: a write that is refused must leave no intent.
-        holdings = self._owned(connection, [change.tenant for change in changes])
+        ownerships = self._owned(connection, [change.tenant for change in changes])
         reason = "this gate has none"
         if self._store is not None:
             xid, position = connection.transaction_id()
             xid = xid or clock_xid(self._nonce())
-            parts = self._parts(changes, position.timeline, holdings)
+            parts = self._parts(changes, position.timeline, ownerships)
             try:
                 for origin, some in parts.items():
                     self._store.open(some, xid, origin, [self._nonce() for _ in some])
@@ -125,7 +125,7 @@ class Commit:
                 "nothing was committed; availability = true lets them use the outbox"
             )
         self._outbox.put(connection, changes)
-        if self._untold is None and self._committed is None:
+        if self._unmarked_writes is None and self._committed is None:
             return None
         return self._begun(changes, "", {})
 
@@ -137,21 +137,21 @@ class Commit:
         """
         self._owned(connection, [tenant])
 
-    def _owned(self, connection: Committing, tenants: Sequence[str]) -> Sequence[Holding] | None:
-        if self._holdings_of is None:
+    def _owned(self, connection: Committing, tenants: Sequence[str]) -> Sequence[Ownership] | None:
+        if self._owned_units is None:
             return None
-        holdings = self._holdings_of(tenants)
-        connection.own(list({holding.unit: holding for holding in holdings}.values()))
-        return holdings
+        ownerships = self._owned_units(tenants)
+        connection.own(list({ownership.unit: ownership for ownership in ownerships}.values()))
+        return ownerships
 
     def _parts(
-        self, changes: Sequence[Change], timeline: int, holdings: Sequence[Holding] | None
+        self, changes: Sequence[Change], timeline: int, ownerships: Sequence[Ownership] | None
     ) -> Mapping[Origin, Sequence[Change]]:
-        if holdings is None:
+        if ownerships is None:
             return {Origin(0, timeline, self._shard): changes}
         parts: dict[Origin, list[Change]] = {}
-        for change, holding in zip(changes, holdings, strict=True):
-            parts.setdefault(Origin(holding.since, timeline, self._shard), []).append(change)
+        for change, ownership in zip(changes, ownerships, strict=True):
+            parts.setdefault(Origin(ownership.since_epoch, timeline, self._shard), []).append(change)
         return parts
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
@@ -159,7 +159,7 @@ class Commit:
         try:
             if self._committed is not None:
                 self._committed(ticket.changes)
-            if not ticket.parts and self._untold is None:
+            if not ticket.parts and self._unmarked_writes is None:
                 return
             position = connection.position()
             self._note(ticket, position)
@@ -178,7 +178,7 @@ class Commit:
 
     def _begun(self, changes: Sequence[Change], xid: str, parts: Mapping[Origin, Sequence[Change]]) -> Ticket:
         """The ticket, with the commit noted wherever its position is to be kept."""
-        kept = {self._written} if parts else {self._written, self._untold}
+        kept = {self._all_writes} if parts else {self._all_writes, self._unmarked_writes}
         tenants = [change.tenant for change in changes]
         begun = tuple((written, written.begin(tenants)) for written in kept if written is not None)
         return Ticket(changes, xid, parts, begun)

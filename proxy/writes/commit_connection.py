@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import func, select
 
 from tidegate.position import NOWHERE, Position
-from tidegate.proxy.database.deadlines import refuse_if_late
+from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
 from tidegate.proxy.database.transaction import transaction_id
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
 
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
 _POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
 _HAS_ID: Final = select(func.pg_current_xact_id_if_assigned().is_not(None))
@@ -47,13 +47,13 @@ class CommittingConnection:
         """Whether the transaction has written anything, which gives it an id; in at most one statement."""
         return self._transaction is not None or bool(self._connection.scalar(_HAS_ID))
 
-    def own(self, holdings: Sequence[Holding]) -> None:
+    def own(self, ownerships: Sequence[Ownership]) -> None:
         """See ``Committing``."""
         if self._transaction is None:
-            self._transaction = check_ownership_at_commit(self._connection, holdings)
+            self._transaction = check_ownership_at_commit(self._connection, ownerships)
         else:
-            check_ownership(self._connection, holdings)
-        refuse_if_late()  # it may have waited for a flip
+            check_ownership(self._connection, ownerships)
+        check_deadline()  # it may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
         """See ``Committing``."""

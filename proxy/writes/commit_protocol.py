@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Change
     from tidegate.position import Position
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
 
 class Committing(Protocol):
@@ -21,7 +21,7 @@ class Committing(Protocol):
         """The transaction's id and the position now, in at most one statement; before COMMIT only."""
         ...
 
-    def own(self, holdings: Sequence[Holding], /) -> None:
+    def own(self, ownerships: Sequence[Ownership], /) -> None:
         """See that the shard owns what a map says, and hold it until the end; in one statement, before COMMIT only.
 
         Raises:

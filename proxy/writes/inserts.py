@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Insert, Row
 
     from tidegate.proxy.writes.tracked_tables import TrackedTable
-    from tidegate.proxy.writes.transaction_changes import Collected
-    from tidegate.proxy.writes.unattributed import Unnamed
+    from tidegate.proxy.writes.transaction_changes import TransactionChanges
+    from tidegate.proxy.writes.unattributed import UnattributedWrites
 
 _Values = dict[str, Any]
 
@@ -30,7 +30,12 @@ class _Upsert(NamedTuple):
 
 
 def inserted(
-    connection: Connection, context: Any, statement: Insert, table: TrackedTable, collected: Collected, unnamed: Unnamed
+    connection: Connection,
+    context: Any,
+    statement: Insert,
+    table: TrackedTable,
+    collected: TransactionChanges,
+    unnamed: UnattributedWrites,
 ) -> None:
     """Collect what the INSERT *statement* of *context*, about to be executed, changes."""
     if statement.select is not None:
@@ -45,7 +50,7 @@ def inserted(
             unnamed(table.table.name, "an INSERT without tenant or primary key")
 
 
-def keys_came(result: Any, table: TrackedTable, collected: Collected) -> None:
+def keys_came(result: Any, table: TrackedTable, collected: TransactionChanges) -> None:
     """After an INSERT: the primary keys that the database made, if it told them all."""
     keys = [row[0] if row else None for row in result.context.inserted_primary_key_rows or ()]
     if keys and len(keys) == len(result.context.compiled_parameters) and None not in keys:
@@ -77,7 +82,9 @@ def _renamed(statement: Insert) -> dict[str, str]:
     }
 
 
-def _from_select(statement: Insert, table: TrackedTable, collected: Collected, unnamed: Unnamed) -> None:
+def _from_select(
+    statement: Insert, table: TrackedTable, collected: TransactionChanges, unnamed: UnattributedWrites
+) -> None:
     tenant: Any = UNKNOWN
     if table.tenant is not None:
         names: Any = statement._select_names or []  # noqa: SLF001  # no public way to see it
@@ -118,7 +125,7 @@ def _target(clause: Any, table: TrackedTable) -> tuple[str, ...] | None:
 
 
 def _conflicts(
-    connection: Connection, table: TrackedTable, upsert: _Upsert, values: _Values, collected: Collected
+    connection: Connection, table: TrackedTable, upsert: _Upsert, values: _Values, collected: TransactionChanges
 ) -> bool:
     """Collect the row that may be there already. Returns whether that tells of the new one too."""
     if upsert.target is None or any(values.get(name, UNKNOWN) is UNKNOWN for name in upsert.target):

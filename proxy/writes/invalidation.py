@@ -25,7 +25,7 @@ def change_of(tenant_id: str, app_id: str | None, run_id: str | None) -> Change:
     return Change(as_text(tenant_id), frozenset(tags), whole=not tags)
 
 
-def void_at_commit(change: Change, session: Session, watch: Watch) -> None:
+def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None:
     """Have *change* be one of the changes of the session's transaction."""
     collected = watch.collected(session.connection())
     if change.whole:
@@ -34,7 +34,7 @@ def void_at_commit(change: Change, session: Session, watch: Watch) -> None:
         collected.tagged(change.tenant, change.tags)
 
 
-def void_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
+def invalidate_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
     """Tell the cache of *change*, or leave it in the outbox of the tenant's shard.
 
     Args:

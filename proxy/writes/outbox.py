@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Position
-from tidegate.proxy.database.notifications import Listener, Notified
+from tidegate.proxy.database.notifications import Listener, NotifiedThread
 from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Applier:
         self._store = store
         self._make_root = make_root
         here = url or (lambda: engine.url)
-        self._notified = Notified(
+        self._notified = NotifiedThread(
             "tidegate-outbox",
             lambda: Listener(here(), _CHANNEL, "tidegate-outbox"),
             self._apply,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tidegate.position import Position
     from tidegate.proxy.writes.tracked_tables import TrackedTable
-    from tidegate.proxy.writes.transaction_changes import Collected, Lookup
+    from tidegate.proxy.writes.transaction_changes import PendingRows, TransactionChanges
 
 MOST_LOOKED_UP: Final = 1_000
 """Rows of each table that one statement looks up."""
@@ -39,13 +39,13 @@ def among(column: ColumnElement[Any], values: Collection[Any], dialect: str) -> 
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
 
 
-def resolve(connection: Connection, collected: Collected) -> tuple[str, Position] | None:
+def resolve(connection: Connection, collected: TransactionChanges) -> tuple[str, Position] | None:
     """Look up what *collected* asks for; on PostgreSQL the same statement brings the transaction's id and position.
 
     Returns:
         Those, or None if there was nothing to look up.
     """
-    collected.old_view = reads_as_of_its_beginning(connection)
+    collected.snapshot_is_old = reads_as_of_its_beginning(connection)
     transaction = None
     while lookups := collected.next_lookups(MOST_LOOKED_UP):
         if connection.dialect.name == "postgresql":
@@ -66,7 +66,9 @@ def reads_as_of_its_beginning(connection: Connection) -> bool:
     return level in ("REPEATABLE READ", "SERIALIZABLE") and connection.dialect.name == "postgresql"
 
 
-def _look_up(connection: Connection, collected: Collected, lookups: Sequence[Lookup]) -> tuple[str, Position]:
+def _look_up(
+    connection: Connection, collected: TransactionChanges, lookups: Sequence[PendingRows]
+) -> tuple[str, Position]:
     statement, widths = _side_by_side(tuple((lookup.table, lookup.columns) for lookup in lookups))
     keys = {_key(at): _values(lookup) for at, lookup in enumerate(lookups)}
     rows = connection.execute(statement, keys).all()
@@ -104,7 +106,7 @@ def _key(at: int) -> str:
     return f"keys{at}"
 
 
-def _values(lookup: Lookup) -> list[Any]:
+def _values(lookup: PendingRows) -> list[Any]:
     return [key[0] for key in lookup.keys] if len(lookup.columns) == 1 else list(lookup.keys)
 
 
@@ -114,7 +116,7 @@ def _rows(table: TrackedTable, wanted: ColumnElement[bool]) -> Select[Any]:
     return select(*labelled).select_from(chain.source).where(wanted)
 
 
-def _rows_one_by_one(lookup: Lookup, dialect: str) -> Select[Any]:
+def _rows_one_by_one(lookup: PendingRows, dialect: str) -> Select[Any]:
     columns = [named(lookup.table.table, name) for name in lookup.columns]
     if len(columns) == 1:
         return _rows(lookup.table, among(columns[0], [key[0] for key in lookup.keys], dialect))

@@ -24,7 +24,7 @@ _BETWEEN: Final = frozenset({"INTO", "FROM", "ONLY", "TABLE", "OR", "IGNORE", "R
 _VERBS: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "COPY", "REPLACE"})
 
 
-class Written(NamedTuple):
+class WrittenTables(NamedTuple):
     """What a text does: (verb, table) for each write, table names without schema; whether it ends the transaction."""
 
     tables: tuple[tuple[str, str], ...] = ()
@@ -41,13 +41,13 @@ class _Token(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def written(sql: str) -> Written:
+def tables_written(sql: str) -> WrittenTables:
     """What *sql* writes; comments, strings and the bodies of functions do not count, those of DO blocks do."""
     if not _WRITES.search(sql):
-        return Written()
+        return WrittenTables()
     tokens = list(_tokens(sql))
     found = tuple(_found(tokens))
-    return Written(found, any(_commits(tokens, at) for at in _beginnings(tokens)))
+    return WrittenTables(found, any(_commits(tokens, at) for at in _beginnings(tokens)))
 
 
 def _beginnings(tokens: list[_Token]) -> Iterator[int]:
@@ -115,11 +115,11 @@ def _copies_in(rest: list[_Token]) -> bool:
     return next((token.keyword == "FROM" for token in rest if token.keyword in {"FROM", "TO"}), False)
 
 
-def written_besides(compiled: Any) -> Written:
+def tables_written_besides(compiled: Any) -> WrittenTables:
     """What a Core statement writes in its WITH, besides its own table."""
-    found = list(written(compiled.string).tables)
+    found = list(tables_written(compiled.string).tables)
     own: str = getattr(compiled.statement.table, "name", "")
     verb = "INSERT" if compiled.isinsert else "UPDATE" if compiled.isupdate else "DELETE"
     if (verb, own) in found:
         found.remove((verb, own))
-    return Written(tuple(found))
+    return WrittenTables(tuple(found))

@@ -18,7 +18,7 @@ MOST_TAGS: Final = 10_000
 """Tags of one tenant in one transaction; with more of them the whole tenant counts."""
 
 
-class Lookup(NamedTuple):
+class PendingRows(NamedTuple):
     """Rows that must be read before COMMIT: those of *table* whose *columns* have one of *keys*."""
 
     table: TrackedTable
@@ -26,7 +26,7 @@ class Lookup(NamedTuple):
     keys: tuple[tuple[Any, ...], ...]
 
 
-class Collected:
+class TransactionChanges:
     """The changes of one transaction; grows, and is forgotten with it. A rolled back savepoint takes nothing back."""
 
     def __init__(self, most_tags: int = MOST_TAGS) -> None:
@@ -35,7 +35,7 @@ class Collected:
         self._whole: set[str] = set()
         self._moving: set[TrackedTable] = set()
         self._until_keys_come: dict[object, set[str]] = {}
-        self.old_view = False
+        self.snapshot_is_old = False
         """Whether the transaction reads as of its beginning, and so may not see what others have committed since."""
         self.only: str | None = None
         """The tenant whose session it is, where there are several shards; another one's rows must not change in it."""
@@ -95,7 +95,7 @@ class Collected:
         if table.parent is not None and values[table.parent.field] is not None:
             parent = table.parent.table
             above = self.row(parent, levels[1:]) or self._owners.get((parent, as_text(values[table.parent.field])))
-            if (above is None or self.old_view) and table.tenant is not None:
+            if (above is None or self.snapshot_is_old) and table.tenant is not None:
                 # The parent may have been inserted, or moved, by a transaction that this one does not see, and which
                 # may commit first: what depends on both is not known.
                 self.whole(values[table.tenant])
@@ -137,10 +137,10 @@ class Collected:
         for row in rows:
             self.row(table, table.read(row))
 
-    def next_lookups(self, most: int) -> list[Lookup]:
+    def next_lookups(self, most: int) -> list[PendingRows]:
         """What is still to be looked up, at most *most* rows of each kind; until :meth:`forget` is told of them."""
         return [
-            Lookup(table, columns, tuple(islice(keys, most)))
+            PendingRows(table, columns, tuple(islice(keys, most)))
             for (table, columns), keys in self._lookups.items()
             if keys
         ]

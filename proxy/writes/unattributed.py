@@ -10,7 +10,7 @@ from tidegate.errors import PolicyError
 _log: Final = logging.getLogger(__name__)
 
 
-class Unnamed:
+class UnattributedWrites:
     """What becomes of a write to a tracked table that names no tenant.
 
     Args:

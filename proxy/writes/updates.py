@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, FromClause, Row
 
     from tidegate.proxy.writes.tracked_tables import TrackedTable
-    from tidegate.proxy.writes.transaction_changes import Collected
-    from tidegate.proxy.writes.unattributed import Unnamed
+    from tidegate.proxy.writes.transaction_changes import TransactionChanges
+    from tidegate.proxy.writes.unattributed import UnattributedWrites
 
 MOST_LOCKED: Final = 1_000
 """Rows of one statement that are locked and told apart; with more of them their whole tenants count."""
 
 
-class Statement:
+class UpdateOrDelete:
     """One UPDATE or DELETE of a tracked table, about to be executed.
 
     Args:
@@ -49,7 +49,7 @@ class Statement:
         table: TrackedTable,
         statement: Update | Delete,
         parameters: Sequence[Mapping[str, Any]],
-        collected: Collected,
+        collected: TransactionChanges,
     ) -> None:
         self._connection = connection
         self._table = table
@@ -61,7 +61,7 @@ class Statement:
         self.tentative: list[Any] = []
         """Keys to be forgotten if it turns out that it changed no row."""
 
-    def collect(self, unnamed: Unnamed, most: int = MOST_LOCKED) -> Update | Delete:
+    def collect(self, unnamed: UnattributedWrites, most: int = MOST_LOCKED) -> Update | Delete:
         """Collect what it changes, and return what is to be executed in its place.
 
         Raises:
@@ -190,7 +190,7 @@ class Statement:
         statement = select(*chain.columns).select_from(chain.source).where(*where)
         return statement.with_for_update(of=self._source)
 
-    def _whole(self, touches: frozenset[str | None], unnamed: Unnamed) -> Update | Delete:
+    def _whole(self, touches: frozenset[str | None], unnamed: UnattributedWrites) -> Update | Delete:
         """Count the tenants of its rows as changed, and restrict it to them."""
         field = self._table.tenant or ""
         column = self._table.column_of(self._source, field)

@@ -13,15 +13,15 @@ from sqlalchemy import Engine, PoolProxiedConnection, event
 from sqlalchemy.orm import FromStatement, sessionmaker
 
 from tidegate.errors import CommitUnknown, PolicyError
-from tidegate.proxy.database.deadlines import refuse_if_late
+from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit
 from tidegate.proxy.writes.inserts import inserted, keys_came
 from tidegate.proxy.writes.row_lookups import resolve
-from tidegate.proxy.writes.sql_text import Written, written, written_besides
+from tidegate.proxy.writes.sql_text import WrittenTables, tables_written, tables_written_besides
 from tidegate.proxy.writes.tracked_tables import Tables
-from tidegate.proxy.writes.transaction_changes import MOST_TAGS, Collected
-from tidegate.proxy.writes.unattributed import Unnamed
-from tidegate.proxy.writes.updates import MOST_LOCKED, Statement
+from tidegate.proxy.writes.transaction_changes import MOST_TAGS, TransactionChanges
+from tidegate.proxy.writes.unattributed import UnattributedWrites
+from tidegate.proxy.writes.updates import MOST_LOCKED, UpdateOrDelete
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,7 +67,7 @@ def attach(
     # The wrapper of do_commit is the registry: it lives as long as the dialect, which all option engines share.
     watch = getattr(root.dialect.do_commit, "watch", None)
     if watch is None:
-        watch = Watch(Tables(tracked), protocol, Unnamed(strict=strict), most_locked, most_tags)
+        watch = Watch(Tables(tracked), protocol, UnattributedWrites(strict=strict), most_locked, most_tags)
         watch.listen(root)
         return watch
     if watch.protocol is not protocol:
@@ -99,7 +99,12 @@ class Watch:
     """
 
     def __init__(
-        self, tables: Tables, protocol: CommitProtocol[Any], unnamed: Unnamed, most_locked: int, most_tags: int
+        self,
+        tables: Tables,
+        protocol: CommitProtocol[Any],
+        unnamed: UnattributedWrites,
+        most_locked: int,
+        most_tags: int,
     ) -> None:
         self.tables: Final = tables
         self.protocol: Final = protocol
@@ -137,11 +142,11 @@ class Watch:
         committed.watch = self  # type: ignore[attr-defined]
         return committed
 
-    def collected(self, connection: Connection) -> Collected:
+    def collected(self, connection: Connection) -> TransactionChanges:
         """What the transaction of *connection* has changed so far; also for what no rule can see."""
-        found: Collected | None = connection.info.get(_COLLECTED)
+        found: TransactionChanges | None = connection.info.get(_COLLECTED)
         if found is None:
-            found = connection.info[_COLLECTED] = Collected(self._most_tags)
+            found = connection.info[_COLLECTED] = TransactionChanges(self._most_tags)
         return found
 
     def _before_execute(
@@ -164,7 +169,7 @@ class Watch:
         self._refuse_autocommit(connection, table.table.name)
         if statement.is_insert:
             return statement
-        changed = Statement(connection, table, statement, parameters, self.collected(connection))
+        changed = UpdateOrDelete(connection, table, statement, parameters, self.collected(connection))
         new = changed.collect(self.unnamed, self._most_locked)
         connection.info[_TENTATIVE] = (new, table, changed.tentative)
         return new
@@ -190,13 +195,15 @@ class Watch:
     ) -> None:
         compiled = None if context is None else context.compiled
         if compiled is None:
-            self._text(connection, written(sql), parameters)
+            self._text(connection, tables_written(sql), parameters)
             return
         is_dml = context.isinsert or context.isupdate or context.isdelete
         if not is_dml or compiled.ctes:
             known = compiled.__dict__.get(_SCANNED)
             if known is None:
-                known = compiled.__dict__[_SCANNED] = written_besides(compiled) if is_dml else written(compiled.string)
+                known = compiled.__dict__[_SCANNED] = (
+                    tables_written_besides(compiled) if is_dml else tables_written(compiled.string)
+                )
             if known.tables or known.commits:
                 self._text(connection, known, context.compiled_parameters)
         if context.isinsert:
@@ -211,10 +218,10 @@ class Watch:
         if table is not None:
             inserted(connection, context, statement, table, self.collected(connection), self.unnamed)
 
-    def _text(self, connection: Connection, found: Written, parameters: Any) -> None:
+    def _text(self, connection: Connection, found: WrittenTables, parameters: Any) -> None:
         if found.commits:
             if connection.info.get(_COLLECTED) is not None:
-                self.unnamed("what this transaction has written", "a COMMIT as text")
+                self.unnamed("what this transaction has tables_written", "a COMMIT as text")
             connection.info[_ENDED] = True
         for verb, name in found.tables:
             table = self.tables.named(name) if name in self.tables.names else None
@@ -256,9 +263,9 @@ class Watch:
             raise
 
     def _before_commit(self, connection: Connection) -> None:
-        refuse_if_late()
+        check_deadline()
         connection.info.pop(_ENDED, None)
-        collected: Collected | None = connection.info.get(_COLLECTED)
+        collected: TransactionChanges | None = connection.info.get(_COLLECTED)
         if collected is None or has_failed(connection):
             return
         committing = CommittingConnection(connection, resolve(connection, collected))

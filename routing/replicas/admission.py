@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import Overloaded
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class Admission:
         self._waiting_of: Counter[str] = Counter()
         self._takes_s = 0.0
         self._lock = threading.Lock()
-        in_children(self._forked)
+        reset_after_fork(self._forked)
 
     @contextmanager
     def admitted(self, tenant: str) -> Iterator[None]:

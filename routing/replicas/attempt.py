@@ -15,12 +15,12 @@ from sqlalchemy import event
 
 from tidegate.position import Position
 from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, one_row, view_of
-from tidegate.routing.replicas.sockets import close_line, first_of_all, line_of, note_line
+from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from tidegate.routing.replicas.sockets import Line
+    from tidegate.routing.replicas.sockets import ConnectionSocket
     from tidegate.routing.replicas.topology import Node, View
 
 _OPENED: Final = "tidegate.opened"
@@ -31,7 +31,7 @@ class NotReached(Exception):  # noqa: N818  # no mistake: another node is asked
     """The connection shows less than the read needs, or is no standby's."""
 
 
-class Lost(NotReached):
+class ConnectionLost(NotReached):
     """The connection broke as it was asked."""
 
 
@@ -55,7 +55,7 @@ class Attempt:
     timeline: int | None = None
     asked: int = 0
     was_cut: bool = False
-    _lines: list[Line] = field(default_factory=list)
+    _lines: list[ConnectionSocket] = field(default_factory=list)
 
     def uses(self, info: Any) -> None:
         """It waits for answers on this connection from now on."""
@@ -98,7 +98,7 @@ class Attempt:
         except Exception as error:
             # What the driver raises here is wrapped by nobody, and the pool would take the connection back.
             connection.invalidate(error)
-            raise Lost(str(error)) from error
+            raise ConnectionLost(str(error)) from error
         if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
             raise NotReached(f"it is at {lsn}, and {self.position.text()} is needed")
 
@@ -124,7 +124,7 @@ def listen(engine: Engine) -> None:
             raise NotReached("a replica answers only within a read that was routed to it")
         attempt.check(connection)
 
-    first_of_all(engine, noted)
+    listen_first(engine, noted)
     event.listen(engine, "connect", connected)
     event.listen(engine, "close", closed)
     event.listen(engine, "begin", begun)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ReplicaRequirement:
     """What a read needs of a node.
 
     Args:
@@ -31,7 +31,7 @@ class Wanted:
     silent_s: float = 1.5
 
 
-def refusal(node: Node, wanted: Wanted, topology: Topology, now_s: float) -> str | None:
+def refusal(node: Node, wanted: ReplicaRequirement, topology: Topology, now_s: float) -> str | None:
     """Why *node* must not answer a read, in words; None if it may."""
     view = node.view
     if view is None:
@@ -46,7 +46,7 @@ def refusal(node: Node, wanted: Wanted, topology: Topology, now_s: float) -> str
     return _not_now(node, wanted, now_s)
 
 
-def _not_now(node: Node, wanted: Wanted, now_s: float) -> str | None:
+def _not_now(node: Node, wanted: ReplicaRequirement, now_s: float) -> str | None:
     view = node.view
     if view is None or now_s - view.asked_s > wanted.silent_s:
         return f"has been silent for more than {wanted.silent_s:g} s"
@@ -75,7 +75,7 @@ def _distrust(node: Node, now_s: float) -> str | None:
     return None
 
 
-def worth_asking(topology: Topology, wanted: Wanted, now_s: float, least_s: float) -> list[Node]:
+def worth_asking(topology: Topology, wanted: ReplicaRequirement, now_s: float, least_s: float) -> list[Node]:
     """The replicas that would answer if they have replayed further than when they were last asked.
 
     Args:
@@ -85,7 +85,7 @@ def worth_asking(topology: Topology, wanted: Wanted, now_s: float, least_s: floa
         least_s: what is known of a node is not old before it has this age, nor before a tenth of the node's lag has
             passed: so much of the time for which reads must do without it may be lost by not asking.
     """
-    anyhow = Wanted(NOWHERE, wanted.silent_s)
+    anyhow = ReplicaRequirement(NOWHERE, wanted.silent_s)
     return [
         node
         for node in topology.replicas
@@ -97,7 +97,11 @@ def worth_asking(topology: Topology, wanted: Wanted, now_s: float, least_s: floa
 
 
 def choose(
-    topology: Topology, wanted: Wanted, now_s: float, chance: Callable[[], float], passed: Collection[Node] = ()
+    topology: Topology,
+    wanted: ReplicaRequirement,
+    now_s: float,
+    chance: Callable[[], float],
+    passed: Collection[Node] = (),
 ) -> Node | None:
     """The replica that answers; None: none may.
 

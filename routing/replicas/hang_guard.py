@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tidegate.routing.threads.background import Background
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     import threading
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _TICK_S: Final = 0.1
 
 
-class Cutter:
+class HangGuard:
     """A thread of the process that uses it.
 
     Args:
@@ -45,7 +45,7 @@ class Cutter:
         self._clock = clock
         self._under_way: set[Attempt] = set()
         self._background = Background("tidegate-cutter", self._run)
-        in_children(self._forked)
+        reset_after_fork(self._forked)
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""

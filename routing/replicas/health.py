@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Bans:
+class BackoffPolicy:
     """How long a node is left alone, in seconds.
 
     Args:
@@ -38,7 +38,7 @@ class Health:
         """Whether it has to succeed once before it is trusted with more than one read at a time."""
         return self.failures > 0
 
-    def failed(self, bans: Bans, now_s: float, chance: float) -> Health:
+    def failed(self, bans: BackoffPolicy, now_s: float, chance: float) -> Health:
         """After another failure.
 
         Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.threads.background import Background
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _JITTER: Final = 0.2
 
 
-class Line(Protocol):
+class MonitorConnection(Protocol):
     """A connection of the monitor's own to one node."""
 
     def ask(self) -> View:
@@ -68,7 +68,7 @@ class Monitor:
     def __init__(
         self,
         name: str,
-        line: Line,
+        line: MonitorConnection,
         seen: Callable[[View], None],
         lost: Callable[[str], None],
         pace: Pace,
@@ -85,7 +85,7 @@ class Monitor:
         self._wake = threading.Event()
         self._closed = False
         self._background = Background(f"tidegate-monitor {name}", self._run)
-        in_children(self._forked)
+        reset_after_fork(self._forked)
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tidegate.position import NOWHERE, Position
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,7 +36,7 @@ class _Tenant:
         return not self.committing
 
 
-class Written:
+class OwnWrites:
     """Positions by tenant, and which tenants have a commit under way.
 
     Args:
@@ -56,7 +56,7 @@ class Written:
         self._all = _Tenant(NOWHERE)
         self._tickets = itertools.count(1)
         self._lock = threading.Lock()
-        in_children(self._forked)
+        reset_after_fork(self._forked)
 
     def position(self, tenant: str) -> Position | None:
         """What a node must have reached to show what was written for *tenant*; None: only the primary does."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tidegate.position import Position
-from tidegate.routing.replicas.topology import Server, View
+from tidegate.routing.replicas.topology import ServerId, View
 
 _STANDBY_TIMELINE: Final = (
     "GREATEST((SELECT timeline_id FROM pg_control_checkpoint()),"
@@ -33,7 +33,7 @@ def view_of(row: Any, asked_s: float) -> View:
     """The answer to ``VIEW``."""
     system, started, standby, lsn, timeline, paused = row
     position = Position.parse(lsn or "0/0", timeline)
-    return View(asked_s, Server(system, started), bool(standby), position, bool(paused))
+    return View(asked_s, ServerId(system, started), bool(standby), position, bool(paused))
 
 
 def one_row(raw: Any, sql: str) -> Any:

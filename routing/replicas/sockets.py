@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _KEY: Final = "tidegate.line"
 
 
-class Line:
+class ConnectionSocket:
     """One connection's socket; closed with the connection, or when nobody has the connection any more.
 
     Args:
@@ -46,13 +46,13 @@ class Line:
     __del__ = close  # of a connection that failed as it was opened, nobody is told that it is closed
 
 
-def note_line(raw: Any, info: Any, record: Any = None) -> Line:
+def note_line(raw: Any, info: Any, record: Any = None) -> ConnectionSocket:
     """Keep the line of the DBAPI connection *raw* in *info*, its record's."""
-    line = info[_KEY] = Line(raw, record)
+    line = info[_KEY] = ConnectionSocket(raw, record)
     return line
 
 
-def line_of(info: Any) -> Line | None:
+def line_of(info: Any) -> ConnectionSocket | None:
     """What was kept."""
     return info.get(_KEY)  # type: ignore[no-any-return]
 
@@ -63,7 +63,7 @@ def close_line(info: Any) -> None:
         line.close()
 
 
-def first_of_all(engine: Engine, noted: Callable[[Any, Any], object]) -> None:
+def listen_first(engine: Engine, noted: Callable[[Any, Any], object]) -> None:
     """Have *noted* told of each new connection before anybody asks it anything.
 
     SQLAlchemy itself does, of an engine's first one: a server that falls silent there would be waited for without end.
@@ -71,7 +71,7 @@ def first_of_all(engine: Engine, noted: Callable[[Any, Any], object]) -> None:
     event.listen(engine, "connect", noted, insert=True)
 
 
-class Lines:
+class ConnectionSockets:
     """The connections of one engine.
 
     Args:
@@ -79,8 +79,8 @@ class Lines:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._lines: WeakValueDictionary[int, Line] = WeakValueDictionary()
-        first_of_all(engine, self._note)
+        self._lines: WeakValueDictionary[int, ConnectionSocket] = WeakValueDictionary()
+        listen_first(engine, self._note)
         event.listen(engine, "checkout", self._checked_out)
         event.listen(engine, "close", lambda _raw, record: close_line(record.info))
         event.listen(engine, "detach", lambda _raw, record: close_line(record.info))

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tidegate.routing.replicas.health import HEALTHY, Health
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ _EXACT: Final = 1 / 24
 """By how much of itself a lag may be told too low."""
 
 
-class Server(NamedTuple):
+class ServerId(NamedTuple):
     """Which server process answered: a standby that was made anew at the same address is another one.
 
     Args:
@@ -53,12 +53,12 @@ class View:
     """
 
     asked_s: float
-    server: Server
+    server: ServerId
     standby: bool
     position: Position
     replay_paused: bool = False
 
-    def vouches_for(self, server: Server, opened_s: float) -> bool:
+    def vouches_for(self, server: ServerId, opened_s: float) -> bool:
         """Whether a connection to *server* that was open at *opened_s* shows at least this position, while it lives.
 
         A standby one of whose processes was killed recovers anew and answers again 0.2 s later, from *behind* where it
@@ -146,7 +146,7 @@ class Topology:
         self._log = _Log()
         self._changed = changed
         self._lock = threading.Lock()
-        in_children(self._forked)
+        reset_after_fork(self._forked)
 
     @property
     def replicas(self) -> tuple[Node, ...]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from tidegate.errors import PartialResult, StaleShardMap
-from tidegate.routing.threads.daemon_pool import Threads
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.daemon_pool import DaemonPool
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,10 +79,10 @@ class Scatter:
     def __init__(self, *, threads_each: int = 4, timeout_s: float = 10.0) -> None:
         self._threads_each = threads_each
         self._timeout_s = timeout_s
-        self._threads: dict[str, Threads] = {}
+        self._threads: dict[str, DaemonPool] = {}
         self._left: set[Future[Any]] = set()
         self._lock = threading.Lock()
-        in_children(self._forget)
+        reset_after_fork(self._forget)
 
     def __call__(
         self,
@@ -153,7 +153,7 @@ class Scatter:
         with self._lock:
             threads = self._threads.get(shard)
             if threads is None:
-                threads = self._threads[shard] = Threads(self._threads_each, f"tidegate-{shard}")
+                threads = self._threads[shard] = DaemonPool(self._threads_each, f"tidegate-{shard}")
             return threads.submit(partial(context.run, function))
 
     def _forget(self) -> None:

@@ -24,19 +24,19 @@ _FORMAT: Final = 1
 _SLOT_UNITS: Final = tuple(f"slot:{slot}" for slot in range(SLOTS))
 
 
-class Held(NamedTuple):
+class Owner(NamedTuple):
     """By which shard something is held, and since which epoch."""
 
     shard: str
-    since: int = FIRST_EPOCH
+    since_epoch: int = FIRST_EPOCH
 
 
-class Holding(NamedTuple):
+class Ownership(NamedTuple):
     """A unit ("slot:17" or "tenant:4c0f..."), the shard that holds it, and since which epoch."""
 
     unit: str
     shard: str
-    since: int
+    since_epoch: int
 
 
 class Stretch(NamedTuple):
@@ -45,7 +45,7 @@ class Stretch(NamedTuple):
     first: int
     last: int
     shard: str
-    since: int
+    since_epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ShardMap:
     """Which shard holds what; made by :func:`even_map`, :func:`map_of_ranges` or :meth:`of_text`.
 
     Args:
-        epoch: the revision, from 1; no unit's *since* is above it.
+        epoch: the revision, from 1; no unit's *since_epoch* is above it.
         shards: the names of all shards, those with no slots included.
         slots: who holds each slot, in order, 4096 of them.
         pins: who holds each pinned tenant, by canonical id.
@@ -61,22 +61,22 @@ class ShardMap:
 
     epoch: int
     shards: tuple[str, ...]
-    slots: tuple[Held, ...]
-    pins: Mapping[str, Held] = field(default_factory=dict)
+    slots: tuple[Owner, ...]
+    pins: Mapping[str, Owner] = field(default_factory=dict)
 
-    def holding(self, tenant: str) -> Holding:
+    def ownership(self, tenant: str) -> Ownership:
         """The unit that a tenant belongs to, whatever the spelling of its id, and who holds it."""
         canonical = canonical_tenant(tenant)
         if (pin := self.pins.get(canonical)) is not None:
-            return Holding(tenant_unit(canonical), *pin)
+            return Ownership(tenant_unit(canonical), *pin)
         slot = slot_of(canonical)
         shard, since = self.slots[slot]
-        return Holding(slot_unit(slot), shard, since)
+        return Ownership(slot_unit(slot), shard, since)
 
-    def holdings_of(self, shard: str) -> list[Holding]:
+    def owned_units(self, shard: str) -> list[Ownership]:
         """All that *shard* holds."""
-        slots = [Holding(slot_unit(i), *held) for i, held in enumerate(self.slots) if held.shard == shard]
-        return slots + [Holding(tenant_unit(t), *held) for t, held in self.pins.items() if held.shard == shard]
+        slots = [Ownership(slot_unit(i), *held) for i, held in enumerate(self.slots) if held.shard == shard]
+        return slots + [Ownership(tenant_unit(t), *held) for t, held in self.pins.items() if held.shard == shard]
 
     def slots_of(self, shard: str) -> list[int]:
         """The slots of *shard*, in order."""
@@ -99,7 +99,7 @@ class ShardMap:
         _known("the target", shard, self.shards)
         moved = {_checked_slot("the slots to move", slot) for slot in slots}
         epoch = epoch or self.epoch + 1
-        held = tuple(Held(shard, epoch) if i in moved else before for i, before in enumerate(self.slots))
+        held = tuple(Owner(shard, epoch) if i in moved else before for i, before in enumerate(self.slots))
         return replace(self, epoch=epoch, slots=held)
 
     def with_shard_known(self, shard: str, epoch: int | None = None) -> ShardMap:
@@ -146,9 +146,9 @@ class ShardMap:
             shards, epoch = tuple(data["shards"]), int(data["epoch"])
             ranges = [(row.shard, row.first, row.last) for row in stretches]
             by_range = _slots(ranges, shards, "slots")
-            since = {slot: row.since for row in stretches for slot in range(row.first, row.last + 1)}
-            slots = tuple(Held(shard, since[i]) for i, shard in enumerate(by_range))
-            pins = {tenant: Held(*held) for tenant, held in data["pins"].items()}
+            since = {slot: row.since_epoch for row in stretches for slot in range(row.first, row.last + 1)}
+            slots = tuple(Owner(shard, since[i]) for i, shard in enumerate(by_range))
+            pins = {tenant: Owner(*held) for tenant, held in data["pins"].items()}
             for tenant, held in pins.items():
                 _known(f"pins: tenant {tenant!r}", held.shard, shards)
             return cls(epoch, shards, slots, pins)
@@ -196,7 +196,7 @@ def map_of_ranges(
     for name in ranges:
         _known("sharding.ranges", name, names)
     of_all = [(name, first, last) for name, given in ranges.items() for first, last in given]
-    slots = tuple(Held(name) for name in _slots(of_all, names, "sharding.ranges"))
+    slots = tuple(Owner(name) for name in _slots(of_all, names, "sharding.ranges"))
     return ShardMap(FIRST_EPOCH, names, slots, _pins(pins or {}, names))
 
 
@@ -222,15 +222,15 @@ def _slots(ranges: Iterable[tuple[str, int, int]], shards: Sequence[str], where:
     return [owner for owner in owners if owner is not None]
 
 
-def _pins(pins: Mapping[str, str], shards: Sequence[str]) -> dict[str, Held]:
-    found: dict[str, Held] = {}
+def _pins(pins: Mapping[str, str], shards: Sequence[str]) -> dict[str, Owner]:
+    found: dict[str, Owner] = {}
     spelt: dict[str, str] = {}
     for tenant, shard in pins.items():
         _known(f"sharding.pins: tenant {tenant!r}", shard, shards)
         canonical = canonical_tenant(tenant)
         if canonical in found:
             raise SettingsError(f"sharding.pins: {spelt[canonical]!r} and {tenant!r} are the same tenant; pin it once")
-        found[canonical], spelt[canonical] = Held(shard), tenant
+        found[canonical], spelt[canonical] = Owner(shard), tenant
     return found
 
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from tidegate.ids import canonical
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ BYTES_AN_ID: Final = 300
 """What an entry may take, its share of the table included; a test measures it."""
 
 
-class Directory:
+class IdDirectory:
     """A :class:`~tidegate.repositories.tenant_directory.TenantDirectory` in this process; can be shared by threads.
 
     Args:
@@ -34,7 +34,7 @@ class Directory:
         self._most = most_ids
         self._known: OrderedDict[tuple[Kind, str], str] = OrderedDict()
         self._lock = threading.Lock()
-        in_children(self._forget_lock)
+        reset_after_fork(self._forget_lock)
 
     def __len__(self) -> int:
         return len(self._known)

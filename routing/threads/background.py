@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from tidegate.routing.threads.fork_hooks import in_children
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ class Background:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._forget()
-        in_children(self._forget)
+        reset_after_fork(self._forget)
 
     @property
     def started(self) -> bool:

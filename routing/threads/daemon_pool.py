@@ -19,7 +19,7 @@ T = TypeVar("T")
 _Job: TypeAlias = "tuple[Future[Any], Callable[[], Any]]"
 
 
-class Threads:
+class DaemonPool:
     """Runs functions in daemon threads, which are made as they are needed, and end with this object.
 
     Args:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def in_children(method: Callable[[], Any]) -> None:
+def reset_after_fork(method: Callable[[], Any]) -> None:
     """Call *method*, which must be a bound one, in every child, as long as its object lives."""
     known = WeakMethod(method)
 

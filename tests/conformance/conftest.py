@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from tidegate.proxy.call import Call, Pipeline
+    from tidegate.proxy.call import Call, Layer
 
 DATABASES = ["sqlite-memory", "sqlite-file", "postgresql"]
 REPLICAS = ["postgresql-replicas", "postgresql-replicas-cached"]
@@ -217,7 +217,7 @@ class Behind:
             adopted.__dict__["_tidegate_pipeline"] = twice
         return adopted
 
-    def _compare(self, call: Call, pipeline: Pipeline) -> None:
+    def _compare(self, call: Call, pipeline: Layer) -> None:
         """See that the answer of now, which replicas are too late for, is the one that they give later."""
         assert self.gate is not None
         shard = self.gate._parts.shards[0]

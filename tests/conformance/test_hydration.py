@@ -13,7 +13,7 @@ from sqlalchemy import delete, event, inspect, update
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import make_transient, object_session
 
-from tidegate.cache.codec.answers import Codec
+from tidegate.cache.codec.answers import AnswerCodec
 from tidegate.errors import LazyColumnError
 from tidegate.repositories.enums import ExecutionOffLoadType
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.fast
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 CALL = b"a call's fingerprint"
-CODEC = Codec([WorkflowRun, WorkflowNodeExecutionModel], blob_bytes=1000)
+CODEC = AnswerCodec([WorkflowRun, WorkflowNodeExecutionModel], blob_bytes=1000)
 BIG = '{"nodes": "' + "é" * 600 + '"}'
 
 CALLS = {

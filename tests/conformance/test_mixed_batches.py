@@ -28,7 +28,7 @@ from tidegate.repositories.models import (
 )
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
-from tidegate.repositories.scopes import InSession
+from tidegate.repositories.scopes import CallerSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +113,7 @@ def world(oracle: Oracle) -> World:
 
 
 def call(side: Side, method: str, arguments: tuple[Any, ...]) -> Any:
-    if not isinstance(POLICIES[method].where, InSession):
+    if not isinstance(POLICIES[method].scope, CallerSession):
         return side.method(method)(*arguments)
     with side.sessions(expire_on_commit=False) as session:
         answer = side.method(method)(session, *arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss, NoRoot, Store
@@ -71,7 +71,7 @@ def filling(noted: Noted, **overrides: Any) -> Filling:
     return Filling(**(values | overrides))
 
 
-def holding(noted: Miss, token: str) -> Filling:
+def ownership(noted: Miss, token: str) -> Filling:
     return filling(noted.noted, token=token)
 
 
@@ -102,18 +102,20 @@ def test_without_a_root_nothing_is_answered_stored_or_closed(store: Store) -> No
 
 def test_a_root_is_pending_then_in_quarantine_then_clean(store: Store) -> None:
     store.make_root(TENANT, "nonce", ORIGIN)
-    assert miss(store) == Miss(Noted("nonce", 0), Refusal.NO_ENTRY, State.PENDING, ORIGIN, NOWHERE, {})
+    assert miss(store) == Miss(Noted("nonce", 0), Refusal.NO_ENTRY, RootState.PENDING, ORIGIN, NOWHERE, {})
     store.end_quarantine(TENANT, "nonce", Position(1, 9))
-    assert miss(store).state is State.PENDING
+    assert miss(store).state is RootState.PENDING
     store.complete_root(TENANT, "another", "77", Position(1, 9))
-    assert miss(store).state is State.PENDING
+    assert miss(store).state is RootState.PENDING
     store.complete_root(TENANT, "nonce", "77", Position(1, 3))
-    assert miss(store) == Miss(Noted("nonce", 0), Refusal.NO_ENTRY, State.QUARANTINE, ORIGIN, Position(1, 3), {}, "77")
+    assert miss(store) == Miss(
+        Noted("nonce", 0), Refusal.NO_ENTRY, RootState.QUARANTINE, ORIGIN, Position(1, 3), {}, "77"
+    )
     store.complete_root(TENANT, "nonce", "78", Position(1, 9))
     store.end_quarantine(TENANT, "another", Position(1, 9))
     assert miss(store).awaits == "77"
     store.end_quarantine(TENANT, "nonce", Position(0, 5))
-    assert miss(store) == Miss(Noted("nonce", 1), Refusal.NO_ENTRY, State.CLEAN, ORIGIN, Position(1, 5), {})
+    assert miss(store) == Miss(Noted("nonce", 1), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, Position(1, 5), {})
     assert not store.check(TENANT, Noted("nonce", 0), [DAY])
 
 
@@ -229,7 +231,7 @@ def test_who_knows_only_of_an_earlier_epoch_neither_hits_nor_is_told_of_another_
         for refresh in (False, True):
             found = store.lookup(TENANT, entry, "another", refresh=refresh, epoch=9)
             assert found == Miss(
-                Noted("next", 3), Refusal.EPOCH, State.CLEAN, newer, Position(1, 7), {}, guard_generation=3
+                Noted("next", 3), Refusal.EPOCH, RootState.CLEAN, newer, Position(1, 7), {}, guard_generation=3
             )
     assert not store.check(TENANT, noted.noted, [DAY], epoch=9)
     assert store.check(TENANT, noted.noted, [DAY], epoch=10)
@@ -238,7 +240,7 @@ def test_who_knows_only_of_an_earlier_epoch_neither_hits_nor_is_told_of_another_
     store.open([Change(TENANT, frozenset({GUARD}))], "6", Origin(11, 1, "s1"), ["other"])
     found = store.lookup(TENANT, ENTRY, GUARD, epoch=10)
     assert isinstance(found, Miss)
-    assert (found.moved, found.state, found.dirty, list(found.intents)) == (True, State.PENDING, True, ["6"])
+    assert (found.moved, found.state, found.dirty, list(found.intents)) == (True, RootState.PENDING, True, ["6"])
 
 
 def test_the_whole_tenant_is_voided_by_the_floor(store: Store) -> None:
@@ -342,7 +344,7 @@ def test_a_root_is_replaced_by_a_newer_origin_only(store: Store) -> None:
     for nonce, newer in enumerate((Origin(1, 1, "s0a"), Origin(1, 1, "t"), Origin(1, 10, "a"), Origin(10, 0, ""))):
         store.make_root(TENANT, f"new{nonce}", newer)
         assert miss(store, guard=DAY) == Miss(
-            Noted(f"new{nonce}", 0), Refusal.NO_ENTRY, State.PENDING, newer, NOWHERE, {}
+            Noted(f"new{nonce}", 0), Refusal.NO_ENTRY, RootState.PENDING, newer, NOWHERE, {}
         )
 
 
@@ -350,7 +352,7 @@ def test_a_writer_finds_or_makes_a_pending_root_and_an_older_one_changes_nothing
     change = [Change(TENANT, frozenset({GUARD}))]
     store.open(change, "5", ORIGIN, ["made"])
     found = miss(store)
-    assert (found.noted, found.state, list(found.intents)) == (Noted("made", 1), State.PENDING, ["5"])
+    assert (found.noted, found.state, list(found.intents)) == (Noted("made", 1), RootState.PENDING, ["5"])
     older = ORIGIN._replace(epoch=0)
     store.open(change, "6", older, ["never"])
     store.stamp(change, "5", older, Position(9, 9))
@@ -383,12 +385,12 @@ def test_only_one_may_fill_until_it_gives_the_lease_back(store: Store) -> None:
     assert store.lease(TENANT, "d2", noted, "yours", 60_000)
     store.release(TENANT, ENTRY, "yours")
     assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
-    assert store.fill(TENANT, holding(noted, "yours")) is Refusal.LEASE
+    assert store.fill(TENANT, ownership(noted, "yours")) is Refusal.LEASE
     store.release(TENANT, ENTRY, "mine")
-    assert store.fill(TENANT, holding(noted, "mine")) is Refusal.LEASE
+    assert store.fill(TENANT, ownership(noted, "mine")) is Refusal.LEASE
     assert store.lease(TENANT, ENTRY, noted, "yours", 60_000)
-    assert store.fill(TENANT, holding(noted, "yours")) is None
-    assert store.fill(TENANT, holding(noted, "yours")) is Refusal.LEASE
+    assert store.fill(TENANT, ownership(noted, "yours")) is None
+    assert store.fill(TENANT, ownership(noted, "yours")) is Refusal.LEASE
 
 
 def test_who_missed_before_a_fill_gets_no_lease_after_it(store: Store) -> None:
@@ -410,7 +412,7 @@ def test_a_lease_ends_with_its_time(store: Store) -> None:
     deadline = time.monotonic() + 5
     while not store.lease(TENANT, ENTRY, noted, "next", 60_000):
         assert time.monotonic() < deadline
-    assert store.fill(TENANT, holding(noted, "dead")) is Refusal.LEASE
+    assert store.fill(TENANT, ownership(noted, "dead")) is Refusal.LEASE
 
 
 def test_a_lease_whose_fill_will_be_refused_is_taken_over(store: Store) -> None:
@@ -423,7 +425,7 @@ def test_a_lease_whose_fill_will_be_refused_is_taken_over(store: Store) -> None:
     assert store.lease(TENANT, ENTRY, newer := miss(store), "next", 60_000)
     store.make_root(TENANT, "remade", ORIGIN._replace(epoch=2))
     assert store.lease(TENANT, ENTRY, miss(store), "third", 60_000)
-    assert store.fill(TENANT, holding(newer, "next")) is Refusal.LEASE
+    assert store.fill(TENANT, ownership(newer, "next")) is Refusal.LEASE
 
 
 def test_large_values_are_stored_with_their_answer_or_not_at_all(store: Store) -> None:

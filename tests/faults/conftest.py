@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from real_servers.replicated import make_notes
 
-from tidegate.cache.marks import Noted, Refusal, State
+from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss
 from tidegate.position import NOWHERE, Origin
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ORIGIN = Origin(1, 1, "s0")
 CHANGE = [Change("t", frozenset({"tag"}))]
-MISS = Miss(Noted("n", 1), Refusal.NO_ENTRY, State.CLEAN, ORIGIN, NOWHERE, {})
+MISS = Miss(Noted("n", 1), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, NOWHERE, {})
 
 
 def filling(entry: str = "d", counter: int = 1, body: bytes = b"answer", **overrides: Any) -> Filling:

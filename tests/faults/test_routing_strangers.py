@@ -27,7 +27,7 @@ from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import CacheSettings
 from tidegate.routing.events import Passed, Promoted
-from tidegate.routing.replicas.choose import Wanted, refusal
+from tidegate.routing.replicas.choose import ReplicaRequirement, refusal
 from tidegate.routing.replicas.token import Token
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def why(scene: Scene, port: int) -> str:
     """Why the server on *port* must not answer."""
     node = scene.nodes.topology.node(name_of(port))
     assert node is not None
-    wanted = Wanted(NOWHERE)
+    wanted = ReplicaRequirement(NOWHERE)
     return refusal(node, wanted, scene.nodes.topology, 0.0) or "it may"
 
 

@@ -91,7 +91,7 @@ def test_a_commit_whose_answer_is_lost(pair: Pair, two_phase: Cluster) -> None:
             assert hits(pair) == UNTOUCHED
             warm(pair)
     show("lost answers to COMMIT", f"{LOST}; {dict(pair.events)}")
-    assert pair.events["Tended"] >= LOST
+    assert pair.events["RootAdvanced"] >= LOST
 
 
 def prepare(pair: Pair, cluster: Cluster) -> None:

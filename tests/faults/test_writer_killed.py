@@ -110,7 +110,7 @@ def test_no_reader_sees_what_a_killed_writer_left(
     assert stale == 0, examples
     assert events["served by store"] > reads.total() / 20, "the cache must have answered, or nothing was tried"
     assert events["served by near"] > 0
-    assert events["Tended"] > 0, "intents of the dead must have been resolved"
+    assert events["RootAdvanced"] > 0, "intents of the dead must have been resolved"
 
 
 def test_a_writer_that_opens_no_intent_is_found_out(writer: Child, readers: list[Child]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from sqlalchemy import make_url
 
 from tidegate.benchmarks.agreement import check_agreement
-from tidegate.benchmarks.contenders.contender import Call, Repositories, baseline, plain
+from tidegate.benchmarks.contenders.contender import Repositories, ScenarioCall, baseline, plain
 from tidegate.benchmarks.data.data_set import DataSet
 from tidegate.benchmarks.data.databases import databases
 from tidegate.benchmarks.progress import Steps
@@ -60,7 +60,7 @@ class Wrong:
     def __init__(self, right: Repositories) -> None:
         self.name, self.engine, self._right = "wrong", right.engine, right
 
-    def run(self, call: Call) -> Any:
+    def run(self, call: ScenarioCall) -> Any:
         answer = self._right.run(call)
         answer.data = answer.data[:-1]
         return answer
@@ -69,7 +69,7 @@ class Wrong:
 def first_page() -> Scenario:
     main = DataSet(400, 3).population.main_app
     arguments = (main.tenant_id, main.id, "app-run", 20, None, None)
-    return Scenario("first", (Call("runs", "get_paginated_workflow_runs", arguments),))
+    return Scenario("first", (ScenarioCall("runs", "get_paginated_workflow_runs", arguments),))
 
 
 def test_a_wrong_answer_is_not_measured(contenders: tuple[Repositories, Repositories]) -> None:
@@ -80,7 +80,9 @@ def test_a_wrong_answer_is_not_measured(contenders: tuple[Repositories, Reposito
 
 
 def test_an_empty_answer_is_not_measured(contenders: tuple[Repositories, Repositories]) -> None:
-    nowhere = Call("runs", "get_paginated_workflow_runs", (first_page().calls[0].arguments[1],) * 2 + ("app-run",))
+    nowhere = ScenarioCall(
+        "runs", "get_paginated_workflow_runs", (first_page().calls[0].arguments[1],) * 2 + ("app-run",)
+    )
     with pytest.raises(BenchmarkError, match="there is nothing to read"):
         check_agreement(Scenario("empty", (nowhere,)), contenders)
 

@@ -20,7 +20,7 @@ from tidegate.errors import RoutingError, SettingsError, StaleShardMap
 from tidegate.proxy.database.ownership import check_ownership
 from tidegate.proxy.shard_admin.flip import Flipper
 from tidegate.proxy.shards.catalogue import Catalogue, Follower
-from tidegate.routing.sharding.shard_map import Holding, ShardMap, slot_unit
+from tidegate.routing.sharding.shard_map import Ownership, ShardMap, slot_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_a_flip_killed_at_any_step_is_finished_by_the_next(shards: Shards, step:
     assert again == shards.map()
     for slot in SLOTS:
         assert (again.slots[slot].shard, shards.accepting(slot), shards.owners(slot)) == ("s1", ["s1"], ["s1"])
-        assert not shards.accepts(Holding(slot_unit(slot), *first.slots[slot]))
+        assert not shards.accepts(Ownership(slot_unit(slot), *first.slots[slot]))
     assert again.slots[8] == first.slots[8]
     assert shards.accepting(8) == ["s0"]
     assert shards.flipper().flip(SLOTS, "s0", "s1") == again == shards.flipper().finish()
@@ -120,7 +120,7 @@ class Writer:
             held = self._follower.current().slots[self._slot]
             try:
                 with self._shards.engines[held.shard].begin() as connection:
-                    check_ownership(connection, [Holding(slot_unit(self._slot), *held)])
+                    check_ownership(connection, [Ownership(slot_unit(self._slot), *held)])
                     begins = time.monotonic()
                     row = {"slot": self._slot, "number": number}
                     connection.execute(text("INSERT INTO writes VALUES (:slot, :number)"), row)
@@ -145,7 +145,7 @@ def test_under_load_one_shard_at_most_accepts_a_slot_and_no_write_is_lost(shards
     with closing(shards.follower(poll_s=0.05)) as follower, ThreadPoolExecutor(7) as pool:
         writers = [Writer(shards, slot, follower) for slot in (*SLOTS, 8)] + [Writer(shards, 5, follower, 0.1)]
         running = [pool.submit(writer.run, stop) for writer in writers]
-        cut_off = Holding("slot:5", *first.slots[5])
+        cut_off = Ownership("slot:5", *first.slots[5])
         misled = pool.submit(lambda: [shards.accepts(cut_off) for _ in takewhile(lambda _: not stop.is_set(), count())])
         for source, target in pairwise(["s0", "s1", "s2", "s0", "s1"]):
             shards.flipper().flip(SLOTS, source, target)
@@ -176,7 +176,7 @@ def test_under_load_one_shard_at_most_accepts_a_slot_and_no_write_is_lost(shards
 
 
 def test_writes_that_overlap_without_end_do_not_keep_a_slot(shards: Shards) -> None:
-    holding = Holding("slot:5", *shards.begin().slots[5])
+    ownership = Ownership("slot:5", *shards.begin().slots[5])
     turns = [threading.Semaphore(1), threading.Semaphore(0)]
     refused = threading.Event()
 
@@ -185,7 +185,7 @@ def test_writes_that_overlap_without_end_do_not_keep_a_slot(shards: Shards) -> N
         while turns[me].acquire(timeout=30) and not refused.is_set():
             with shards.engines["s0"].begin() as connection:
                 try:
-                    check_ownership(connection, [holding])
+                    check_ownership(connection, [ownership])
                 except StaleShardMap:
                     refused.set()
                     turns[1 - me].release()
@@ -209,13 +209,13 @@ def test_writes_that_overlap_without_end_do_not_keep_a_slot(shards: Shards) -> N
 
 
 def test_writes_that_do_not_end_keep_their_slots_and_new_ones_are_let_in_again(shards: Shards) -> None:
-    holding = Holding("slot:5", *shards.begin().slots[5])
+    ownership = Ownership("slot:5", *shards.begin().slots[5])
     with shards.engines["s0"].begin() as connection:
-        check_ownership(connection, [holding])
+        check_ownership(connection, [ownership])
         connection.execute(text("INSERT INTO writes VALUES (5, 0)"))
         flipper = shards.flipper(drain_s=0.1)
         refused: list[bool] = []
-        around(flipper, "_fence", before=lambda: refused.append(shards.accepts(holding)))
+        around(flipper, "_fence", before=lambda: refused.append(shards.accepts(ownership)))
         with pytest.raises(RoutingError, match=r"writes on s0 that had begun did not end within 0.1 s"):
             flipper.flip(SLOTS, "s0", "s1")
         assert refused == [False]
@@ -252,18 +252,18 @@ def test_who_comes_back_after_others_went_on_changes_nothing(shards: Shards, ste
 
 @pytest.mark.parametrize("step", ["_close", "_fence"])
 def test_who_comes_back_after_another_gave_up_changes_nothing(shards: Shards, step: str) -> None:
-    holding = Holding("slot:5", *shards.begin().slots[5])
+    ownership = Ownership("slot:5", *shards.begin().slots[5])
 
     def meanwhile() -> None:
         with shards.engines["s0"].begin() as connection:
-            check_ownership(connection, [holding]) if step == "_close" else connection.execute(
+            check_ownership(connection, [ownership]) if step == "_close" else connection.execute(
                 text("SELECT FROM tidegate_ownership WHERE unit = 'slot:5' FOR SHARE")
             )
             with pytest.raises(RoutingError, match="nothing was flipped"):
                 shards.flipper(drain_s=0.1).finish()
 
     stopped_at(shards, step, meanwhile)
-    assert shards.accepts(holding)
+    assert shards.accepts(ownership)
     assert shards.owners(5) == ["s0"]
 
 

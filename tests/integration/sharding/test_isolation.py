@@ -74,11 +74,11 @@ def test_a_call_may_do_without_a_shard_that_is_down(down: Shards) -> None:
         three = OfThree(writer, APP)
         with tidegate.connect(settings_of(down, cache=False, catalogue="s0")) as gate:
             runs = gate.workflow_runs
-            with gate.partial_answers() as missing:
+            with gate.partial_results() as missing:
                 assert len(runs.get_runs_batch_by_time_range(None, datetime.max, None, 10)) == 3  # noqa: DTZ901
             assert missing == {}
             end(down)
-            with gate.partial_answers() as missing:
+            with gate.partial_results() as missing:
                 found = runs.get_runs_batch_by_time_range(None, datetime.max, None, 10)  # noqa: DTZ901
                 assert {run.id for run in found} == {three.runs["s0"], three.runs["s1"]}
                 assert missing.keys() == {"s2"}

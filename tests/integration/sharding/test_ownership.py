@@ -11,8 +11,8 @@ from sqlalchemy import event, text
 
 from tidegate.errors import SettingsError, StaleShardMap
 from tidegate.proxy.database import ownership
-from tidegate.proxy.database.ownership import check_ownership, check_ownership_to_read, claim, owned
-from tidegate.routing.sharding.shard_map import Holding, even_map, map_of_ranges
+from tidegate.proxy.database.ownership import check_ownership, check_ownership_to_read, owned, record_ownership
+from tidegate.routing.sharding.shard_map import Ownership, even_map, map_of_ranges
 
 if TYPE_CHECKING:
     from real_servers.shards import Shards
@@ -22,26 +22,26 @@ PINNED = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 
 def test_a_shard_accepts_what_it_owns_since_the_epoch_that_the_map_says(shards: Shards) -> None:
     shards.begin()
-    assert shards.accepts(Holding("slot:5", "s0", 1))
-    assert not shards.accepts(Holding("slot:5", "s1", 1))
-    assert not shards.accepts(Holding("slot:5", "s0", 2))
-    assert not shards.accepts(Holding("slot:5", "s0", 0))
-    assert not shards.accepts(Holding("tenant:acme", "s0", 1))
+    assert shards.accepts(Ownership("slot:5", "s0", 1))
+    assert not shards.accepts(Ownership("slot:5", "s1", 1))
+    assert not shards.accepts(Ownership("slot:5", "s0", 2))
+    assert not shards.accepts(Ownership("slot:5", "s0", 0))
+    assert not shards.accepts(Ownership("tenant:acme", "s0", 1))
 
 
 def test_a_pinned_tenant_is_a_unit_of_its_own(shards: Shards) -> None:
     first = even_map(["s0", "s1", "s2"], {PINNED.upper(): "s1"})
     for name, engine in shards.engines.items():
-        claim(engine, name, first)
-    assert shards.accepts(first.holding(PINNED))
-    assert first.holding(PINNED).shard == "s1"
-    elsewhere = even_map(["s0", "s1", "s2"]).holding(PINNED)
+        record_ownership(engine, name, first)
+    assert shards.accepts(first.ownership(PINNED))
+    assert first.ownership(PINNED).shard == "s1"
+    elsewhere = even_map(["s0", "s1", "s2"]).ownership(PINNED)
     assert (elsewhere.shard, shards.accepts(elsewhere)) == ("s2", True)  # others of its slot are there
 
 
 def test_several_units_are_one_statement_and_the_one_not_owned_is_named(shards: Shards) -> None:
     first = shards.begin()
-    holdings = first.holdings_of("s0")[:50]
+    ownerships = first.owned_units("s0")[:50]
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, sql: str, *_rest: Any) -> None:
@@ -49,14 +49,14 @@ def test_several_units_are_one_statement_and_the_one_not_owned_is_named(shards: 
 
     with shards.engines["s0"].begin() as connection:
         event.listen(connection, "before_cursor_execute", note)
-        check_ownership(connection, holdings)
+        check_ownership(connection, ownerships)
         assert len(statements) == 1
         with pytest.raises(StaleShardMap, match="s0 does not own slot:7 since epoch 9"):
-            check_ownership(connection, [*holdings, Holding("slot:7", "s0", 9)])
+            check_ownership(connection, [*ownerships, Ownership("slot:7", "s0", 9)])
 
 
 def test_a_check_reads_rows_by_their_index(shards: Shards) -> None:
-    claim(shards.engines["s0"], "s0", even_map(["s0"]))
+    record_ownership(shards.engines["s0"], "s0", even_map(["s0"]))
     with shards.engines["s0"].begin() as connection:
         connection.execute(text("ANALYZE tidegate_ownership"))
         bound = ownership._SHARED.params(units=["slot:17"])
@@ -71,22 +71,22 @@ def test_a_transaction_that_keeps_its_snapshot_is_told_of_a_flip_since(shards: S
     with shards.engines["s0"].connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         connection.execute(text("SELECT count(*) FROM writes"))
         shards.flipper().flip([5], "s0", "s1")
-        holding = Holding("slot:5", *first.slots[5])
+        ownership = Ownership("slot:5", *first.slots[5])
         with pytest.raises(StaleShardMap, match="slot:5 changed hands while this transaction ran"):
-            check_ownership(connection, [holding])
+            check_ownership(connection, [ownership])
 
 
 def test_reads_go_on_while_a_unit_closes_and_are_refused_once_it_is_gone(shards: Shards) -> None:
     first = shards.begin()
-    holding = Holding("slot:5", *first.slots[5])
+    ownership = Ownership("slot:5", *first.slots[5])
     with shards.engines["s0"].begin() as connection:
         connection.execute(text("INSERT INTO tidegate_closing VALUES ('slot:5', 2, true)"))
-    assert not shards.accepts(holding)
+    assert not shards.accepts(ownership)
     with shards.engines["s0"].begin() as connection:
-        check_ownership_to_read(connection, [holding])
+        check_ownership_to_read(connection, [ownership])
     shards.flipper().flip([5], "s0", "s1")
     with shards.engines["s0"].begin() as connection, pytest.raises(StaleShardMap):
-        check_ownership_to_read(connection, [holding])
+        check_ownership_to_read(connection, [ownership])
 
 
 def test_an_old_notice_closes_nothing(shards: Shards) -> None:
@@ -95,25 +95,25 @@ def test_an_old_notice_closes_nothing(shards: Shards) -> None:
     back = shards.flipper().flip([5], "s1", "s0")
     with shards.engines["s0"].begin() as connection:
         connection.execute(text("INSERT INTO tidegate_closing VALUES ('slot:5', 2, true), ('slot:6', 9, false)"))
-    assert shards.accepts(Holding("slot:5", *back.slots[5]))
-    assert shards.accepts(Holding("slot:6", *back.slots[6]))
+    assert shards.accepts(Ownership("slot:5", *back.slots[5]))
+    assert shards.accepts(Ownership("slot:6", *back.slots[6]))
 
 
 def test_a_shard_that_owns_something_else_than_the_settings_say_is_named(shards: Shards) -> None:
     first = shards.begin()
-    claim(shards.engines["s0"], "s0", first)  # again: nothing changes
+    record_ownership(shards.engines["s0"], "s0", first)  # again: nothing changes
     other = map_of_ranges(["s0", "s1", "s2"], {"s0": [(0, 1000)], "s1": [(1001, 2000)], "s2": [(2001, 4095)]})
     with pytest.raises(SettingsError, match=r"shards.s0: .*does not own it \(slot:1001\), by its own table it owns it"):
-        claim(shards.engines["s0"], "s0", other)
+        record_ownership(shards.engines["s0"], "s0", other)
     with pytest.raises(SettingsError, match="see that its URL leads to the right database"):
-        claim(shards.engines["s1"], "s0", first)
+        record_ownership(shards.engines["s1"], "s0", first)
 
 
 def test_a_shard_that_lost_its_rows_claims_none_by_a_later_map(shards: Shards) -> None:
     later = shards.begin().with_slots_moved([5], "s1")
     shards.empty()
     with pytest.raises(SettingsError, match="by its own table it does not own it"):
-        claim(shards.engines["s0"], "s0", later)
+        record_ownership(shards.engines["s0"], "s0", later)
     with shards.engines["s0"].connect() as connection:
         assert owned(connection) == {}
 
@@ -126,7 +126,7 @@ def test_of_two_that_claim_by_different_settings_at_once_the_later_takes_nothing
     def attempt(by: Any) -> bool:
         together.wait(30)
         try:
-            claim(shards.engines["s0"], "s0", by)
+            record_ownership(shards.engines["s0"], "s0", by)
         except SettingsError:
             return False
         return True
@@ -135,7 +135,7 @@ def test_of_two_that_claim_by_different_settings_at_once_the_later_takes_nothing
         done = list(pool.map(attempt, [one, two]))
     assert sorted(done) == [False, True]
     with shards.engines["s0"].connect() as connection:
-        assert set(owned(connection)) == {row.unit for row in [one, two][done.index(True)].holdings_of("s0")}
+        assert set(owned(connection)) == {row.unit for row in [one, two][done.index(True)].owned_units("s0")}
 
 
 def test_ids_as_text_are_in_the_order_of_postgresql(shards: Shards) -> None:

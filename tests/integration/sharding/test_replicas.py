@@ -64,8 +64,8 @@ def test_a_gate_is_made_while_a_shard_has_no_primary(two: Cluster) -> None:
     given = {"cache": waits, "sharding": ShardingSettings(catalogue="s0"), "shards": (first, second)}
     tidegate.connect(settings.model_copy(update=given)).close()
     with tidegate.connect(settings.model_copy(update=given | {"shards": (first, standby)})) as gate:
-        holding = gate._parts.routed.holding  # type: ignore[union-attr]
-        tenants = {holding(tenant := str(uuid4())).shard: tenant for _ in range(50)}
+        ownership = gate._parts.routed.ownership  # type: ignore[union-attr]
+        tenants = {ownership(tenant := str(uuid4())).shard: tenant for _ in range(50)}
         save_run(gate, tenants["s0"], APP, NOW)
         with pytest.raises(NoNodeAvailable, match="is a standby"):
             save_run(gate, tenants["s1"], APP, NOW)
@@ -119,7 +119,7 @@ class Moved:
 def _held(catalogue: Catalogue, tenant: str) -> str:
     entry = catalogue.load()
     assert entry is not None
-    return entry.shard_map.holding(tenant).shard
+    return entry.shard_map.ownership(tenant).shard
 
 
 OFF = pytest.mark.parametrize("off", [(), ("method:get_workflow_runs_count",)], ids=["cached", "switched off"])
@@ -153,7 +153,7 @@ def test_where_shard_and_catalogue_have_both_forgotten_a_flip_the_marks_have_not
 ) -> None:
     with ExitStack() as stack:
         moved = Moved(two, stack, off)
-        unit, _, since = moved.behind.current().holding(moved.tenant)
+        unit, _, since = moved.behind.current().ownership(moved.tenant)
         with moved.engines["s0"].begin() as connection:
             sql = text("UPDATE tidegate_ownership SET owned = true, since = :since WHERE unit = :unit")
             connection.execute(sql, {"since": since, "unit": unit})

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from real_servers.shards import Shards
 
-    from tidegate.cache.request import Need
+    from tidegate.cache.request import ReadRequirement
 
 NOW = datetime.fromisoformat("2024-03-05T12:00:00")
 APP = str(uuid4())
@@ -199,7 +199,7 @@ def test_what_a_shard_answers_that_does_not_say_it_owns_it_is_not_stored(
 ) -> None:
     tenant, query, origins = tenant_on("s0"), CachedCall.query, []
 
-    def without_root(request: CachedCall, _need: Need) -> Answer:
+    def without_root(request: CachedCall, _need: ReadRequirement) -> Answer:
         answer = query(request, ONLY_PRIMARY)
         origins.append(answer.origin)
         return answer

@@ -23,8 +23,8 @@ from tidegate.proxy.shard_admin import move_slots as moves
 from tidegate.proxy.shard_admin import tenant_rows as shard_rows
 from tidegate.proxy.shard_admin.databases import Databases
 from tidegate.proxy.shard_admin.flip import Flipper
-from tidegate.proxy.shard_admin.move_slots import Moves
-from tidegate.proxy.shard_admin.progress import shown
+from tidegate.proxy.shard_admin.move_slots import SlotMoves
+from tidegate.proxy.shard_admin.progress import progress
 from tidegate.proxy.shard_admin.tenant_rows import WITH_TENANT, busiest_statement, tenants
 from tidegate.repositories.columns import naive_utc_now
 from tidegate.repositories.models import (
@@ -35,7 +35,7 @@ from tidegate.repositories.models import (
     WorkflowRun,
     new_id,
 )
-from tidegate.routing.sharding.shard_map import Holding, ShardMap, even_map, slot_unit
+from tidegate.routing.sharding.shard_map import Ownership, ShardMap, even_map, slot_unit
 from tidegate.routing.sharding.slots import slot_of
 
 if TYPE_CHECKING:
@@ -204,12 +204,12 @@ def test_large_tables_are_estimated_and_the_busiest_are_found_by_the_index(
 
 
 def test_what_takes_long_says_what_it_is_at(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown("asking the shards", first_s=0) as tell:
+    with progress("asking the shards", first_s=0) as tell:
         tell("s1", "workflow_runs [3 of 8]")
         said = ""
         while "asking" not in said:
             said += capsys.readouterr().err
-    with shown("nothing", first_s=60) as tell:
+    with progress("nothing", first_s=60) as tell:
         tell("s1", "x")
     assert re.search(r"asking the shards, 0 s", said)
     assert capsys.readouterr().err == ""
@@ -313,7 +313,7 @@ def test_units_that_the_map_and_the_shards_disagree_on_are_named(there: Shards) 
     there.catalogue.publish(even_map(("s0", "s1", "s2"), {pinned: "s2"}), None)
     first = there.map()
     for name, engine in there.engines.items():
-        rows = [{"unit": row.unit, "since": 1, "owned": True} for row in first.holdings_of(name)]
+        rows = [{"unit": row.unit, "since": 1, "owned": True} for row in first.owned_units(name)]
         with engine.begin() as connection:
             connection.execute(text("INSERT INTO tidegate_ownership VALUES (:unit, :since, :owned)"), rows)
     assert tidegate("check").exit_code == 0
@@ -558,21 +558,21 @@ def test_a_row_that_comes_before_the_fence_keeps_its_slot(there: Shards, monkeyp
     there.begin()
     tenant = of_shard(there, "s0")
     slot = slot_of(tenant)
-    holding = Holding(slot_unit(slot), *there.map().slots[slot])
-    looked = Moves.see_empty
+    ownership = Ownership(slot_unit(slot), *there.map().slots[slot])
+    looked = SlotMoves.see_empty
 
-    def look_and_then(self: Moves, planned: Any) -> None:
+    def look_and_then(self: SlotMoves, planned: Any) -> None:
         looked(self, planned)
         with there.engines["s0"].begin() as connection:
-            check_ownership(connection, [holding])
+            check_ownership(connection, [ownership])
         add_run(there.engines["s0"], tenant)
 
-    monkeypatch.setattr(moves.Moves, "see_empty", look_and_then)
+    monkeypatch.setattr(moves.SlotMoves, "see_empty", look_and_then)
     refused = tidegate("flip", "--slots", f"{slot}", "--to", "s1")
     assert refused.exit_code == 2
     assert f"{tenant} (slot {slot}, workflow_runs)" in refused.stderr
     assert "nothing was flipped" in refused.stderr
-    assert (there.accepting(slot), there.accepts(holding)) == (["s0"], True)
+    assert (there.accepting(slot), there.accepts(ownership)) == (["s0"], True)
     assert tidegate("check").exit_code == 0
 
 
@@ -582,7 +582,7 @@ def test_rows_of_a_pinned_tenant_do_not_keep_the_slot_of_its_id(there: Shards) -
     there.catalogue.publish(first, None)
     for name, engine in there.engines.items():
         with engine.begin() as connection:
-            rows = [{"unit": row.unit, "since": 1} for row in first.holdings_of(name)]
+            rows = [{"unit": row.unit, "since": 1} for row in first.owned_units(name)]
             connection.execute(text("INSERT INTO tidegate_ownership VALUES (:unit, :since, true)"), rows)
     add_run(there.engines["s0"], tenant)
     assert tidegate("flip", "--slots", f"{slot_of(tenant)}", "--to", "s1").exit_code == 0

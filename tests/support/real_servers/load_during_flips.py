@@ -26,7 +26,7 @@ from tidegate.routing.sharding.slots import slot_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.routing.sharding.shard_map import Holding
+    from tidegate.routing.sharding.shard_map import Ownership
 
 WRITERS: Final = 4
 _READS_A_SECOND: Final = 30
@@ -55,7 +55,7 @@ class Done:
 @dataclass
 class _Moving:
     tenant: str
-    holding: Holding
+    ownership: Ownership
     writes: int = 0
 
 
@@ -111,18 +111,20 @@ class Load:
     def write_moving(self, had: _Moving | None = None) -> _Moving | None:
         """One write of a tenant whose slot changes hands; who it was, if another may follow."""
         moving = had
-        if moving is None or moving.writes == _MOST_OF_ONE or self._holding(moving.tenant) != moving.holding:
+        if moving is None or moving.writes == _MOST_OF_ONE or self._ownership(moving.tenant) != moving.ownership:
             tenant = self._new_tenant()
-            moving = _Moving(tenant, self._holding(tenant))
+            moving = _Moving(tenant, self._ownership(tenant))
         if not self._save(moving.tenant):
             return None
         moving.writes += 1
         self._recent.append(moving.tenant)
         total = self._total(moving.tenant) if moving.writes % _READ_EACH == 1 else moving.writes
-        if self._holding(moving.tenant) != moving.holding:
+        if self._ownership(moving.tenant) != moving.ownership:
             return None
         if total not in (None, moving.writes):
-            self._is_wrong(f"{moving.tenant} has {moving.writes} runs on {moving.holding.shard}, and {total} are read")
+            self._is_wrong(
+                f"{moving.tenant} has {moving.writes} runs on {moving.ownership.shard}, and {total} are read"
+            )
         return moving
 
     def _kept(self, run: object, *arguments: object) -> None:
@@ -195,10 +197,10 @@ class Load:
             self.done.counted["refused reads"] += 1
             return None
 
-    def _holding(self, tenant: str) -> Holding:
+    def _ownership(self, tenant: str) -> Ownership:
         routed = self._gate._parts.routed
         assert routed is not None
-        return routed.holding(tenant)
+        return routed.ownership(tenant)
 
     def _new_tenant(self) -> str:
         while slot_of(tenant := str(uuid4())) not in self._slots:

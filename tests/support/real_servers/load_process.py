@@ -20,14 +20,14 @@ from real_servers.shared_versions import Board
 from real_servers.subprocesses import argument, tell
 from real_servers.versioned_tenant import CALLS, READS, Book
 from real_servers.wrong_choosers import Replicas, Rules, Tally
-from tidegate.cache.events import Tended
+from tidegate.cache.events import RootAdvanced
 from tidegate.proxy import build
-from tidegate.proxy.layers.routing import Asked, needs_of
+from tidegate.proxy.layers.routing import ReadRequirements, needs_of
 from tidegate.proxy.observe import Counters, Event
 from tidegate.routing.replicas import choose
 
 if TYPE_CHECKING:
-    from tidegate.cache.request import Need
+    from tidegate.cache.request import ReadRequirement
     from tidegate.proxy.call import Call
 
 WRITES: Final = 0.05
@@ -57,11 +57,11 @@ class Witness(Counters):
             _here.tended = False
 
 
-def _kept_needs(*given: Any) -> Asked:
+def _kept_needs(*given: Any) -> ReadRequirements:
     """What the gate asks the marks, kept on the call for the witness."""
     asked = needs_of(*given)
 
-    def kept(call: Call) -> Need:
+    def kept(call: Call) -> ReadRequirement:
         call.need = need = asked.ask(call)
         return need
 
@@ -229,7 +229,7 @@ class Crew:
 
     def _observe(self, event: Event) -> None:
         self.events[type(event).__name__] += 1
-        if isinstance(event, Tended) and event.step != "resolved":
+        if isinstance(event, RootAdvanced) and event.step != "resolved":
             _here.tended = True
 
 

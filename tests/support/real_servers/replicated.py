@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tidegate.proxy.embedded import Cluster, PostgresNode
-    from tidegate.proxy.nodes.shard_nodes import Nodes
+    from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.observe import Event
 
 HELD_S: Final = 60
@@ -110,7 +110,7 @@ class Scene:
         self.notes = self.gate.wrap(Notes, _POLICIES, _TRACKED)(self.gate.session_maker)
 
     @property
-    def nodes(self) -> Nodes:
+    def nodes(self) -> ShardNodes:
         found = self.gate._parts.shards[0].nodes
         assert found is not None
         return found
@@ -142,7 +142,7 @@ class Scene:
 
     def await_reached(self, *names: str) -> None:
         """Until replicas show what this process has written, and it knows."""
-        position = self.gate._parts.shards[0].written.newest  # type: ignore[union-attr]
+        position = self.gate._parts.shards[0].all_writes.newest  # type: ignore[union-attr]
 
         assert position is not None
 

@@ -37,7 +37,7 @@ def tenant_on(shard: str, besides: frozenset[str] = frozenset()) -> str:
     taken = {slot_of(other) for other in besides}
     while True:
         tenant = str(uuid4())
-        if EVEN.holding(tenant).shard == shard and slot_of(tenant) not in taken:
+        if EVEN.ownership(tenant).shard == shard and slot_of(tenant) not in taken:
             return tenant
 
 

@@ -87,7 +87,7 @@ def over(engines: Mapping[str, Engine]) -> sessionmaker[Session]:
 
     def shard_of(_mapper: Any, instance: Any, clause: Any = None) -> str:
         assert instance is not None, f"which shard {clause} is about is not known"
-        return EVEN.holding(instance.tenant_id).shard
+        return EVEN.ownership(instance.tenant_id).shard
 
     def everywhere(*_about: Any, **_more: Any) -> tuple[str, ...]:
         return SHARDS

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine, text
 
 from tidegate.errors import StaleShardMap
-from tidegate.proxy.database.ownership import check_ownership, claim
+from tidegate.proxy.database.ownership import check_ownership, record_ownership
 from tidegate.proxy.database.schema import METADATA, make_tables
 from tidegate.proxy.shard_admin.flip import Flipper
 from tidegate.proxy.shards.catalogue import Catalogue, Follower
-from tidegate.routing.sharding.shard_map import Holding, ShardMap, even_map, slot_unit
+from tidegate.routing.sharding.shard_map import Ownership, ShardMap, even_map, slot_unit
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -46,7 +46,7 @@ class Shards:
         first = even_map(shards or tuple(self.engines))
         self.catalogue.publish(first, None)
         for name in self.engines:
-            claim(self.engines[name], name, first)
+            record_ownership(self.engines[name], name, first)
         return first
 
     def follower(self, poll_s: float = 60) -> Follower:
@@ -60,12 +60,12 @@ class Shards:
         assert entry is not None
         return entry.shard_map
 
-    def accepts(self, holding: Holding) -> bool:
-        """Whether a write by a map with this holding would be accepted now."""
-        with self.engines[holding.shard].begin() as connection:
+    def accepts(self, ownership: Ownership) -> bool:
+        """Whether a write by a map with this ownership would be accepted now."""
+        with self.engines[ownership.shard].begin() as connection:
             connection.execute(text("SET LOCAL lock_timeout = '5s'"))
             try:
-                check_ownership(connection, [holding])
+                check_ownership(connection, [ownership])
             except StaleShardMap:
                 return False
             return True
@@ -73,7 +73,7 @@ class Shards:
     def accepting(self, slot: int) -> list[str]:
         """The shards that accept a write of *slot* by the newest map: one, or none in the middle of a flip."""
         held = self.map().slots[slot]
-        return [name for name in self.engines if self.accepts(Holding(slot_unit(slot), name, held.since))]
+        return [name for name in self.engines if self.accepts(Ownership(slot_unit(slot), name, held.since_epoch))]
 
     def owners(self, slot: int) -> list[str]:
         """The shards whose table says that they own *slot*."""

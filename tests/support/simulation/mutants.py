@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from simulation.one_shard_world import TENANT, Shape, SimRequest, SimWriter
 
 from tidegate.cache import marks
-from tidegate.cache.marks import Mark, Root, State
+from tidegate.cache.marks import Mark, Root, RootState
 from tidegate.cache.memory_store import MemoryStore
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.position import NOWHERE
 from tidegate.routing.replicas import choose
 from tidegate.routing.replicas.attempt import Attempt
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
     from simulation.servers import SimConnection
 
-    from tidegate.cache.request import Answer, Need
+    from tidegate.cache.request import Answer, ReadRequirement
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _store_with_present_counter(patch: pytest.MonkeyPatch) -> None:
 def _without_position(patch: pytest.MonkeyPatch) -> None:
     query = SimRequest.query
 
-    def anywhere(self: SimRequest, need: Need) -> Answer:
+    def anywhere(self: SimRequest, need: ReadRequirement) -> Answer:
         return query(self, replace(need, position=NOWHERE))
 
     patch.setattr(SimRequest, "query", anywhere)
@@ -90,7 +90,7 @@ def _without_quarantine(patch: pytest.MonkeyPatch) -> None:
     def clean(self: Any, tenant: str, nonce: str, origin: Any) -> Root:
         root: Root | None = self.roots.get(tenant)
         if root is None or root.origin < origin:
-            root = self.roots[tenant] = Root(nonce, origin, State.CLEAN, position=self.world.primary.position)
+            root = self.roots[tenant] = Root(nonce, origin, RootState.CLEAN, position=self.world.primary.position)
         return root
 
     patch.setattr(MemoryStore, "_rooted", clean)
@@ -107,7 +107,7 @@ def _without_pending(patch: pytest.MonkeyPatch) -> None:
         if marks_now.nonce == nonce:
             self._store.roots[tenant] = marks.completed(marks_now, nonce, xid, position)
 
-    patch.setattr(Keeper, "make", make)
+    patch.setattr(RootRecovery, "make", make)
 
 
 def _without_resolve(patch: pytest.MonkeyPatch) -> None:

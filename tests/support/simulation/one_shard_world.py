@@ -12,14 +12,14 @@ from simulation.replica_choice import SimRouter
 from simulation.scheduler import Died
 from simulation.servers import CommitLostError, Servers, SimConnection, SimPrimary
 
-from tidegate.cache.marks import Root, State
+from tidegate.cache.marks import Root, RootState
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.request import Answer, Limits
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.single_flight import Flights
 from tidegate.cache.store import Change, StoreUnavailable
-from tidegate.proxy.writes.commit import Commit
+from tidegate.proxy.writes.commit import IntentAndStamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from simulation.scheduler import Scheduler
     from simulation.servers import Action
 
-    from tidegate.cache.request import Need
+    from tidegate.cache.request import ReadRequirement
     from tidegate.cache.store import Hit
 
 TENANT, ENTRY, GUARD, ANSWER = "tenant", "entry", "guard", "answer"
@@ -89,7 +89,7 @@ class Sleeping(Protocol):
 
 
 def read_through(
-    world: Sleeping, store: SimStore, keeper: Keeper, epoch: Callable[[str], int] | None = None
+    world: Sleeping, store: SimStore, keeper: RootRecovery, epoch: Callable[[str], int] | None = None
 ) -> ReadThrough:
     """The read path of one process."""
 
@@ -126,8 +126,8 @@ class World(Servers):
         self._nonces = 0
         self.store = SimStore(self)
         if shape.rooted:
-            self.store.roots[TENANT] = Root("first", self.primary.origin, State.CLEAN)
-        self.keeper = Keeper(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
+            self.store.roots[TENANT] = Root("first", self.primary.origin, RootState.CLEAN)
+        self.keeper = RootRecovery(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
         self.routers = [SimRouter(self, f"process {i}") for i in range(shape.processes)]
         processes = [read_through(self, self.store, self.keeper) for _ in range(shape.processes)]
         for i in range(shape.writers):
@@ -178,7 +178,7 @@ class SimWriter:
     def run(self) -> None:
         world = self._world
         try:
-            commit = Commit(world.store, None, nonce=world.nonce)
+            commit = IntentAndStamp(world.store, None, nonce=world.nonce)
             connection = SimConnection(world)
             change = Change(TENANT, frozenset({GUARD, ANSWER}))
             try:
@@ -209,7 +209,7 @@ class SimRequest:
         self._world = world
         self._router = router
 
-    def query(self, need: Need) -> Answer:
+    def query(self, need: ReadRequirement) -> Answer:
         world = self._world
         if not need.primary and (answer := self._router.read(need.position)) is not None:
             return answer

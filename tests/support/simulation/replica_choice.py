@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.request import Answer
 from tidegate.position import Origin, Position
-from tidegate.routing.replicas.attempt import _OPENED, Attempt, Lost, NotReached
-from tidegate.routing.replicas.choose import Wanted, choose
+from tidegate.routing.replicas.attempt import _OPENED, Attempt, ConnectionLost, NotReached
+from tidegate.routing.replicas.choose import ReplicaRequirement, choose
 from tidegate.routing.replicas.topology import Node as KnownNode
-from tidegate.routing.replicas.topology import Server, Topology, View
+from tidegate.routing.replicas.topology import ServerId, Topology, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from simulation.servers import Node, Servers
 
-_SERVER: Final = Server("1", "the same after it recovered from a crash")
+_SERVER: Final = ServerId("1", "the same after it recovered from a crash")
 _FOR_EVER: Final = float("inf")
 
 
@@ -113,13 +113,13 @@ class SimRouter:
     def read(self, position: Position) -> Answer | None:
         """What a replica that has reached *position* answers; None if none does."""
         passed: list[KnownNode] = []
-        wanted = Wanted(position, _FOR_EVER)
+        wanted = ReplicaRequirement(position, _FOR_EVER)
         while (node := choose(self.topology, wanted, self._world.tick, self._chance, passed)) is not None:
             if self._world.scheduler.choices.choose(2):  # all its connections are in use
                 return None
             try:
                 return self._on_replica(node, wanted)
-            except (BrokenError, Lost):
+            except (BrokenError, ConnectionLost):
                 self._lines.pop(node.name, None)  # another reader of this process may have dropped it already
                 passed.append(node)
             except NotReached:
@@ -129,7 +129,7 @@ class SimRouter:
     def _chance(self) -> float:
         return self._world.scheduler.choices.choose(2) / 2
 
-    def _on_replica(self, node: KnownNode, wanted: Wanted) -> Answer:
+    def _on_replica(self, node: KnownNode, wanted: ReplicaRequirement) -> Answer:
         view = node.view
         assert view is not None
         line = self._line(node.name)

@@ -177,7 +177,7 @@ class SimConnection:
         self.servers.scheduler.step("asks for its position")
         return Position(self.node.timeline, len(self.node.log))
 
-    def own(self, _holdings: Any) -> None:
+    def own(self, _ownerships: Any) -> None:
         raise AssertionError("there is one shard here")
 
     def execute(self, _statement: object, _parameters: Any = None) -> Any:

@@ -16,7 +16,7 @@ from tidegate.cache import marks
 from tidegate.cache.marks import Root
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.request import ONLY_PRIMARY
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.errors import StaleShardMap
 from tidegate.proxy.database import ownership
 from tidegate.proxy.layers.sharding import Sharding
@@ -54,9 +54,9 @@ def _without_ownership(patch: pytest.MonkeyPatch) -> None:
 def _without_since(patch: pytest.MonkeyPatch) -> None:
     """It is enough that a shard owns the tenant, since whichever epoch."""
 
-    def compare(rows: Any, holdings: Any) -> None:
+    def compare(rows: Any, ownerships: Any) -> None:
         if not all(row.owned for row in rows):
-            raise StaleShardMap(str(holdings))
+            raise StaleShardMap(str(ownerships))
 
     patch.setattr(ownership, "_compare", compare)
 
@@ -82,21 +82,23 @@ def _without_remaking(patch: pytest.MonkeyPatch) -> None:
 def _without_root(patch: pytest.MonkeyPatch) -> None:
     """A root is made by who has not read the ownership row."""
     origin = ShardedPrimary._origin
-    patch.setattr(ShardedPrimary, "_origin", lambda self, holding, **_: origin(self, holding, check=False))
+    patch.setattr(ShardedPrimary, "_origin", lambda self, ownership, **_: origin(self, ownership, check=False))
 
 
 def _without_check(patch: pytest.MonkeyPatch) -> None:
     """A read does not ask its shard whether it owns the tenant."""
     run = Sharding._run
-    patch.setattr(Sharding, "_run", lambda self, call, holding, need, **_: run(self, call, holding, need, check=False))
+    patch.setattr(
+        Sharding, "_run", lambda self, call, ownership, need, **_: run(self, call, ownership, need, check=False)
+    )
 
 
 def _without_answered(patch: pytest.MonkeyPatch) -> None:
     """A catalogue that does not answer is taken for one that has no newer map."""
 
-    def moved(self: Any, tenant: str, holding: Any, _refused: object) -> bool:
+    def moved(self: Any, tenant: str, ownership: Any, _refused: object) -> bool:
         self._maps.refresh()
-        return bool(self.holding(tenant) != holding)
+        return bool(self.ownership(tenant) != ownership)
 
     patch.setattr(Shards, "moved", moved)
 
@@ -110,9 +112,9 @@ def _without_newer(patch: pytest.MonkeyPatch) -> None:
     """A root of a later epoch tells the sharding nothing of the map."""
     read = Sharding._read_at
 
-    def read_at(self: Sharding, call: Any, holding: Any, need: Any) -> object:
-        newer = need.root is not None and need.root.epoch > holding.since
-        return read(self, call, holding, ONLY_PRIMARY if newer else need)
+    def read_at(self: Sharding, call: Any, ownership: Any, need: Any) -> object:
+        newer = need.root is not None and need.root.epoch > ownership.since_epoch
+        return read(self, call, ownership, ONLY_PRIMARY if newer else need)
 
     patch.setattr(Sharding, "_read_at", read_at)
 
@@ -120,22 +122,25 @@ def _without_newer(patch: pytest.MonkeyPatch) -> None:
 def _without_vouching(patch: pytest.MonkeyPatch) -> None:
     """The position of a root that does not vouch for the shard is taken for one in the shard's log."""
 
-    def read_at(self: Sharding, call: Any, holding: Any, need: Any) -> object:
-        vouched = need.root is not None and (need.root.epoch, need.root.shard) == (holding.since, holding.shard)
-        return self._run(call, holding, need, check=not vouched)
+    def read_at(self: Sharding, call: Any, ownership: Any, need: Any) -> object:
+        vouched = need.root is not None and (need.root.epoch, need.root.shard) == (
+            ownership.since_epoch,
+            ownership.shard,
+        )
+        return self._run(call, ownership, need, check=not vouched)
 
     patch.setattr(Sharding, "_read_at", read_at)
 
 
 def _without_tending(patch: pytest.MonkeyPatch) -> None:
-    """The keeper asks the shard of its map about another one's transactions."""
-    tend = Keeper.tend
+    """The recovery asks the shard of its map about another one's transactions."""
+    advance = RootRecovery.advance
 
-    def tended(self: Any, tenant: str, miss: Any) -> bool:
+    def advanced(self: Any, tenant: str, miss: Any) -> bool:
         epoch = self._primary.epoch(tenant)
-        return tend(self, tenant, replace(miss, origin=miss.origin._replace(epoch=min(epoch, miss.origin.epoch))))
+        return advance(self, tenant, replace(miss, origin=miss.origin._replace(epoch=min(epoch, miss.origin.epoch))))
 
-    patch.setattr(Keeper, "tend", tended)
+    patch.setattr(RootRecovery, "advance", advanced)
 
 
 def _without_fill(patch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ _Row = namedtuple("_Row", "xid file lsn unit since owned")  # noqa: PYI024  # as
 class Owned(NamedTuple):
     """A row of ``tidegate_ownership``, as the log has it."""
 
-    since: int
+    since_epoch: int
     owned: bool
 
 
@@ -70,7 +70,7 @@ class ShardNode(Node):
         return next(shown, NEVER)
 
 
-class Shard(Servers):
+class SimulatedShard(Servers):
     """One shard. Its log begins at *length*, so that positions of two shards are not alike.
 
     Args:
@@ -129,7 +129,7 @@ class SimSession:
 class SimEngine:
     """What the sharded primary reads with."""
 
-    shard: Shard
+    shard: SimulatedShard
 
     @contextmanager
     def connect(self) -> Iterator[SimSession]:
@@ -139,14 +139,14 @@ class SimEngine:
 class SharingConnection(SimConnection):
     """A writer's, which holds the ownership row from its check to its end."""
 
-    servers: Shard
+    servers: SimulatedShard
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: SimulatedShard) -> None:
         super().__init__(shard)
         self._transaction: tuple[str, Position] | None = None
 
-    def own(self, holdings: Any) -> None:
-        self._transaction = check_ownership_at_commit(self, holdings)
+    def own(self, ownerships: Any) -> None:
+        self._transaction = check_ownership_at_commit(self, ownerships)
 
     def transaction_id(self) -> tuple[str, Position]:
         return self._transaction or super().transaction_id()
@@ -174,7 +174,7 @@ class Catalogue:
         faults: "flip" says how often.
     """
 
-    def __init__(self, shards: Mapping[str, Shard], faults: dict[str, int]) -> None:
+    def __init__(self, shards: Mapping[str, SimulatedShard], faults: dict[str, int]) -> None:
         self._shards = shards
         self._faults = faults
         self._step = 0
@@ -184,7 +184,7 @@ class Catalogue:
             replica.show_all()
 
     @property
-    def shard(self) -> Shard:
+    def shard(self) -> SimulatedShard:
         """Who has the slot by the newest map."""
         return self._shards[shard_at(self.epoch)]
 

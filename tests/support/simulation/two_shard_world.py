@@ -14,12 +14,12 @@ from simulation.one_shard_world import ANSWER, GUARD, SimRequest, SimStore, read
 from simulation.replica_choice import SimRouter
 from simulation.scheduler import Died
 from simulation.servers import CommitLostError, SimPrimary
-from simulation.shards import TENANT, Catalogue, Shard, SharingConnection, SimEngine, SimSession, map_of
+from simulation.shards import TENANT, Catalogue, SharingConnection, SimEngine, SimSession, SimulatedShard, map_of
 from sqlalchemy.orm import sessionmaker
 
-from tidegate.cache.marks import Root, State
+from tidegate.cache.marks import Root, RootState
 from tidegate.cache.request import Answer
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
 from tidegate.errors import StaleShardMap
 from tidegate.position import Origin
@@ -27,9 +27,9 @@ from tidegate.proxy.call import Call
 from tidegate.proxy.layers.routing import needs_of
 from tidegate.proxy.layers.sharding import Sharding
 from tidegate.proxy.shards.primary import ShardedPrimary
-from tidegate.proxy.shards.registry import ShardParts, Shards
+from tidegate.proxy.shards.registry import Shard, Shards
 from tidegate.proxy.shards.sessions import _checked_begins
-from tidegate.proxy.writes.commit import Commit
+from tidegate.proxy.writes.commit import IntentAndStamp
 from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from simulation.scheduler import Scheduler
     from simulation.servers import Action
 
-    from tidegate.cache.request import Need
+    from tidegate.cache.request import ReadRequirement
     from tidegate.routing.sharding.shard_map import ShardMap
 
 _ATTEMPTS: Final = 3
@@ -93,7 +93,7 @@ class SimMaps:
 class SimRouting:
     """Answers calls on the nodes of one shard, for one process."""
 
-    def __init__(self, shard: Shard, process: int) -> None:
+    def __init__(self, shard: SimulatedShard, process: int) -> None:
         self._shard = shard
         self.router = SimRouter(shard, f"process {process}", self._begin)
 
@@ -121,23 +121,23 @@ class Process:
         self.shards = Shards(self.maps, lambda _name: None)
         self.routings = {name: SimRouting(shard, number) for name, shard in world.shards.items()}
         primary = ShardedPrimary(self.shards)
-        keeper = Keeper(world.store, primary, nonce=world.nonce, grace_ms=0)
+        keeper = RootRecovery(world.store, primary, nonce=world.nonce, grace_ms=0)
         for name, shard in world.shards.items():
-            self.shards.add(self._parts(name, shard))
+            self.shards.add(self._assembled(name, shard))
         self.sharding = Sharding(self.shards, needs_of(world.store, keeper).ask, 0.0)
         self.read_through = read_through(world, world.store, keeper, primary.epoch)
         self.commits = {
-            name: Commit(
-                world.store, None, shard=name, holdings_of=partial(self.shards.holdings_on, name), nonce=world.nonce
+            name: IntentAndStamp(
+                world.store, None, shard=name, owned_units=partial(self.shards.ownerships_on, name), nonce=world.nonce
             )
             for name in world.shards
         }
 
-    def _parts(self, name: str, shard: Shard) -> ShardParts:
+    def _assembled(self, name: str, shard: SimulatedShard) -> Shard:
         nobody: Any = None
         parts: dict[str, Any] = {"engine": SimEngine(shard), "routing": self.routings[name], "nodes": shard}
-        others = dict.fromkeys(("watch", "outbox", "applier", "written", "untold", "sessions"), nobody)
-        return ShardParts(name=name, primary=SimPrimary(shard), **parts, **others)  # type: ignore[arg-type]
+        others = dict.fromkeys(("watch", "outbox", "applier", "all_writes", "unmarked_writes", "sessions"), nobody)
+        return Shard(name=name, primary=SimPrimary(shard), **parts, **others)  # type: ignore[arg-type]
 
 
 class ShardedWorld:
@@ -153,7 +153,7 @@ class ShardedWorld:
         self._nonces = 0
         self.store = SimStore(self)
         lengths = {"a": 0, "b": 4}
-        self.shards = {n: Shard(scheduler, self.faults, shape.replicas, n, at) for n, at in lengths.items()}
+        self.shards = {n: SimulatedShard(scheduler, self.faults, shape.replicas, n, at) for n, at in lengths.items()}
         self.catalogue = Catalogue(self.shards, self.faults)
         if shape.rooted == 1:
             self._root()
@@ -175,7 +175,7 @@ class ShardedWorld:
     def _root(self) -> None:
         shard = self.catalogue.shard
         origin = Origin(self.catalogue.epoch, shard.primary.timeline, shard.name)
-        self.store.roots[TENANT] = Root("first", origin, State.CLEAN, position=shard.primary.position)
+        self.store.roots[TENANT] = Root("first", origin, RootState.CLEAN, position=shard.primary.position)
 
     @property
     def visible(self) -> frozenset[int]:
@@ -227,14 +227,14 @@ class ShardedWriter:
 
     def _is_refused(self) -> bool:
         world, shards = self._world, self._process.shards
-        holding = shards.holding(TENANT)
-        connection, commit = SharingConnection(world.shards[holding.shard]), self._process.commits[holding.shard]
-        world.scheduler.step(f"writes on {holding.shard}")
+        ownership = shards.ownership(TENANT)
+        connection, commit = SharingConnection(world.shards[ownership.shard]), self._process.commits[ownership.shard]
+        world.scheduler.step(f"writes on {ownership.shard}")
         try:
             ticket = commit.before_commit(connection, [Change(TENANT, frozenset({GUARD, ANSWER}))])
         except StaleShardMap as refused:
             connection.end("aborted")
-            shards.moved(TENANT, holding, refused)
+            shards.moved(TENANT, ownership, refused)
             return True
         except Exception:  # noqa: BLE001  # refused: the cache is away, and there is no outbox here
             connection.end("aborted")
@@ -251,7 +251,7 @@ class ShardedRequest(SimRequest):
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def query(self, need: Need | None) -> Answer:
+    def query(self, need: ReadRequirement | None) -> Answer:
         call = Call(self, "Plain.get", "get", repr, _POLICY, {}, TENANT, need=need, home=_MAKER)
         return Answer(self._process.sharding(call), call.origin)
 

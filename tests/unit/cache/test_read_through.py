@@ -11,11 +11,11 @@ import pytest
 from tidegate.cache.codec.values import Uncacheable
 from tidegate.cache.codec.values import Undecodable as Broken
 from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable
-from tidegate.cache.marks import Refusal, Root, State
+from tidegate.cache.marks import Refusal, Root, RootState
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_through import ReadThrough
-from tidegate.cache.request import Answer, Limits, Need
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.request import Answer, Limits, ReadRequirement
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.single_flight import Flights
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.position import NOWHERE, Origin, Position
@@ -35,10 +35,10 @@ class Request:
     def __init__(self, value: str = "value", origin: Origin | None = ORIGIN) -> None:
         self.value = value
         self.origin = origin
-        self.queries: list[Need] = []
+        self.queries: list[ReadRequirement] = []
         self.broken = False
 
-    def query(self, need: Need) -> Answer:
+    def query(self, need: ReadRequirement) -> Answer:
         self.queries.append(need)
         return Answer(self.value, self.origin)
 
@@ -67,8 +67,8 @@ class Here:
         self.epoch = 0
         self.events: list[Any] = []
         self.store = MemoryStore(now_ms=lambda: self.now_ms)
-        self.store.roots["t"] = Root("n", ORIGIN, State.CLEAN)
-        self.keeper = Keeper(self.store, ClockPrimary("", 0, lambda: self.now_ms))
+        self.store.roots["t"] = Root("n", ORIGIN, RootState.CLEAN)
+        self.keeper = RootRecovery(self.store, ClockPrimary("", 0, lambda: self.now_ms))
         self.flights = Flights()
         self.read = ReadThrough(
             self.store,
@@ -95,7 +95,7 @@ def test_a_miss_fills_and_the_next_read_asks_nobody() -> None:
 def test_by_an_old_map_nothing_is_served_led_or_stored_and_those_below_are_told(dirty: bool) -> None:
     here, request = Here(), Request(origin=Origin(2, 0, "s1"))
     here.epoch = 2
-    here.store.roots["t"] = Root("n", Origin(2, 0, "s1"), State.CLEAN, position=Position(1, 7))
+    here.store.roots["t"] = Root("n", Origin(2, 0, "s1"), RootState.CLEAN, position=Position(1, 7))
     assert [here.read(request) for _ in range(2)] == ["value"] * 2
     assert len(request.queries) == 1
     if dirty:
@@ -103,7 +103,7 @@ def test_by_an_old_map_nothing_is_served_led_or_stored_and_those_below_are_told(
     here.epoch = 1
     here.events.clear()
     assert here.read(request) == "value"
-    assert request.queries[1:] == [Need(Position(1, 7), primary=dirty, root=Origin(2, 0, "s1"))]
+    assert request.queries[1:] == [ReadRequirement(Position(1, 7), primary=dirty, root=Origin(2, 0, "s1"))]
     assert here.events == [Missed("t", Refusal.EPOCH)]
 
 
@@ -113,11 +113,11 @@ def test_who_learns_of_a_move_while_it_waits_for_a_lease_waits_no_more() -> None
     assert here.store.lease("t", "e", noted, "of another", 60_000)
 
     def flips(_seconds: float) -> None:
-        here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), State.CLEAN)
+        here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), RootState.CLEAN)
 
     read = ReadThrough(here.store, here.keeper, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
     assert read(request) == "value"
-    assert request.queries == [Need(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
+    assert request.queries == [ReadRequirement(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
     assert [event.reason for event in here.events] == [Refusal.NO_ENTRY, Refusal.EPOCH, Refusal.EPOCH]
 
 
@@ -214,7 +214,7 @@ def test_an_entry_is_refreshed_before_it_ends_and_served_if_another_refreshes() 
     here, request = Here(beta=1e9), Request()
     here.read(request)
 
-    def dear(_need: Need) -> Answer:
+    def dear(_need: ReadRequirement) -> Answer:
         here.now_ms += 5
         return Answer("newer", ORIGIN)
 
@@ -249,7 +249,7 @@ def test_threads_that_miss_together_share_what_was_stored_after_they_came() -> N
     entered, go_on = threading.Event(), threading.Event()
     leader, followers = Request(), [Request() for _ in range(5)]
 
-    def slow(_need: Need) -> Answer:
+    def slow(_need: ReadRequirement) -> Answer:
         entered.set()
         assert go_on.wait(10)
         return Answer("shared", ORIGIN)
@@ -277,7 +277,7 @@ def test_followers_get_nothing_from_a_fill_that_was_refused() -> None:
     started = threading.Event()
     answers: list[object] = []
 
-    def slow(_need: Need) -> Answer:
+    def slow(_need: ReadRequirement) -> Answer:
         thread = threading.Thread(target=lambda: answers.append(here.read(follower)))
         thread.start()
         while len(here.events) < 2:
@@ -295,7 +295,7 @@ def test_followers_get_nothing_from_a_fill_that_was_refused() -> None:
 def test_a_clock_that_goes_back_and_a_policy_that_fails_do_not_reach_the_reader() -> None:
     here, request = Here(), Request()
 
-    def backwards(_need: Need) -> Answer:
+    def backwards(_need: ReadRequirement) -> Answer:
         here.now_ms -= 5_000
         return Answer("value", ORIGIN)
 

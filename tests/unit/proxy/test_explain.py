@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidegate.cache.codec.answers import Codec
+from tidegate.cache.codec.answers import AnswerCodec
 from tidegate.cache.events import ignore
 from tidegate.cache.memory_store import MemoryStore
-from tidegate.cache.near.lru import Bounded
+from tidegate.cache.near.lru import LruCache
 from tidegate.cache.read_through import ReadThrough
-from tidegate.cache.request import ONLY_PRIMARY, Need
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
 from tidegate.cache.switches import Switches
 from tidegate.position import NOWHERE, Origin, Position
@@ -43,7 +43,7 @@ class Nodes:
     """The lowest layer: answers nothing, and says which node would."""
 
     def __init__(self) -> None:
-        self.needs: list[Need | None] = []
+        self.needs: list[ReadRequirement | None] = []
 
     def __call__(self, call: Call) -> object:
         raise AssertionError(call)
@@ -85,13 +85,13 @@ def over(nodes: Nodes, store: MemoryStore, epoch: int | None = None) -> Gated:
     made = Gated()
     known = None if epoch is None else lambda _tenant: epoch
     caching = Caching(
-        read_through=ReadThrough(store, Keeper(store, ClockPrimary("", 0.0)), epoch=known),
+        read_through=ReadThrough(store, RootRecovery(store, ClockPrimary("", 0.0)), epoch=known),
         store=store,
-        codec=Codec(()),
+        codec=AnswerCodec(()),
         near=None,
         pushes=None,
         near_modes={},
-        blobs=Bounded(1, 1),
+        blobs=LruCache(1, 1),
         switches=Switches(),
         below=nodes,
         keep_alive=lambda: None,
@@ -113,13 +113,13 @@ def test_the_nodes_are_told_what_the_marks_have_said(repository: Gated, nodes: N
     assert str(lost).endswith("\n  a node's answer is not stored\n  db:5432 may answer: it may")
     clean(store, Position(1, 7))
     assert explain(repository.get, ("t", "k"), {}).stores
-    assert nodes.needs[1:] == [Need(Position(1, 7), primary=False, root=Origin(0, 0, ""))]
+    assert nodes.needs[1:] == [ReadRequirement(Position(1, 7), primary=False, root=Origin(0, 0, ""))]
     with_answer = replace(explain(repository.get, ("t", "k"), {}), answered="store")
     assert str(with_answer).endswith("\n  if none did:\n  db:5432 may answer: it may")
     nodes.needs.pop()
     store.bump([Change("t", frozenset({"row:k"}))], Position(1, 9))
     explain(repository.get, ("t", "k"), {})
-    assert nodes.needs[2:] == [Need(Position(1, 9), primary=False, root=Origin(0, 0, ""))]
+    assert nodes.needs[2:] == [ReadRequirement(Position(1, 9), primary=False, root=Origin(0, 0, ""))]
     store.open([Change("t", frozenset({"row:k"}))], "5", ClockPrimary("", 0.0).origin("t"), ["n"])
     assert not explain(repository.get, ("t", "k"), {}).stores
     assert nodes.needs[3:] == [ONLY_PRIMARY]

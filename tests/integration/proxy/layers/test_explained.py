@@ -82,7 +82,7 @@ def test_why_only_the_primary_will_do(gate: tidegate.Gate) -> None:
     assert {node.why for node in loop} == {"the method's policy names the primary"}
     nobodys = explain(gate, runs, lambda it: it.get_workflow_run_by_id_without_tenant(new_id()))
     assert {node.why for node in nobodys} == {"the call names no tenant"}
-    written = gate._parts.shards[0].untold
+    written = gate._parts.shards[0].unmarked_writes
     assert written is not None
     ticket = written.begin([TENANT])
     under_way = explain(gate, asks(gate), lambda it: it.ask(TENANT, "SELECT 1"))

@@ -48,7 +48,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.orm.attributes import set_committed_value
 
-from tidegate.cache.codec.answers import Codec
+from tidegate.cache.codec.answers import AnswerCodec
 from tidegate.cache.codec.values import NotThisAnswer, Uncacheable, Undecodable, Unreadable
 from tidegate.repositories.columns import EnumText
 from tidegate.repositories.pagination import InfiniteScrollPagination
@@ -114,14 +114,14 @@ class Ghost(Base):
         self.seen = True
 
 
-CODEC = Codec([Boat, Ghost], blob_bytes=40)
+CODEC = AnswerCodec([Boat, Ghost], blob_bytes=40)
 
 
 def no_session() -> Any:
     raise AssertionError("nothing is lazy here")
 
 
-def round_trip(answer: object, codec: Codec = CODEC) -> Any:
+def round_trip(answer: object, codec: AnswerCodec = CODEC) -> Any:
     encoded = codec.encode(TENANT, CALL, answer)
     decoded = codec.decode(TENANT, CALL, encoded.body)
     assert decoded.blobs == encoded.blobs.keys()
@@ -322,7 +322,7 @@ def test_rows_that_a_query_did_not_leave_so_are_uncacheable() -> None:
 BODY = CODEC.encode(TENANT, CALL, [boat(number=i, name="é" * 30, papers={"a": [i]}) for i in range(4)])
 
 
-def decode_and_build(body: bytes, tenant: str = TENANT, call: bytes = CALL, codec: Codec = CODEC) -> list[str]:
+def decode_and_build(body: bytes, tenant: str = TENANT, call: bytes = CALL, codec: AnswerCodec = CODEC) -> list[str]:
     built = codec.build(codec.decode(tenant, call, body), no_session, BODY.blobs)
     assert isinstance(built, list)
     return [shown(values_of(row)) for row in built]
@@ -380,7 +380,7 @@ def test_the_answer_of_another_tenant_call_or_schema_is_refused() -> None:
     with pytest.raises(NotThisAnswer):
         decode_and_build(BODY.body, call=b"another")
     with pytest.raises(NotThisAnswer, match="schema"):
-        decode_and_build(BODY.body, codec=Codec([Ghost]))
+        decode_and_build(BODY.body, codec=AnswerCodec([Ghost]))
 
 
 def test_rows_of_another_tenant_in_a_body_of_ours_are_refused() -> None:
@@ -470,8 +470,8 @@ def test_another_type_or_column_is_another_schema(columns: tuple[str, Any]) -> N
         fields = {"__tablename__": "t", "__module__": "m", "__qualname__": "T", "name": mapped_column(String)}
         return type("T", (base,), fields | {"id": mapped_column(BigInteger, primary_key=True)} | more)
 
-    old, same = Codec([model(Before)]), Codec([model(type("Same", (DeclarativeBase,), {}))])
-    new = Codec([model(After, **{columns[0]: mapped_column(columns[1])})])
+    old, same = AnswerCodec([model(Before)]), AnswerCodec([model(type("Same", (DeclarativeBase,), {}))])
+    new = AnswerCodec([model(After, **{columns[0]: mapped_column(columns[1])})])
     fingerprints = [next(iter(c._layouts.by_class.values())).fingerprint for c in (old, same, new)]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 

@@ -12,7 +12,7 @@ from tidegate.proxy.doctor.node_facts import NodeFacts, behind
 from tidegate.proxy.doctor.nodes import budget, findings_of
 from tidegate.proxy.nodes.addresses import Address
 from tidegate.proxy.settings import PoolSettings, Settings
-from tidegate.routing.replicas.topology import Server, View
+from tidegate.routing.replicas.topology import ServerId, View
 
 POOL = PoolSettings(size=10, overflow=10)
 
@@ -23,7 +23,7 @@ def address(name: str, **fields: object) -> Address:
 
 
 def facts(name: str, *, standby: bool = True, **fields: object) -> NodeFacts:
-    view = View(0.0, Server("1", name), standby, Position(2, 1000))
+    view = View(0.0, ServerId("1", name), standby, Position(2, 1000))
     made = NodeFacts(
         view,
         timezone="UTC",
@@ -39,7 +39,7 @@ def facts(name: str, *, standby: bool = True, **fields: object) -> NodeFacts:
 
 
 def seen(name: str, *, standby: bool = True, system: str = "1", timeline: int = 2, lsn: int = 1000) -> View:
-    return View(0.0, Server(system, name), standby, Position(timeline, lsn))
+    return View(0.0, ServerId(system, name), standby, Position(timeline, lsn))
 
 
 KNOWN = [address("a"), address("b"), address("c")]

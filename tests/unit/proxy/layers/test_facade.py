@@ -16,7 +16,7 @@ from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRun
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.policies import PolicyTable, Read, Write
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
-from tidegate.repositories.scopes import OfId
+from tidegate.repositories.scopes import ByRowId
 
 if TYPE_CHECKING:
     from tidegate.proxy.call import Call
@@ -158,5 +158,5 @@ def test_a_method_that_may_name_no_tenant_must_say_where_its_rows_are() -> None:
 
     with pytest.raises(PolicyError, match=r"New\.by_id can be called without tenant_id"):
         gated(PolicyTable({"by_id": Read()}), sharded=True)(New)
-    gated(PolicyTable({"by_id": Read(where=OfId("run", "key"))}), sharded=True)(New)
+    gated(PolicyTable({"by_id": Read(scope=ByRowId("run", "key"))}), sharded=True)(New)
     gated(PolicyTable({"by_id": Read()}))(New)

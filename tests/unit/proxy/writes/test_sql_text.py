@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.proxy.writes.sql_text import written
+from tidegate.proxy.writes.sql_text import tables_written
 
 pytestmark = pytest.mark.fast
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.fast
     ],
 )
 def test_writes(sql: str, tables: list[tuple[str, str]]) -> None:
-    assert list(written(sql).tables) == tables
+    assert list(tables_written(sql).tables) == tables
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_writes(sql: str, tables: list[tuple[str, str]]) -> None:
     ],
 )
 def test_reads(sql: str) -> None:
-    assert written(sql).tables == ()
+    assert tables_written(sql).tables == ()
 
 
 def test_locks_write_no_table() -> None:
-    names = {name for _, name in written("SELECT * FROM runs WHERE a = 1 FOR UPDATE OF runs SKIP LOCKED").tables}
+    names = {name for _, name in tables_written("SELECT * FROM runs WHERE a = 1 FOR UPDATE OF runs SKIP LOCKED").tables}
     assert "runs" not in names
 
 
@@ -70,13 +70,13 @@ def test_locks_write_no_table() -> None:
     ],
 )
 def test_the_end_of_a_transaction(sql: str, commits: bool) -> None:
-    assert written(sql).commits is commits
+    assert tables_written(sql).commits is commits
 
 
 @pytest.mark.parametrize("sql", ["select 1; commit", "insert into t values (1); END", "select ';'; /* ; */ COMMIT"])
 def test_a_commit_behind_another_statement_commits(sql: str) -> None:
-    assert written(sql).commits
+    assert tables_written(sql).commits
 
 
 def test_a_commit_inside_a_text_does_not() -> None:
-    assert not written("select '; commit', 1 as \"; commit\"").commits
+    assert not tables_written("select '; commit', 1 as \"; commit\"").commits

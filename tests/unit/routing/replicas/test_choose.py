@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate.position import NOWHERE, Position
-from tidegate.routing.replicas.choose import Wanted, choose, refusal
+from tidegate.routing.replicas.choose import ReplicaRequirement, choose, refusal
 from tidegate.routing.replicas.health import Health
-from tidegate.routing.replicas.topology import Node, Server, Topology, View
+from tidegate.routing.replicas.topology import Node, ServerId, Topology, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ HERE = Position(2, 500)
 
 
 def replica(name: str, **fields: object) -> Node:
-    view = View(NOW_S - 0.5, Server("1", name), standby=True, position=HERE)
+    view = View(NOW_S - 0.5, ServerId("1", name), standby=True, position=HERE)
     node = Node(name, view=view)
     for key, value in fields.items():
         setattr(node, key, value)
@@ -31,12 +31,12 @@ def replica(name: str, **fields: object) -> Node:
 
 def shard(*replicas: Node) -> Topology:
     known = Topology([Node("primary"), *replicas])
-    known.seen(known.primary, View(NOW_S, Server("1", "p"), standby=False, position=HERE))
+    known.seen(known.primary, View(NOW_S, ServerId("1", "p"), standby=False, position=HERE))
     return known
 
 
 def view(**fields: object) -> View:
-    given: dict[str, object] = {"asked_s": NOW_S - 0.5, "server": Server("1", "r"), "standby": True, "position": HERE}
+    given: dict[str, object] = {"asked_s": NOW_S - 0.5, "server": ServerId("1", "r"), "standby": True, "position": HERE}
     return View(**(given | fields))  # type: ignore[arg-type]
 
 
@@ -54,7 +54,7 @@ REFUSED: dict[str, tuple[dict[str, object], Position, str | None]] = {
     "never asked": ({"view": None}, HERE, "has not been asked yet"),
     "lost": ({"view": None, "trouble": "connection refused"}, HERE, "does not answer (connection refused)"),
     "of another cluster": (
-        {"view": view(server=Server("2", "r"))},
+        {"view": view(server=ServerId("2", "r"))},
         HERE,
         "is of another cluster (system identifier 2, not 1)",
     ),
@@ -97,26 +97,26 @@ REFUSED: dict[str, tuple[dict[str, object], Position, str | None]] = {
 def test_a_replica_is_refused_in_words(fields: dict[str, object], position: Position, words: str | None) -> None:
     node = replica("r", **fields)
     known = shard(node)
-    assert refusal(node, Wanted(position), known, NOW_S) == words
-    assert choose(known, Wanted(position), NOW_S, scripted(0.0)) is (node if words is None else None)
+    assert refusal(node, ReplicaRequirement(position), known, NOW_S) == words
+    assert choose(known, ReplicaRequirement(position), NOW_S, scripted(0.0)) is (node if words is None else None)
 
 
 def test_nobody_answers_before_it_is_known_which_cluster_this_is() -> None:
     node = replica("r")
-    words = refusal(node, Wanted(HERE), Topology([Node("primary"), node]), NOW_S)
+    words = refusal(node, ReplicaRequirement(HERE), Topology([Node("primary"), node]), NOW_S)
     assert words == "is of another cluster (system identifier 1, not known yet)"
 
 
 def test_a_node_that_was_passed_is_not_tried_again() -> None:
     first, second = replica("a"), replica("b")
     known = shard(first, second)
-    assert choose(known, Wanted(HERE), NOW_S, scripted(0.0), passed=[first]) is second
-    assert choose(known, Wanted(HERE), NOW_S, scripted(0.0), passed=[first, second]) is None
+    assert choose(known, ReplicaRequirement(HERE), NOW_S, scripted(0.0), passed=[first]) is second
+    assert choose(known, ReplicaRequirement(HERE), NOW_S, scripted(0.0), passed=[first, second]) is None
 
 
 def test_the_primary_is_never_chosen() -> None:
     known = shard()
-    assert choose(known, Wanted(NOWHERE), NOW_S, scripted(0.0)) is None
+    assert choose(known, ReplicaRequirement(NOWHERE), NOW_S, scripted(0.0)) is None
 
 
 # Reads under way and weights of a, b and c; two chances; who answers.
@@ -143,7 +143,7 @@ def test_of_two_that_are_drawn_the_less_busy_answers(
             for called, busy, weight in zip("abc", outstanding, weights, strict=True)
         )
     )
-    chosen = choose(known, Wanted(HERE), NOW_S, scripted(*chances))
+    chosen = choose(known, ReplicaRequirement(HERE), NOW_S, scripted(*chances))
     assert chosen is not None
     assert chosen.name == name
 
@@ -154,7 +154,7 @@ def test_reads_under_way_are_spread_by_weight() -> None:
     )
     chance = Random(7).random  # noqa: S311  # no secret
     for _ in range(4000):
-        chosen = choose(known, Wanted(HERE), NOW_S, chance)
+        chosen = choose(known, ReplicaRequirement(HERE), NOW_S, chance)
         assert chosen is not None
         chosen.outstanding += 1
     shares = {node.name: node.outstanding / 4000 for node in known.replicas}
@@ -170,7 +170,7 @@ def test_idle_replicas_are_drawn_by_weight() -> None:
     chance = Random(7).random  # noqa: S311  # no secret
     drawn: Counter[str] = Counter()
     for _ in range(4000):
-        chosen = choose(known, Wanted(HERE), NOW_S, chance)
+        chosen = choose(known, ReplicaRequirement(HERE), NOW_S, chance)
         assert chosen is not None
         drawn[chosen.name] += 1
     assert drawn["b"] / 4000 == pytest.approx(3 / 4, abs=0.03)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.routing.replicas.health import HEALTHY, Bans, Health
+from tidegate.routing.replicas.health import HEALTHY, BackoffPolicy, Health
 
-BANS = Bans(first_s=1.0, most_s=10.0)
+BANS = BackoffPolicy(first_s=1.0, most_s=10.0)
 MIDDLE, LEAST, MOST = 0.5, 0.0, 1.0
 
 # Chances are those of the jitter: a ban lasts from three quarters to five quarters of its time.

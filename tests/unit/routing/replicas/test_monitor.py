@@ -11,12 +11,12 @@ import pytest
 
 from tidegate.position import NOWHERE
 from tidegate.routing.replicas.monitor import Monitor, Pace
-from tidegate.routing.replicas.topology import Server, View
+from tidegate.routing.replicas.topology import ServerId, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VIEW = View(0.0, Server("1", "a"), standby=True, position=NOWHERE)
+VIEW = View(0.0, ServerId("1", "a"), standby=True, position=NOWHERE)
 NEVER_S, SOON_S = 3600.0, 0.001
 
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 import pytest
 
 from tidegate.position import NOWHERE, Position
-from tidegate.routing.replicas.own_writes import Written
+from tidegate.routing.replicas.own_writes import OwnWrites
 
 UNSURE_S = 30.0
 
 
 @dataclass
 class Steps:
-    """A :class:`Written` on a clock of its own."""
+    """A :class:`OwnWrites` on a clock of its own."""
 
     most: int = 3
     now_s: float = 0.0
     tickets: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.written = Written(most=self.most, unsure_s=UNSURE_S, clock=lambda: self.now_s)
+        self.written = OwnWrites(most=self.most, unsure_s=UNSURE_S, clock=lambda: self.now_s)
 
     def take(self, *step: str | float) -> None:
         """What was written down as ("begin", commit, tenants), ("end", commit, tenants, lsn), ("wait", seconds) ..."""

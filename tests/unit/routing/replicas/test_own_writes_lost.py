@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tidegate.position import NOWHERE, Position
-from tidegate.routing.replicas.own_writes import Written
+from tidegate.routing.replicas.own_writes import OwnWrites
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 def test_a_lost_commit_keeps_its_tenant_on_the_primary_for_its_time_however_often_others_are_made() -> None:
     clock = Clock()
-    written = Written(unsure_s=30, clock=clock)
+    written = OwnWrites(unsure_s=30, clock=clock)
     written.begin(["ann"])  # and never ends
     for second in range(1, 60):
         clock.now_s = float(second)
@@ -29,7 +29,7 @@ def test_a_lost_commit_keeps_its_tenant_on_the_primary_for_its_time_however_ofte
 
 def test_the_position_of_all_is_not_known_while_any_commit_is_under_way() -> None:
     clock = Clock()
-    written = Written(unsure_s=30, clock=clock)
+    written = OwnWrites(unsure_s=30, clock=clock)
     written.end(["ann"], Position(1, 5), written.begin(["ann"]))
     assert written.newest == Position(1, 5)
     written.begin(["bob"])
@@ -40,7 +40,7 @@ def test_the_position_of_all_is_not_known_while_any_commit_is_under_way() -> Non
 
 def test_what_is_never_asked_for_does_not_grow_with_the_commits_that_fail() -> None:
     clock = Clock()
-    written = Written(unsure_s=30, clock=clock)
+    written = OwnWrites(unsure_s=30, clock=clock)
     for second in range(1_000):
         clock.now_s = float(second)
         written.begin(["ann"])

@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 
 from tidegate.position import Position
-from tidegate.routing.replicas.topology import Node, Server, Topology, View
+from tidegate.routing.replicas.topology import Node, ServerId, Topology, View
 
-A, B, C = Server("1", "a"), Server("1", "b"), Server("1", "c")
-STRANGER = Server("2", "x")
+A, B, C = ServerId("1", "a"), ServerId("1", "b"), ServerId("1", "c")
+STRANGER = ServerId("2", "x")
 
 
-def standby(server: Server, lsn: int = 100, timeline: int = 1, at_s: float = 0.0) -> View:
+def standby(server: ServerId, lsn: int = 100, timeline: int = 1, at_s: float = 0.0) -> View:
     return View(at_s, server, standby=True, position=Position(timeline, lsn))
 
 
-def primary(server: Server, lsn: int = 100, timeline: int = 1, at_s: float = 0.0) -> View:
+def primary(server: ServerId, lsn: int = 100, timeline: int = 1, at_s: float = 0.0) -> View:
     return View(at_s, server, standby=False, position=Position(timeline, lsn))
 
 
@@ -159,7 +159,7 @@ VOUCHING = {
 
 @pytest.mark.parametrize(("server", "opened_s", "vouches"), VOUCHING.values(), ids=VOUCHING)
 def test_a_view_vouches_for_older_connections_to_the_same_server(
-    server: Server, opened_s: float, vouches: bool
+    server: ServerId, opened_s: float, vouches: bool
 ) -> None:
     assert standby(A, at_s=5.0).vouches_for(server, opened_s) is vouches
 

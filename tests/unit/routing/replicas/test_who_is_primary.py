@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tidegate.position import Position
-from tidegate.routing.replicas.topology import Node, Server, Topology, View
+from tidegate.routing.replicas.topology import Node, ServerId, Topology, View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ _CONFIGURED, _FIRST, _SECOND = "configured", "first", "second"
 
 
 def primary(timeline: int, system: str = "ours") -> View:
-    return View(0.0, Server(system, ""), standby=False, position=Position(timeline, 100))
+    return View(0.0, ServerId(system, ""), standby=False, position=Position(timeline, 100))
 
 
 def standby(timeline: int, system: str = "ours") -> View:
-    return View(0.0, Server(system, ""), standby=True, position=Position(timeline, 100))
+    return View(0.0, ServerId(system, ""), standby=True, position=Position(timeline, 100))
 
 
 AWAY = None

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tidegate.cache.memory_store import MemoryStore
-from tidegate.cache.read_needs import Needs
-from tidegate.cache.request import ONLY_PRIMARY, Need
-from tidegate.cache.root_recovery import Keeper
+from tidegate.cache.read_needs import ReadNeeds
+from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
+from tidegate.cache.root_recovery import RootRecovery
 from tidegate.position import Origin, Position
-from tidegate.routing.replicas.choose import Wanted, worth_asking
+from tidegate.routing.replicas.choose import ReplicaRequirement, worth_asking
 from tidegate.routing.replicas.health import Health
 from tidegate.routing.replicas.monitor import Monitor, Pace
-from tidegate.routing.replicas.topology import Node, Server, Topology, View
+from tidegate.routing.replicas.topology import Node, ServerId, Topology, View
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-SERVER = Server("1", "then")
+SERVER = ServerId("1", "then")
 BEFORE, AT, NOW_S = Position(1, 90), Position(1, 100), 50.0
 BEHIND = View(NOW_S - 0.01, SERVER, standby=True, position=BEFORE)
 
@@ -31,7 +31,7 @@ def asked(**of_node: Any) -> bool:
         setattr(node, name, value)
     topology = Topology([Node("p"), node])
     topology.system = "1"
-    return worth_asking(topology, Wanted(AT, silent_s=1.5), NOW_S, least_s=0.005) == [node]
+    return worth_asking(topology, ReplicaRequirement(AT, silent_s=1.5), NOW_S, least_s=0.005) == [node]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def asked(**of_node: Any) -> bool:
         ({"view": replace(BEHIND, position=AT)}, False),
         ({"view": replace(BEHIND, asked_s=NOW_S - 2)}, False),
         ({"view": replace(BEHIND, standby=False)}, False),
-        ({"view": replace(BEHIND, server=Server("2", "then"))}, False),
+        ({"view": replace(BEHIND, server=ServerId("2", "then"))}, False),
         ({"view": None}, False),
         ({"health": Health(1, NOW_S + 1)}, False),
         ({"outstanding": 10}, False),
@@ -113,10 +113,10 @@ class OnePrimary:
 
 def test_one_read_brings_lost_marks_back() -> None:
     primary, store = OnePrimary(), MemoryStore()
-    needs = Needs(store, Keeper(store, primary))
-    assert needs("t", "tag") == Need(AT, primary=False, root=Origin(0, 1, ""))
+    needs = ReadNeeds(store, RootRecovery(store, primary))
+    assert needs("t", "tag") == ReadRequirement(AT, primary=False, root=Origin(0, 1, ""))
     store.lose_marks("t")
     primary.oldest = 3
     assert needs("t", "tag") == ONLY_PRIMARY  # somebody's transaction has to end first
     primary.oldest = 100
-    assert needs("t", "tag") == Need(AT, primary=False, root=Origin(0, 1, ""))
+    assert needs("t", "tag") == ReadRequirement(AT, primary=False, root=Origin(0, 1, ""))

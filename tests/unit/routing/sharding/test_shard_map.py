@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tidegate
 from tidegate.errors import SettingsError
 from tidegate.proxy.settings import Settings
-from tidegate.routing.sharding.shard_map import Held, ShardMap, even_map, map_of_ranges
+from tidegate.routing.sharding.shard_map import Owner, ShardMap, even_map, map_of_ranges
 from tidegate.routing.sharding.slots import SLOTS, canonical_tenant, slot_of
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def test_the_slot_of_a_tenant_is_frozen(tenant: str, slot: int) -> None:
 )
 def test_every_spelling_of_an_id_is_the_same_tenant(spelt: str) -> None:
     assert slot_of(canonical_tenant(spelt)) == FROZEN[ID]
-    assert even_map(EIGHT).holding(spelt) == ("slot:4046", "s7", 1)
-    assert even_map(EIGHT, {ID: "s2"}).holding(spelt) == (f"tenant:{ID}", "s2", 1)
+    assert even_map(EIGHT).ownership(spelt) == ("slot:4046", "s7", 1)
+    assert even_map(EIGHT, {ID: "s2"}).ownership(spelt) == (f"tenant:{ID}", "s2", 1)
 
 
 def test_what_is_no_id_is_a_tenant_of_its_own_in_each_spelling() -> None:
@@ -77,15 +77,15 @@ def with_its_share(before: ShardMap, shard: str) -> ShardMap:
 def test_an_even_split_is_within_three_percent_and_a_ninth_shard_takes_its_share_from_each() -> None:
     tenants = random_tenants(100_000)
     before = even_map(EIGHT)
-    homes = Counter(before.holding(tenant).shard for tenant in tenants)
+    homes = Counter(before.ownership(tenant).shard for tenant in tenants)
     assert set(homes) == set(EIGHT)
     assert all(abs(homes[name] / 12_500 - 1) <= 0.03 for name in EIGHT), homes
     after = with_its_share(before, "s8")
     moved = [slot for slot in range(SLOTS) if before.slots[slot] != after.slots[slot]]
-    assert {after.slots[slot] for slot in moved} == {Held("s8", 2)}
+    assert {after.slots[slot] for slot in moved} == {Owner("s8", 2)}
     assert {before.slots[slot].shard for slot in moved} == set(EIGHT)
     assert len(moved) / SLOTS <= 1 / 9 + 0.01
-    went = sum(before.holding(tenant) != after.holding(tenant) for tenant in tenants)
+    went = sum(before.ownership(tenant) != after.ownership(tenant) for tenant in tenants)
     assert 1 / 9 - 0.01 <= went / len(tenants) <= 1 / 9 + 0.01
     sizes = [len(after.slots_of(name)) for name in after.shards]
     assert max(sizes) - min(sizes) <= 1
@@ -98,7 +98,7 @@ def test_a_new_shard_takes_from_any_map_in_proportion(cuts: set[int], count: int
     names = tuple(f"s{i}" for i in range(count))
     bounds = [0, *sorted(cuts), SLOTS]
     slots = [
-        Held(names[i % count], 1 + i % 3) for i, (low, high) in enumerate(pairwise(bounds)) for _ in range(low, high)
+        Owner(names[i % count], 1 + i % 3) for i, (low, high) in enumerate(pairwise(bounds)) for _ in range(low, high)
     ]
     before = ShardMap(3, names, tuple(slots))
     after = with_its_share(before, "new")
@@ -113,9 +113,9 @@ def test_a_new_shard_takes_from_any_map_in_proportion(cuts: set[int], count: int
 def test_a_shard_may_own_many_ranges_and_a_pin_overrules_them() -> None:
     made = map_of_ranges(["a", "b", "c"], {"a": [(0, 9), (20, 4095)], "b": [(10, 19)]}, {ID: "c"})
     assert [tuple(row) for row in made.stretches()] == [(0, 9, "a", 1), (10, 19, "b", 1), (20, 4095, "a", 1)]
-    assert made.holding(ID).shard == "c"
-    assert [holding.unit for holding in made.holdings_of("c")] == [f"tenant:{ID}"]
-    assert [holding.unit for holding in made.holdings_of("b")] == [f"slot:{i}" for i in range(10, 20)]
+    assert made.ownership(ID).shard == "c"
+    assert [ownership.unit for ownership in made.owned_units("c")] == [f"tenant:{ID}"]
+    assert [ownership.unit for ownership in made.owned_units("b")] == [f"slot:{i}" for i in range(10, 20)]
     assert ShardMap.of_text(made.as_text()) == made
 
 

@@ -9,7 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tidegate.routing.sharding.tenant_directory import BYTES_AN_ID, Directory
+from tidegate.routing.sharding.tenant_directory import BYTES_AN_ID, IdDirectory
 
 if TYPE_CHECKING:
     from tidegate.repositories.tenant_directory import TenantDirectory
@@ -19,7 +19,7 @@ TENANT = "4c0fe2c1-2b6d-4a3e-9f57-0d6c2f1b8e90"
 
 
 def test_what_was_noted_is_known_by_every_spelling_and_nothing_else_is() -> None:
-    directory: TenantDirectory = Directory()
+    directory: TenantDirectory = IdDirectory()
     assert directory.tenants("run", [ID]) == {}
     directory.note("run", [(ID.upper(), "{" + TENANT + "}")])
     spelt = ID.replace("-", "")
@@ -32,7 +32,7 @@ def test_what_was_noted_is_known_by_every_spelling_and_nothing_else_is() -> None
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:
-    directory = Directory(most_ids=3)
+    directory = IdDirectory(most_ids=3)
     directory.note("run", [("a", "t"), ("b", "t"), ("c", "t")])
     directory.tenants("run", ["a"])
     directory.note("run", [("b", "t"), ("d", "t")])
@@ -43,7 +43,7 @@ def test_what_was_used_longest_ago_is_forgotten_first() -> None:
 def test_an_entry_takes_no_more_than_is_said() -> None:
     count = 20_000
     ids = [str(uuid.UUID(int=i)) for i in range(2 * count)]
-    directory = Directory(most_ids=count)
+    directory = IdDirectory(most_ids=count)
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     # Texts of their own, as they come from a database.
@@ -55,7 +55,7 @@ def test_an_entry_takes_no_more_than_is_said() -> None:
 
 
 def test_threads_may_share_it() -> None:
-    directory = Directory(most_ids=50)
+    directory = IdDirectory(most_ids=50)
 
     def use(start: int) -> bool:
         for i in range(2_000):
@@ -71,7 +71,7 @@ def test_threads_may_share_it() -> None:
 
 
 def test_a_process_forked_off_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
-    directory = Directory()
+    directory = IdDirectory()
     directory.note("run", [(ID, TENANT)])
     with directory._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
