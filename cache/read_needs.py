@@ -21,12 +21,12 @@ class ReadNeeds:
 
     Args:
         store: where the marks are.
-        keeper: brings them on, so that a tenant whose calls are not cached gets to its replicas too; None: nobody does.
+        recovery: advances them, so that a tenant whose calls are not cached reaches its replicas too; None: nobody does.
     """
 
-    def __init__(self, store: Store, keeper: RootRecovery | None) -> None:
+    def __init__(self, store: Store, recovery: RootRecovery | None) -> None:
         self._store = store
-        self._keeper = keeper
+        self._recovery = recovery
 
     def __call__(self, tenant: str, guard: str) -> ReadRequirement:
         """What a read that depends on *guard* at most needs.
@@ -39,13 +39,13 @@ class ReadNeeds:
                 found = self._store.lookup(tenant, _NO_ENTRY, guard)
                 if not isinstance(found, NoRoot | Hit) and not found.dirty:
                     return ReadRequirement(found.position, primary=False, root=found.origin)
-                if self._keeper is None or not self._bring_on(self._keeper, tenant, found):
+                if self._recovery is None or not self._bring_on(self._recovery, tenant, found):
                     break
         return ONLY_PRIMARY
 
     @staticmethod
-    def _bring_on(keeper: RootRecovery, tenant: str, found: Hit | Miss | NoRoot) -> bool:
+    def _bring_on(recovery: RootRecovery, tenant: str, found: Hit | Miss | NoRoot) -> bool:
         if isinstance(found, NoRoot):
-            keeper.make(tenant)
+            recovery.create_root(tenant)
             return True
-        return not isinstance(found, Hit) and keeper.advance(tenant, found)
+        return not isinstance(found, Hit) and recovery.advance(tenant, found)

@@ -102,7 +102,7 @@ class ReadThrough:
 
     Args:
         store: entries and marks.
-        keeper: brings roots on.
+        recovery: brings roots on.
         flights: single flight in this process.
         limits: see :class:`Limits`.
         observe: told what happened.
@@ -114,7 +114,7 @@ class ReadThrough:
     def __init__(
         self,
         store: Store,
-        keeper: RootRecovery,
+        recovery: RootRecovery,
         *,
         flights: Flights | None = None,
         limits: Limits | None = None,
@@ -124,7 +124,7 @@ class ReadThrough:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._store = store
-        self._keeper = keeper
+        self._recovery = recovery
         self._flights = flights or Flights()
         self._limits = limits or Limits()
         self._observe = observe
@@ -233,9 +233,9 @@ class ReadThrough:
 
     def _bring_on(self, request: Request, found: NoRoot | Miss) -> bool:
         if isinstance(found, NoRoot):
-            self._keeper.make(request.tenant)
+            self._recovery.create_root(request.tenant)
             return True
-        return self._keeper.advance(request.tenant, found)
+        return self._recovery.advance(request.tenant, found)
 
     def _await_lease(
         self, request: Request, miss: Miss, flight: Flight, patience: _Patience
@@ -321,7 +321,7 @@ class ReadThrough:
 
     def _make_root(self, tenant: str) -> None:
         try:
-            self._keeper.make(tenant)
+            self._recovery.create_root(tenant)
         except Exception as error:  # noqa: BLE001  # the primary may fail by now, and the answer is there
             self._observe(StoreFailed("make", str(error)))
 

@@ -80,7 +80,7 @@ class RootRecovery:
         self._nonce = nonce
         self._grace_ms = grace_ms
 
-    def make(self, tenant: str) -> None:
+    def create_root(self, tenant: str) -> None:
         """Store a pending root, if there is none."""
         self._store.make_root(tenant, self._nonce(), self._primary.origin(tenant))
         self._observe(RootAdvanced(tenant, "made"))
@@ -89,7 +89,7 @@ class RootRecovery:
         """Take the next step that *miss* calls for; whether anything may have changed by it."""
         epoch = self._primary.epoch(tenant)
         if miss.origin.epoch < epoch:  # the tenant has moved since: its transactions are another shard's now
-            self.make(tenant)
+            self.create_root(tenant)
             return True
         if miss.origin.epoch > epoch:  # this process does not know yet: it would ask a shard about another one's
             return False
@@ -102,7 +102,7 @@ class RootRecovery:
     def _complete(self, tenant: str, miss: Miss) -> bool:
         origin = self._primary.origin(tenant)
         if origin > miss.origin:
-            self.make(tenant)
+            self.create_root(tenant)
             return True
         xid, position = self._primary.transaction(tenant)
         self._store.complete_root(tenant, miss.noted.nonce, xid, position)

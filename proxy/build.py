@@ -127,12 +127,12 @@ def gate_on(
             nodes.close()
         raise
     primary = primary_of(engine, _ONLY_SHARD, settings)
-    keeper = None if store is None else RootRecovery(store, primary, observe=observe)
+    recovery = None if store is None else RootRecovery(store, primary, observe=observe)
     directory = IdDirectory()
-    needs, learn = needs_of(store, keeper), None if store is None else partial(record_committed, directory)
+    needs, learn = needs_of(store, recovery), None if store is None else partial(record_committed, directory)
     only = assemble_shard(_ONLY_SHARD, engine, nodes, store, primary, needs, settings, observe, committed=learn)
 
-    cache = CacheAssembly(settings, store, keeper, only.keep_alive, observe)
+    cache = CacheAssembly(settings, store, recovery, only.keep_alive, observe)
 
     def pipeline(models: tuple[type[Any], ...]) -> Layer:
         if store is None:  # whose a call is need not be known
@@ -163,8 +163,8 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
         shards = Shards(joined.maps, joined.joining)
         store = serving_store(settings, joined.joining.serving, joined.joining.namespace)
         primary = ShardedPrimary(shards)
-        keeper = None if store is None else RootRecovery(store, primary, observe=observe)
-        needs, directory = needs_of(store, keeper), IdDirectory()
+        recovery = None if store is None else RootRecovery(store, primary, observe=observe)
+        needs, directory = needs_of(store, recovery), IdDirectory()
         for name, engine in joined.engines.items():
             parts = assemble_shard(
                 name,
@@ -176,11 +176,11 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
                 settings,
                 observe,
                 owned_units=partial(shards.ownerships_on, name),
-                make_root=None if keeper is None else partial(_make_root, keeper, shards, name),
+                make_root=None if recovery is None else partial(_make_root, recovery, shards, name),
                 committed=partial(record_committed, directory),
             )
             shards.add(parts)
-        cache = CacheAssembly(settings, store, keeper, shards.keep_alive, observe, epoch=primary.epoch)
+        cache = CacheAssembly(settings, store, recovery, shards.keep_alive, observe, epoch=primary.epoch)
         sharding = IdRecorder(directory, Sharding(shards, needs.ask, settings.sharding.flip_wait_s))
         scatter = Scatter(timeout_s=settings.sharding.scatter_s)
         undo.callback(scatter.close)
@@ -208,8 +208,8 @@ def _on_shards(settings: Settings, observe: Observer) -> Gate:
     )
 
 
-def _make_root(keeper: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:
-    keeper.make(tenant)
+def _make_root(recovery: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:
+    recovery.create_root(tenant)
     return shards.ownership(tenant).shard == shard
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from tidegate.cache.near.push_epochs import PushVersions
+    from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Layer
     from tidegate.proxy.explain import Explanation

@@ -22,10 +22,10 @@ class TenantDirectory(Protocol):
         """The tenant of one id, None if it is not known."""
         ...
 
-    def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
+    def record(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
         """Remember (id, tenant) of rows that were written or read."""
         ...
 
-    def forget(self, kind: Kind, ids: Iterable[str]) -> None:
+    def evict(self, kind: Kind, ids: Iterable[str]) -> None:
         """Forget ids whose rows are gone: should one come back, it is searched for."""
         ...

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NearEntry:
-    """A decoded answer, and what tells whether it is fresh; *size* in bytes, *epoch* of before it was looked up."""
+    """A decoded answer, and what tells whether it is fresh; *size* in bytes, *version* of before it was looked up."""
 
     decoded: Any
     noted: Noted
     tags: tuple[str, ...]
     size: int
-    epoch: int = 0
+    version: int = 0
 
 
 class LruCache:
@@ -71,7 +71,7 @@ class LruCache:
             while self.size > self._most_bytes or len(self._kept) > self._most_entries:
                 self._drop(next(iter(self._kept)))
 
-    def forget(self, tenant: str, name: str) -> None:
+    def evict(self, tenant: str, name: str) -> None:
         """Drop one value."""
         with self._lock:
             self._drop((tenant, name))

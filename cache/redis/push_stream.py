@@ -23,7 +23,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tidegate.cache.near.push_epochs import ALIVE_S, Epochs
+from tidegate.cache.near.push_versions import ALIVE_S, VersionsByTenant
 from tidegate.cache.redis.wire import packed
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _EVERYTHING: Final = _Pushed()
 
 
 class RedisPushes:
-    """See :class:`~tidegate.cache.near.push_epochs.PushVersions`.
+    """See :class:`~tidegate.cache.near.push_versions.PushVersions`.
 
     Args:
         client: whose pool says how to connect.
@@ -63,7 +63,7 @@ class RedisPushes:
 
     def _start_anew(self) -> None:
         # Also in a process forked off: its thread is not there, and what the parent's vouched for is not its own.
-        self._epochs = Epochs()
+        self._versions = VersionsByTenant()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -72,16 +72,16 @@ class RedisPushes:
         """See :meth:`Pushes.alive`."""
         if self._thread is None:
             self._launch()
-        return self._epochs.alive()
+        return self._versions.alive()
 
-    def epoch(self, tenant: str) -> int:
-        """See :meth:`Pushes.epoch`."""
-        return self._epochs.of(self._keys.marks(tenant))
+    def version(self, tenant: str) -> int:
+        """See :meth:`PushVersions.version`."""
+        return self._versions.of(self._keys.marks(tenant))
 
     def caught_up(self, timeout_s: float) -> bool:
         """See :meth:`Pushes.caught_up`."""
         self.alive()
-        return self._epochs.wait_until_vouched(self._epochs.clock(), timeout_s)
+        return self._versions.wait_until_vouched(self._versions.clock(), timeout_s)
 
     def close(self) -> None:
         """See :meth:`Pushes.close`; harmless when repeated."""
@@ -90,7 +90,7 @@ class RedisPushes:
             thread, self._thread = self._thread, threading.current_thread()
         if thread is not None and thread is not threading.current_thread():
             thread.join(_GIVE_UP_S)
-        self._epochs.silence()
+        self._versions.silence()
 
     def _launch(self) -> None:
         with self._lock:
@@ -100,20 +100,20 @@ class RedisPushes:
 
     def _follow(self) -> None:
         pause_s, longest_s = _PAUSES_S
-        epochs, closed = self._epochs, self._closed
+        versions, closed = self._versions, self._closed
         while not closed.is_set():
             connection = None
             try:
                 connection = self._connected()
                 life = self._subscribe(connection)
                 # Only now: what was looked up before the subscription may have changed without a push.
-                epochs.void_all()
-                _Following(connection, epochs, life, self.beat_s).run(closed)
+                versions.void_all()
+                _Following(connection, versions, life, self.beat_s).run(closed)
                 pause_s = _PAUSES_S[0]
             except Exception:  # noqa: BLE001  # a parser may raise anything on garbage; the near cache asks meanwhile
                 pause_s = min(pause_s * 2, longest_s)
             finally:
-                epochs.silence()
+                versions.silence()
                 if connection is not None:
                     connection.disconnect()
             closed.wait(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
@@ -138,9 +138,9 @@ class RedisPushes:
 class _Following:
     """One connection's life."""
 
-    def __init__(self, connection: Any, epochs: Epochs, life: bytes, beat_s: float) -> None:
+    def __init__(self, connection: Any, versions: VersionsByTenant, life: bytes, beat_s: float) -> None:
         self._connection = connection
-        self._epochs = epochs
+        self._versions = versions
         self._life = life
         self._beat_s = beat_s
         self._fd: int = connection._sock.fileno()  # noqa: SLF001  # redis-py has no other way to wait without reading
@@ -150,8 +150,8 @@ class _Following:
 
     def run(self, closed: threading.Event) -> None:
         """Take note of what comes, until *closed* is set; raises when the stream is no good any more."""
-        epochs, clock, next_s = self._epochs, self._epochs.clock, 0.0
-        epochs.being_read, epochs.unread = False, partial(_has_unread, self._fd)
+        versions, clock, next_s = self._versions, self._versions.clock, 0.0
+        versions.being_read, versions.unread = False, partial(_has_unread, self._fd)
         while not closed.is_set():
             now_s = clock()
             if now_s >= next_s:
@@ -159,11 +159,11 @@ class _Following:
                 next_s = now_s + self._beat_s
             # Waits without reading: what has come must be seen by others, as unread or as being read.
             if self._poll.poll(max(0.0, next_s - clock()) * 1000):
-                epochs.being_read = True
+                versions.being_read = True
                 self._take()
                 while self._connection.can_read(timeout=0):
                     self._take()
-                epochs.being_read = False
+                versions.being_read = False
 
     def _ask(self, now_s: float) -> None:
         if self._asked:
@@ -177,13 +177,13 @@ class _Following:
         found = self._connection.read_response(disable_decoding=True, push_request=True)
         if isinstance(found, _Pushed):
             if found is _EVERYTHING:
-                self._epochs.void_all()
+                self._versions.void_all()
             for key in found:
-                self._epochs.void(key)
+                self._versions.void(key)
         elif isinstance(found, bytes):
             if _life(found) != self._life:
                 raise ConnectionError("another server answers")
-            self._epochs.vouch(self._asked.popleft())
+            self._versions.vouch(self._asked.popleft())
         else:
             raise ConnectionError(f"neither a push nor an answer: {type(found).__name__}")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tidegate.cache.near.push_epochs import PushVersions
+    from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Layer
@@ -39,7 +39,7 @@ class CacheAssembly:
     Args:
         settings: of the cache.
         store: None: there is none.
-        keeper: brings its marks on.
+        recovery: brings its marks on.
         keep_alive: starts what has to run beside a gate that uses the cache.
         observe: told what happens.
         epoch: see :class:`~tidegate.cache.read_through.ReadThrough`.
@@ -49,7 +49,7 @@ class CacheAssembly:
         self,
         settings: Settings,
         store: Store | None,
-        keeper: RootRecovery | None,
+        recovery: RootRecovery | None,
         keep_alive: Callable[[], None],
         observe: Observer,
         *,
@@ -57,7 +57,7 @@ class CacheAssembly:
     ) -> None:
         self._settings = settings.cache
         self._store = store
-        self._keeper = keeper
+        self._recovery = recovery
         self._keep_alive = keep_alive
         self._observe = observe
         self._epoch = epoch
@@ -67,10 +67,10 @@ class CacheAssembly:
     def over(self, below: Layer, models: tuple[type[Any], ...]) -> Layer:
         """The layers from the caching down, for rows of *models*; those *below* alone where there is no cache."""
         cache, store = self._settings, self._store
-        if store is None or self._keeper is None:
+        if store is None or self._recovery is None:
             return below
         return Caching(
-            read_through=ReadThrough(store, self._keeper, observe=self._observe, epoch=self._epoch),
+            read_through=ReadThrough(store, self._recovery, observe=self._observe, epoch=self._epoch),
             store=store,
             codec=AnswerCodec(models, blob_bytes=cache.blob_bytes),
             near=LruCache(cache.near_bytes, cache.near_entries) if cache.near else None,

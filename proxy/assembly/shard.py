@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def primary_of(engine: Engine, shard: str, settings: Settings) -> PostgresPrimary | ClockPrimary:
-    """What the keeper asks."""
+    """What the root recovery asks."""
     if engine.dialect.name == "postgresql":
         return PostgresPrimary(engine, shard)
     return ClockPrimary(shard, settings.cache.transaction_timeout_s)

@@ -78,8 +78,8 @@ def shards(
         for line in map_lines(known, databases.names):
             typer.echo(line)
         names = list(dict.fromkeys((*known.shard_map.shards, *databases.names)))
-        with progress("asking the shards") as tell, ThreadPoolExecutor(_AT_ONCE) as pool:
-            seen = list(pool.map(lambda name: look(databases, name, tell, hours=hours, most=top), names))
+        with progress("asking the shards") as report, ThreadPoolExecutor(_AT_ONCE) as pool:
+            seen = list(pool.map(lambda name: look(databases, name, report, hours=hours, most=top), names))
         for one in seen:
             typer.echo("")
             for line in shard_lines(one, known.shard_map, hours):
@@ -101,8 +101,8 @@ def check(context: typer.Context, config: Config = None) -> None:
     Example: tidegate shards check --config tidegate.toml
     """
     with _databases(config or context.obj) as databases:
-        with progress("checking") as tell:
-            result = check_shards(databases, tell)
+        with progress("checking") as report:
+            result = check_shards(databases, report)
         for line in result.wrong:
             typer.echo(databases.without_passwords(line))
         for line in result.advice:
@@ -130,10 +130,10 @@ def flip(
     Example: tidegate shards flip --slots 1024-1535 --to s3
     """
     wanted = _slots(slots)
-    with _databases(config or context.obj) as databases, progress("flipping") as tell:
-        moves = SlotMoves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
+    with _databases(config or context.obj) as databases, progress("flipping") as report:
+        moves = SlotMoves(databases, report, rows_copied=rows_copied, drain_s=drain_s)
         planned = moves.to(wanted, to)
-        moves.see_empty(planned)
+        moves.verify_empty(planned)
         _carry_out(moves, planned, f"{to} holds these slots already")
 
 
@@ -145,8 +145,8 @@ def finish(
 
     Example: tidegate shards finish
     """
-    with _databases(config or context.obj) as databases, progress("finishing") as tell:
-        flipped, shard_map = SlotMoves(databases, tell, rows_copied=rows_copied, drain_s=drain_s).finish()
+    with _databases(config or context.obj) as databases, progress("finishing") as report:
+        flipped, shard_map = SlotMoves(databases, report, rows_copied=rows_copied, drain_s=drain_s).finish()
         if flipped is None:
             typer.echo(f"no flip is under way; the map is at epoch {shard_map.epoch}")
             return
@@ -173,14 +173,14 @@ def add(
 
     Example: tidegate shards add s3 --dry-run
     """
-    with _databases(config or context.obj) as databases, progress("adding") as tell:
-        moves = SlotMoves(databases, tell, rows_copied=rows_copied, drain_s=drain_s)
+    with _databases(config or context.obj) as databases, progress("adding") as report:
+        moves = SlotMoves(databases, report, rows_copied=rows_copied, drain_s=drain_s)
         planned = moves.to_add(name)
         if dry_run:
             for move in planned:
                 typer.echo(f"would move: {_moved(move)}")
             return
-        moves.see_empty(planned)
+        moves.verify_empty(planned)
         moves.make_known(name)
         _carry_out(moves, planned, f"{name} has its share already")
 
@@ -194,8 +194,8 @@ def repair(context: typer.Context, config: Config = None) -> None:
 
     Example: tidegate shards repair
     """
-    with _databases(config or context.obj) as databases, progress("reading what the shards own") as tell:
-        made = SlotMoves(databases, tell).repair()
+    with _databases(config or context.obj) as databases, progress("reading what the shards own") as report:
+        made = SlotMoves(databases, report).repair()
         if made is None:
             typer.echo("the catalogue has lost nothing; nothing was changed")
             return

@@ -1,4 +1,4 @@
-"""What the keeper asks of a primary, as SQL; and what stands in for it on databases without transaction ids."""
+"""What the root recovery asks of a primary, as SQL; and what stands in for it on databases without transaction ids."""
 
 from __future__ import annotations
 

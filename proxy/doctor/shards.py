@@ -24,12 +24,12 @@ _LEFT: Final = (
 )
 
 
-def examine_databases(databases: Databases, tell: Callable[[str], None]) -> tuple[list[Finding], list[str]]:
+def examine_databases(databases: Databases, report: Callable[[str], None]) -> tuple[list[Finding], list[str]]:
     """Ask the primary of each shard, and the cache once.
 
     Args:
         databases: of the shards.
-        tell: told of each shard that is asked.
+        report: told of each shard that is asked.
 
     Returns:
         What is wrong, and lines for when nothing gravely is.
@@ -41,7 +41,7 @@ def examine_databases(databases: Databases, tell: Callable[[str], None]) -> tupl
     told: dict[str, DatabaseFacts] = {}
     found = cache_findings(cache)
     for name in databases.names:
-        tell(name)
+        report(name)
         try:
             facts = Facts(database_facts(databases.engine(name)), cache)
         except (SQLAlchemyError, NoNodeAvailable) as error:

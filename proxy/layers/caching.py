@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tidegate.cache.codec.answers import AnswerCodec, Decoded
     from tidegate.cache.events import Observer
     from tidegate.cache.near.lru import LruCache
-    from tidegate.cache.near.push_epochs import PushVersions
+    from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.read_through import ReadThrough
     from tidegate.cache.request import ReadRequirement
     from tidegate.cache.store import Hit, Store
@@ -100,10 +100,10 @@ class Caching:
         pushes = self._pushes
         if pushes is None:
             return False
-        # Alive first: a stream that comes back may bring old news between an epoch read too early and its answer.
+        # Alive first: a stream that comes back may bring old news between a version read too early and its answer.
         vouched = pushes.alive()
-        request.epoch = pushes.epoch(request.tenant)
-        return vouched and kept is not None and kept.epoch == request.epoch
+        request.version = pushes.version(request.tenant)
+        return vouched and kept is not None and kept.version == request.version
 
     def epoch(self, tenant: str) -> int | None:
         """Since when *tenant* is where the newest shard map of this process has it; None: there is one shard."""
@@ -123,7 +123,7 @@ class Caching:
     def vouches_for(self, tenant: str, kept: NearEntry) -> bool:
         """Whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
         pushes = self._pushes
-        return pushes is not None and pushes.alive() and kept.epoch == pushes.epoch(tenant)
+        return pushes is not None and pushes.alive() and kept.version == pushes.version(tenant)
 
     def near_mode(self, call: Call, policy: Read) -> NearMode:
         """How the answers of a call are kept in this process."""
@@ -153,23 +153,23 @@ class Caching:
             return None
         if self.near is not None:
             if not fresh:
-                self.near.forget(request.tenant, request.entry)
-            elif kept.epoch != request.epoch:  # a push named the tenant, but nothing that this answer depends on
-                self.near.put(request.tenant, request.entry, replace(kept, epoch=request.epoch), kept.size)
+                self.near.evict(request.tenant, request.entry)
+            elif kept.version != request.version:  # a push named the tenant, but nothing that this answer depends on
+                self.near.put(request.tenant, request.entry, replace(kept, version=request.version), kept.size)
         return fresh
 
 
 class CachedCall:
     """One call on its way through the read path; see :class:`~tidegate.cache.request.Request`."""
 
-    __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "entry", "epoch", "guard", "near", "tenant")
+    __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "entry", "guard", "near", "tenant", "version")
 
     def __init__(self, layer: Caching, call: Call, policy: Read, tenant: str, fingerprint: bytes) -> None:
         self.tenant = tenant
         self.entry = fingerprint.hex()
         self.guard = ""
         self.near: NearMode = "off" if layer.near is None else layer.near_mode(call, policy)
-        self.epoch = 0
+        self.version = 0
         self._layer = layer
         self._call = call
         self._policy = policy
@@ -223,7 +223,7 @@ class CachedCall:
         keeps = self.near != "off" and hit is not None
         value = layer.codec.build(decoded, self.session_maker, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
-            kept = NearEntry(decoded, hit.noted, hit.tags, decoded.size_bytes, self.epoch)
+            kept = NearEntry(decoded, hit.noted, hit.tags, decoded.size_bytes, self.version)
             layer.near.put(self.tenant, self.entry, kept, kept.size)
         self._call.answered = "flight" if hit is None else "store"
         return value

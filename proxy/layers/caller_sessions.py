@@ -117,7 +117,7 @@ class CallerSessions:
         found = (partial(self._find.within, session) if session.has_begun else self._find)(scope.kind, ids)
         of_rows = [as_text(item.tenant_id) for item in items if hasattr(item, "tenant_id")]
         nobodys = [] if scope.writes else [key for key in ids if key not in found]
-        left = self._find.left(scope.kind, nobodys) if nobodys else {}
+        left = self._find.orphans(scope.kind, nobodys) if nobodys else {}
         return list(dict.fromkeys([*of_rows, *found.values()])), left
 
     def _elsewhere(

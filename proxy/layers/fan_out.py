@@ -83,7 +83,7 @@ class FanOut:
 
     def of_nobody(self, call: Call, kind: Kind, key: str) -> object:
         """The answer about an id that is no tenant's: of the shard where something of it was left, or of any."""
-        left = {} if is_no_id(key) else self.find.left(kind, [key])
+        left = {} if is_no_id(key) else self.find.orphans(kind, [key])
         return self._on(call, left.get(key, self._shards.names()[0]), {})
 
     def searched(self, call: Call, scope: ByRowId) -> object:
@@ -212,7 +212,7 @@ class FanOut:
         unknown = [key for key, tenant in zip(ids, named, strict=True) if tenant is None]
         found = self.find(scope.kind, unknown) if unknown else {}
         nobodys = [key for key in unknown if key not in found]
-        left = self.find.left(scope.kind, nobodys) if nobodys else {}
+        left = self.find.orphans(scope.kind, nobodys) if nobodys else {}
         tenants = [found.get(key) if name is None else as_text(name) for key, name in zip(ids, named, strict=True)]
         return [_Owned(item, tenants[at], left.get(ids[at])) for at, item in enumerate(items)]
 

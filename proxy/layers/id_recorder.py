@@ -47,15 +47,15 @@ class IdRecorder:
             return None
         if isinstance(answer, WorkflowPauseEntity):
             if call.tenant is not None:
-                self._directory.note("pause", [(answer.id, call.tenant)])
+                self._directory.record("pause", [(answer.id, call.tenant)])
             return answer
         for row in _rows(answer):
             if isinstance(row, WorkflowRun):
-                self._directory.note("run", [(row.id, row.tenant_id)])
+                self._directory.record("run", [(row.id, row.tenant_id)])
             elif isinstance(row, WorkflowNodeExecutionModel):
-                self._directory.note("node", [(row.id, row.tenant_id)])
+                self._directory.record("node", [(row.id, row.tenant_id)])
             elif isinstance(row, WorkflowArchiveLog):
-                self._directory.note("run", [(row.workflow_run_id, row.tenant_id)])
+                self._directory.record("run", [(row.workflow_run_id, row.tenant_id)])
             else:
                 break
             if call.tenant is not None and as_text(row.tenant_id) != as_text(call.tenant):
@@ -82,4 +82,4 @@ def record_committed(directory: TenantDirectory, changes: Sequence[Change]) -> N
             if (kind := _BY_TAG.get(name)) is not None and ":" not in key:
                 found.setdefault(kind, []).append((key, change.tenant))
         for kind, ids in found.items():
-            directory.note(kind, ids)
+            directory.record(kind, ids)

@@ -52,20 +52,20 @@ class ReadRequirements(NamedTuple):
     """The same, and changes nothing."""
 
 
-def needs_of(store: Store | None, keeper: RootRecovery | None) -> ReadRequirements:
+def needs_of(store: Store | None, recovery: RootRecovery | None) -> ReadRequirements:
     """What tells which node will do, by the marks.
 
     Args:
         store: where the marks are; None: nobody knows of any write.
-        keeper: brings them on.
+        recovery: brings them on.
     """
     if store is None:
         return ReadRequirements(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
-    return ReadRequirements(_asking(store, keeper), _asking(store, None))
+    return ReadRequirements(_asking(store, recovery), _asking(store, None))
 
 
-def _asking(store: Store, keeper: RootRecovery | None) -> Callable[[Call], ReadRequirement]:
-    marks = ReadNeeds(store, keeper)
+def _asking(store: Store, recovery: RootRecovery | None) -> Callable[[Call], ReadRequirement]:
+    marks = ReadNeeds(store, recovery)
 
     def ask(call: Call) -> ReadRequirement:
         policy = call.policy

@@ -76,7 +76,7 @@ class Tenancy:
             answer = self._of_tenant(call, tenant)
             if answer is not None or not scope.is_row:
                 return answer
-            self._directory.forget(scope.kind, [key])
+            self._directory.evict(scope.kind, [key])
             call.arguments, call.tenant, call.home, call.need = given, None, None, None
         # Gone, or nobody knows whose: there, it may be anybody's.
         if self._parted is None:

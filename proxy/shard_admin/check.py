@@ -33,17 +33,17 @@ class Result:
     summary: str = ""
 
 
-def check(databases: Databases, tell: Progress) -> Result:
+def check(databases: Databases, report: Progress) -> Result:
     """Check all shards of the map and of the settings; shards that do not answer are among what is wrong."""
     result, before = Result(), databases.known()
     names = list(dict.fromkeys((*before.shard_map.shards, *databases.names)))
     engines = _each(names, databases.own_engine, result)
-    _see_apart(databases, list(engines), result)
+    _verify_apart(databases, list(engines), result)
     recorded = _each(list(engines), lambda name: records(engines[name]), result)
     result.wrong += disagreements(before, recorded)
     _advise(before, recorded, databases, result)
     found = Found()
-    _each(list(engines), lambda name: check_rows(name, engines, before.shard_map, found, tell), result)
+    _each(list(engines), lambda name: check_rows(name, engines, before.shard_map, found, report), result)
     result.wrong += sorted(found.wrong)
     after = databases.known()
     if after.entry != before.entry:
@@ -70,7 +70,7 @@ def _each(names: Sequence[str], ask: Callable[[str], T], result: Result) -> dict
     return {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
 
 
-def _see_apart(databases: Databases, names: Sequence[str], result: Result) -> None:
+def _verify_apart(databases: Databases, names: Sequence[str], result: Result) -> None:
     """See that no two shards are one database, by two URLs."""
     seen: dict[object, str] = {}
     for name, identity in _each(names, databases.identity, result).items():

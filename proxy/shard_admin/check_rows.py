@@ -58,7 +58,7 @@ class Found:
             self.orphans += orphans
 
 
-def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, found: Found, tell: Progress) -> None:
+def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, found: Found, report: Progress) -> None:
     """Check all tracked tables of one shard.
 
     Args:
@@ -66,7 +66,7 @@ def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, f
         engines: of all shards that answer: where the parents of rows are looked for that lie without them.
         shard_map: who owns which tenant.
         found: is added to.
-        tell: shows how far it is.
+        report: shows how far it is.
     """
     with engines[shard].connect() as connection:
         gone = missing(connection)
@@ -75,21 +75,21 @@ def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, f
             found.add([f"{shard} has no table {', '.join(gone)}: does its URL lead to the application's database?"])
         for one in WITH_TENANT:
             if one.table.name not in gone:
-                _check_tenants(connection, one, shard, shard_map, found, tell)
+                _check_tenants(connection, one, shard, shard_map, found, report)
         for child in WITHOUT_TENANT:
             if child.table.name not in gone and child.parent.table.name not in gone:
-                _check_children(connection, child, shard, engines, found, tell)
-    tell(shard, "done")
+                _check_children(connection, child, shard, engines, found, report)
+    report(shard, "done")
 
 
 def _check_tenants(
-    connection: Connection, one: TenantTable, shard: str, shard_map: ShardMap, found: Found, tell: Progress
+    connection: Connection, one: TenantTable, shard: str, shard_map: ShardMap, found: Found, report: Progress
 ) -> None:
     name, number, misplaced = one.table.name, 0, _Named(f"{shard}.{one.table.name}", "tenants")
-    tell(shard, name)
+    report(shard, name)
     for number, tenant in enumerate(tenants(connection, one), 1):
         if number % _PAGE == 0:
-            tell(shard, f"{name}, {number:,} tenants")
+            report(shard, f"{name}, {number:,} tenants")
         ownership = shard_map.ownership(tenant)
         if ownership.shard != shard:
             misplaced.add(tenant, f"(slot {slot_of(tenant)}), which {ownership.shard} owns")
@@ -99,13 +99,18 @@ def _check_tenants(
 
 
 def _check_children(
-    connection: Connection, child: ParentTable, shard: str, engines: Mapping[str, Engine], found: Found, tell: Progress
+    connection: Connection,
+    child: ParentTable,
+    shard: str,
+    engines: Mapping[str, Engine],
+    found: Found,
+    report: Progress,
 ) -> None:
     name, parents = child.table.name, child.parent.table.name
     done, orphans, last, misplaced = 0, 0, None, _Named(f"{shard}.{name}", "rows")
     while page := connection.execute(_children(child, last)).all():
         done, last = done + len(page), page[-1].key
-        tell(shard, f"{name}, {done:,} rows")
+        report(shard, f"{name}, {done:,} rows")
         without = {row.key: row.parent for row in page if not row.there}
         elsewhere = _elsewhere(child, set(without.values()), shard, engines) if without else {}
         for key, parent in without.items():

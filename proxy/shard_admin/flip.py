@@ -63,7 +63,7 @@ class Flipper:
         catalogue: where the map and the plan are.
         engines: of the shards' primaries, by name; at least those of the two shards.
         drain_s: how long writes that had begun may take to end, in seconds; new ones are refused meanwhile.
-        objects: asked on the shard that gives, when no write is under way there any more and it owns the slots still:
+        objection: asked on the shard that gives, when no write is under way there any more and it owns the slots still:
             what stands against the flip, like rows that would be left behind; None: nothing.
     """
 
@@ -73,19 +73,19 @@ class Flipper:
         engines: Mapping[str, Engine],
         *,
         drain_s: float = 5.0,
-        objects: Callable[[Connection, FlipPlan], str | None] = lambda _connection, _plan: None,
+        objection: Callable[[Connection, FlipPlan], str | None] = lambda _connection, _plan: None,
     ) -> None:
         self._catalogue = catalogue
         self._engines = engines
         self._drain_s = drain_s
-        self._objects = objects
+        self._objection = objection
 
     def flip(self, slots: Iterable[int], from_shard: str, to_shard: str) -> ShardMap:
         """Hand *slots* over, and give the map in which that is done; harmless when it is done already.
 
         Raises:
             SettingsError: a shard is not known or its primary a standby, or *from_shard* does not hold a slot.
-            RoutingError: another flip is under way, writes did not end in time, or *objects* had something to say;
+            RoutingError: another flip is under way, writes did not end in time, or *objection* had something to say;
                 nothing was changed.
             StaleShardMap: somebody else has changed the map meanwhile, or taken this flip over.
         """
@@ -180,7 +180,7 @@ class Flipper:
                 # Given up only where it was not fenced in an attempt before this: then it can but go on.
                 raise error if was_fenced or not _is_canceled(error) else _NotDrained from error
             self._check_rows(plan, shard_map, rows)
-            if not was_fenced and (objection := self._objects(connection, plan)):
+            if not was_fenced and (objection := self._objection(connection, plan)):
                 raise _Objected(objection)
             gone = update(OWNERSHIP).where(OWNERSHIP.c.unit.in_(_UNITS)).values(since=plan.since_epoch, owned=False)
             connection.execute(gone, units)

@@ -43,7 +43,7 @@ class SlotMoves:
 
     Args:
         databases: of the shards; their settings name a catalogue.
-        tell: shows how far it is.
+        report: shows how far it is.
         rows_copied: somebody has said that the rows of these slots' tenants were copied; they are not looked for.
         drain_s: see :class:`~tidegate.proxy.shard_admin.flip.Flipper`.
 
@@ -52,7 +52,7 @@ class SlotMoves:
     """
 
     def __init__(
-        self, databases: Databases, tell: Progress, *, rows_copied: bool = False, drain_s: float = 5.0
+        self, databases: Databases, report: Progress, *, rows_copied: bool = False, drain_s: float = 5.0
     ) -> None:
         catalogue = databases.catalogue()
         if catalogue is None:
@@ -62,7 +62,7 @@ class SlotMoves:
             )
         self._databases = databases
         self._catalogue: Catalogue = catalogue
-        self._tell = tell
+        self._report = report
         self._rows_copied = rows_copied
         self._drain_s = drain_s
 
@@ -85,7 +85,7 @@ class SlotMoves:
         Raises:
             SettingsError: the settings have no database of that name, or it is not ready.
         """
-        self._see_ready(shard)
+        self._verify_ready(shard)
         shard_map = self._map()
         if not shard_map.slots_of(shard):
             shares = _without(shard_map, shard).slots_to_add(shard)
@@ -93,7 +93,7 @@ class SlotMoves:
             shares = _rest(shard_map, shard)
         return [Move(giver, shard, tuple(slots)) for giver, slots in shares.items() if slots]
 
-    def see_empty(self, moves: Sequence[Move]) -> None:
+    def verify_empty(self, moves: Sequence[Move]) -> None:
         """See that no tenant of these slots has a row, where they are or where they shall go; reads no row twice.
 
         Raises:
@@ -105,7 +105,7 @@ class SlotMoves:
         pins = self._map().pins
         for shard in dict.fromkeys(name for move in moves for name in (move.from_shard, move.to_shard)):
             with self._databases.engine(shard).connect() as connection:
-                if said := _rows_of(connection, shard, slots, pins, self._tell, indexed_only=False):
+                if said := _rows_of(connection, shard, slots, pins, self._report, indexed_only=False):
                     raise RoutingError(f"{said}; nothing was changed")
 
     def make_known(self, shard: str) -> None:
@@ -129,9 +129,9 @@ class SlotMoves:
         """
         flipper = self._flipper()
         for move in moves:
-            self._tell(move.from_shard, f"handing {len(move.slots)} slots to {move.to_shard}")
+            self._report(move.from_shard, f"handing {len(move.slots)} slots to {move.to_shard}")
             flipper.flip(move.slots, move.from_shard, move.to_shard)
-            self._tell(move.from_shard, "")
+            self._report(move.from_shard, "")
             done(move)
         return self._map()
 
@@ -169,7 +169,7 @@ class SlotMoves:
 
     def _flipper(self) -> Flipper:
         engines = _Engines(self._databases)
-        return Flipper(self._catalogue, engines, drain_s=self._drain_s, objects=self._objection)
+        return Flipper(self._catalogue, engines, drain_s=self._drain_s, objection=self._objection)
 
     def _objection(self, connection: Connection, plan: FlipPlan) -> str | None:
         """Rows that came since :meth:`see_empty`; no more can come."""
@@ -177,13 +177,13 @@ class SlotMoves:
             return None
         try:
             slots, pins = set(plan.slots), self._map().pins
-            return _rows_of(connection, plan.from_shard, slots, pins, self._tell, indexed_only=True)
+            return _rows_of(connection, plan.from_shard, slots, pins, self._report, indexed_only=True)
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != _CANCELED:
                 raise
             return f"whether {plan.from_shard} has rows of these slots could not be told within {self._drain_s:g} s"
 
-    def _see_ready(self, shard: str) -> None:
+    def _verify_ready(self, shard: str) -> None:
         engine = self._databases.own_engine(shard)
         identity = self._databases.identity(shard)
         for other in self._databases.names:
@@ -234,7 +234,7 @@ def _rows_of(
     shard: str,
     slots: Collection[int],
     pins: Mapping[str, Any],
-    tell: Progress,
+    report: Progress,
     *,
     indexed_only: bool,
 ) -> str | None:
@@ -245,13 +245,13 @@ def _rows_of(
         # rows of their parents, which are found.
         if indexed_only and not is_indexed(connection, one):
             continue
-        tell(shard, f"looking for rows in {one.table.name}")
+        report(shard, f"looking for rows in {one.table.name}")
         for tenant in tenants(connection, one):
             if tenant not in pins and slot_of(tenant) in slots:
                 found.setdefault(tenant, one.table.name)
                 if len(found) > _NAMED:
                     break
-    tell(shard, "")
+    report(shard, "")
     if not found:
         return None
     some = ", ".join(f"{tenant} (slot {slot_of(tenant)}, {table})" for tenant, table in list(found.items())[:_NAMED])

@@ -43,7 +43,7 @@ class Seen:
     busiest: Sequence[Busy] = ()
 
 
-def look(databases: Databases, name: str, tell: Progress, *, hours: float, most: int) -> Seen:
+def look(databases: Databases, name: str, report: Progress, *, hours: float, most: int) -> Seen:
     """Ask one shard; that it does not answer is part of what is shown."""
     found: list[Size] = []
     try:
@@ -51,13 +51,13 @@ def look(databases: Databases, name: str, tell: Progress, *, hours: float, most:
         with engine.connect() as connection:
             for size in sizes(connection):
                 found.append(size)
-                tell(name, f"{size.table} is sized")
+                report(name, f"{size.table} is sized")
             has_runs = any(size.table == WorkflowRun.__tablename__ for size in found)
-            tell(name, f"counting runs of {hours:g} h")
+            report(name, f"counting runs of {hours:g} h")
             busy = busiest(connection, hours=hours, most=most) if most and has_runs else []
     except (TidegateError, SQLAlchemyError) as error:
         return Seen(name, first_line(error), answers=False)
-    tell(name, "done")
+    report(name, "done")
     url = engine.url
     return Seen(
         name, f"{url.host or 'localhost'}:{url.port or 5432}/{url.database}", answers=True, sizes=found, busiest=busy

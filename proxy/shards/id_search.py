@@ -118,7 +118,7 @@ class IdSearch:
         left = [each for each in ids if each not in known]
         return {**known, **self(kind, left)} if left else known
 
-    def left(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
+    def orphans(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
         """The shards on which pauses or reasons of *ids* lie that are nobody's any more: their runs are gone.
 
         Raises:
@@ -136,7 +136,7 @@ class IdSearch:
     def _search(self, kind: Kind, query: _Query, ids: Sequence[str]) -> Mapping[str, str]:
         found: dict[str, str] = {}
         for rows in self._ask(kind, query, ids).values():
-            self._directory.note(kind, rows)
+            self._directory.record(kind, rows)
             found.update(rows)
         return _as_given(ids, found)
 

@@ -1,4 +1,4 @@
-"""What the keeper asks where there are several shards: the primary of the tenant's own."""
+"""What the root recovery asks where there are several shards: the primary of the tenant's own."""
 
 from __future__ import annotations
 

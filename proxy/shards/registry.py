@@ -41,7 +41,7 @@ class Shard:
         watch: of that engine.
         outbox: where changes go that the cache cannot be told of.
         applier: takes them out again; None: this gate has no cache.
-        primary: what the keeper asks.
+        primary: what the root recovery asks.
         routing: runs a call on one of its nodes.
         nodes: its servers; None: there is one, and nobody watches it.
         all_writes: positions of all writes of this process; None where there is one server.

@@ -129,7 +129,7 @@ class IntentAndStamp:
             return None
         return self._begun(changes, "", {})
 
-    def own(self, connection: Committing, tenant: str) -> None:
+    def verify_ownership(self, connection: Committing, tenant: str) -> None:
         """See that this shard owns *tenant*, and hold it until the transaction has ended.
 
         Raises:
@@ -141,7 +141,7 @@ class IntentAndStamp:
         if self._owned_units is None:
             return None
         ownerships = self._owned_units(tenants)
-        connection.own(list({ownership.unit: ownership for ownership in ownerships}.values()))
+        connection.verify_ownership(list({ownership.unit: ownership for ownership in ownerships}.values()))
         return ownerships
 
     def _parts(

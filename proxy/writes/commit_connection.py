@@ -47,7 +47,7 @@ class CommittingConnection:
         """Whether the transaction has written anything, which gives it an id; in at most one statement."""
         return self._transaction is not None or bool(self._connection.scalar(_HAS_ID))
 
-    def own(self, ownerships: Sequence[Ownership]) -> None:
+    def verify_ownership(self, ownerships: Sequence[Ownership]) -> None:
         """See ``Committing``."""
         if self._transaction is None:
             self._transaction = check_ownership_at_commit(self._connection, ownerships)

@@ -21,7 +21,7 @@ class Committing(Protocol):
         """The transaction's id and the position now, in at most one statement; before COMMIT only."""
         ...
 
-    def own(self, ownerships: Sequence[Ownership], /) -> None:
+    def verify_ownership(self, ownerships: Sequence[Ownership], /) -> None:
         """See that the shard owns what a map says, and hold it until the end; in one statement, before COMMIT only.
 
         Raises:
@@ -52,7 +52,7 @@ class CommitProtocol(Protocol[Ticket]):
         """
         ...
 
-    def own(self, connection: Committing, tenant: str) -> None:
+    def verify_ownership(self, connection: Committing, tenant: str) -> None:
         """Instead, where a transaction of *tenant*'s session changes no tracked rows, and has written others.
 
         Raises:

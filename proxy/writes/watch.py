@@ -275,7 +275,7 @@ class Watch:
             if ticket is not None:
                 connection.info[_TICKET] = (committing, ticket)
         elif collected.only is not None and committing.has_written():
-            self.protocol.own(committing, collected.only)
+            self.protocol.verify_ownership(committing, collected.only)
         # Only now: a prepare that raised may be followed by a commit all the same.
         connection.info.pop(_COLLECTED, None)
 

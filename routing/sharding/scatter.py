@@ -80,7 +80,7 @@ class Scatter:
         self._threads_each = threads_each
         self._timeout_s = timeout_s
         self._threads: dict[str, DaemonPool] = {}
-        self._left: set[Future[Any]] = set()
+        self._abandoned: set[Future[Any]] = set()
         self._lock = threading.Lock()
         reset_after_fork(self._forget)
 
@@ -129,8 +129,8 @@ class Scatter:
         for shard, future in running.items():
             # Cancelled where it has not begun, so that what nobody waits for any more takes no turn.
             if future.cancel() or not future.done():
-                self._left.add(future)
-                future.add_done_callback(self._left.discard)
+                self._abandoned.add(future)
+                future.add_done_callback(self._abandoned.discard)
                 failed[shard] = TimeoutError(f"the shard {shard} did not answer in time")
             elif (error := future.exception()) is not None:
                 failed[shard] = error
@@ -145,7 +145,7 @@ class Scatter:
         """
         with self._lock:
             self._threads = {}
-        wait(self._left.copy(), _LAST_S)
+        wait(self._abandoned.copy(), _LAST_S)
 
     def _submit(self, shard: str, function: Callable[[], T], until_s: float) -> Future[T]:
         context = contextvars.copy_context()
@@ -159,7 +159,7 @@ class Scatter:
     def _forget(self) -> None:
         # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
         self._lock = threading.Lock()
-        self._threads, self._left = {}, set()
+        self._threads, self._abandoned = {}, set()
 
 
 def _wait(running: Mapping[str, Future[T]], until_s: float, enough: Callable[[Mapping[str, T]], bool] | None) -> None:

@@ -60,7 +60,7 @@ class IdDirectory:
                 self._known.move_to_end(known)
             return tenant
 
-    def note(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
+    def record(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
         """See ``TenantDirectory``."""
         keys = [((kind, canonical(key)), canonical(tenant)) for key, tenant in found]
         with self._lock:
@@ -70,7 +70,7 @@ class IdDirectory:
             while len(self._known) > self._most:
                 self._known.popitem(last=False)
 
-    def forget(self, kind: Kind, ids: Iterable[str]) -> None:
+    def evict(self, kind: Kind, ids: Iterable[str]) -> None:
         """See ``TenantDirectory``."""
         keys = [(kind, canonical(key)) for key in ids]
         with self._lock:

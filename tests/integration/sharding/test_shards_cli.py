@@ -559,7 +559,7 @@ def test_a_row_that_comes_before_the_fence_keeps_its_slot(there: Shards, monkeyp
     tenant = of_shard(there, "s0")
     slot = slot_of(tenant)
     ownership = Ownership(slot_unit(slot), *there.map().slots[slot])
-    looked = SlotMoves.see_empty
+    looked = SlotMoves.verify_empty
 
     def look_and_then(self: SlotMoves, planned: Any) -> None:
         looked(self, planned)
@@ -567,7 +567,7 @@ def test_a_row_that_comes_before_the_fence_keeps_its_slot(there: Shards, monkeyp
             check_ownership(connection, [ownership])
         add_run(there.engines["s0"], tenant)
 
-    monkeypatch.setattr(moves.SlotMoves, "see_empty", look_and_then)
+    monkeypatch.setattr(moves.SlotMoves, "verify_empty", look_and_then)
     refused = tidegate("flip", "--slots", f"{slot}", "--to", "s1")
     assert refused.exit_code == 2
     assert f"{tenant} (slot {slot}, workflow_runs)" in refused.stderr

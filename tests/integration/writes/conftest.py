@@ -45,7 +45,7 @@ class Recorder:
         self.transactions.append(connection.transaction_id())
         return len(self.changes)
 
-    def own(self, connection: Committing, tenant: str) -> None:  # noqa: ARG002  # no session here is a tenant's
+    def verify_ownership(self, connection: Committing, tenant: str) -> None:  # noqa: ARG002  # no session here is a tenant's
         raise AssertionError(f"asked whether the shard of {tenant} owns it")
 
     def after_commit(self, connection: Committing, ticket: int) -> None:

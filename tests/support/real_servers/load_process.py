@@ -44,7 +44,7 @@ class Answer(NamedTuple):
     node: str
     answered: str
     only_primary: bool
-    tended: bool
+    advanced: bool
 
 
 class Witness(Counters):
@@ -53,8 +53,10 @@ class Witness(Counters):
     def add(self, call: Call, ns: int, failed: int = 0) -> None:
         super().add(call, ns, failed)
         if (answers := getattr(_here, "answers", None)) is not None:
-            answers.append(Answer(call.node, call.answered, call.need is not None and call.need.primary, _here.tended))
-            _here.tended = False
+            answers.append(
+                Answer(call.node, call.answered, call.need is not None and call.need.primary, _here.advanced)
+            )
+            _here.advanced = False
 
 
 def _kept_needs(*given: Any) -> ReadRequirements:
@@ -70,7 +72,7 @@ def _kept_needs(*given: Any) -> ReadRequirements:
 
 def _why(answer: Answer) -> str:
     """Why a call went to the primary that a replica could have answered."""
-    if answer.tended:
+    if answer.advanced:
         return LOST
     return "a commit was under way" if answer.only_primary else "no replica was seen to have replayed it"
 
@@ -107,7 +109,7 @@ class Caller:
 
     def run(self) -> None:
         crew = self._crew
-        _here.answers, _here.tended = [], False
+        _here.answers, _here.advanced = [], False
         turn_s = time.monotonic()
         while not crew.board.over:
             if speed := crew.board.speed:
@@ -158,7 +160,7 @@ class Caller:
         floor = max(own, acknowledged, seen_before)
         forced = counts and self._ask_rules(tenant, floor, calls)
         del _here.answers[:]
-        _here.tended = False
+        _here.advanced = False
         try:
             seen = read(crew.gate, book, floor)
         except Exception as error:  # noqa: BLE001  # while there is no primary
@@ -230,7 +232,7 @@ class Crew:
     def _observe(self, event: Event) -> None:
         self.events[type(event).__name__] += 1
         if isinstance(event, RootAdvanced) and event.step != "resolved":
-            _here.tended = True
+            _here.advanced = True
 
 
 def _report(crew: Crew, callers: list[Caller]) -> dict[str, Any]:

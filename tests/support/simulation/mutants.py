@@ -99,7 +99,7 @@ def _without_quarantine(patch: pytest.MonkeyPatch) -> None:
 def _without_pending(patch: pytest.MonkeyPatch) -> None:
     """The finder asks the primary first, and stores the root, in quarantine, after."""
 
-    def make(self: Any, tenant: str) -> None:
+    def create_root(self: Any, tenant: str) -> None:
         xid, position = self._primary.transaction(tenant)
         nonce = self._nonce()
         self._store.make_root(tenant, nonce, self._primary.origin(tenant))
@@ -107,7 +107,7 @@ def _without_pending(patch: pytest.MonkeyPatch) -> None:
         if marks_now.nonce == nonce:
             self._store.roots[tenant] = marks.completed(marks_now, nonce, xid, position)
 
-    patch.setattr(RootRecovery, "make", make)
+    patch.setattr(RootRecovery, "create_root", create_root)
 
 
 def _without_resolve(patch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ class Sleeping(Protocol):
 
 
 def read_through(
-    world: Sleeping, store: SimStore, keeper: RootRecovery, epoch: Callable[[str], int] | None = None
+    world: Sleeping, store: SimStore, recovery: RootRecovery, epoch: Callable[[str], int] | None = None
 ) -> ReadThrough:
     """The read path of one process."""
 
@@ -106,7 +106,7 @@ def read_through(
 
     return ReadThrough(
         store,
-        keeper,
+        recovery,
         flights=Flights(SimSignal),
         limits=Limits(lease_ms=1_000, wait_ms=3, poll_ms=1, beta=0),
         epoch=epoch,
@@ -127,9 +127,9 @@ class World(Servers):
         self.store = SimStore(self)
         if shape.rooted:
             self.store.roots[TENANT] = Root("first", self.primary.origin, RootState.CLEAN)
-        self.keeper = RootRecovery(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
+        self.recovery = RootRecovery(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
         self.routers = [SimRouter(self, f"process {i}") for i in range(shape.processes)]
-        processes = [read_through(self, self.store, self.keeper) for _ in range(shape.processes)]
+        processes = [read_through(self, self.store, self.recovery) for _ in range(shape.processes)]
         for i in range(shape.writers):
             scheduler.add(f"w{i}", SimWriter(self, i).run)
         for i in range(shape.readers):

@@ -128,7 +128,7 @@ class Servers:
 
 
 class SimPrimary:
-    """What the keeper asks; each answer is one step."""
+    """What the root recovery asks; each answer is one step."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
@@ -177,7 +177,7 @@ class SimConnection:
         self.servers.scheduler.step("asks for its position")
         return Position(self.node.timeline, len(self.node.log))
 
-    def own(self, _ownerships: Any) -> None:
+    def verify_ownership(self, _ownerships: Any) -> None:
         raise AssertionError("there is one shard here")
 
     def execute(self, _statement: object, _parameters: Any = None) -> Any:

@@ -48,7 +48,7 @@ def take_away(rules: Iterable[str], patch: pytest.MonkeyPatch) -> None:
 
 def _without_ownership(patch: pytest.MonkeyPatch) -> None:
     """A write asks no shard whether it owns the tenant."""
-    patch.setattr(SharingConnection, "own", lambda *_args: None)
+    patch.setattr(SharingConnection, "verify_ownership", lambda *_args: None)
 
 
 def _without_since(patch: pytest.MonkeyPatch) -> None:

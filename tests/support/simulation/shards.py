@@ -145,7 +145,7 @@ class SharingConnection(SimConnection):
         super().__init__(shard)
         self._transaction: tuple[str, Position] | None = None
 
-    def own(self, ownerships: Any) -> None:
+    def verify_ownership(self, ownerships: Any) -> None:
         self._transaction = check_ownership_at_commit(self, ownerships)
 
     def transaction_id(self) -> tuple[str, Position]:

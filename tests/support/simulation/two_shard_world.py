@@ -121,11 +121,11 @@ class Process:
         self.shards = Shards(self.maps, lambda _name: None)
         self.routings = {name: SimRouting(shard, number) for name, shard in world.shards.items()}
         primary = ShardedPrimary(self.shards)
-        keeper = RootRecovery(world.store, primary, nonce=world.nonce, grace_ms=0)
+        recovery = RootRecovery(world.store, primary, nonce=world.nonce, grace_ms=0)
         for name, shard in world.shards.items():
             self.shards.add(self._assembled(name, shard))
-        self.sharding = Sharding(self.shards, needs_of(world.store, keeper).ask, 0.0)
-        self.read_through = read_through(world, world.store, keeper, primary.epoch)
+        self.sharding = Sharding(self.shards, needs_of(world.store, recovery).ask, 0.0)
+        self.read_through = read_through(world, world.store, recovery, primary.epoch)
         self.commits = {
             name: IntentAndStamp(
                 world.store, None, shard=name, owned_units=partial(self.shards.ownerships_on, name), nonce=world.nonce

@@ -68,11 +68,11 @@ class Here:
         self.events: list[Any] = []
         self.store = MemoryStore(now_ms=lambda: self.now_ms)
         self.store.roots["t"] = Root("n", ORIGIN, RootState.CLEAN)
-        self.keeper = RootRecovery(self.store, ClockPrimary("", 0, lambda: self.now_ms))
+        self.recovery = RootRecovery(self.store, ClockPrimary("", 0, lambda: self.now_ms))
         self.flights = Flights()
         self.read = ReadThrough(
             self.store,
-            self.keeper,
+            self.recovery,
             flights=self.flights,
             limits=Limits(**({"beta": 0} | limits)),
             observe=self.events.append,
@@ -115,7 +115,7 @@ def test_who_learns_of_a_move_while_it_waits_for_a_lease_waits_no_more() -> None
     def flips(_seconds: float) -> None:
         here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), RootState.CLEAN)
 
-    read = ReadThrough(here.store, here.keeper, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
+    read = ReadThrough(here.store, here.recovery, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
     assert read(request) == "value"
     assert request.queries == [ReadRequirement(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
     assert [event.reason for event in here.events] == [Refusal.NO_ENTRY, Refusal.EPOCH, Refusal.EPOCH]
@@ -164,7 +164,7 @@ def test_an_answer_of_a_newer_timeline_voids_what_came_before_it() -> None:
     here, request = Here(), Request()
     here.read(request)
     promoted = Origin(0, 1, "")
-    here.keeper._primary = Promoted(promoted)
+    here.recovery._primary = Promoted(promoted)
     other = Request("after", promoted)
     other.entry = "e2"
     assert here.read(other) == "after"
@@ -325,6 +325,6 @@ def test_a_primary_that_fails_once_the_answer_is_there_is_no_matter() -> None:
     def fails(_tenant: str) -> None:
         raise OSError("gone")
 
-    here.keeper.make = fails  # type: ignore[assignment,method-assign]
+    here.recovery.create_root = fails  # type: ignore[assignment,method-assign]
     assert here.read(request) == "value"
     assert StoreFailed("make", "gone") in here.events

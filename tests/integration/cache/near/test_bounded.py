@@ -18,7 +18,7 @@ from sqlalchemy.orm import sessionmaker
 
 import tidegate
 from tidegate.cache.events import Served
-from tidegate.cache.near.push_epochs import ALIVE_S
+from tidegate.cache.near.push_versions import ALIVE_S
 from tidegate.cache.redis.push_stream import RedisPushes
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change
@@ -346,14 +346,14 @@ def test_only_marks_of_this_namespace_are_pushed(valkey_url: str) -> None:
     store, pushes = pushing(valkey_url)
     other = RedisStore.from_url(valkey_url, "ab123", read_timeout_ms=5_000)
     other.make_root("t", "n", Origin(1, 1, "s0"))
-    before = pushes.epoch("t")
+    before = pushes.version("t")
     other.bump([Change("t", frozenset({"a"}))], NOWHERE)
     store.bump([Change("u", whole=True)], NOWHERE)
     assert pushes.caught_up(10)
-    assert pushes.epoch("t") == before
+    assert pushes.version("t") == before
     store.bump([Change("t", frozenset({"a"}))], NOWHERE)
     assert pushes.caught_up(10)
-    assert pushes.epoch("t") != before
+    assert pushes.version("t") != before
     pushes.close()
 
 
@@ -366,13 +366,13 @@ def test_a_demoted_server_vouches_for_nothing(node: ValkeyNode) -> None:
     pushes.close()
 
 
-def test_a_killed_server_s_successor_begins_with_other_epochs(node: ValkeyNode) -> None:
+def test_a_killed_server_s_successor_begins_with_other_versions(node: ValkeyNode) -> None:
     _, pushes = pushing(node.url)
-    before = pushes.epoch("t")
+    before = pushes.version("t")
     node.kill()
     node.start()
     assert pushes.caught_up(10)
-    assert pushes.epoch("t") != before
+    assert pushes.version("t") != before
     pushes.close()
 
 
@@ -382,7 +382,7 @@ def test_a_process_forked_off_has_a_stream_of_its_own(valkey_url: str) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
         child = os.fork()
     if child == 0:
-        alive_at_once = pushes._epochs.alive()
+        alive_at_once = pushes._versions.alive()
         os._exit(0 if not alive_at_once and pushes.caught_up(10) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert pushes.caught_up(10)

@@ -21,21 +21,21 @@ TENANT = "4c0fe2c1-2b6d-4a3e-9f57-0d6c2f1b8e90"
 def test_what_was_noted_is_known_by_every_spelling_and_nothing_else_is() -> None:
     directory: TenantDirectory = IdDirectory()
     assert directory.tenants("run", [ID]) == {}
-    directory.note("run", [(ID.upper(), "{" + TENANT + "}")])
+    directory.record("run", [(ID.upper(), "{" + TENANT + "}")])
     spelt = ID.replace("-", "")
     assert directory.tenants("run", [spelt, OTHER, "none"]) == {spelt: TENANT}
     assert directory.tenants("node", [ID]) == {}
-    directory.note("node", [(ID, "acme")])
+    directory.record("node", [(ID, "acme")])
     assert (directory.tenants("run", [ID]), directory.tenants("node", [ID])) == ({ID: TENANT}, {ID: "acme"})
-    directory.forget("run", [spelt, OTHER])
+    directory.evict("run", [spelt, OTHER])
     assert (directory.tenants("run", [ID]), directory.tenants("node", [ID])) == ({}, {ID: "acme"})
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:
     directory = IdDirectory(most_ids=3)
-    directory.note("run", [("a", "t"), ("b", "t"), ("c", "t")])
+    directory.record("run", [("a", "t"), ("b", "t"), ("c", "t")])
     directory.tenants("run", ["a"])
-    directory.note("run", [("b", "t"), ("d", "t")])
+    directory.record("run", [("b", "t"), ("d", "t")])
     assert set(directory.tenants("run", "abcd")) == {"a", "b", "d"}
     assert len(directory) == 3
 
@@ -47,7 +47,7 @@ def test_an_entry_takes_no_more_than_is_said() -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     # Texts of their own, as they come from a database.
-    directory.note("run", ((text[:1] + text[1:], TENANT) for text in ids))
+    directory.record("run", ((text[:1] + text[1:], TENANT) for text in ids))
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(directory) == count
@@ -60,10 +60,10 @@ def test_threads_may_share_it() -> None:
     def use(start: int) -> bool:
         for i in range(2_000):
             key = str((start + i) % 100)
-            directory.note("run", [(key, f"tenant of {key}")])
+            directory.record("run", [(key, f"tenant of {key}")])
             found = directory.tenants("run", [key, str(i % 100)])
             assert all(tenant == f"tenant of {key}" for key, tenant in found.items())
-            directory.forget("run", [str((i + 7) % 100)])
+            directory.evict("run", [str((i + 7) % 100)])
         return len(directory) <= 50
 
     with ThreadPoolExecutor(4) as pool:
@@ -72,7 +72,7 @@ def test_threads_may_share_it() -> None:
 
 def test_a_process_forked_off_does_not_wait_for_a_thread_that_it_does_not_have() -> None:
     directory = IdDirectory()
-    directory.note("run", [(ID, TENANT)])
+    directory.record("run", [(ID, TENANT)])
     with directory._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
         child = os.fork()

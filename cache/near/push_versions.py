@@ -1,23 +1,23 @@
 """What the server has pushed, as far as a near cache must know it: whose marks changed, and whether pushes arrive.
 
-Each tenant has an *epoch*, a number that changes whenever its marks may have changed. A kept answer remembers the epoch
-that was read *before* its lookup:
+Each tenant has a *version*, a number that changes whenever its marks may have changed. A kept answer remembers the
+version that was read *before* its lookup:
 
-    reader: epoch 7 | lookup: fresh                          | keeps (answer, 7)
-    pushes:                          marks changed: epoch 8
+    reader: version 7 | lookup: fresh                          | keeps (answer, 7)
+    pushes:                          marks changed: version 8
 
-so a push that comes between lookup and keeping is not lost: 7 is not 8, and the answer is checked. Had the epoch been
+so a push that comes between lookup and keeping is not lost: 7 is not 8, and the answer is checked. Had the version been
 read after the lookup, the answer would be kept with 8 and served for as long as nothing else changes.
 
-An epoch says something only while the pushes arrive. They do as long as the server has answered, on their own
+A version says something only while the pushes arrive. They do as long as the server has answered, on their own
 connection, a question put within the last 250 ms: replies and pushes come in the order they were written. The moment
 that counts is the one when the question was *sent*: what was changed until then has been pushed before the answer.
 
 The thread that reads the stream may have to wait 5 ms for its turn (the interpreter's switch interval) while others are
 served. So these look for themselves whether something has come that is not read yet, and take that for silence:
 
-    reader: anything unread? no |                           | is it being read? no | epoch
-    thread:                       being read := yes | reads | epoch 8 | being read := no
+    reader: anything unread? no |                           | is it being read? no | version
+    thread:                       being read := yes | reads | version 8 | being read := no
 
 Asked the other way round, what was read between the two questions would be seen by neither.
 """
@@ -45,13 +45,13 @@ uptime_s: Final[Callable[[], float]] = (
 
 
 class PushVersions(Protocol):
-    """A stream of pushes. To be asked in this order: if it is alive, then for the epoch."""
+    """A stream of pushes. To be asked in this order: if it is alive, then for the version."""
 
     def alive(self) -> bool:
         """Whether all that was changed until 250 ms ago has been pushed to here, and nothing waits to be read."""
         ...
 
-    def epoch(self, tenant: str) -> int:
+    def version(self, tenant: str) -> int:
         """Another number each time the marks of *tenant* may have changed."""
         ...
 
@@ -64,18 +64,18 @@ class PushVersions(Protocol):
         ...
 
 
-class Epochs:
-    """Epochs by key, written by the one thread that reads the stream, and read by all.
+class VersionsByTenant:
+    """Versions by key, written by the one thread that reads the stream, and read by all.
 
     Args:
         clock: seconds; see :func:`uptime_s`.
-        most: keys that have an epoch of their own, before all get a new one together.
+        most: keys that have a version of their own, before all get a new one together.
     """
 
     def __init__(self, clock: Callable[[], float] = uptime_s, most: int = MOST_TENANTS) -> None:
         self.clock: Final = clock
         self._most = most
-        self._numbers = count(1)  # never twice, so that an epoch of another life of the stream is none of this one
+        self._numbers = count(1)  # never twice, so that a version of another life of the stream is none of this one
         self._view: tuple[int, dict[bytes, int]] = (0, {})
         self._vouched_s = float("-inf")
         self.unread: Callable[[], bool] = lambda: False
@@ -83,7 +83,7 @@ class Epochs:
         self._news = threading.Condition()
 
     def of(self, key: bytes) -> int:
-        """The epoch of *key*."""
+        """The version of *key*."""
         base, own = self._view  # one read: the two belong together
         return own.get(key, base)
 
