@@ -21,7 +21,7 @@ class ReadNeeds:
 
     Args:
         store: where the marks are.
-        recovery: advances them, so that a tenant whose calls are not cached reaches its replicas too; None: nobody does.
+        recovery: advances them, so that a tenant without cached calls reaches its replicas too; None: nobody does.
     """
 
     def __init__(self, store: Store, recovery: RootRecovery | None) -> None:
