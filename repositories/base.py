@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from tidegate.errors import StaleShardMap
 
@@ -21,7 +21,42 @@ BATCH_SIZE = 1000
 """How many rows a batch holds unless the caller says otherwise."""
 
 
-class SQLAlchemyRepository:
+Retry: TypeAlias = "Callable[[], Callable[[StaleShardMap], bool]]"
+"""Makes, for one transaction, what tells whether it may be tried once more after a shard has refused it.
+
+What is made waits while a flip is under way. Each transaction has one of its own, as it has its own patience.
+"""
+
+
+class Binding(NamedTuple):
+    """How a repository is bound to a gate.
+
+    Args:
+        home: opens sessions where every row is, which is a primary; also of a copy that reads on a replica.
+        layer: where its calls go; None: its methods run plain. Such are the copies on which a call runs.
+        retry: asked whether a transaction that a shard has refused may be tried once more; None: it may not.
+        caller_sessions: runs the methods that take the caller's session; None: they run plain.
+        made_with: what its constructor was given beside the session maker, which tells its answers apart.
+    """
+
+    home: sessionmaker[Session]
+    layer: Callable[[Any], Any] | None = None
+    retry: Retry | None = None
+    caller_sessions: Callable[..., Any] | None = None
+    made_with: tuple[Any, ...] = ()
+
+    def of_copy(self, home: sessionmaker[Session] | None = None, retry: Retry | None = None) -> Binding:
+        """Return the binding of a copy that runs plain, with another *home* or *retry* where one is given."""
+        return Binding(home or self.home, None, retry or self.retry, self.caller_sessions, self.made_with)
+
+
+class Bindable:
+    """Declare where a repository keeps its binding; bound to no gate, it is a plain repository."""
+
+    tidegate_binding: Binding | None = None
+
+
+class SQLAlchemyRepository(Bindable):
     """A repository over one ``sessionmaker``; making one costs nothing and opens nothing.
 
     Args:
@@ -33,9 +68,8 @@ class SQLAlchemyRepository:
 
     @property
     def _home(self) -> sessionmaker[Session]:
-        """Opens sessions where every row is, also where this repository is a copy that reads on a replica."""
-        home: sessionmaker[Session] = self.__dict__.get("_tidegate_session_maker") or self._session_maker
-        return home
+        """Return what opens sessions where every row is, also in a copy that reads on a replica."""
+        return self._session_maker if self.tidegate_binding is None else self.tidegate_binding.home
 
     def _read(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a session of its own; what it returns comes back detached."""
@@ -48,13 +82,14 @@ class SQLAlchemyRepository:
         the rollback or the hook fail as well, a note on the exception says so. Refused by a shard that does not own
         the tenant any more, *operation* is run again on the one that does.
         """
-        may_try_again = self._again()
+        binding = self.tidegate_binding
+        may_retry = None if binding is None or binding.retry is None else binding.retry()
         while True:
             try:
                 with self._session_maker() as session:
                     return self._committed(session, operation)
             except StaleShardMap as error:
-                if may_try_again is None or not may_try_again(error):
+                if may_retry is None or not may_retry(error):
                     raise
 
     def _committed(self, session: Session, operation: Callable[[Session], T]) -> T:
@@ -66,14 +101,6 @@ class SQLAlchemyRepository:
             _beside(error, "failure hook", partial(self._on_failure, error))
             raise
         return result
-
-    def _again(self) -> Callable[[StaleShardMap], bool] | None:
-        """What says whether one transaction that was refused may find another shard now, and waits for a flip.
-
-        A gate gives it; each transaction has one of its own, as it has its own patience.
-        """
-        made: Callable[[], Callable[[StaleShardMap], bool]] | None = self.__dict__.get("_tidegate_again")
-        return None if made is None else made()
 
     def _on_failure(self, error: BaseException) -> None:
         """Told of every transaction that failed, after its rollback; for subclasses."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from tidegate.errors import PolicyError
 
 if TYPE_CHECKING:
     from tidegate.repositories.scopes import Scope
+    from tidegate.repositories.tenant_directory import Kind
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """The tags of an answer, of the call's arguments and the answer; asked after the query."""
@@ -54,6 +55,7 @@ class Read:
     near: NearMode = "off"
     near_if: Callable[[Any], bool] | None = None
     scope: Scope | None = None
+    answer_kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,11 @@ class Write:
 
     Args:
         where: where the rows are, of a method that names no tenant; None: with its tenant.
+        answer_kind: of what kind the ``id`` of the answer is, as with :class:`Read`.
     """
 
     scope: Scope | None = None
+    answer_kind: Kind | None = None
 
 
 Policy: TypeAlias = Read | Write
@@ -79,11 +83,13 @@ class PolicyTable(Mapping[str, Policy]):
         tenant: the argument that names the tenant.
         ids: the arguments that are UUIDs, which every spelling of the same id makes the same call; text that is none
             is not cached.
+        invalidation: by the name of an argument of ``gate.invalidate``, templates of it: what it voids by hand.
     """
 
     methods: Mapping[str, Policy]
     tenant: str = "tenant_id"
     ids: frozenset[str] = frozenset()
+    invalidation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __getitem__(self, method: str) -> Policy:
         return self.methods[method]
@@ -131,9 +137,13 @@ class Tracked:
         tenant: the column of the tenant; None where the row has none, and *parent* tells it.
         tags: templates of columns.
         parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
+        identifies: (column, kind): whoever has a row of this model has the id in that column, which is of this kind.
+        names: (column, kind) each: the column names such an id, which is that of another row.
     """
 
     model: type[Any]
     tenant: str | None = "tenant_id"
     tags: tuple[str, ...] = ()
     parent: tuple[str, type[Any]] | None = None
+    identifies: tuple[str, Kind] | None = None
+    names: tuple[tuple[str, Kind], ...] = ()

@@ -92,7 +92,7 @@ class CallerSession:
     """In the caller's session, and so on its shard.
 
     Args:
-        kind: of what the ids are that it asks about.
+        kind: of what the ids are that it asks about; None: it asks about none.
         ids: the argument with the id, or the row with a ``tenant_id``; None: it is not about one.
         lists: the argument with a list of them; None: it is not about several.
         tenants: an argument that may say whose rows alone are wanted; None among its values: all.
@@ -101,7 +101,7 @@ class CallerSession:
         writes: whether it changes rows.
     """
 
-    kind: Kind = "run"
+    kind: Kind | None = None
     ids: str | None = None
     lists: str | None = None
     tenants: str | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-Kind: TypeAlias = Literal["run", "node", "pause"]
-"""Of what the id is: a run, a node execution, or a pause, which is its run's tenant's."""
+Kind: TypeAlias = str
+"""What an id is the id of, as a tracked model says it (``Tracked.identifies``): "run", "node", "pause"."""
 
 
 class TenantDirectory(Protocol):

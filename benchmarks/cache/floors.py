@@ -16,7 +16,9 @@ import redis
 from tidegate.benchmarks.cache import hydration
 from tidegate.benchmarks.contenders.behind_gate import HIT, NEAR_BOUNDED, gated
 from tidegate.cache.events import served
-from tidegate.proxy.call import Call
+from tidegate.cache.request import Answer
+from tidegate.proxy.call import Call, Method
+from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.repositories.policies import PolicyTable, Read
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from tidegate.benchmarks.contenders.behind_gate import Gated
     from tidegate.benchmarks.progress import Advance
+    from tidegate.proxy.explanation import Explanation
 
 HIT_TIMES: Final = 1.2
 NEAR_TIMES: Final = 1.5
@@ -149,11 +152,8 @@ class Floors:
 def _telemetry(rounds: int) -> Floor:
     counters = Counters()
     told, event = all_of(counters, Log(logging.getLogger("tidegate"))), served("a tenant", "near")
-    call = Call(object(), "Idle.read", "read", lambda: None, IDLE_POLICIES["read"], {}, "a tenant")
-
-    def below(_call: Call) -> None:
-        """Answer nothing."""
-
+    method = Method("read", "Idle.read", lambda: None)
+    call, below = Call(object(), method, IDLE_POLICIES["read"], {}, "a tenant", None), _Nothing()
     layer = Telemetry(counters, below)
 
     def with_telemetry() -> None:
@@ -163,6 +163,20 @@ def _telemetry(rounds: int) -> Floor:
     times = hydration.measure({"with": with_telemetry, "without": lambda: below(call)}, rounds)
     text = "telemetry of a call that is served near"
     return Floor(text, "without it", times["with"], times["without"], TELEMETRY_US, difference=True)
+
+
+class _Nothing:
+    """The lowest layer: it always gives the same answer."""
+
+    _answer = Answer(None)
+
+    def __call__(self, call: Call) -> Answer:  # noqa: ARG002  # a layer takes a call
+        """Answer nothing."""
+        return self._answer
+
+    def explain(self, call: Call) -> Explanation:
+        """Explain nothing."""
+        return uncached(call)
 
 
 def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.progress import Advance
     from tidegate.benchmarks.sharding.size import ShardingSize
     from tidegate.benchmarks.sharding.stock import Stock
+    from tidegate.cache.request import Answer
     from tidegate.proxy.call import Call
     from tidegate.proxy.gate import Gate
+    from tidegate.repositories.base import Binding
 
     Ask = Callable[[], object]
 
@@ -149,14 +151,17 @@ class Costs:
         """A call of *repository* through *gate*; *vouched*: as after a miss, by a root that has the tenant's shard."""
         made: Any = gate.wrap(repository, IDLE_POLICIES, ())(gate.session_maker)
         if vouched:
-            pipeline: Callable[[Call], object] = made.__dict__["_tidegate_pipeline"]
-            need = ReadRequirement(NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant]))
+            binding: Binding = made.tidegate_binding
+            layer: Any = binding.layer
+            vouching = ReadRequirement(
+                NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant])
+            )
 
-            def with_need(call: Call) -> object:
-                call.need = need
-                return pipeline(call)
+            def with_requirement(call: Call) -> Answer:
+                answer: Answer = layer(call.at(call.route._replace(requirement=vouching)))
+                return answer
 
-            made.__dict__["_tidegate_pipeline"] = with_need
+            made.tidegate_binding = binding._replace(layer=with_requirement)
         return lambda: made.read(self._tenant, self._app)
 
     def _by_id(self, gate: Gate) -> Ask:

@@ -119,4 +119,4 @@ def _id(text_: str) -> str:
 
 def engines_of(gate: Gate) -> Mapping[str, Engine]:
     """The engine of each shard's primary, by the shard's name."""
-    return {parts.name: parts.engine for parts in gate._parts.shards}  # noqa: SLF001  # what nobody else has to count
+    return {shard.name: shard.engine for shard in gate._shards.every}  # noqa: SLF001  # what nobody else has to count

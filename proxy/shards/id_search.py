@@ -3,74 +3,25 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-from sqlalchemy import select, union
+from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.ids import canonical
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import newest_epoch, refuse_newer_epoch
+from tidegate.proxy.shards.id_queries import id_queries
 from tidegate.proxy.shards.registry import of_all_shards
 from tidegate.repositories.base import batches
-from tidegate.repositories.models import (
-    WorkflowAppLog,
-    WorkflowArchiveLog,
-    WorkflowNodeExecutionModel,
-    WorkflowNodeExecutionOffload,
-    WorkflowPause,
-    WorkflowPauseReason,
-    WorkflowRun,
-    WorkflowTriggerLog,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
+    from tidegate.proxy.shards.id_queries import Query
     from tidegate.proxy.shards.registry import Shards
+    from tidegate.repositories.policies import Tracked
     from tidegate.repositories.tenant_directory import Kind, TenantDirectory
     from tidegate.routing.sharding.scatter import Scatter
-
-_OF_RUNS: Final = (WorkflowNodeExecutionModel, WorkflowAppLog, WorkflowArchiveLog, WorkflowTriggerLog)
-
-
-def _of_runs(ids: list[str]) -> Any:
-    return select(WorkflowRun.id, WorkflowRun.tenant_id).where(WorkflowRun.id.in_(ids))
-
-
-def _of_what_runs_left(ids: list[str]) -> Any:
-    parts = [select(m.workflow_run_id, m.tenant_id).where(m.workflow_run_id.in_(ids)) for m in _OF_RUNS]
-    return union(*parts)
-
-
-def _of_nodes(ids: list[str]) -> Any:
-    node, offload = WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload
-    left = select(offload.node_execution_id, offload.tenant_id).where(offload.node_execution_id.in_(ids))
-    return union(select(node.id, node.tenant_id).where(node.id.in_(ids)), left)
-
-
-def _of_pauses(ids: list[str]) -> Any:
-    run, pause = WorkflowRun, WorkflowPause
-    return select(pause.id, run.tenant_id).join(run, run.id == pause.workflow_run_id).where(pause.id.in_(ids))
-
-
-def _left_of_runs(ids: list[str]) -> Any:
-    return select(WorkflowPause.workflow_run_id).where(WorkflowPause.workflow_run_id.in_(ids))
-
-
-def _left_of_pauses(ids: list[str]) -> Any:
-    reason, pause = WorkflowPauseReason.pause_id, WorkflowPause.id
-    return union(select(pause).where(pause.in_(ids)), select(reason).where(reason.in_(ids)))
-
-
-_Query: TypeAlias = "Callable[[list[str]], Any]"
-_QUERIES: Final[Mapping[Kind, Sequence[_Query]]] = {
-    "run": (_of_runs, _of_what_runs_left),
-    "node": (_of_nodes,),
-    "pause": (_of_pauses,),
-}
-_NOBODYS: Final[Mapping[Kind, _Query]] = {"run": _left_of_runs, "pause": _left_of_pauses}
 
 
 class IdSearch:
@@ -78,14 +29,18 @@ class IdSearch:
 
     Args:
         directory: asked first, and told what was found.
+        tracked: tells which rows have or name the ids of a kind.
         shards: all of them.
         scatter: asks them.
     """
 
-    def __init__(self, directory: TenantDirectory, shards: Shards, scatter: Scatter) -> None:
+    def __init__(
+        self, directory: TenantDirectory, tracked: Sequence[Tracked], shards: Shards, scatter: Scatter
+    ) -> None:
         self._directory: Final = directory
         self._shards: Final = shards
         self._scatter: Final = scatter
+        self._queries: Final = id_queries(tracked)
         self.searched = 0
         """Ids that the directory did not know."""
 
@@ -97,7 +52,7 @@ class IdSearch:
             StaleShardMap: an id was not found, and nobody could say that there is no newer map, with other shards.
         """
         known = dict(self._directory.tenants(kind, ids))
-        for query in _QUERIES[kind]:
+        for query in self._queries.owners.get(kind, ()):
             unknown = [each for each in dict.fromkeys(ids) if each not in known]
             if not unknown:
                 break
@@ -109,7 +64,7 @@ class IdSearch:
     def within(self, session: Session, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
         """The same by the rows that *session* sees, where they are: it holds a connection, and waits for no other."""
         known = dict(self._directory.tenants(kind, ids))
-        for query in _QUERIES[kind]:
+        for query in self._queries.owners.get(kind, ()):
             unknown = [each for each in dict.fromkeys(ids) if each not in known]
             for some in batches(unknown):
                 # Not for the directory: what this session has written may yet be rolled back.
@@ -125,7 +80,7 @@ class IdSearch:
             PartialResult, StaleShardMap: as when called.
         """
         found: dict[str, str] = {}
-        query = _NOBODYS.get(kind)
+        query = self._queries.orphans.get(kind)
         if query is None:
             return found
         for some in batches(dict.fromkeys(ids)):
@@ -133,14 +88,14 @@ class IdSearch:
                 found.update((row[0], shard) for row in rows)
         return _as_given(ids, found)
 
-    def _search(self, kind: Kind, query: _Query, ids: Sequence[str]) -> Mapping[str, str]:
+    def _search(self, kind: Kind, query: Query, ids: Sequence[str]) -> Mapping[str, str]:
         found: dict[str, str] = {}
         for rows in self._ask(kind, query, ids).values():
             self._directory.record(kind, rows)
             found.update(rows)
         return _as_given(ids, found)
 
-    def _ask(self, kind: Kind, query: _Query, ids: Sequence[str]) -> Mapping[str, list[Any]]:
+    def _ask(self, kind: Kind, query: Query, ids: Sequence[str]) -> Mapping[str, list[Any]]:
         """The rows of all shards, or of some that have all *ids*."""
         wanted = {canonical(each) for each in ids}
         statement = query(list(wanted))

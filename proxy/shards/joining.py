@@ -29,6 +29,7 @@ from tidegate.proxy.database.schema import (
 from tidegate.proxy.nodes.engines import primary_engine
 from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
+from tidegate.proxy.shards.joined import Joined
 from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
 from tidegate.routing.threads.fork_hooks import reset_after_fork
@@ -46,15 +47,6 @@ if TYPE_CHECKING:
     from tidegate.routing.sharding.shard_map import ShardMap
 
 _log: Final = logging.getLogger(__name__)
-
-
-class Joined(NamedTuple):
-    """What a gate of several shards begins with: by shard, engines and servers; the map, and how shards are joined."""
-
-    engines: Mapping[str, Engine]
-    nodes: Mapping[str, ShardNodes | None]
-    maps: MapSource
-    joining: Joining
 
 
 def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
@@ -78,7 +70,7 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     joining.begin()
     if catalogue is not None:
         _warn_of_ignored(settings, first, maps)
-    return Joined(engines, nodes, maps, joining)
+    return Joined(engines, nodes, maps, joining, joining.serving, joining.namespace)
 
 
 def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine:

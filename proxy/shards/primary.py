@@ -1,4 +1,4 @@
-"""What the root recovery asks where there are several shards: the primary of the tenant's own."""
+"""What the root recovery asks: the primary of the tenant's own shard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tidegate.proxy.shards.registry import MOST_MOVES
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
+    from tidegate.cache.root_recovery import Primary
     from tidegate.proxy.shards.registry import Shards
     from tidegate.routing.sharding.shard_map import Ownership
 
@@ -20,7 +20,7 @@ _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg
 
 
 class ShardedPrimary:
-    """A :class:`~tidegate.cache.root_recovery.Primary` of all shards.
+    """Ask the primary of a tenant's shard: a :class:`~tidegate.cache.root_recovery.Primary` of all shards.
 
     Args:
         shards: all of them.
@@ -30,11 +30,13 @@ class ShardedPrimary:
         self._shards = shards
 
     def epoch(self, tenant: str) -> int:
-        """Since when the tenant is where the newest map has it."""
+        """Return since when the tenant is where the newest map has it."""
         return self._shards.ownership(tenant).since_epoch
 
     def origin(self, tenant: str) -> Origin:
-        """Whose data the tenant's primary holds, of the transaction that has seen that it owns the tenant."""
+        """Return whose data the tenant's primary holds, in the transaction that has seen that it owns the tenant."""
+        if self._shards.only is not None:
+            return self._shards.only.primary.origin(tenant)
         moves = 0
         while True:
             ownership = self._shards.ownership(tenant)
@@ -48,19 +50,19 @@ class ShardedPrimary:
                     raise
 
     def transaction(self, tenant: str) -> tuple[str, Position]:
-        """See ``Primary``."""
+        """Return a transaction id that no transaction had yet, and the position."""
         return self._of(tenant).transaction(tenant)
 
     def oldest_running(self, tenant: str) -> tuple[int, Position]:
-        """See ``Primary``."""
+        """Return a transaction id below which all have ended and are visible, and the position read after that."""
         return self._of(tenant).oldest_running(tenant)
 
     def ended(self, tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
-        """See ``Primary``."""
+        """Return those of *xids* that are not in progress, and the position read after that."""
         return self._of(tenant).ended(tenant, xids)
 
-    def _of(self, tenant: str) -> PostgresPrimary | ClockPrimary:
-        return self._shards.at(self._shards.ownership(tenant).shard).primary
+    def _of(self, tenant: str) -> Primary:
+        return self._shards.of_tenant(tenant).primary
 
     def _origin(self, ownership: Ownership, *, check: bool) -> Origin:
         with self._shards.at(ownership.shard).engine.connect() as connection:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tidegate.errors import NoNodeAvailable, StaleShardMap
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from tidegate.errors import NoNodeAvailable, PolicyError, StaleShardMap
+from tidegate.position import NOWHERE
+from tidegate.proxy.shards.sessions import for_canonical_tenant, is_routed, routed_maker
+from tidegate.routing.replicas.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session, sessionmaker
-
-    from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
-    from tidegate.proxy.layers.routing import PrimaryOnly, Routing
+    from tidegate.cache.root_recovery import Primary
+    from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.shards.catalogue import MapSource
     from tidegate.proxy.writes.outbox import Applier, Outbox
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.own_writes import OwnWrites
     from tidegate.routing.sharding.shard_map import Ownership, ShardMap
 
+ONLY_SHARD: Final = ""
+"""In marks the one shard has no name: gates that call it differently would take each other for strangers."""
 _MOST_FOUND: Final = 16_384
 """Of tenants whose ownership is remembered while the map is the same."""
 
@@ -33,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a gate has of one shard; see ``build``.
+    """What a gate has of one shard.
 
     Args:
         name: the shard's; "" where it is the only one.
@@ -54,8 +58,8 @@ class Shard:
     watch: Watch
     outbox: Outbox
     applier: Applier | None
-    primary: PostgresPrimary | ClockPrimary
-    routing: Routing | PrimaryOnly
+    primary: Primary
+    routing: Layer
     nodes: ShardNodes | None
     all_writes: OwnWrites | None
     unmarked_writes: OwnWrites | None
@@ -66,6 +70,23 @@ class Shard:
         if self.applier is not None:
             self.applier.ensure_started()
 
+    def reach(self, tenant: str, token: Token) -> None:
+        """Have reads of *tenant* in this process show from now on what *token* stands for."""
+        if self.unmarked_writes is None:
+            return
+        # A position in the log of a shard that had the tenant before says nothing here; what was moved is here by now.
+        position = token.position if token.shard == self.name else self.primary.transaction("")[1]
+        self.unmarked_writes.reach(tenant, position)
+
+    def token(self, tenant: str | None) -> Token:
+        """Return where the writes of this process stand, those of *tenant* alone if one is named."""
+        position = None
+        if self.all_writes is not None:
+            position = self.all_writes.newest if tenant is None else self.all_writes.position(tenant)
+        if position is None or position == NOWHERE:  # a commit is on its way, or nobody keeps count: now is late enough
+            position = self.primary.transaction("")[1]
+        return Token(position, self.name)
+
     def close(self) -> None:
         """End what runs beside the program."""
         if self.applier is not None:
@@ -75,48 +96,105 @@ class Shard:
 
 
 class Shards:
-    """All shards of a gate that has several.
+    """Tell which shard has a tenant. One shard is a case of many: it has every tenant, and is asked for nothing.
 
     Args:
         maps: where the shard map comes from.
         ready: called before a shard is used, with its name; raises what its database raises while that is away.
+        session_maker: makes the sessions of the gate; None: sessions on the shard of their tenant.
     """
 
-    def __init__(self, maps: MapSource, ready: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        maps: MapSource,
+        ready: Callable[[str], None] = lambda _name: None,
+        session_maker: sessionmaker[Session] | None = None,
+    ) -> None:
         self._maps = maps
         self._ready = ready
-        self._parts: dict[str, Shard] = {}
+        self._by_name: dict[str, Shard] = {}
         self._found: tuple[ShardMap | None, dict[str, Ownership]] = (None, {})
+        self.only: Shard | None = None
+        """The one shard that has every tenant; None where there are several."""
+        self.session_maker: Final = routed_maker(self) if session_maker is None else session_maker
 
-    def add(self, parts: Shard) -> None:
-        """One of the shards; all are added before the first call."""
-        self._parts[parts.name] = parts
+    def add(self, shard: Shard) -> None:
+        """Add one of the shards; all are added before the first call."""
+        self._by_name[shard.name] = shard
+        self.only = shard if shard.name == ONLY_SHARD else None
 
     @property
-    def parts(self) -> Mapping[str, Shard]:
-        """By name."""
-        return self._parts
+    def by_name(self) -> Mapping[str, Shard]:
+        """Return all shards by name."""
+        return self._by_name
+
+    @property
+    def every(self) -> tuple[Shard, ...]:
+        """Return all shards, as they were added."""
+        return tuple(self._by_name.values())
 
     def keep_alive(self) -> None:
         """Start what this process has to run for itself."""
-        for parts in self._parts.values():
-            parts.keep_alive()
+        for shard in self.every:
+            shard.keep_alive()
+
+    def close(self) -> None:
+        """End what runs beside the program."""
+        for shard in self.every:
+            shard.close()
+
+    @property
+    def since_epoch(self) -> Callable[[str], int] | None:
+        """Return what tells since when a tenant is where the map has it; None: there is one shard."""
+        return None if self.only is not None else lambda tenant: self.ownership(tenant).since_epoch
+
+    def home(self, session_maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
+        """Return what opens sessions like *session_maker*, on the primary of a tenant in canonical form."""
+        return session_maker if self.only is not None else for_canonical_tenant(session_maker, tenant)
+
+    def at_home(self, call: Call) -> Call:
+        """Return *call* with what opens sessions where its tenant's rows are."""
+        if self.only is not None or call.tenant is None:
+            return call
+        return call.at(call.route._replace(home=for_canonical_tenant(call.binding.home, call.tenant)))
+
+    def of_tenant(self, tenant: str) -> Shard:
+        """Return the shard of a tenant in canonical form, once it can be used."""
+        return self.only or self.at(self.ownership(tenant).shard)
+
+    def check_session_maker(self, session_maker: Any) -> None:
+        """See that a repository with this session maker reads and writes where the gate does.
+
+        Raises:
+            PolicyError: it does not: what it reads is not what the gate's entries hold, or its writes are not watched.
+        """
+        if self.only is None:
+            if not is_routed(session_maker, self):
+                raise PolicyError(f"a repository of this gate needs its session_maker, not {session_maker!r}")
+            return
+        bind = session_maker.kw.get("bind") if isinstance(session_maker, sessionmaker) else None
+        if not isinstance(bind, Engine) or bind.dialect is not self.only.engine.dialect:
+            raise PolicyError(
+                f"a repository of this gate needs a sessionmaker bound to its engine, not {session_maker!r}"
+            )
+        if bind.get_execution_options().get("schema_translate_map"):
+            raise PolicyError("a repository behind a gate must not translate schemas: they would share one cache")
 
     def names(self) -> tuple[str, ...]:
-        """The shards of the newest map."""
+        """Return the shards of the newest map."""
         return self._maps.current().shards
 
     def epoch(self) -> int:
-        """That map's."""
+        """Return the epoch of the newest map."""
         return self._maps.current().epoch
 
     def all(self) -> tuple[tuple[str, ...], int]:
-        """The same, and that map's epoch."""
+        """Return the shards of the newest map, and its epoch."""
         shard_map = self._maps.current()
         return shard_map.shards, shard_map.epoch
 
     def ownership(self, tenant: str) -> Ownership:
-        """Who has a tenant by the newest map that this process has.
+        """Return who has a tenant by the newest map that this process has.
 
         Raises:
             UnknownTenant: it never had one.
@@ -132,7 +210,7 @@ class Shards:
         return ownership
 
     def ownerships_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Ownership]:
-        """The units of *tenants*, which are all on *shard*.
+        """Return the units of *tenants*, which are all on *shard*.
 
         Raises:
             StaleShardMap: by the newest map one of them is on another shard.
@@ -144,19 +222,19 @@ class Shards:
         return ownerships
 
     def at(self, shard: str) -> Shard:
-        """The parts of a shard, once it can be used.
+        """Return a shard by its name, once it can be used.
 
         Raises:
             NoNodeAvailable: the shard map has it, and this gate's settings have not.
         """
-        parts = self._parts.get(shard)
-        if parts is None:
+        found = self._by_name.get(shard)
+        if found is None:
             raise NoNodeAvailable(f"the shard map names {shard!r}, and these settings have no such shard: add it")
         self._ready(shard)
-        return parts
+        return found
 
     def refresh(self) -> bool:
-        """Read the map again; whether where it comes from has answered."""
+        """Read the map again; tell whether where it comes from has answered."""
         return self._maps.refresh()
 
     def moved(self, tenant: str, ownership: Ownership, refused: StaleShardMap) -> bool:
@@ -216,35 +294,6 @@ def of_all_shards(shards: Shards, ask: Callable[[Sequence[str], int | None], T])
         StaleShardMap: see :func:`with_newest_map`.
     """
     return with_newest_map(shards, shards.all, lambda every: ask(*every), lambda every: ask(every[0], None))
-
-
-_NOTHING: Final[tuple[Sequence[Ownership], int | None]] = ((), None)
-_to_check: ContextVar[tuple[Sequence[Ownership], int | None]] = ContextVar("tidegate_to_check", default=_NOTHING)
-
-
-class ownership_checks:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
-    """Have the sessions of a shard that begin meanwhile see first that it owns these units, and nothing else.
-
-    Args:
-        ownerships: the units, and since when.
-        epoch: that the shard must know of no later one; None: it may.
-    """
-
-    __slots__ = ("_to_check", "_token")
-
-    def __init__(self, *ownerships: Ownership, epoch: int | None = None) -> None:
-        self._to_check = ownerships, epoch
-
-    def __enter__(self) -> None:
-        self._token = _to_check.set(self._to_check)
-
-    def __exit__(self, *_: object) -> None:
-        _to_check.reset(self._token)
-
-
-def current_checks() -> tuple[Sequence[Ownership], int | None]:
-    """What a session that begins now has to check: units, and the epoch."""
-    return _to_check.get()
 
 
 MOST_MOVES: Final = 5

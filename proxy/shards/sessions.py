@@ -11,7 +11,7 @@ from tidegate.cache.tags import as_text
 from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import check_epoch_to_read, check_ownership_to_read
-from tidegate.proxy.shards.registry import current_checks
+from tidegate.proxy.shards.ownership_checks import current_checks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -88,7 +88,7 @@ class RoutedSession(Session):
         # The engine of a first statement is asked for before there is a transaction; from now on it is this one's.
         _, ownership, engine = self._chosen
         self._chosen = (self.get_transaction(), ownership, engine)
-        self._shards.parts[ownership.shard].watch.collected(connection).only = self._tenant
+        self._shards.by_name[ownership.shard].watch.collected(connection).only = self._tenant
         try:
             check_ownership_to_read(connection, [ownership])
         except StaleShardMap as refused:
@@ -106,7 +106,7 @@ class ShardSession(Session):
 class CheckedSession(ShardSession):
     """One whose context says what it checks first, and how long it may take.
 
-    The first comes from :class:`~tidegate.proxy.shards.registry.ownership_checks`, the second from
+    The first comes from :class:`~tidegate.proxy.shards.ownership_checks.ownership_checks`, the second from
     :func:`~tidegate.proxy.database.deadlines.set_statement_deadline`.
     """
 

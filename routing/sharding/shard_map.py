@@ -178,6 +178,11 @@ def even_map(shards: Sequence[str], pins: Mapping[str, str] | None = None) -> Sh
     return map_of_ranges(names, ranges, pins)
 
 
+def one_shard_map(shard: str) -> ShardMap:
+    """Return the map in which one shard has every slot, of no epoch: it is never replaced."""
+    return ShardMap(0, (shard,), (Owner(shard, 0),) * SLOTS)
+
+
 def map_of_ranges(
     shards: Sequence[str], ranges: Mapping[str, Sequence[tuple[int, int]]], pins: Mapping[str, str] | None = None
 ) -> ShardMap:

@@ -513,7 +513,7 @@ def test_garbage_in_the_switches_is_no_exception(watched: Watched, cluster: Clus
 
 def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: Watched) -> None:
     run = watched.make_run()
-    applier = watched.gate._parts.shards[0].applier
+    applier = watched.gate._shards.every[0].applier
     assert applier is not None
     background = applier._notified._background
     parents = background._stop

@@ -162,7 +162,7 @@ def test_a_reader_with_an_old_map_is_not_led_astray_by_a_flip(gate: tidegate.Gat
         behind = hold_back(late)
         gate.workflow_runs.get_workflow_runs_count(tenant, APP, "app-run")
         stocked.flipper().flip([slot_of(tenant)], "s0", "s2")
-        gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
+        gate._shards._maps.refresh()
         save_run(gate, tenant, APP, NOW, run_id)
         found = late.workflow_runs.get_workflow_run_by_id(tenant, APP, run_id)
         assert found is not None
