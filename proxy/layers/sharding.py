@@ -60,8 +60,8 @@ class Sharding:
         if only is not None:
             return only.routing(call)
         if isinstance(call.scope, OneShard):
-            sessions = self._maker(call, call.scope.shard, check=True)
-            return self._shards.at(call.scope.shard).routing(call.at(call.route._replace(sessions=sessions)))
+            shard = self._shards.at(call.scope.shard)
+            return shard.routing(call.at(call.route._replace(sessions=self._maker(call, shard.name, check=True))))
         if call.tenant is None:
             raise UnknownTenant(f"{call.method.qualified_name} names no tenant, and this gate has several shards")
         if isinstance(call.policy, Read):

@@ -73,7 +73,7 @@ def run(gates: tuple[tidegate.Gate, tidegate.Gate, Behind], stocked: Shards) -> 
 
 def forget(gate: tidegate.Gate, run_id: str) -> None:
     find: Any = gate._parts.caller_sessions
-    find._find._directory.evict("run", [run_id])
+    find._search._directory.evict("run", [run_id])
 
 
 def test_rows_on_a_shard_that_was_added_are_found(gates: tuple[tidegate.Gate, tidegate.Gate, Behind], run: str) -> None:

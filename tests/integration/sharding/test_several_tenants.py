@@ -125,9 +125,9 @@ def test_ids_that_are_known_are_not_searched_for(gate: tidegate.Gate) -> None:
     for run in runs:
         assert gate.workflow_runs.get_workflow_run_by_id_without_tenant(run.id) is not None
     assert gate.workflow_runs.delete_runs_by_ids([run.id for run in runs]) == 3
-    assert find._find.searched == 0
+    assert find._search.searched == 0
     assert gate.workflow_runs.delete_runs_by_ids([str(uuid4())]) == 0
-    assert find._find.searched
+    assert find._search.searched
 
 
 class Nested:
