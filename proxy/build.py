@@ -39,6 +39,7 @@ from tidegate.proxy.shards.joined import join_one
 from tidegate.proxy.shards.joining import join
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
+from tidegate.public import public
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.scatter import Scatter
 from tidegate.routing.sharding.tenant_directory import IdDirectory
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from tidegate.repositories.policies import Tracked
 
 
+@public
 def connect(
     settings: Settings | Path | str | None = None, *, embedded: bool = False, observe: Observer = ignore
 ) -> Gate:
@@ -91,6 +93,7 @@ def connect(
         raise
 
 
+@public
 def gate_on(
     engine: Engine,
     session_maker: sessionmaker[Session],

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
+from tidegate.proxy.explanation import shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -127,6 +129,10 @@ class Call(NamedTuple):
         route = self.route
         twin = bound_copy(self.repository, session_maker or route.sessions or route.home, route.home, route.retry)
         return self.method.plain(twin, **self.arguments)
+
+    def shown(self) -> str:
+        """Return the call as text, for people."""
+        return shown(f"{type(self.repository).__name__}.{self.method.name}", self.arguments)
 
 
 class Layer(Protocol):

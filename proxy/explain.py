@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tidegate.cache.request import Answer
 from tidegate.errors import PolicyError
 from tidegate.proxy.call import bound_copy
-from tidegate.proxy.explanation import shown, uncached_method
+from tidegate.proxy.explanation import shown, uncached
 from tidegate.proxy.layers.facade import POLICY
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def explain(method: Callable[..., object], args: tuple[Any, ...], kwargs: dict[s
     bound = signature.bind(*args, **kwargs)
     names = [*signature.parameters]
     if names[:1] == ["session"] or any(one.kind not in _ONE_BY_ONE for one in signature.parameters.values()):
-        return uncached_method(shown(f"{type(repository).__name__}.{method.__name__}", bound.arguments), (), _SESSION)
+        return uncached(shown(f"{type(repository).__name__}.{method.__name__}", bound.arguments), (), _SESSION)
     return layer.explain(_call_of(repository, function, args, kwargs))
 
 

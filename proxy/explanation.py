@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tidegate.cache.request import AnsweredBy
-    from tidegate.proxy.call import Call
-
 _MOST_SHOWN: Final = 60
 _NO_CACHE: Final = "this gate has none: cache.url is not set, or does not name the cache that serves this database"
 
@@ -132,19 +130,14 @@ class Explanation:
         return "\n  ".join([self.call, *lines])
 
 
-def uncached(call: Call, nodes: Sequence[NodeLine] = (), why: str = _NO_CACHE) -> Explanation:
+def uncached(call: str, nodes: Sequence[NodeLine] = (), why: str = _NO_CACHE) -> Explanation:
     """Return the explanation of a call that no cache is asked about.
 
     Args:
-        call: the call.
+        call: as text, see :func:`shown`.
         nodes: what may answer it.
         why: why no cache is asked.
     """
-    return uncached_method(shown(f"{type(call.repository).__name__}.{call.method.name}", call.arguments), nodes, why)
-
-
-def uncached_method(call: str, nodes: Sequence[NodeLine], why: str) -> Explanation:
-    """Return the same of a call as text."""
     near = CacheExplained("near cache", answers=False, why=why)
     cache = CacheExplained("cache", answers=False, why=why)
     return Explanation(call, "plain", stores=False, near=near, cache=cache, nodes=tuple(nodes))

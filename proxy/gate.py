@@ -15,6 +15,7 @@ from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRun
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
 from tidegate.proxy.writes.invalidation import change_of, invalidate_at_commit, invalidate_now
+from tidegate.public import public
 from tidegate.repositories.base import Binding
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
@@ -71,6 +72,7 @@ class GateParts:
     on_close: Callable[[], None]
 
 
+@public
 class Gate:
     """Repositories behind one cache and one primary or several; also a context manager. See ``tidegate.connect``."""
 

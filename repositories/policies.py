@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tidegate.errors import PolicyError
+from tidegate.public import public
 
 if TYPE_CHECKING:
     from tidegate.repositories.scopes import Scope
@@ -30,6 +31,7 @@ PRIMARY: Final = "primary"
 HOUR: Final = timedelta(hours=1)
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Read:
     """A method that changes nothing.
@@ -58,6 +60,7 @@ class Read:
     answer_kind: Kind | None = None
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Write:
     """A method that may change rows; their tags follow from the rows.
@@ -74,6 +77,7 @@ class Write:
 Policy: TypeAlias = Read | Write
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PolicyTable(Mapping[str, Policy]):
     """One policy for each public method of a repository.
@@ -128,6 +132,7 @@ class PolicyTable(Mapping[str, Policy]):
                 )
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Tracked:
     """A model whose rows are in answers: which tags a change of a row bumps.

@@ -176,7 +176,7 @@ class _Nothing:
 
     def explain(self, call: Call) -> Explanation:
         """Explain nothing."""
-        return uncached(call)
+        return uncached(call.shown())
 
 
 def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:

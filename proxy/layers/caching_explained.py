@@ -42,7 +42,7 @@ def explained(layer: Caching, call: Call) -> Explanation:
     request = layer.peek(call) or (None if _why_not(layer, call) else layer.peek(call))
     if request is None:
         why = _why_not(layer, call) or _UNKNOWN_KIND
-        return uncached(call, layer.below.explain(call).nodes, why)
+        return uncached(call.shown(), layer.below.explain(call).nodes, why)
     near, (cache, requirement) = _near(layer, call, request), _cache(layer, request)
     below = layer.below.explain(call.at(call.route._replace(requirement=requirement)))
     return replace(

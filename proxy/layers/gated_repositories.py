@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tidegate.proxy.layers.facade import gated
+from tidegate.public import public
 from tidegate.repositories.base import Bindable
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
@@ -24,11 +25,13 @@ C = TypeVar("C")
 
 
 @gated(WORKFLOW_RUN_POLICIES, sharded=True)
+@public
 class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository):
     """The run repository behind a gate; plain until a gate makes it its own."""
 
 
 @gated(NODE_EXECUTION_POLICIES, sharded=True)
+@public
 class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository):
     """The node execution repository behind a gate; plain until a gate makes it its own."""
 

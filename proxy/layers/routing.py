@@ -100,7 +100,7 @@ class PrimaryOnly:
 
     def explain(self, call: Call) -> Explanation:
         """Explain nothing of nodes: there is only one."""
-        return uncached(call)
+        return uncached(call.shown())
 
 
 class TryAnotherNode(Exception):  # noqa: N818  # no mistake: the read goes on
@@ -179,7 +179,7 @@ class Routing:
         """Explain which nodes would answer *call*, and why the others would not; the primary first."""
         self._nodes.look()
         nodes = explained(self._nodes.topology, self._required(call, self._requirements.peek), time.monotonic())
-        return uncached(call, nodes)
+        return uncached(call.shown(), nodes)
 
     def _required(self, call: Call, ask: Callable[[Call], ReadRequirement]) -> ReplicaRequirement | str:
         """Return what a replica must have to answer a read; a text: why only the primary will do."""

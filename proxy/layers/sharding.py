@@ -76,17 +76,19 @@ class Sharding:
             return self._shards.only.routing.explain(call)
         if call.tenant is None:
             why = "whose rows these are is not known before they are found"
-            return uncached(call, [ShardExplained(name, answers=True, why=why) for name in self._shards.names()])
+            return uncached(
+                call.shown(), [ShardExplained(name, answers=True, why=why) for name in self._shards.names()]
+            )
         unit, name, since_epoch = self._shards.ownership(call.tenant)
         shard = self._shards.by_name.get(name)  # not joined for this: its database need not answer
         if shard is None:
             why = f"{unit} is there, and these settings have no such shard"
-            return uncached(call, [ShardExplained(name, answers=False, why=why)])
+            return uncached(call.shown(), [ShardExplained(name, answers=False, why=why)])
         root = None if call.route.requirement is None else call.route.requirement.root
         if root is not None and (root.epoch, root.shard) != (since_epoch, name):
             call = call.at(call.route._replace(requirement=ONLY_PRIMARY))
         line = ShardExplained(name, answers=True, why=f"{unit} is there since epoch {since_epoch}")
-        return uncached(call, [line, *shard.routing.explain(call).nodes])
+        return uncached(call.shown(), [line, *shard.routing.explain(call).nodes])
 
     def _read(self, call: Call, tenant: str) -> Answer:
         moves = 0

@@ -37,7 +37,7 @@ class Ticket:
 
     changes: Sequence[Change]
     xid: str
-    parts: Mapping[Origin, Sequence[Change]]
+    by_origin: Mapping[Origin, Sequence[Change]]
     """What the cache was told, by origin; nothing, where only the process keeps the position."""
     begun: tuple[tuple[OwnWrites, int], ...] = ()
     """Where the process keeps the position, and its tickets there."""
@@ -109,16 +109,16 @@ class IntentAndStamp:
         if self._store is not None:
             xid, position = connection.transaction_id()
             xid = xid or clock_xid(self._nonce())
-            parts = self._parts(changes, position.timeline, ownerships)
+            by_origin = self._by_origin(changes, position.timeline, ownerships)
             try:
-                for origin, some in parts.items():
+                for origin, some in by_origin.items():
                     self._store.open(some, xid, origin, [self._nonce() for _ in some])
             except StoreUnavailable as error:
                 # The intent may have been opened all the same; then a reader will ask how the transaction ended.
                 reason = str(error)
                 self._observe(StoreFailed("open", reason))
             else:
-                return self._begun(changes, xid, parts)
+                return self._begun(changes, xid, by_origin)
         if self._consistency or self._outbox is None:
             raise CacheUnavailable(
                 f"the cache cannot be told of this write ({reason}), and writes must not go on without it: "
@@ -144,7 +144,7 @@ class IntentAndStamp:
         connection.verify_ownership(list({ownership.unit: ownership for ownership in ownerships}.values()))
         return ownerships
 
-    def _parts(
+    def _by_origin(
         self, changes: Sequence[Change], timeline: int, ownerships: Sequence[Ownership] | None
     ) -> Mapping[Origin, Sequence[Change]]:
         if ownerships is None:
@@ -159,12 +159,12 @@ class IntentAndStamp:
         try:
             if self._committed is not None:
                 self._committed(ticket.changes)
-            if not ticket.parts and self._unmarked_writes is None:
+            if not ticket.by_origin and self._unmarked_writes is None:
                 return
             position = connection.position()
             self._note(ticket, position)
             if self._store is not None:
-                for origin, changes in ticket.parts.items():
+                for origin, changes in ticket.by_origin.items():
                     self._store.stamp(changes, ticket.xid, origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             self._observe(StoreFailed("stamp", str(error)))
@@ -176,9 +176,9 @@ class IntentAndStamp:
         for written, begun in ticket.begun:
             written.end(tenants, position, begun)
 
-    def _begun(self, changes: Sequence[Change], xid: str, parts: Mapping[Origin, Sequence[Change]]) -> Ticket:
+    def _begun(self, changes: Sequence[Change], xid: str, by_origin: Mapping[Origin, Sequence[Change]]) -> Ticket:
         """The ticket, with the commit noted wherever its position is to be kept."""
-        kept = {self._all_writes} if parts else {self._all_writes, self._unmarked_writes}
+        kept = {self._all_writes} if by_origin else {self._all_writes, self._unmarked_writes}
         tenants = [change.tenant for change in changes]
         begun = tuple((written, written.begin(tenants)) for written in kept if written is not None)
-        return Ticket(changes, xid, parts, begun)
+        return Ticket(changes, xid, by_origin, begun)

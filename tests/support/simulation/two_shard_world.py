@@ -113,7 +113,7 @@ class SimRouting:
         return Answer(shard.primary.value, Origin(0, shard.primary.timeline, shard.name))
 
     def explain(self, call: Call) -> Explanation:
-        return uncached(call)
+        return uncached(call.shown())
 
 
 class Process:

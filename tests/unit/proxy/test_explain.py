@@ -54,7 +54,7 @@ class Nodes:
 
     def explain(self, call: Call) -> Explanation:
         self.needs.append(call.route.requirement)
-        return uncached(call, [Line()])
+        return uncached(call.shown(), [Line()])
 
 
 class Plain:

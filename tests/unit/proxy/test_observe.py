@@ -36,7 +36,7 @@ class Below:
         return self._answer()
 
     def explain(self, call: Call) -> Explanation:
-        return uncached(call)
+        return uncached(call.shown())
 
 
 def test_calls_are_counted_by_who_answered_them_and_timed() -> None:
