@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def change_of(tenant_id: str, app_id: str | None, run_id: str | None) -> Change:
-    """What is void: all of a tenant, or only what is about an app, or a run and its node executions."""
+    """Return what becomes invalid: all of a tenant, or only what concerns an app, or a run and its node executions.
+
+    Args:
+        tenant_id: the tenant.
+        app_id: an app of the tenant; None: no app was named.
+        run_id: a run of the tenant; None: no run was named. With neither, the whole tenant is invalid.
+    """
     tags = [] if app_id is None else [f"app:{as_text(app_id)}"]
     if run_id is not None:
         run = as_text(run_id)
@@ -26,7 +32,7 @@ def change_of(tenant_id: str, app_id: str | None, run_id: str | None) -> Change:
 
 
 def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None:
-    """Have *change* be one of the changes of the session's transaction."""
+    """Add *change* to the changes of the session's transaction, so that it takes effect with the commit."""
     collected = watch.collected(session.connection())
     if change.whole:
         collected.whole(change.tenant)
@@ -35,13 +41,13 @@ def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None
 
 
 def invalidate_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
-    """Tell the cache of *change*, or leave it in the outbox of the tenant's shard.
+    """Tell the cache of *change*, or write it to the outbox of the tenant's shard if the cache does not answer.
 
     Args:
-        change: what is void.
-        store: None: this gate must not or cannot speak to the cache.
-        outbox: the shard's.
-        sessions: opens them on the shard.
+        change: what becomes invalid.
+        store: the cache. None: this gate must not or cannot speak to the cache.
+        outbox: the shard's outbox.
+        sessions: opens sessions on the shard.
     """
     if store is not None:
         try:

@@ -82,7 +82,7 @@ def test_a_session_takes_rows_of_its_tenant_alone(gate: tidegate.Gate, stocked: 
     with gate.session(mine) as session:
         run = session.get_one(WorkflowRun, run_id)
         run.tenant_id = other  # on the same shard: a flip could part them all the same
-        with pytest.raises(TenantSwitch, match=f"{other} changes in a session of {mine}"):
+        with pytest.raises(TenantSwitch, match=f"{other} changes in a session of the tenant {mine}"):
             session.commit()
     with stocked.engines["s0"].connect() as connection:
         assert connection.scalar(select(WorkflowRun.tenant_id).where(WorkflowRun.id == run_id)) == mine
