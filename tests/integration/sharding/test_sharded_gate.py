@@ -238,7 +238,7 @@ def test_swapped_urls_are_refused_by_a_later_map_too(gate: tidegate.Gate, stocke
         third.model_copy(update={"primary": second.primary}),
     )
     swapped = settings.model_copy(update={"shards": (first, second, third)})
-    with pytest.raises(SettingsError, match=r"shards\.s1: its URL leads to the database of s2"):
+    with pytest.raises(SettingsError, match=r"shards\.s1: its URL leads to the database of the shard s2"):
         tidegate.connect(swapped)
     for engine in stocked.engines.values():  # as one that no gate has named yet
         with engine.begin() as connection:
