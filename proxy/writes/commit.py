@@ -45,7 +45,7 @@ class Ticket:
 
 
 class Outbox(Protocol):
-    """The place for changes that the cache cannot be told of: they are written inside their own transaction."""
+    """Take the changes that the cache cannot be told of, and write them inside their own transaction."""
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
         """Write *changes* in the connection's transaction."""
