@@ -1,4 +1,4 @@
-"""Whose ids are whose, where the directory does not know: one query on every shard, until all are found."""
+"""The search for the tenants of ids that the directory does not know: one query on every shard, until all are found."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 
 
 class IdSearch:
-    """Finds tenants by ids.
+    """Find tenants by ids of rows.
 
     Args:
-        directory: asked first, and told what was found.
-        tracked: tells which rows have or name the ids of a kind.
-        shards: all of them.
+        directory: is asked first, and records what was found.
+        shards: the shards of the gate.
         scatter: asks them.
     """
 
@@ -42,14 +41,14 @@ class IdSearch:
         self._scatter: Final = scatter
         self._queries: Final = id_queries(tracked)
         self.searched = 0
-        """Ids that the directory did not know."""
+        """How many ids the directory did not know, counted once for each query that looked for them."""
 
     def __call__(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
-        """The tenants of those of *ids* that are anywhere, by the id as it was given.
+        """Return the tenants of those of *ids* that are found anywhere, by the id as it was given.
 
         Raises:
             PartialResult: a shard does not answer, and an id was not found on the others.
-            StaleShardMap: an id was not found, and nobody could say that there is no newer map, with other shards.
+            StaleShardMap: an id was not found, and nobody could say whether there is a newer map with other shards.
         """
         known = dict(self._directory.tenants(kind, ids))
         for query in self._queries.owners.get(kind, ()):
@@ -62,19 +61,28 @@ class IdSearch:
         return known
 
     def within(self, session: Session, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
-        """The same by the rows that *session* sees, where they are: it holds a connection, and waits for no other."""
+        """Return the same as a call, but look first at the rows that *session* sees.
+
+        The session holds a connection, and an id that it finds needs no other one. Only the ids that it does not find
+        are searched on all shards.
+
+        Raises:
+            PartialResult, StaleShardMap: as when called.
+        """
         known = dict(self._directory.tenants(kind, ids))
         for query in self._queries.owners.get(kind, ()):
             unknown = [each for each in dict.fromkeys(ids) if each not in known]
             for some in batches(unknown):
-                # Not for the directory: what this session has written may yet be rolled back.
+                # Do not record this in the directory: what this session has written may yet be rolled back.
                 rows = session.connection().execute(query([canonical(each) for each in some]))
                 known.update(_as_given(some, {str(key): str(tenant) for key, tenant in rows}))
-        left = [each for each in ids if each not in known]
-        return {**known, **self(kind, left)} if left else known
+        unknown = [each for each in ids if each not in known]
+        return {**known, **self(kind, unknown)} if unknown else known
 
     def orphans(self, kind: Kind, ids: Sequence[str]) -> Mapping[str, str]:
-        """The shards on which pauses or reasons of *ids* lie that are nobody's any more: their runs are gone.
+        """Return the shards, by id, that hold pauses or pause reasons of *ids* whose runs are gone.
+
+        Without the run, nobody knows the tenant of such a row.
 
         Raises:
             PartialResult, StaleShardMap: as when called.
@@ -96,15 +104,15 @@ class IdSearch:
         return _as_given(ids, found)
 
     def _ask(self, kind: Kind, query: Query, ids: Sequence[str]) -> Mapping[str, list[Any]]:
-        """The rows of all shards, or of some that have all *ids*."""
+        """Return the rows of all shards, or of some that have all *ids*."""
         wanted = {canonical(each) for each in ids}
         statement = query(list(wanted))
 
         def ask(names: Sequence[str], epoch: int | None) -> Mapping[str, list[Any]]:
-            asked = {name: partial(self._rows, name, statement) for name in names}
-            answers = self._scatter.all_of(asked, enough=partial(_has, wanted))
+            queries = {name: partial(self._rows, name, statement) for name in names}
+            answers = self._scatter.all_of(queries, enough=partial(_has, wanted))
             if not _has(wanted, answers.succeeded):
-                if epoch is not None:  # those that were not found may be on a shard that this map does not have
+                if epoch is not None:  # an id that was not found may be on a shard that this map does not have
                     refuse_newer_epoch(max((newest for _, newest in answers.succeeded.values()), default=0), epoch)
                 answers.every(f"whose a {kind} is")
             return {name: rows for name, (rows, _) in answers.succeeded.items()}
@@ -112,7 +120,7 @@ class IdSearch:
         return of_all_shards(self._shards, ask)
 
     def _rows(self, shard: str, statement: Any) -> tuple[list[Any], int]:
-        """The rows, and which epoch the shard knew of when they had been read."""
+        """Return the rows of one shard, and the newest epoch that the shard knew after they had been read."""
         with self._shards.at(shard).engine.connect() as connection:
             set_statement_deadline(connection)
             rows = [tuple(map(str, row)) for row in connection.execute(statement)]

@@ -15,11 +15,13 @@ _to_check: ContextVar[tuple[Sequence[Ownership], int | None]] = ContextVar("tide
 
 
 class ownership_checks:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
-    """Have the sessions of a shard that begin meanwhile see first that it owns these units, and nothing else.
+    """Have the sessions of a shard that begin meanwhile check first that the shard owns these units.
+
+    Sessions of such a block check these units only: the innermost block counts.
 
     Args:
-        ownerships: the units, and since when.
-        epoch: that the shard must know of no later one; None: it may.
+        ownerships: the units, and since which epoch each must be owned.
+        epoch: check also that the shard knows no later epoch than this; None: it may.
     """
 
     __slots__ = ("_to_check", "_token")
@@ -35,5 +37,5 @@ class ownership_checks:  # noqa: N801  # used as a function is; a generator in i
 
 
 def current_checks() -> tuple[Sequence[Ownership], int | None]:
-    """What a session that begins now has to check: units, and the epoch."""
+    """Return what a session that begins now must check: ownerships, and an epoch or None."""
     return _to_check.get()

@@ -20,21 +20,28 @@ _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg
 
 
 class ShardedPrimary:
-    """Ask the primary of a tenant's shard: a :class:`~tidegate.cache.root_recovery.Primary` of all shards.
+    """Answer the questions of the root recovery on the primary of each tenant's shard.
+
+    The contract is :class:`~tidegate.cache.root_recovery.Primary`.
 
     Args:
-        shards: all of them.
+        shards: the shards of the gate.
     """
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
 
     def epoch(self, tenant: str) -> int:
-        """Return since when the tenant is where the newest map has it."""
+        """Return the epoch since which the tenant is on its shard, by the newest map here; ask nobody."""
         return self._shards.ownership(tenant).since_epoch
 
     def origin(self, tenant: str) -> Origin:
-        """Return whose data the tenant's primary holds, in the transaction that has seen that it owns the tenant."""
+        """Return whose data the tenant's primary holds, read in one transaction with the check that it owns the tenant.
+
+        Raises:
+            StaleShardMap: the shard does not own the tenant, and nobody could say whether there is a newer map; or the
+                tenant is flipped again and again.
+        """
         if self._shards.only is not None:
             return self._shards.only.primary.origin(tenant)
         moves = 0
@@ -50,15 +57,15 @@ class ShardedPrimary:
                     raise
 
     def transaction(self, tenant: str) -> tuple[str, Position]:
-        """Return a transaction id that no transaction had yet, and the position."""
+        """Return a transaction id that no transaction had yet, and the position, of the tenant's primary."""
         return self._of(tenant).transaction(tenant)
 
     def oldest_running(self, tenant: str) -> tuple[int, Position]:
-        """Return a transaction id below which all have ended and are visible, and the position read after that."""
+        """Return the id below which all transactions of the tenant's primary have ended, and the position read then."""
         return self._of(tenant).oldest_running(tenant)
 
     def ended(self, tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
-        """Return those of *xids* that are not in progress, and the position read after that."""
+        """Return those of *xids* that are not in progress on the tenant's primary, and the position read after that."""
         return self._of(tenant).ended(tenant, xids)
 
     def _of(self, tenant: str) -> Primary:

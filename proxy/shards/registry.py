@@ -1,4 +1,4 @@
-"""The shards of a gate, and which of them has a tenant: what every layer that must know a shard asks."""
+"""The shards of a gate, and which shard has a tenant: every layer that must know a shard asks here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ONLY_SHARD: Final = ""
 """In marks the one shard has no name: gates that call it differently would take each other for strangers."""
 _MOST_FOUND: Final = 16_384
-"""Of tenants whose ownership is remembered while the map is the same."""
+"""How many tenants' ownerships are remembered while the map stays the same."""
 
 
 P = TypeVar("P")
@@ -37,20 +37,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a gate has of one shard.
+    """What a gate has of one shard; ``assemble_shard`` makes it.
 
     Args:
-        name: the shard's; "" where it is the only one.
-        engine: the primary's, watched.
-        watch: of that engine.
-        outbox: where changes go that the cache cannot be told of.
-        applier: takes them out again; None: this gate has no cache.
-        primary: what the root recovery asks.
-        routing: runs a call on one of its nodes.
-        nodes: its servers; None: there is one, and nobody watches it.
+        name: the shard's name; "" where there is only one shard.
+        engine: the primary's engine, which is watched.
+        watch: the watch of that engine.
+        outbox: takes the changes that the cache cannot be told of.
+        applier: applies the outbox; None: this gate has no cache.
+        primary: answers the questions of the root recovery.
+        routing: runs a call on one of the shard's nodes.
+        nodes: the shard's servers; None: there is one server, which nobody monitors.
         all_writes: positions of all writes of this process; None where there is one server.
-        unmarked_writes: those that the marks do not have.
-        sessions: makes sessions of no tenant on its primary.
+        unmarked_writes: positions of the writes that the marks do not have; None where there is one server.
+        sessions: makes sessions on the primary for no particular tenant.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Shard:
     sessions: sessionmaker[Session]
 
     def keep_alive(self) -> None:
-        """Start what this process has to run for itself."""
+        """Start the threads that this process needs."""
         if self.applier is not None:
             self.applier.ensure_started()
 
@@ -88,7 +88,7 @@ class Shard:
         return Token(position, self.name)
 
     def close(self) -> None:
-        """End what runs beside the program."""
+        """End the threads that run beside the program, and close the connections to replicas."""
         if self.applier is not None:
             self.applier.close()
         if self.nodes is not None:
@@ -99,8 +99,9 @@ class Shards:
     """Tell which shard has a tenant. One shard is a case of many: it has every tenant, and is asked for nothing.
 
     Args:
-        maps: where the shard map comes from.
-        ready: called before a shard is used, with its name; raises what its database raises while that is away.
+        maps: the source of the shard map.
+        ready: is called with a shard's name before the shard is used. It raises what the database raises while that
+            does not answer.
         session_maker: makes the sessions of the gate; None: sessions on the shard of their tenant.
     """
 
@@ -134,7 +135,7 @@ class Shards:
         return tuple(self._by_name.values())
 
     def keep_alive(self) -> None:
-        """Start what this process has to run for itself."""
+        """Start the threads that this process needs."""
         for shard in self.every:
             shard.keep_alive()
 
@@ -181,23 +182,35 @@ class Shards:
             raise PolicyError("a repository behind a gate must not translate schemas: they would share one cache")
 
     def names(self) -> tuple[str, ...]:
-        """Return the shards of the newest map."""
+        """Return the names of the shards of the newest map that this process has.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         return self._maps.current().shards
 
     def epoch(self) -> int:
-        """Return the epoch of the newest map."""
+        """Return the epoch of the newest map that this process has.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         return self._maps.current().epoch
 
     def all(self) -> tuple[tuple[str, ...], int]:
-        """Return the shards of the newest map, and its epoch."""
+        """Return the names of the shards and the epoch, both of the same map.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         shard_map = self._maps.current()
         return shard_map.shards, shard_map.epoch
 
     def ownership(self, tenant: str) -> Ownership:
-        """Return who has a tenant by the newest map that this process has.
+        """Return the unit of a tenant, and its shard, by the newest map that this process has.
 
         Raises:
-            UnknownTenant: it never had one.
+            UnknownTenant: the shard map was never read.
         """
         shard_map = self._maps.current()
         found_by, found = self._found
@@ -210,42 +223,47 @@ class Shards:
         return ownership
 
     def ownerships_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Ownership]:
-        """Return the units of *tenants*, which are all on *shard*.
+        """Return the ownerships of *tenants*, which must all be on *shard*.
 
         Raises:
             StaleShardMap: by the newest map one of them is on another shard.
+            UnknownTenant: the shard map was never read.
         """
         ownerships = [self.ownership(tenant) for tenant in tenants]
         for ownership in ownerships:
             if ownership.shard != shard:
-                raise StaleShardMap(f"{ownership.unit} is on {ownership.shard}, and this transaction on {shard}")
+                raise StaleShardMap(
+                    f"{ownership.unit} is on the shard {ownership.shard}, and this transaction is on {shard}"
+                )
         return ownerships
 
     def at(self, shard: str) -> Shard:
-        """Return a shard by its name, once it can be used.
+        """Return what the gate has of *shard*, after joining it if this process has not.
 
         Raises:
-            NoNodeAvailable: the shard map has it, and this gate's settings have not.
+            NoNodeAvailable: the shard map has the shard, and this gate's settings do not; or the shard does not answer.
         """
         found = self._by_name.get(shard)
         if found is None:
-            raise NoNodeAvailable(f"the shard map names {shard!r}, and these settings have no such shard: add it")
+            raise NoNodeAvailable(
+                f"the shard map names {shard!r}, and this gate's settings have no such shard: add it to them"
+            )
         self._ready(shard)
         return found
 
     def refresh(self) -> bool:
-        """Read the map again; tell whether where it comes from has answered."""
+        """Read the map again. Tell whether its source answered."""
         return self._maps.refresh()
 
     def moved(self, tenant: str, ownership: Ownership, refused: StaleShardMap) -> bool:
         """Read the map again, after a shard has refused *ownership*.
 
         Returns:
-            Whether the tenant is held otherwise now. If not, nobody has written elsewhere yet: a flip may be under way,
-            and what lies where the map says is still the newest.
+            Whether the tenant's ownership is another one now. If it is not, nobody has written the tenant's rows
+            elsewhere yet. A flip may be under way, and the rows that are where the map says are still the newest.
 
         Raises:
-            StaleShardMap: *refused*, where nobody could say that there is no newer map.
+            StaleShardMap: *refused*, if nobody could say whether there is a newer map.
         """
         answered = self._maps.refresh()
         if self.ownership(tenant) != ownership:
@@ -256,16 +274,16 @@ class Shards:
 
 
 def with_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P], T], plainly: Callable[[P], T]) -> T:
-    """What shards answer that are asked for rows of several tenants.
+    """Run a read that touches rows of several tenants, again with a newer map as long as shards refuse it.
 
     Args:
-        shards: all of them.
-        split: the parts by the map at hand; equal where the map says the same of them.
-        checked: reads the parts, where each shard sees first that it owns what its part is about.
-        plainly: reads them as they are.
+        shards: the shards of the gate.
+        split: splits the read by the map at hand. Two results are equal if the maps say the same of them.
+        checked: runs the read; each shard first checks that it owns what its part is about.
+        plainly: runs the read without that check.
 
     Raises:
-        StaleShardMap: nobody could say that there is no newer map, or tenants change hands all the time.
+        StaleShardMap: nobody could say whether there is a newer map, or tenants are flipped again and again.
     """
     moves = 0
     while True:
@@ -279,22 +297,23 @@ def with_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P
                 continue
             if split() != parts or not answered:
                 raise
-        # Nobody has written elsewhere: what lies there is the newest, whatever the shards' tables say by now.
+        # Nobody has written these rows elsewhere: they are the newest, whatever the shards' own tables say by now.
         return plainly(parts)
 
 
 def of_all_shards(shards: Shards, ask: Callable[[Sequence[str], int | None], T]) -> T:
-    """What all shards answer that are asked for rows of nobody in particular, or of somebody nobody knows.
+    """Ask all shards for rows that belong to no known tenant, again with a newer map as long as shards refuse.
 
     Args:
-        shards: all of them.
-        ask: asks those of these names, where each sees that it knows of no later epoch than this; None: of any.
+        shards: the shards of the gate.
+        ask: asks the shards of these names. Each checks first that it knows no later epoch than the one given; None: it
+            does not check.
 
     Raises:
-        StaleShardMap: see :func:`with_newest_map`.
+        StaleShardMap: as for :func:`with_newest_map`.
     """
     return with_newest_map(shards, shards.all, lambda every: ask(*every), lambda every: ask(every[0], None))
 
 
 MOST_MOVES: Final = 5
-"""How often one call follows a tenant that changes hands all the time."""
+"""How often one call follows a tenant that is flipped again and again."""

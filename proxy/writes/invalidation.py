@@ -55,13 +55,13 @@ def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None
 
 
 def invalidate_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
-    """Tell the cache of *change*, or leave it in the outbox of the tenant's shard.
+    """Tell the cache of *change*, or write it to the outbox of the tenant's shard if the cache does not answer.
 
     Args:
-        change: what is void.
-        store: None: this gate must not or cannot speak to the cache.
-        outbox: the shard's.
-        sessions: opens them on the shard.
+        change: what becomes invalid.
+        store: the cache. None: this gate must not or cannot speak to the cache.
+        outbox: the shard's outbox.
+        sessions: opens sessions on the shard.
     """
     if store is not None:
         try:

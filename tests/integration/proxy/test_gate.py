@@ -346,7 +346,7 @@ def test_the_first_gate_makes_its_tables_and_a_user_who_may_not_is_told_what_to_
     primary.execute("DROP ROLE IF EXISTS poor", database="postgres")
     primary.execute("CREATE ROLE poor LOGIN", database="postgres")
     poor = create_engine(database_url.replace("postgres@", "poor@"))
-    with pytest.raises(SettingsError, match="run 'tidegate init' as one who may"):
+    with pytest.raises(SettingsError, match="run 'tidegate init' as a user who may"):
         tidegate.gate_on(poor, sessionmaker(poor), Settings())
     rich = create_engine(database_url)
     tidegate.gate_on(rich, sessionmaker(rich), Settings()).close()

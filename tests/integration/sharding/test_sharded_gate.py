@@ -80,7 +80,7 @@ def test_a_session_takes_rows_of_its_tenant_alone(gate: tidegate.Gate, stocked: 
     with gate.session(mine) as session:
         run = session.get_one(WorkflowRun, run_id)
         run.tenant_id = other  # on the same shard: a flip could part them all the same
-        with pytest.raises(TenantSwitch, match=f"{other} changes in a session of {mine}"):
+        with pytest.raises(TenantSwitch, match=f"{other} changes in a session of the tenant {mine}"):
             session.commit()
     with stocked.engines["s0"].connect() as connection:
         assert connection.scalar(select(WorkflowRun.tenant_id).where(WorkflowRun.id == run_id)) == mine
@@ -236,7 +236,7 @@ def test_swapped_urls_are_refused_by_a_later_map_too(gate: tidegate.Gate, stocke
         third.model_copy(update={"primary": second.primary}),
     )
     swapped = settings.model_copy(update={"shards": (first, second, third)})
-    with pytest.raises(SettingsError, match=r"shards\.s1: its URL leads to the database of s2"):
+    with pytest.raises(SettingsError, match=r"shards\.s1: its URL leads to the database of the shard s2"):
         tidegate.connect(swapped)
     for engine in stocked.engines.values():  # as one that no gate has named yet
         with engine.begin() as connection:
