@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
-_SILENT: Final = "the server is silent, and as many calls wait for it already as may"
+_SILENT: Final = "the server is silent, and no more calls may wait for it"
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
