@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 
 class Signal(Protocol):
-    """What followers wait for: a switch that is set once, like a ``threading.Event``."""
+    """Wake the followers of a flight: a switch that is set once, like a ``threading.Event``."""
 
     def set(self) -> None:
         """Let all go on who wait."""
@@ -49,7 +49,7 @@ class Flight:
 
 
 class Flights:
-    """Know the flights of one process, by entry.
+    """Keep the flights of one process, by entry.
 
     Args:
         signal: makes the signals that followers wait for.

@@ -122,7 +122,7 @@ class Filling:
 
 
 class Store(Protocol):
-    """What a store must offer: entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
+    """Keep entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note.

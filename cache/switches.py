@@ -34,7 +34,7 @@ def checked_switch(name: str) -> str:
 
 
 class Switches:
-    """Know what is switched off.
+    """Tell what is switched off.
 
     Args:
         fixed: the names that the settings switch off.

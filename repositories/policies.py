@@ -1,4 +1,4 @@
-"""What a gate knows of a repository: one row a method, one row a tracked model. Plain data.
+"""What a gate knows of a repository: one row for each method, one row for each tracked model. Plain data.
 
 A *tag* names something that an answer depends on, inside one tenant. Templates name columns or arguments:
 ``"runs:{app_id}:{created_at:day}"``.
@@ -18,31 +18,32 @@ if TYPE_CHECKING:
     from tidegate.repositories.scopes import Scope
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
-"""The tags of an answer, of the call's arguments and the answer; asked after the query."""
+"""Gives the tags of an answer, from the call's arguments and the answer. It is called after the query."""
 
 NearMode: TypeAlias = Literal["off", "strict", "bounded"]
-"""How answers are also kept in the process: not at all, checked at each use, or served without asking."""
+"""How the near cache keeps answers: not at all, checked against the marks at each use, or served without asking."""
 
 GUARD: Final = "{guard}"
-"""Among the tags of an answer: the call's guard, expanded."""
+"""Stands for the expanded guard of the call, among the tags of an answer."""
 PRIMARY: Final = "primary"
 HOUR: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A method that changes nothing.
+    """The policy of a method that changes nothing.
 
     Args:
-        guard: template, of arguments, of the tag that is bumped whenever any tag of the answer is; None: not cached.
-        answer_tags: the tags the answer depends on; None: the guard alone.
+        guard: a template, over the arguments, of the tag that is bumped whenever any tag of the answer is; None: the
+            method is not cached.
+        answer_tags: gives the tags that the answer depends on; None: the guard alone.
         ttl: how long an answer may be kept; it is checked against its tags all the same.
-        negative_ttl: the same for None, for which less is kept.
-        node: ``"primary"`` for what must not be read from a replica, or any node.
-        when: whether these arguments may be cached at all; None: always.
-        near: the near cache's mode: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
-        near_if: of an answer, whether a near cache may keep it; None: always.
-        where: where the rows are, of a method that names no tenant; None: with its tenant.
+        negative_ttl: how long the answer None may be kept.
+        node: ``"primary"`` if the method must not be read from a replica, else ``"any"``.
+        when: tells whether these arguments may be cached at all; None: always.
+        near: the mode of the near cache: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
+        near_if: tells of an answer whether a near cache may keep it; None: always.
+        scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
     """
 
     guard: str | None = None
@@ -58,10 +59,10 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A method that may change rows; their tags follow from the rows.
+    """The policy of a method that may change rows. Their tags follow from the rows.
 
     Args:
-        where: where the rows are, of a method that names no tenant; None: with its tenant.
+        scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
     """
 
     scope: Scope | None = None
@@ -77,8 +78,8 @@ class PolicyTable(Mapping[str, Policy]):
     Args:
         methods: policies by method name.
         tenant: the argument that names the tenant.
-        ids: the arguments that are UUIDs, which every spelling of the same id makes the same call; text that is none
-            is not cached.
+        ids: the arguments that are UUIDs: all spellings of the same id make the same call. A call whose argument is no
+            UUID is not cached.
     """
 
     methods: Mapping[str, Policy]
@@ -95,7 +96,7 @@ class PolicyTable(Mapping[str, Policy]):
         return len(self.methods)
 
     def check(self, cls: type[Any]) -> None:
-        """See that every public method of *cls* has a row, and every row a method.
+        """Check that every public method of *cls* has a row, and that every row has a method.
 
         Raises:
             PolicyError: they do not agree; the message names the methods.
@@ -107,10 +108,10 @@ class PolicyTable(Mapping[str, Policy]):
             raise PolicyError(f"policies without a method on {cls.__name__}: {', '.join(surplus)}")
 
     def check_scopes(self, cls: type[Any]) -> None:
-        """See that every method of *cls* names its tenant, or says where its rows are: what several shards need.
+        """Check that every method of *cls* names its tenant, or says where its rows are. Several shards need that.
 
         Raises:
-            PolicyError: one does not; the message names it.
+            PolicyError: a method does not; the message names it.
         """
         for name, policy in self.methods.items():
             parameters = inspect.signature(getattr(cls, name)).parameters
@@ -124,12 +125,12 @@ class PolicyTable(Mapping[str, Policy]):
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A model whose rows are in answers: which tags a change of a row bumps.
+    """A model whose rows are in answers, and the tags that a change of a row bumps.
 
     Args:
         model: the mapped class; its primary key is one column.
-        tenant: the column of the tenant; None where the row has none, and *parent* tells it.
-        tags: templates of columns.
+        tenant: the column of the tenant; None if the row has none, and *parent* tells it.
+        tags: templates over the columns.
         parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
     """
 

@@ -53,7 +53,7 @@ def packed(parts: tuple[bytes, ...]) -> bytes:
 
 
 class Link(Protocol):
-    """What sends commands: to a server, or to a cluster of them."""
+    """Send commands to a server, or to a cluster of servers."""
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """Send all commands, and return what *decode* makes of the replies, which are in the order of the commands.

@@ -37,7 +37,9 @@ def refusal(node: Node, wanted: ReplicaRequirement, topology: Topology, now_s: f
     if view is None:
         return f"does not answer ({node.trouble})" if node.trouble else "has not been asked yet"
     if view.server.system != topology.system:
-        return f"is of another cluster (system identifier {view.server.system}, not {topology.system or 'known yet'})"
+        if not topology.system:
+            return f"may be of another cluster (system identifier {view.server.system}): the right one is not known yet"
+        return f"is of another cluster (system identifier {view.server.system}, not {topology.system})"
     if not view.standby:
         return "is a primary that was demoted: another one has a higher timeline"
     # What the node has replayed beyond the branch has not happened, although its log may be longer than the primary's.

@@ -21,7 +21,7 @@ _JITTER: Final = 0.2
 
 
 class MonitorConnection(Protocol):
-    """What a monitor asks by: a connection of its own to one node."""
+    """Ask one node, on a connection that belongs to its monitor."""
 
     def ask(self) -> View:
         """Ask one question. What the driver raises is raised; the next question connects anew."""

@@ -74,7 +74,7 @@ def listen_first(engine: Engine, noted: Callable[[Any, Any], object]) -> None:
 
 
 class ConnectionSockets:
-    """Know the sockets of all connections of one engine.
+    """Keep the sockets of all connections of one engine.
 
     Args:
         engine: the engine.

@@ -131,7 +131,7 @@ class _Log:
 
 
 class Topology:
-    """Know the nodes of one shard, and decide which is the primary.
+    """Keep the nodes of one shard, and decide which is the primary.
 
     Many threads may use it. To read its fields needs no lock.
 
