@@ -1,4 +1,4 @@
-"""What happened, for whoever listens: frozen facts, handed to one callable."""
+"""What has happened in the cache, for those who listen: frozen facts that are handed to one callable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """An answer came from the cache; *where* is "store", "near" or "flight" (another thread had just filled it)."""
+    """An answer came from the cache.
+
+    Args:
+        tenant: whose answer it is.
+        where: "store", "near", or "flight": another thread of this process had just filled it.
+    """
 
     tenant: str
     where: str
@@ -20,7 +25,10 @@ class Served:
 
 @lru_cache(maxsize=4096)
 def served(tenant: str, where: str) -> Served:
-    """The event, which is the same each time: hits are many, and making one takes longer than telling it."""
+    """Return the event of these values, the same object each time.
+
+    Hits are many, and to make an event takes longer than to tell it.
+    """
     return Served(tenant, where)
 
 
@@ -36,7 +44,8 @@ class Missed:
 class NearChecked:
     """A near answer in ``bounded`` mode was compared with the marks, as in ``strict`` mode.
 
-    Its tenant was named by a push; or there is no stream of pushes (a cluster), or it is not alive.
+    That happens if a push has named its tenant, or if there is no stream of pushes (on a cluster), or if the stream is
+    not alive.
     """
 
     tenant: str
@@ -44,7 +53,7 @@ class NearChecked:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """An answer was stored; *size* in bytes, blobs included."""
+    """An answer was stored; *size* is in bytes, large values included."""
 
     tenant: str
     size: int
@@ -60,7 +69,7 @@ class NotFilled:
 
 @dataclass(frozen=True, slots=True)
 class Undecodable:
-    """An entry was there and was not the answer to this call: somebody else wrote it, or it was damaged."""
+    """An entry was there, but it was not the answer to this call: somebody else wrote it, or it was damaged."""
 
     tenant: str
     detail: str
@@ -68,7 +77,7 @@ class Undecodable:
 
 @dataclass(frozen=True, slots=True)
 class StoreFailed:
-    """The store did not answer; *where* names what was asked of it."""
+    """The store did not answer; *where* names what it was asked for."""
 
     where: str
     detail: str
@@ -76,7 +85,7 @@ class StoreFailed:
 
 @dataclass(frozen=True, slots=True)
 class Bumped:
-    """A transaction's tags were stamped after its commit."""
+    """The tags of a transaction were stamped after its commit; *tenants* and *tags* are counts."""
 
     tenants: int
     tags: int
@@ -84,7 +93,12 @@ class Bumped:
 
 @dataclass(frozen=True, slots=True)
 class RootAdvanced:
-    """A root was brought on: made, completed, released, or rid of a dead writer's intents."""
+    """A root took a step.
+
+    Args:
+        tenant: whose root it is.
+        step: "made", "completed", "released", or "resolved" if the intents of a dead writer were closed.
+    """
 
     tenant: str
     step: str
@@ -96,12 +110,12 @@ Event: TypeAlias = (
 
 
 class Observer(Protocol):
-    """Told of every event; must be quick, and must not raise."""
+    """Receive every event. An observer must be quick, and must not raise."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note."""
+        """Take note of *event*."""
         ...
 
 
 def ignore(_event: object, /) -> None:
-    """An observer that does not care."""
+    """Ignore every event: the observer of a program that does not listen."""

@@ -1,9 +1,12 @@
-"""The marks of one tenant and what may be decided of them. Pure: no clock, no store.
+"""The marks of one tenant, and what may be decided by them. Pure: no clock, no store.
 
-A root counts the tenant's bumps. A tag's mark holds the count at its last bump, the position a node must have reached
-to have seen it, and the intents of transactions that may be committing now. An entry notes the count at its miss; it
-is fresh while no tag of its answer has been bumped since, nor has an intent open. Every function here gives a new root;
-a store runs one of them at a time for a tenant, and the scripts of ``redis_store`` do the same in Lua.
+A root counts the bumps of its tenant. The mark of a tag holds three things: the counter at its last bump, the position
+that a node must have reached to have seen that bump, and the intents of transactions that may be committing now. An
+entry notes the counter at its miss. It is fresh as long as no tag of its answer has been bumped since, and none has an
+open intent.
+
+Every function that changes something returns a new root. A store runs one of them at a time for a tenant; the scripts
+of ``cache.redis`` do the same in Lua.
 """
 
 from __future__ import annotations
@@ -23,13 +26,13 @@ class RootState(StrEnum):
 
     CLEAN = "clean"
     PENDING = "pending"
-    """Just made: the primary has not been asked which transactions were running."""
+    """The root was just made: nobody has asked the primary yet which transactions are running."""
     QUARANTINE = "quarantine"
-    """Transactions may run that this root does not know."""
+    """Transactions may be running that this root does not know."""
 
 
 class Refusal(StrEnum):
-    """Why an entry is not fresh, or an answer not stored."""
+    """Why an entry is not fresh, or why an answer is not stored."""
 
     NO_ENTRY = "no entry"
     NO_ROOT = "no root"
@@ -46,7 +49,13 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is known of a tag: the count at its last bump, a position, open intents (transaction id to when, in ms)."""
+    """What the cache knows of a tag.
+
+    Args:
+        generation: the counter at the last bump of the tag.
+        position: what a node must have reached to have seen that bump.
+        intents: the open intents: transaction id to the time when it was opened, in milliseconds.
+    """
 
     generation: int = 0
     position: Position = NOWHERE
@@ -58,7 +67,19 @@ UNMARKED = Mark()
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """The marks of one tenant; *awaits* is the transaction id whose elders the quarantine waits for."""
+    """The marks of one tenant.
+
+    Args:
+        nonce: tells one life of the root from the next.
+        origin: whose data the entries of this tenant hold.
+        state: what the root may vouch for.
+        counter: the count of bumps of the tenant.
+        floor: entries that noted a lower counter are void.
+        position: what a node must have reached to have seen the last change of the whole tenant.
+        intents: the open intents on the whole tenant: transaction id to the time when it was opened, in milliseconds.
+        awaits: in quarantine, a transaction id: every transaction before it must have ended. Empty otherwise.
+        tags: the marks of the tags.
+    """
 
     nonce: str
     origin: Origin
@@ -71,35 +92,36 @@ class Root:
     tags: Mapping[str, Mark] = field(default_factory=dict)
 
     def mark(self, tag: str) -> Mark:
-        """The mark of *tag*; one without a field was not bumped since the floor."""
+        """Return the mark of *tag*. A tag without a field was not bumped since the floor."""
         return self.tags.get(tag, UNMARKED)
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What a miss notes before its query."""
+    """What a miss notes before its query: the nonce and the counter of the root."""
 
     nonce: str
     counter: int
 
 
 def ahead(root: Root, epoch: int | None) -> bool:
-    """Whether the tenant has moved to another shard since *epoch*, which is all that a caller knows of.
+    """Tell whether the tenant has moved to another shard since *epoch*, the last move that the caller knows.
 
-    What a caller with an old shard map notes or finds it would take for that of a shard which has the tenant no more.
+    A caller with an old shard map would take what it notes or finds for that of a shard which does not hold the tenant
+    any more. None: there is one shard, and the answer is False.
     """
     return epoch is not None and root.origin.epoch > epoch
 
 
 def unclean(root: Root) -> Refusal | None:
-    """Why no entry of this tenant is fresh, whatever its tags; None if some may be."""
+    """Return why no entry of this tenant is fresh, whatever its tags; None if some may be."""
     if root.state is not RootState.CLEAN:
         return Refusal.STATE
     return Refusal.INTENT if root.intents else None
 
 
 def stale(root: Root, noted: Noted, tags: Collection[str]) -> Refusal | None:
-    """Why an entry with these tags is not fresh; None if it is."""
+    """Return why an entry with these tags is not fresh; None if it is."""
     if noted.nonce != root.nonce:
         return Refusal.NONCE
     if (refusal := unclean(root)) is not None:
@@ -116,12 +138,15 @@ def stale(root: Root, noted: Noted, tags: Collection[str]) -> Refusal | None:
 
 
 def may_not_fill(root: Root, noted: Noted, tags: Collection[str], origin: Origin) -> Refusal | None:
-    """Why an answer with these tags, read on a node of *origin*, may not be stored; None if it may."""
+    """Return why an answer with these tags, read on a node of *origin*, may not be stored; None if it may."""
     return stale(root, noted, tags) or (Refusal.ORIGIN if origin != root.origin else None)
 
 
 def opened(root: Root, xid: str, tags: Collection[str], *, whole: bool, now_ms: int) -> Root:
-    """The intent of transaction *xid* on *tags*, or on the whole tenant: before its COMMIT is sent."""
+    """Open the intent of transaction *xid* on *tags*, or on the whole tenant, before its COMMIT is sent.
+
+    The tags get a new generation. *now_ms* is the time when the intent is opened, in milliseconds.
+    """
     counter = root.counter + 1
     marks = dict(root.tags)
     for tag in tags:
@@ -132,7 +157,11 @@ def opened(root: Root, xid: str, tags: Collection[str], *, whole: bool, now_ms: 
 
 
 def stamped(root: Root, xid: str, tags: Collection[str], *, whole: bool, position: Position) -> Root:
-    """After a COMMIT that returned: new generations, the greater position, and the intent of *xid* closed."""
+    """Stamp *tags* after a COMMIT that returned.
+
+    They get a new generation and the greater of their position and *position*, and the intent of *xid* is closed. With
+    *whole* the same is done to the root, and its floor rises to the new counter.
+    """
     counter = root.counter + 1
     marks = dict(root.tags)
     for tag in tags:
@@ -145,7 +174,7 @@ def stamped(root: Root, xid: str, tags: Collection[str], *, whole: bool, positio
 
 
 def resolved(root: Root, xids: Collection[str], position: Position) -> Root:
-    """Close the intents of transactions that have ended, wherever they are, as a stamp at *position* would."""
+    """Close the intents of transactions that have ended, wherever these are, as a stamp at *position* would."""
     for xid in xids:
         tags = [tag for tag, mark in root.tags.items() if xid in mark.intents]
         if tags or xid in root.intents:
@@ -154,14 +183,21 @@ def resolved(root: Root, xids: Collection[str], position: Position) -> Root:
 
 
 def completed(root: Root, nonce: str, xid: str, position: Position) -> Root:
-    """A pending root after the primary was asked: in quarantine until every transaction before *xid* has ended."""
+    """Put a pending root into quarantine, after the primary was asked for *xid* and *position*.
+
+    The quarantine lasts until every transaction before *xid* has ended. A root with another nonce, or one that is not
+    pending, stays as it is.
+    """
     if root.nonce != nonce or root.state is not RootState.PENDING:
         return root
     return replace(root, state=RootState.QUARANTINE, awaits=xid, position=root.position.merged(position))
 
 
 def released(root: Root, nonce: str, position: Position) -> Root:
-    """A root whose quarantine is over; what was noted before is void."""
+    """Make a root clean whose quarantine is over, and void what was noted before.
+
+    A root with another nonce, or one that is not in quarantine, stays as it is.
+    """
     if root.nonce != nonce or root.state is not RootState.QUARANTINE:
         return root
     counter = root.counter + 1
@@ -176,7 +212,7 @@ def released(root: Root, nonce: str, position: Position) -> Root:
 
 
 def dropped(root: Root, tag: str) -> Root:
-    """Without the field of *tag*, which leaves its generation and position with the root; not while it has intents."""
+    """Drop the field of *tag*. Its generation and position stay with the root. A tag with an open intent is kept."""
     mark = root.tags.get(tag)
     if mark is None or mark.intents:
         return root
@@ -186,7 +222,7 @@ def dropped(root: Root, tag: str) -> Root:
 
 
 def trimmed(root: Root, most: int) -> Root:
-    """With the oldest generations dropped when there are more than *most* fields, down to three quarters of that."""
+    """Drop the oldest generations if there are more than *most* fields, down to three quarters of *most*."""
     if len(root.tags) <= most:
         return root
     oldest = sorted((mark.generation, tag) for tag, mark in root.tags.items() if not mark.intents)

@@ -1,4 +1,4 @@
-"""A store in the memory of one process: what the protocol does, said with ``marks`` alone."""
+"""A store in the memory of one process: it does what the protocol says, by the functions of ``marks`` alone."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class _Lease:
 
 
 class MemoryStore:
-    """Entries, marks and leases of one process.
+    """Keep entries, marks and leases in this process; threads may share it.
 
     Args:
-        now_ms: a clock in milliseconds.
-        most_tags: fields a tenant may have before the oldest are dropped.
-        most_bytes: the largest answer that is stored, body and large values together.
+        now_ms: a clock, in milliseconds.
+        most_tags: how many fields a tenant may have before the oldest are dropped.
+        most_bytes: the size of the largest answer that is stored, in bytes: body and large values together.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MemoryStore:
         """Do nothing: there is no connection."""
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
-        """See :meth:`Store.lookup`."""
+        """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""
         with self._lock:
             root = self.roots.get(tenant)
             if root is None:
@@ -99,7 +99,7 @@ class MemoryStore:
     def lease(
         self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
     ) -> bool:
-        """See :meth:`Store.lease`."""
+        """Take the right to fill, and tell whether the caller has it now; see :meth:`Store.lease`."""
         with self._lock:
             now, held = self._now_ms(), self._leases.get((tenant, entry))
             if held is not None and held.until_ms > now:
@@ -113,7 +113,7 @@ class MemoryStore:
             return True
 
     def release(self, tenant: str, entry: str, token: str) -> None:
-        """See :meth:`Store.release`."""
+        """Give the lease back, if *token* holds it."""
         with self._lock:
             if self._holds(tenant, entry, token):
                 del self._leases[tenant, entry]
@@ -123,7 +123,7 @@ class MemoryStore:
         return held is not None and held.token == token and held.until_ms > self._now_ms()
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
-        """See :meth:`Store.fill`."""
+        """Store an answer, or return the reason why it was refused; see :meth:`Store.fill`."""
         if filling.size > self._most_bytes:
             self.release(tenant, filling.entry, filling.token)
             return Refusal.TOO_LARGE
@@ -142,7 +142,7 @@ class MemoryStore:
             return refusal
 
     def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
-        """See :meth:`Store.check`."""
+        """Tell whether an entry with these marks is fresh now; see :meth:`Store.check`."""
         with self._lock:
             root = self.roots.get(tenant)
             if root is None or marks.ahead(root, epoch):
@@ -150,12 +150,12 @@ class MemoryStore:
             return marks.stale(root, noted, tags) is None
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
-        """See :meth:`Store.blobs`."""
+        """Return large values by the hash of their content; None for each that is gone."""
         with self._lock:
             return [self._blobs.get((tenant, name)) for name in hashes]
 
     def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
-        """See :meth:`Store.make_root`."""
+        """Store a pending root, unless there is one of *origin* or a newer one."""
         with self._lock:
             self._rooted(tenant, nonce, origin)
 
@@ -166,15 +166,15 @@ class MemoryStore:
         return root
 
     def complete_root(self, tenant: str, nonce: str, xid: str, position: Position) -> None:
-        """See :meth:`Store.complete_root`."""
+        """Put the pending root of *nonce* into quarantine; see :meth:`Store.complete_root`."""
         self._change(tenant, lambda root: marks.completed(root, nonce, xid, position))
 
     def end_quarantine(self, tenant: str, nonce: str, position: Position) -> None:
-        """See :meth:`Store.end_quarantine`."""
+        """Make the root of *nonce* clean, and void everything that was noted before."""
         self._change(tenant, lambda root: marks.released(root, nonce, position))
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
-        """See :meth:`Store.open`."""
+        """Open the intents of a transaction; see :meth:`Store.open`."""
         for change, nonce in zip(changes, nonces, strict=True):
             with self._lock:
                 if self._rooted(change.tenant, nonce, origin).origin == origin:
@@ -182,7 +182,7 @@ class MemoryStore:
                     self._change(change.tenant, step)
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
-        """See :meth:`Store.stamp`."""
+        """Stamp the tags of a transaction whose COMMIT has returned, and close its intents; see :meth:`Store.stamp`."""
         for change in changes:
             with self._lock:
                 root = self.roots.get(change.tenant)
@@ -190,20 +190,20 @@ class MemoryStore:
                     self._change(change.tenant, _stamp(change, xid, position))
 
     def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
-        """See :meth:`Store.resolve`."""
+        """Close the intents of transactions that have ended."""
         self._change(tenant, lambda root: marks.resolved(root, xids, position))
 
     def bump(self, changes: Sequence[Change], position: Position) -> None:
-        """See :meth:`Store.bump`."""
+        """Void now what depends on *changes*."""
         for change in changes:
             self._change(change.tenant, _stamp(change, "", position))
 
     def switched_off(self) -> frozenset[str]:
-        """See :meth:`Store.switched_off`."""
+        """Return the names of what is switched off."""
         return frozenset(self._off)
 
     def switch(self, name: str, *, off: bool) -> None:
-        """See :meth:`Store.switch`."""
+        """Switch the cache off or on; see :meth:`Store.switch`."""
         (self._off.add if off else self._off.discard)(name)
 
     def _change(self, tenant: str, step: Callable[[Root], Root]) -> None:
@@ -213,7 +213,7 @@ class MemoryStore:
                 self.roots[tenant] = marks.trimmed(step(root), self._most_tags)
 
     def lose_marks(self, tenant: str) -> None:
-        """Forget a tenant's marks and keep its entries: what an eviction or a failover may do."""
+        """Forget the marks of a tenant and keep its entries, as an eviction or a failover may do."""
         with self._lock:
             self.roots.pop(tenant, None)
 

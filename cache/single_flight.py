@@ -1,8 +1,8 @@
-"""Single flight inside one process: of threads that miss the same entry, one goes on, the others wait for its fill.
+"""Single flight in one process: of several threads that miss the same entry one fills it, and the others wait.
 
-A follower may take the leader's answer only if that was *stored after the follower had come*: the store then vouched,
-at a moment after the follower's read began, that nothing had been bumped. So a flight is closed to newcomers before
-its answer is offered to the store, and followers get nothing from an answer that was refused.
+A follower may take the leader's answer only if that was *stored after the follower had come*. Then the store has
+vouched, at a moment after the follower's read began, that nothing had been bumped. So a flight is closed to newcomers
+before its answer is offered to the store, and followers get nothing from an answer that the store refused.
 """
 
 from __future__ import annotations
@@ -18,40 +18,44 @@ _LONGEST_POLL_MS: Final = 32.0
 
 
 class Signal(Protocol):
-    """A one-way switch that can be waited for."""
+    """Wake the followers of a flight: a switch that is set once, like a ``threading.Event``."""
 
     def set(self) -> None:
-        """Let all who wait go on."""
+        """Let all go on who wait."""
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Wait until it is set, at most *timeout* seconds; whether it is."""
+        """Wait until the signal is set, for at most *timeout* seconds, and tell whether it is."""
         ...
 
 
 class Flight:
-    """One miss that is being filled."""
+    """Hold one miss that is being filled, and hand its answer to those who wait.
+
+    Args:
+        signal: what followers wait for.
+    """
 
     def __init__(self, signal: Signal) -> None:
         self.body: bytes | None = None
         self._signal: Final = signal
 
     def wait(self, timeout_s: float) -> bytes | None:
-        """The body that was stored; None if none was, or not in time."""
+        """Return the body that was stored; None if none was, or if none was within *timeout_s* seconds."""
         self._signal.wait(timeout_s)
         return self.body
 
     def land(self, body: bytes | None) -> None:
-        """Hand *body* to all who wait."""
+        """Hand *body* to all who wait; None if nothing was stored."""
         self.body = body
         self._signal.set()
 
 
 class Flights:
-    """The flights of one process, by entry.
+    """Keep the flights of one process, by entry.
 
     Args:
-        signal: makes the switches that followers wait for.
+        signal: makes the signals that followers wait for.
     """
 
     def __init__(self, signal: type[Signal] = threading.Event) -> None:
@@ -60,12 +64,12 @@ class Flights:
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
     def _start_anew(self) -> None:
-        # Also in a process forked off: nobody there leads the flights of its parent, or would give the lock back.
+        # This also runs in a forked child: nobody there leads its parent's flights, or would release the lock.
         self._lock = threading.Lock()
         self._flights: dict[tuple[str, str], Flight] = {}
 
     def join(self, tenant: str, entry: str) -> tuple[Flight, bool]:
-        """The flight of this entry, and whether the caller leads it; a leader must :meth:`close` it."""
+        """Return the flight of this entry, and whether the caller leads it. A leader must :meth:`close` it."""
         with self._lock:
             flight = self._flights.get((tenant, entry))
             if flight is not None:
@@ -74,7 +78,7 @@ class Flights:
             return flight, True
 
     def close(self, tenant: str, entry: str, flight: Flight) -> None:
-        """Let nobody join *flight* any more; harmless when repeated."""
+        """Let nobody join *flight* any more. It does no harm to repeat this."""
         with self._lock:
             if self._flights.get((tenant, entry)) is flight:
                 del self._flights[tenant, entry]

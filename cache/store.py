@@ -1,4 +1,7 @@
-"""What the cache asks of the server that keeps it. Each call is atomic for its tenant, and one round trip."""
+"""The contract of a store: what the cache asks of the server that keeps its entries, marks and leases.
+
+Each call is atomic for its tenant, and takes one round trip.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,22 @@ if TYPE_CHECKING:
 
 
 class StoreUnavailable(Exception):  # noqa: N818  # a state of the server, not a mistake
-    """The store did not answer, answered garbage, or is no master: nothing is known of what it did."""
+    """The store did not answer, or its answer made no sense, or it is no master. Nobody knows what it has done."""
 
 
 class StoreFull(StoreUnavailable):
-    """The store has no memory for what was to be written; it can still forget."""
+    """The store has no memory for what was to be written. It can still forget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A fresh entry, and what was noted when it was filled; *age_ms* and *left_ms* are the store's."""
+    """A fresh entry.
+
+    Args:
+        body: the bytes that were stored.
+        noted: what the miss had noted that led to this entry.
+        tags: the tags of the answer.
+    """
 
     body: bytes
     noted: Noted
@@ -33,17 +42,17 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """No fresh entry.
+    """The finding that there is no fresh entry, with all that a fill needs to know.
 
     Args:
-        noted: what to hand to ``fill``.
-        reason: why, for telemetry.
-        state: the root's.
-        origin: the root's.
-        position: the greater of root's and guard's: what a node must have reached.
-        intents: open on root or guard: transaction id to how many ms ago.
-        awaits: in quarantine, the transaction id whose elders must have ended.
-        guard_generation: the guard's, for leases.
+        noted: what the filler must hand back in :class:`Filling`.
+        reason: why there is no fresh entry; for telemetry.
+        state: the state of the root.
+        origin: the origin of the root.
+        position: the greater of the root's and the guard's position; a node must have reached it to answer.
+        intents: the open intents on the root or the guard: transaction id to its age in milliseconds.
+        awaits: in quarantine, a transaction id: every transaction before it must have ended. Empty otherwise.
+        guard_generation: the generation of the guard; for leases.
     """
 
     noted: Noted
@@ -57,18 +66,18 @@ class Miss:
 
     @property
     def dirty(self) -> bool:
-        """Whether only the primary will do, and the answer must not be stored."""
+        """Tell whether only the primary may answer, and the answer must not be stored."""
         return self.state is not RootState.CLEAN or bool(self.intents)
 
     @property
     def moved(self) -> bool:
-        """Whether the tenant has moved since the caller's shard map: to be read again before anything else."""
+        """Tell whether the tenant has moved since the caller's shard map. Then the map must be read again first."""
         return self.reason is Refusal.EPOCH
 
 
 @dataclass(frozen=True, slots=True)
 class NoRoot:
-    """The tenant's marks are not there, or are from another life of the store."""
+    """The finding that the tenant's marks are not there, or that another life of the store has made them."""
 
 
 Lookup: TypeAlias = Hit | Miss | NoRoot
@@ -76,7 +85,7 @@ Lookup: TypeAlias = Hit | Miss | NoRoot
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a transaction changes of one tenant: some tags, or all of it."""
+    """What a transaction changes of one tenant: some tags, or the whole tenant."""
 
     tenant: str
     tags: frozenset[str] = frozenset()
@@ -85,17 +94,17 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """An answer to be stored.
+    """An answer that is to be stored.
 
     Args:
-        entry: the entry's digest.
-        noted: what the miss noted.
-        token: proves that the lease is held.
-        origin: of the node that answered.
-        tags: of the answer.
-        body: the entry's body.
-        ttl_ms: how long it may be kept.
-        blobs: large values by the hash of their content.
+        entry: the digest that names the entry.
+        noted: what the miss has noted.
+        token: the proof that the caller holds the lease.
+        origin: the origin of the node that answered.
+        tags: the tags of the answer.
+        body: the body of the entry.
+        ttl_ms: how long the entry may be kept, in milliseconds.
+        blobs: the large values, by the hash of their content.
     """
 
     entry: str
@@ -109,84 +118,121 @@ class Filling:
 
     @property
     def size(self) -> int:
-        """Bytes of body and large values."""
+        """Return the size of the body and the large values together, in bytes."""
         return len(self.body) + sum(map(len, self.blobs.values()))
 
 
 class Store(Protocol):
-    """Entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
+    """Keep entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
-        """The entry if it is fresh (and *refresh* is not asked for), else what a miss must note.
+        """Return the entry if it is fresh, else what a miss must note.
 
-        A root of a later epoch than *epoch*, by which the caller knows the tenant's shard, gives a miss for that reason
-        alone: such a caller neither hits nor fills. None: there is one shard.
+        Args:
+            tenant: whose entry it is.
+            entry: the digest that names the entry.
+            guard: the guard of the call.
+            refresh: leave out the entry even if it is fresh, and return a miss.
+            epoch: when the tenant's shard last changed, as far as the caller knows. If the root has a later epoch, the
+                answer is a miss for that reason alone: such a caller gets no hit and fills nothing. None: there is one
+                shard.
         """
         ...
 
     def lease(
         self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
     ) -> bool:
-        """Take the right to fill; also from a holder that noted other marks and whose guard was bumped since.
+        """Take the right to fill, and tell whether the caller has it now.
 
-        With *unless_filled*, not if an entry is there that noted what *miss* did, or later: who has just missed may
-        come to the lease when its holder has filled and gone.
+        The lease is also taken away from another holder if that one noted another nonce, or if the guard was bumped
+        after it noted its counter: it can fill nothing any more.
+
+        Args:
+            tenant: whose entry it is.
+            entry: the digest that names the entry.
+            miss: what the lookup has returned.
+            token: the caller's own, by which it proves later that it holds the lease.
+            lease_ms: when the lease expires, in milliseconds from now.
+            unless_filled: give no lease if there is an entry that noted what *miss* did, or later. A caller that has
+                just missed may come to the lease when its holder has already filled and gone.
         """
         ...
 
     def release(self, tenant: str, entry: str, token: str) -> None:
-        """Give the lease back, if it is held by *token*."""
+        """Give the lease back, if *token* holds it."""
         ...
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
-        """Store an answer, unless something says no (first of all its size); gives the lease back either way."""
+        """Store an answer, or return the reason why it was refused. The first reason is its size.
+
+        The caller's lease is given back in both cases. Only if there is no root, it stays until it expires.
+        """
         ...
 
     def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
-        """Whether an entry with these marks is fresh now, and the root not of a later epoch than the caller knows."""
+        """Tell whether an entry with these marks is fresh now. It is not if the root has a later epoch than *epoch*."""
         ...
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
-        """Large values by the hash of their content; None for each that is gone."""
+        """Return large values by the hash of their content, in the order of *hashes*; None for each that is gone."""
         ...
 
     def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
-        """Store a pending root, unless there is one of this life of the store and of *origin* or a newer one."""
+        """Store a pending root.
+
+        Nothing is done if there is a root that this life of the store has made and that is of *origin* or a newer one.
+        """
         ...
 
     def complete_root(self, tenant: str, nonce: str, xid: str, position: Position) -> None:
-        """Put the pending root of that nonce into quarantine."""
+        """Put the pending root of *nonce* into quarantine.
+
+        Args:
+            tenant: whose root it is.
+            nonce: the root's; nothing is done if it has another one.
+            xid: the quarantine lasts until every transaction before this one has ended.
+            position: the primary's position after it was asked for *xid*.
+        """
         ...
 
     def end_quarantine(self, tenant: str, nonce: str, position: Position) -> None:
-        """Make the root of that nonce clean, and void what was noted before."""
+        """Make the root of *nonce* clean, and void everything that was noted before."""
         ...
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
-        """Open the intents of a transaction; one nonce a change, for a root that has to be made.
+        """Open the intents of a transaction.
 
-        A writer of an older origin than the root's changes nothing that readers of the root can see: it is ignored.
+        A writer of an older origin than the root's can change nothing that readers of the root see, so it is ignored.
+
+        Args:
+            changes: what the transaction changes, one element for each tenant.
+            xid: the id of the transaction.
+            origin: the origin of the writer.
+            nonces: one for each of *changes*, used if a root has to be made.
         """
         ...
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
-        """Close them after a COMMIT that returned. Where there is no root, there is nothing to close."""
+        """Stamp the tags of a transaction whose COMMIT has returned, and close its intents.
+
+        Where there is no root, or one of another origin, there is nothing to close.
+        """
         ...
 
     def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
-        """Close the intents of transactions that have ended, wherever they are."""
+        """Close the intents of transactions that have ended, wherever these intents are."""
         ...
 
     def bump(self, changes: Sequence[Change], position: Position) -> None:
-        """Void what depends on these, now: explicit invalidation, and the outbox."""
+        """Void now what depends on *changes*: for an explicit invalidation, and for the outbox."""
         ...
 
     def switched_off(self) -> frozenset[str]:
-        """What is switched off for every gate on this database."""
+        """Return the names of what is switched off for every gate on this database."""
         ...
 
     def switch(self, name: str, *, off: bool) -> None:
-        """Switch the cache off or on: "all", "method:" and a name, or "tenant:" and an id."""
+        """Switch the cache off or on; *name* is "all", "method:" and a name, or "tenant:" and an id."""
         ...
 
     @property

@@ -1,7 +1,7 @@
-"""Kill switches: the cache off for all, for a method or for a tenant, from the settings or by the cache server.
+"""Kill switches: they turn the cache off for all calls, for a method or for a tenant.
 
-What is off is read from the database; writes go on marking what they change, so that it can be switched on again at
-any moment.
+The settings can set them, and so can an operator on the cache server. What is off is read from the database. Writes go
+on marking what they change, so that the cache can be switched on again at any moment.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NONE: Final[frozenset[str]] = frozenset()
 
 
 def checked_switch(name: str) -> str:
-    """*name*, if it is a switch.
+    """Return *name* if it is the name of a switch.
 
     Raises:
-        SettingsError: it is not "all", "method:" and a name, or "tenant:" and an id.
+        SettingsError: *name* is not "all", "method:" and a name, or "tenant:" and an id.
     """
     if name == ALL or any(name.startswith(kind) and len(name) > len(kind) for kind in _KINDS):
         return name
@@ -34,13 +34,14 @@ def checked_switch(name: str) -> str:
 
 
 class Switches:
-    """What is switched off.
+    """Tell what is switched off.
 
     Args:
-        fixed: by the settings.
-        store: asked what else is, about once a second by whoever comes by; None: nothing else can be.
-        every_s: how often it is asked, in seconds.
-        clock: seconds, monotonic.
+        fixed: the names that the settings switch off.
+        store: where the other names are. Whoever comes by asks it, at most once in *every_s*. None: there are no
+            others.
+        every_s: how often the store is asked, in seconds.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Switches:
         self._off = self._fixed
 
     def are_off(self, method: str, tenant: str) -> bool:
-        """Whether the cache is off for this call."""
+        """Tell whether the cache is off for this call."""
         now = self._clock()
         if self._store is not None and now >= self._next:
             self._next = now + self._every_s
@@ -69,13 +70,13 @@ class Switches:
         return bool(off) and (ALL in off or f"method:{method}" in off or f"tenant:{tenant}" in off)
 
     def off_by(self, method: str, tenant: str) -> str | None:
-        """The switch by which the cache is off for this call, as far as it is known; asks nobody."""
+        """Return the switch that turns the cache off for this call, as far as this object knows; ask nobody."""
         names = (ALL, f"method:{method}", f"tenant:{tenant}")
         return next((name for name in names if name in self._off), None)
 
     def _ask(self, store: Store) -> bool:
         try:
             self._off = self._fixed | store.switched_off()
-        except StoreUnavailable:  # then there is no cache either; what was known stays
+        except StoreUnavailable:  # then there is no cache either, and what was known stays
             return False
         return True

@@ -1,4 +1,7 @@
-"""Tags: what a template like ``"runs:{app_id}:{created_at:day}"`` expands to. Pure; the same for reads and writes."""
+"""Tags: what a template like ``"runs:{app_id}:{created_at:day}"`` expands to.
+
+Pure, and the same for reads and writes.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,15 @@ class Unknown(Enum):
 
 
 UNKNOWN: Final = Unknown.UNKNOWN
-"""A value that only the database knows (yet): an SQL expression, a server default. Not None, which is a value."""
+"""A value that only the database knows so far: an SQL expression, a server default. It is not None: that is a value."""
 
 _CANONICAL: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _SHORTEST_UUID: Final = 32
 
 
 def as_text(value: Any) -> str:
-    """*value* as it stands in a tag: ids in canonical form whatever their spelling, everything else as it is."""
-    if value.__class__ is str and _CANONICAL(value):  # what almost every one is
+    """Return *value* as it stands in a tag: an id in canonical form whatever its spelling, other values as text."""
+    if value.__class__ is str and _CANONICAL(value):  # almost every value is one
         return str(value)
     if isinstance(value, Enum):
         return as_text(value.value)
@@ -52,10 +55,12 @@ def _canonical(text: str) -> str:
 
 
 def as_day(value: Any) -> str:
-    """The day of *value* in UTC as YYYYMMDD; naive values, and text as databases write it, are taken as UTC.
+    """Return the day of *value* in UTC as YYYYMMDD.
+
+    Naive values are taken as UTC, and so is text as databases write it.
 
     Raises:
-        ValueError: it is no date.
+        ValueError: *value* is no date.
     """
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
@@ -74,7 +79,14 @@ _FORMATS: Final[Mapping[str, Callable[[Any], str]]] = {"": as_text, "day": as_da
 
 
 class Template:
-    """A compiled template; made by :func:`template`, once for each text."""
+    """Expand one template. :func:`template` makes the object, once for each text.
+
+    Args:
+        text: the template; a field is ``{column}`` or ``{column:day}``.
+
+    Raises:
+        PolicyError: *text* is no template; the message says what a field looks like.
+    """
 
     __slots__ = ("_format", "_renders", "fields", "text")
 
@@ -86,7 +98,7 @@ class Template:
                 continue
             render = _FORMATS.get(spec or "")
             if render is None or conversion or not name.isidentifier():
-                raise PolicyError(f"{text!r} is no tag: a field is {{column}} or {{column:day}}")
+                raise PolicyError(f"{text!r} is no template of a tag: a field must be {{column}} or {{column:day}}")
             pieces.append("%s")
             renders.append((name, render))
         self.text = text
@@ -95,10 +107,11 @@ class Template:
         self._renders = tuple(renders)
 
     def expand(self, values: Mapping[str, Any]) -> str | Unknown | None:
-        """The tag of *values*.
+        """Return the tag of *values*, by the names of the fields.
 
         Returns:
-            Its text; None where a value is None, which gives no tag; ``UNKNOWN`` where one that it needs is unknown.
+            The text of the tag; None if a value is None, which gives no tag; ``UNKNOWN`` if a value that it needs is
+            unknown.
         """
         texts, unknown = [], False
         for name, render in self._renders:
@@ -110,16 +123,16 @@ class Template:
                 continue
             try:
                 texts.append(render(value))
-            except ValueError:  # "infinity", or what the database will refuse
+            except ValueError:  # "infinity", or a value that the database will refuse
                 unknown = True
         return UNKNOWN if unknown else self._format % tuple(texts)
 
 
 @cache
 def template(text: str) -> Template:
-    """The compiled template of *text*.
+    """Return the compiled template of *text*.
 
     Raises:
-        PolicyError: it is none; the message says what is.
+        PolicyError: *text* is no template; the message says what a field looks like.
     """
     return Template(text)

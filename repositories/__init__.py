@@ -1,4 +1,4 @@
-"""The plain repositories: what a program can use with no gate at all."""
+"""The plain repositories: a program can use them without a gate."""
 
 from tidegate.repositories.api_workflow_node_execution_repository import DifyAPIWorkflowNodeExecutionRepository
 from tidegate.repositories.api_workflow_run_repository import APIWorkflowRunRepository

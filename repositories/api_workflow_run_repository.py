@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
-    """Reads, counts, pauses, archives and deletes runs; times are UTC. Methods with a ``session`` never commit."""
+    """Read, count, pause, archive and delete runs. Times are UTC. Methods with a ``session`` never commit."""
 
     def get_paginated_workflow_runs(
         self,
@@ -44,15 +44,18 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         last_id: str | None = None,
         status: str | None = None,
     ) -> InfiniteScrollPagination[WorkflowRun]:
-        """One page of an app's runs, newest first; ``graph``, ``inputs`` and ``outputs`` are read when touched."""
+        """Return one page of an app's runs, newest first.
+
+        ``graph``, ``inputs`` and ``outputs`` are read when they are touched.
+        """
         ...
 
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> WorkflowRun | None:
-        """One run of an app."""
+        """Return one run of an app; None if the app has no such run."""
         ...
 
     def get_workflow_run_by_id_without_tenant(self, run_id: str) -> WorkflowRun | None:
-        """One run of whatever tenant."""
+        """Return one run of any tenant; None if there is none."""
         ...
 
     def get_workflow_runs_count(
@@ -63,21 +66,21 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         status: str | None = None,
         time_range: str | None = None,
     ) -> dict[str, int]:
-        """How many runs an app has, in total and by state."""
+        """Count the runs of an app, in total and by state."""
         ...
 
     def get_expired_runs_batch(
         self, tenant_id: str, before_date: datetime, batch_size: int = 1000
     ) -> Sequence[WorkflowRun]:
-        """At most *batch_size* of the tenant's runs created before *before_date*, oldest first."""
+        """Return at most *batch_size* of the tenant's runs created before *before_date*, oldest first."""
         ...
 
     def delete_runs_by_ids(self, run_ids: Sequence[str]) -> int:
-        """Delete runs and all that belongs to them; returns the runs deleted."""
+        """Delete runs and everything that belongs to them, and return how many runs were deleted."""
         ...
 
     def delete_runs_by_app(self, tenant_id: str, app_id: str, batch_size: int = 1000) -> int:
-        """Delete an app's runs and all that belongs to them; returns the runs deleted."""
+        """Delete an app's runs and everything that belongs to them, and return how many runs were deleted."""
         ...
 
     def get_runs_batch_by_time_range(
@@ -89,11 +92,11 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         run_types: Sequence[WorkflowType] | None = None,
         tenant_ids: Sequence[str] | None = None,
     ) -> Sequence[WorkflowRun]:
-        """Ended runs of a stretch of time, by (created_at, id), after *last_seen*."""
+        """Return ended runs of a range of time after *last_seen*, ordered by (created_at, id)."""
         ...
 
     def get_archived_run_ids(self, session: Session, run_ids: Sequence[str]) -> set[str]:
-        """Those of *run_ids* that have been archived."""
+        """Return those of *run_ids* that have been archived."""
         ...
 
     def get_archived_logs_by_time_range(
@@ -104,7 +107,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         end_date: datetime,
         limit: int,
     ) -> Sequence[WorkflowArchiveLog]:
-        """Archive logs of runs created in a stretch of time, oldest first."""
+        """Return archive logs of runs created in a range of time, oldest first."""
         ...
 
     def get_archived_runs_by_time_range(
@@ -115,15 +118,15 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         end_date: datetime,
         limit: int,
     ) -> Sequence[WorkflowRun]:
-        """Archived runs that are still there, created in a stretch of time, oldest first."""
+        """Return archived runs that still exist and were created in a range of time, oldest first."""
         ...
 
     def get_archived_log_by_run_id(self, run_id: str) -> WorkflowArchiveLog | None:
-        """The archive log of a run."""
+        """Return the archive log of a run; None if it has not been archived."""
         ...
 
     def delete_archive_log_by_run_id(self, session: Session, run_id: str) -> int:
-        """Delete the archive logs of a run; returns how many."""
+        """Delete the archive logs of a run, and return how many were deleted."""
         ...
 
     def create_archive_logs(
@@ -133,21 +136,21 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         app_logs: Sequence[WorkflowAppLog],
         trigger_metadata: str | None,
     ) -> int:
-        """Add an archive log for each app log, or one without; returns how many."""
+        """Add one archive log for each app log, or a single one if there is none, and return how many were added."""
         ...
 
     def get_pause_records_by_run_id(self, session: Session, run_id: str) -> Sequence[WorkflowPause]:
-        """The pauses of a run."""
+        """Return the pauses of a run."""
         ...
 
     def get_pause_reason_records_by_run_id(
         self, session: Session, pause_ids: Sequence[str]
     ) -> Sequence[WorkflowPauseReason]:
-        """The reasons of some pauses."""
+        """Return the reasons of some pauses."""
         ...
 
     def get_app_logs_by_run_id(self, session: Session, run_id: str) -> Sequence[WorkflowAppLog]:
-        """The app logs of a run."""
+        """Return the app logs of a run."""
         ...
 
     def delete_runs_with_related(
@@ -165,7 +168,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         count_node_executions: Callable[[Session, Sequence[WorkflowRun]], tuple[int, int]] | None = None,
         count_trigger_logs: Callable[[Session, Sequence[str]], int] | None = None,
     ) -> RelatedCounts:
-        """What ``delete_runs_with_related`` would delete."""
+        """Count what ``delete_runs_with_related`` would delete."""
         ...
 
     def create_workflow_pause(
@@ -179,7 +182,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         ...
 
     def resume_workflow_pause(self, workflow_run_id: str, pause_entity: WorkflowPauseEntity) -> WorkflowPauseEntity:
-        """Go on with a paused run."""
+        """Resume a paused run."""
         ...
 
     def delete_workflow_pause(self, pause_entity: WorkflowPauseEntity) -> None:
@@ -189,7 +192,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
     def prune_pauses(
         self, expiration: datetime, resumption_expiration: datetime, limit: int | None = None
     ) -> Sequence[str]:
-        """Delete old pauses, and those resumed long ago; returns their ids."""
+        """Delete old pauses, and pauses that were resumed long ago, and return their ids."""
         ...
 
     def get_daily_runs_statistics(
@@ -201,7 +204,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[DailyRunsStats]:
-        """Runs a day."""
+        """Count the runs of each day."""
         ...
 
     def get_daily_terminals_statistics(
@@ -213,7 +216,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[DailyTerminalsStats]:
-        """Distinct creators a day."""
+        """Count the distinct creators of each day's runs."""
         ...
 
     def get_daily_token_cost_statistics(
@@ -225,7 +228,7 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[DailyTokenCostStats]:
-        """Tokens a day."""
+        """Add up the tokens of each day's runs."""
         ...
 
     def get_average_app_interaction_statistics(
@@ -237,5 +240,5 @@ class APIWorkflowRunRepository(WorkflowExecutionRepository, Protocol):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[AverageInteractionStats]:
-        """Runs per distinct creator a day."""
+        """Compute the number of runs per distinct creator for each day."""
         ...

@@ -1,4 +1,4 @@
-"""What every repository is built on: a transaction template, and batches with bounded memory."""
+"""The base of every repository: a transaction template, and batches with bounded memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_MOVES = 4
-"""How often one read follows rows that change hands all the time."""
+"""How often, at most, one read is repeated because its rows have moved to another shard."""
 BATCH_SIZE = 1000
 """How many rows a batch holds unless the caller says otherwise."""
 
@@ -72,15 +72,15 @@ class SQLAlchemyRepository(Bindable):
         return self._session_maker if self.tidegate_binding is None else self.tidegate_binding.home
 
     def _read(self, operation: Callable[[Session], T]) -> T:
-        """Run *operation* in a session of its own; what it returns comes back detached."""
+        """Run *operation* in a session of its own. What it returns comes back detached."""
         return read_in(self._session_maker, operation)
 
     def _transact(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a transaction and commit it.
 
-        On failure everything is rolled back, :meth:`_on_failure` is told, and the exception is raised unchanged; should
-        the rollback or the hook fail as well, a note on the exception says so. Refused by a shard that does not own
-        the tenant any more, *operation* is run again on the one that does.
+        On failure everything is rolled back, :meth:`_on_failure` is told, and the exception is raised unchanged. If the
+        rollback or the hook fails too, a note on the exception says so. If a shard refuses the transaction because it
+        does not own the tenant any more, *operation* is run again on the shard that does.
         """
         binding = self.tidegate_binding
         may_retry = None if binding is None or binding.retry is None else binding.retry()
@@ -103,7 +103,7 @@ class SQLAlchemyRepository(Bindable):
         return result
 
     def _on_failure(self, error: BaseException) -> None:
-        """Told of every transaction that failed, after its rollback; for subclasses."""
+        """Take note of a transaction that failed, after its rollback; for subclasses."""
 
     def _transact_until_empty(
         self,
@@ -111,16 +111,17 @@ class SQLAlchemyRepository(Bindable):
         batch_size: int,
         after_commit: Callable[[], None] | None = None,
     ) -> int:
-        """Run *operation*, one transaction each, until it finds fewer than *batch_size* rows.
+        """Run *operation* again and again, one transaction each, until it finds fewer than *batch_size* rows.
 
         Args:
-            operation: changes at most *batch_size* rows, and returns how many it found and how many it changed. What
-                it found decides: another one may have been faster with some of them, and rows may be left.
-            batch_size: rows a transaction; see :func:`checked_batch_size`.
-            after_commit: called after each commit.
+            operation: changes at most *batch_size* rows, and returns how many it found and how many it changed. The
+                loop ends by how many it found: another process may have changed some of them first, and rows may be
+                left.
+            batch_size: the rows of one transaction; see :func:`checked_batch_size`.
+            after_commit: is called after each commit.
 
         Returns:
-            The rows changed by all of them. What was committed before a failure stays committed.
+            How many rows all transactions changed. What was committed before a failure stays committed.
         """
         checked_batch_size(batch_size)
         total = 0
@@ -134,7 +135,7 @@ class SQLAlchemyRepository(Bindable):
 
 
 def read_in(session_maker: Callable[[], Session], operation: Callable[[Session], T]) -> T:
-    """Run *operation*, which only reads, in a session of *session_maker*; once more where its rows have moved."""
+    """Run *operation*, which only reads, in a session of *session_maker*. Run it again if its rows have moved."""
     for _ in range(_MOST_MOVES):
         try:
             with session_maker() as session:
@@ -147,15 +148,15 @@ def read_in(session_maker: Callable[[], Session], operation: Callable[[Session],
 
 
 def _beside(error: BaseException, what: str, step: Callable[[], None]) -> None:
-    """Do *step*; if it fails, the caller still sees *error*, which is the cause, with a note."""
+    """Run *step*. If it fails, *error* stays what the caller sees, as the cause, and gets a note."""
     try:
         step()
-    except Exception as also:  # noqa: BLE001  # whatever it is, it must not hide the cause
+    except Exception as also:  # noqa: BLE001  # no error of the step may hide the cause
         error.add_note(f"the {what} failed too: {type(also).__name__}: {also}")
 
 
 def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
-    """*items* in lists of at most *size*; never holds more than one list.
+    """Split *items* into lists of at most *size*, and never hold more than one list.
 
     Raises:
         ValueError: *size* is not from 1 to 100,000, or *items* is one text, whose letters nobody means.
@@ -164,14 +165,14 @@ def batches(items: Iterable[T], size: int = BATCH_SIZE) -> Iterator[list[T]]:
     source = iter(not_one_text(items))
     while chunk := list(islice(source, size)):
         yield chunk
-        del chunk  # before the next is read
+        del chunk  # so that it is gone before the next is read
 
 
 def not_one_text(items: Iterable[T]) -> Iterable[T]:
-    """*items*, unless it is one text, whose letters nobody means.
+    """Return *items*, unless it is one text, whose letters nobody means.
 
     Raises:
-        ValueError: it is one text.
+        ValueError: *items* is one text.
     """
     if isinstance(items, str):
         raise ValueError(f"expected a list, not the text {items!r}")  # noqa: TRY004  # as for other bad values
@@ -179,7 +180,7 @@ def not_one_text(items: Iterable[T]) -> Iterable[T]:
 
 
 def checked_batch_size(batch_size: int) -> int:
-    """*batch_size*, if it can work.
+    """Return *batch_size*, if it can work.
 
     Raises:
         ValueError: it is not a whole number from 1 to 100,000.
@@ -188,7 +189,7 @@ def checked_batch_size(batch_size: int) -> int:
 
 
 def checked_count(name: str, value: int, least: int, most: int) -> int:
-    """*value*, if it is a whole number from *least* to *most*.
+    """Return *value*, if it is a whole number from *least* to *most*.
 
     Raises:
         ValueError: it is not; the message names the argument, the value and the range.
@@ -199,7 +200,7 @@ def checked_count(name: str, value: int, least: int, most: int) -> int:
 
 
 def checked_text(name: str, value: str | None) -> None:
-    """See that *value* is one text, or None.
+    """Check that *value* is one text, or None.
 
     Raises:
         ValueError: it is something else; the message names the argument and the value.

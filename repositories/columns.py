@@ -1,6 +1,7 @@
-"""Column types of the tables, and everything in SQL that differs between PostgreSQL and SQLite.
+"""Column types of the tables, and what differs in them between PostgreSQL and SQLite.
 
-This is the one place that says where they differ; a repository never asks for the dialect's name.
+A repository that uses these need not ask for the dialect's name. Two modules do ask for it: ``indexes``, for CREATE
+INDEX CONCURRENTLY, and ``workflow_execution_repository``, for INSERT ... ON CONFLICT.
 
 ================  =====================================  =============================================
 what              PostgreSQL                             SQLite
@@ -33,7 +34,7 @@ _LOCAL_DATE = "tidegate_local_date"
 
 
 class StringUUID(TypeDecorator[str]):
-    """An id: ``uuid`` in PostgreSQL, 36 characters elsewhere, ``str`` in Python.
+    """Store an id: ``uuid`` in PostgreSQL, 36 characters elsewhere, ``str`` in Python.
 
     Every spelling that PostgreSQL reads (upper case, no hyphens, braces) finds the same row in SQLite too.
     """
@@ -48,7 +49,7 @@ class StringUUID(TypeDecorator[str]):
         return dialect.type_descriptor(CHAR(36))
 
     def process_bind_param(self, value: str | uuid.UUID | None, dialect: Dialect) -> str | None:
-        """Send the canonical spelling; leave text that is no UUID to the database to refuse."""
+        """Send the canonical spelling. Text that is no UUID is sent as it is, and the database may refuse it."""
         if value is None or (dialect.name == "postgresql" and isinstance(value, str)):
             return value
         try:
@@ -58,7 +59,7 @@ class StringUUID(TypeDecorator[str]):
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """A timestamp without time zone that means UTC; aware values are converted, naive ones are taken as UTC."""
+    """Store a timestamp without time zone that means UTC. Aware values are converted, naive ones are taken as UTC."""
 
     impl = DateTime
     cache_ok = True
@@ -71,7 +72,12 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 class EnumText(TypeDecorator["StrEnum"]):
-    """A text column that comes back as a member of *enum_class*."""
+    """Store text that comes back as a member of *enum_class*.
+
+    Args:
+        enum_class: the enum of the column.
+        length: how many characters the column holds.
+    """
 
     impl = String
     cache_ok = True
@@ -81,40 +87,41 @@ class EnumText(TypeDecorator["StrEnum"]):
         super().__init__(length)
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002  # given
-        """Refuse a value that could not be read back."""
+        """Return the value of a member. A value that could not be read back raises ``ValueError``."""
         return None if value is None else self.enum_class(value).value
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002  # given
-        """Make the member."""
+        """Return the member of a value."""
         return None if value is None else self.enum_class(value)
 
 
 class LongText(TypeDecorator[str]):
-    """JSON and other text of any size."""
+    """Store JSON and other text of any size."""
 
     impl = Text
     cache_ok = True
 
 
 def naive_utc(value: datetime | None) -> datetime | None:
-    """*value* as the columns hold it: UTC without a time zone. Naive values are taken as UTC."""
+    """Return *value* as the columns hold it: UTC without a time zone. Naive values are taken as UTC."""
     if value is None or value.tzinfo is None:
         return value
     return value.astimezone(UTC).replace(tzinfo=None)
 
 
 def naive_utc_now() -> datetime:
-    """The present time, as the columns hold it."""
+    """Return the present time, as the columns hold it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def local_date(
     session: Session, column: ColumnElement[datetime] | InstrumentedAttribute[datetime], timezone: str
 ) -> ColumnElement[str]:
-    """The day of *column* in *timezone*, as text in the form YYYY-MM-DD.
+    """Return an expression for the day of *column* in *timezone*, as text in the form YYYY-MM-DD.
 
     Raises:
-        ValueError: *timezone* is no name the database knows.
+        ValueError: *timezone* is no name that the database knows. PostgreSQL says so only when the statement runs: see
+            :func:`is_unknown_timezone`.
     """
     if not isinstance(timezone, str) or not timezone or "\0" in timezone:
         raise unknown_timezone(timezone)
@@ -140,10 +147,10 @@ def _zone(timezone: str) -> ZoneInfo:
 
 
 def unknown_timezone(timezone: object) -> ValueError:
-    """The error for a time zone that does not exist."""
+    """Return the error for a time zone that does not exist."""
     return ValueError(f"unknown timezone {timezone!r}: expected a name like 'UTC' or 'Asia/Shanghai'")
 
 
 def is_unknown_timezone(error: DataError) -> bool:
-    """Whether PostgreSQL refused a statement for the time zone in it (SQLSTATE 22023)."""
+    """Tell whether PostgreSQL refused a statement for the time zone in it (SQLSTATE 22023)."""
     return getattr(error.orig, "sqlstate", None) == "22023" or getattr(error.orig, "pgcode", None) == "22023"

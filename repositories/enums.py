@@ -1,4 +1,4 @@
-"""The values of the tables' text columns. Rows carry plain strings unless a column says otherwise."""
+"""The values of the tables' text columns. Rows hold plain strings unless a column says otherwise."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class WorkflowExecutionStatus(StrEnum):
     PAUSED = "paused"
 
     def is_ended(self) -> bool:
-        """Whether a run in this state will not change any more."""
+        """Tell whether a run in this state will not change any more."""
         return self in _ENDED
 
     @classmethod
     def ended_values(cls) -> list[str]:
-        """The states that end a run, as the plain strings of the column."""
+        """Return the states that end a run, as the plain strings of the column."""
         return [status.value for status in _ENDED]
 
 
@@ -89,14 +89,14 @@ class WorkflowTriggerStatus(StrEnum):
 
 
 class CreatorUserRole(StrEnum):
-    """Which kind of user made a row."""
+    """The kind of user that made a row."""
 
     ACCOUNT = "account"
     END_USER = "end_user"
 
 
 class ExecutionOffLoadType(StrEnum):
-    """Which value of a node execution was moved to a file."""
+    """The value of a node execution that was moved to a file."""
 
     INPUTS = "inputs"
     PROCESS_DATA = "process_data"
@@ -111,7 +111,7 @@ class PauseReasonType(StrEnum):
 
 
 class WorkflowAppLogCreatedFrom(StrEnum):
-    """Where an app log came from."""
+    """Where an app log comes from."""
 
     SERVICE_API = "service-api"
     WEB_APP = "web-app"

@@ -1,4 +1,4 @@
-"""Repositories by the class paths in the settings; building one costs microseconds."""
+"""Build repositories by the class paths in the settings; to build one costs microseconds."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ def _build(setting: str, *args: Any) -> Any:
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be imported: {error}") from error
     try:
         return repository(*args)
-    except (ValueError, SettingsError):  # what the repository says about its arguments is the caller's to read
+    except (ValueError, SettingsError):  # the repository's own word on its arguments: the caller must read it
         raise
     except Exception as error:
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be built: {error}") from error
 
 
 class DifyCoreRepositoryFactory:
-    """Repositories of the write side."""
+    """Build the repositories of the write side."""
 
     @classmethod
     def create_workflow_execution_repository(
         cls, session_factory: sessionmaker[Session] | Engine, user: Any, app_id: str | None, triggered_from: Any
     ) -> WorkflowExecutionRepository:
-        """Where runs are saved.
+        """Build the repository that saves runs.
 
         Raises:
             RepositoryImportError: the class cannot be imported or built.
-            ValueError: the arguments do not do.
+            ValueError: the repository refuses the arguments.
         """
         args = (session_factory, user, app_id, triggered_from)
         return _build("core_workflow_execution_repository", *args)  # type: ignore[no-any-return]  # by its path
@@ -61,22 +61,22 @@ class DifyCoreRepositoryFactory:
     def create_workflow_node_execution_repository(
         cls, session_factory: sessionmaker[Session] | Engine, user: Any, app_id: str | None, triggered_from: Any
     ) -> WorkflowNodeExecutionRepository:
-        """Where node executions are saved.
+        """Build the repository that saves node executions.
 
         Raises:
             RepositoryImportError: the class cannot be imported or built.
-            ValueError: the arguments do not do.
+            ValueError: the repository refuses the arguments.
         """
         args = (session_factory, user, app_id, triggered_from)
         return _build("core_workflow_node_execution_repository", *args)  # type: ignore[no-any-return]  # by its path
 
 
 class DifyAPIRepositoryFactory(DifyCoreRepositoryFactory):
-    """Repositories of the service side, and those of the write side."""
+    """Build the repositories of the service side, and those of the write side."""
 
     @classmethod
     def create_api_workflow_run_repository(cls, session_maker: sessionmaker[Session]) -> APIWorkflowRunRepository:
-        """The run repository.
+        """Build the run repository.
 
         Raises:
             RepositoryImportError: the class cannot be imported or built.
@@ -87,7 +87,7 @@ class DifyAPIRepositoryFactory(DifyCoreRepositoryFactory):
     def create_api_workflow_node_execution_repository(
         cls, session_maker: sessionmaker[Session]
     ) -> DifyAPIWorkflowNodeExecutionRepository:
-        """The node execution repository.
+        """Build the node execution repository.
 
         Raises:
             RepositoryImportError: the class cannot be imported or built.

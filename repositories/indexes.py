@@ -1,7 +1,9 @@
-"""Tidegate's indexes: what makes a page cost the same at any size of an app. Made while the tables are in use.
+"""Tidegate's own indexes: with them a page costs the same at any size of an app.
 
-On PostgreSQL each is created ``CONCURRENTLY``: no write waits. A creation that was broken off leaves an INVALID index,
-which is found by the next one, dropped and built again.
+They are made while the tables are in use.
+
+On PostgreSQL each is created ``CONCURRENTLY``, so no write waits. A creation that was broken off leaves an INVALID
+index. The next creation finds it, drops it and builds it again.
 """
 
 from __future__ import annotations
@@ -23,26 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """One index; *columns* as they stand in the DDL."""
+    """One index; *columns* stand as in the DDL."""
 
     name: str
     table: str
     columns: str
 
     def create_sql(self, *, concurrently: bool = True) -> str:
-        """The statement that creates it."""
+        """Return the statement that creates the index."""
         how = "CONCURRENTLY " if concurrently else ""
         return f"CREATE INDEX {how}IF NOT EXISTS {self.name} ON {self.table} ({self.columns})"
 
     def drop_sql(self, *, concurrently: bool = True) -> str:
-        """The statement that drops it."""
+        """Return the statement that drops the index."""
         how = "CONCURRENTLY " if concurrently else ""
         return f"DROP INDEX {how}IF EXISTS {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the creation of one index is; blocks are 0 where the phase does not count them."""
+    """How far the creation of one index is. Blocks are 0 in a phase that does not count them."""
 
     index: str
     phase: str
@@ -74,7 +76,10 @@ _LOCK_POLL_S: Final = 0.1
 
 
 def index_states(engine: Engine) -> dict[str, str]:
-    """Each of Tidegate's indexes by name: "valid", "invalid" (a creation was broken off) or "missing"."""
+    """Return the state of each of Tidegate's indexes, by name.
+
+    A state is "valid", "invalid" (a creation was broken off) or "missing".
+    """
     names = [spec.name for spec in INDEXES]
     states = dict.fromkeys(names, "missing")
     with engine.connect() as connection:
@@ -89,11 +94,11 @@ def index_states(engine: Engine) -> dict[str, str]:
 def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None = None) -> list[str]:
     """Create what is missing and build again what is invalid.
 
-    Where two do so at once, the second waits, and finds all done.
+    If two processes do so at once, the second waits, and then finds everything done.
 
     Args:
         engine: the primary's engine; it needs two connections at once.
-        progress: told about twice a second how far the present index is.
+        progress: is told, about twice a second, how far the present index is.
 
     Returns:
         The names of the indexes that were created.
@@ -111,7 +116,7 @@ def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None =
 
 
 def drop_indexes(engine: Engine) -> list[str]:
-    """Drop those of Tidegate's indexes that are there, and return their names."""
+    """Drop those of Tidegate's indexes that exist, and return their names."""
     with _alone(engine, None) as connection:
         states = index_states(engine)
         there = [spec for spec in INDEXES if states[spec.name] != "missing"]
@@ -122,13 +127,13 @@ def drop_indexes(engine: Engine) -> list[str]:
 
 @contextmanager
 def _alone(engine: Engine, progress: Callable[[Progress], None] | None) -> Iterator[Connection]:
-    """A connection that holds the lock; it is gone with the connection, however that ends."""
+    """Give a connection that holds the lock. The lock ends with the connection, however that ends."""
     with _autocommit(engine) as connection:
         if connection.dialect.name != "postgresql":
             yield connection
             return
-        # Tried again and again rather than waited for: who waits in a statement has a snapshot, and the one who holds
-        # the lock waits in CREATE INDEX CONCURRENTLY for all snapshots to go.
+        # Try again and again, and do not wait in a statement. A statement that waits has a snapshot, and the holder of
+        # the lock waits in CREATE INDEX CONCURRENTLY until all snapshots are gone: neither would ever go on.
         while not connection.execute(select(func.pg_try_advisory_lock(_LOCK))).scalar_one():
             if progress is not None:
                 progress(Progress(INDEXES[0].name, "waiting for another tidegate init", 0, 0))

@@ -1,9 +1,9 @@
-"""Lazy columns: a list selects the light columns; the first touch of a heavy one reads it for the whole list.
+"""Lazy columns: a list selects the light columns, and the first touch of a heavy one reads it for the whole list.
 
 The hook is SQLAlchemy's own: ``InstanceState.callables`` holds, per instance, what fetches an attribute that is not
-loaded. It works on detached instances, which a session's deferred loading does not. ``make_transient`` deletes those
-hooks; what is left then is caught by the ``init_scalar`` event (a read) and by ``before_insert`` (a store), so that
-a column never turns into NULL because nobody had looked at it.
+loaded. It works on detached instances; a session's deferred loading does not. ``make_transient`` deletes these hooks.
+What remains then is caught by the ``init_scalar`` event (a read) and by ``before_insert`` (a store), so that a column
+never turns into NULL because nobody had looked at it.
 
 ``vars(row)`` and a ``merge`` into another database see only what is loaded: call :func:`load` first.
 """
@@ -33,7 +33,7 @@ _Rows = TypeVar("_Rows", bound="Iterable[Any]")
 
 
 class LazyColumns:
-    """Base of models whose rows may be light: ``copy``, ``deepcopy`` and ``pickle`` see every column."""
+    """The base of models whose rows may be light: ``copy``, ``deepcopy`` and ``pickle`` see every column."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Load what is missing, then reduce as usual."""
@@ -42,20 +42,21 @@ class LazyColumns:
 
 
 class LazyPage:
-    """The light rows of one answer, and how to read the rest of them.
+    """Hold the light rows of one answer, and read the rest of them.
 
     Args:
-        session_maker: opens a session where the rows surely are, which is a primary; not used for rows that are
+        session_maker: opens a session where the rows surely are, which is a primary. Not used for rows that are
             attached to a session.
-        model: the rows' class; its primary key is one column called ``id``.
-        keys: names of the columns that were not selected.
+        model: the class of the rows; its primary key is one column called ``id``.
+        keys: the names of the columns that were not selected.
     """
 
     def __init__(self, session_maker: Callable[[], Session], model: type[Any], keys: Sequence[str]) -> None:
         self._session_maker = session_maker
         self._model = model
         self._keys = tuple(keys)
-        # Weak, and the states' own: a page that held its states would be garbage in cycles, twenty of them a page.
+        # Each is the weak reference that a state holds itself. A page that held its states would make twenty reference
+        # cycles, which only the garbage collector could free.
         self._rows: list[Callable[[], Any]] = []
 
     def adopt(self, rows: Iterable[Any]) -> None:
@@ -70,15 +71,15 @@ class LazyPage:
             self._rows.append(state.obj)
             state.info[_PAGE] = self
             state.info[_ID] = loaded["id"]
-            # Until an instance has callables of its own, the attribute is one empty mapping shared by the class.
+            # As long as an instance has no callables of its own, the attribute is one empty mapping of the class.
             state.__dict__.setdefault("callables", {}).update(missing)
 
     def adopt_new(self, states: Sequence[InstanceState[Any]], ids: Iterable[str]) -> None:
-        """Do :meth:`adopt` for rows just made, which have none of the lazy columns and no hooks yet.
+        """Do what :meth:`adopt` does, for rows just made, which have none of the lazy columns and no hooks yet.
 
         Args:
-            states: of the rows.
-            ids: theirs, in the same order.
+            states: the states of the rows.
+            ids: the ids of the rows, in the same order.
         """
         touches = {key: _Touch(self, key) for key in self._keys}
         for state, row_id in zip(states, ids, strict=True):
@@ -88,11 +89,17 @@ class LazyPage:
             known["callables"] = touches.copy()
 
     def missing(self, state: InstanceState[Any]) -> list[str]:
-        """The lazy columns of one row that have not been read yet."""
+        """Return the lazy columns of one row that have not been read yet."""
         return [key for key in self._keys if key not in state.dict]
 
     def fetch(self, keys: Sequence[str], states: Iterable[InstanceState[Any]] | None, session: Session | None) -> None:
-        """Read *keys* of *states* (None: of every row that is still alive) in one query, and keep what was found."""
+        """Read columns in one query, and keep what was found.
+
+        Args:
+            keys: the names of the columns.
+            states: the states of the rows; None: every row of the page that is still alive.
+            session: the session in which to read; None: a session of the page's own.
+        """
         rows = [row() for row in self._rows] if states is None else [state.obj() for state in states]
         wanted: dict[str, list[Any]] = {}
         for row in rows:
@@ -123,7 +130,7 @@ class LazyPage:
 
     def _id(self, state: InstanceState[Any]) -> str:
         known = state.info.get(_ID)
-        if known is None:  # a copy that merge(load=False) made takes the callables along
+        if known is None:  # merge(load=False) copies the callables of a row, but not its info
             known = state.info[_ID] = state.identity[0] if state.identity else state.dict["id"]
             self._rows.append(state.obj)
         return str(known)
@@ -145,7 +152,7 @@ class LazyPage:
 
 
 class _Touch:
-    """What SQLAlchemy calls when one lazy column of one row is asked for."""
+    """Read one lazy column of one row, when SQLAlchemy is asked for it."""
 
     __slots__ = ("_key", "_page")
 
@@ -161,22 +168,22 @@ class _Touch:
 
 
 def lazy_page(state: InstanceState[Any]) -> LazyPage | None:
-    """The answer whose lazy columns a row has not read yet; None where it has none."""
+    """Return the page whose lazy columns a row has not read yet; None if there is none."""
     return state.info.get(_PAGE) if "info" in state.__dict__ else None
 
 
 def lazy_keys(state: InstanceState[Any]) -> Sequence[str]:
-    """The lazy columns of a row that have not been read yet."""
+    """Return the lazy columns of a row that have not been read yet."""
     page = lazy_page(state)
     return () if page is None else page.missing(state)
 
 
 @public
 def load(rows: _Rows) -> _Rows:
-    """Read the lazy columns of *rows* that have not been read, one query for each list they came from.
+    """Read the lazy columns of *rows* that have not been read, in one query for each list that they came from.
 
     Args:
-        rows: instances as the repositories return them; those without lazy columns are passed over.
+        rows: instances as the repositories return them; those without lazy columns are skipped.
 
     Returns:
         *rows*, for chaining.
@@ -200,7 +207,7 @@ def load(rows: _Rows) -> _Rows:
 
 
 def never_null(model: type[LazyColumns], *keys: str) -> None:
-    """Guard *keys* of *model* against ``make_transient``: a read or an INSERT loads them, or raises."""
+    """Guard *keys* of *model* against ``make_transient``: a read or an INSERT then loads them, or raises."""
 
     def on_insert(_mapper: Mapper[Any], _connection: Connection, row: Any) -> None:
         load_transient(inspect(row))
@@ -218,7 +225,7 @@ def never_null(model: type[LazyColumns], *keys: str) -> None:
 
 
 def load_transient(state: InstanceState[Any]) -> None:
-    """Load what a row still lacks of its list, by the identity it had there."""
+    """Load what a row still lacks of its list, by the identity that it had there."""
     page = state.info.get(_PAGE)
     if page is not None and page.missing(state):
         page.touch(state, page.missing(state), None)

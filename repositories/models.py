@@ -1,6 +1,6 @@
 """The tables, column for column as Dify 1.12 makes them: no foreign keys, ids as ``uuid``, naive UTC timestamps.
 
-The indexes here are the ones Dify makes; Tidegate's own are in ``indexes.py`` and are created by ``tidegate init``.
+The indexes here are those that Dify makes. Tidegate's own are in ``indexes.py``; ``tidegate init`` creates them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tidegate.repositories.payloads import NodePayloads, RunPayloads
 
 
 class Base(LazyColumns, DeclarativeBase):
-    """The root of the models; a datetime is naive UTC, an id is text."""
+    """The root of the models. A datetime is naive UTC, an id is text."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UTCDateTime(), str: String(255)}
 
 
 def new_id() -> str:
-    """A fresh random id in canonical form."""
+    """Return a new random id in canonical form."""
     return str(uuid.uuid4())
 
 
@@ -152,7 +152,10 @@ class WorkflowNodeExecutionOffload(Base):
 
 
 class WorkflowPause(Base):
-    """That a run waits, and where its state lies. At most one row a run; it stays, with ``resumed_at``, after."""
+    """The pause of a run, and where its state lies.
+
+    A run has at most one; after the run went on, it stays, with ``resumed_at``.
+    """
 
     __tablename__ = "workflow_pauses"
     __table_args__ = (
@@ -172,7 +175,7 @@ class WorkflowPause(Base):
 
 
 class WorkflowPauseReason(Base):
-    """Why a run waits; ``form_id`` and ``node_id``, or ``message``, are empty where they do not apply."""
+    """Why a run waits. ``form_id`` and ``node_id``, or ``message``, are empty if they do not apply."""
 
     __tablename__ = "workflow_pause_reasons"
     __table_args__ = (
@@ -193,7 +196,7 @@ class WorkflowPauseReason(Base):
 
 
 class WorkflowAppLog(Base):
-    """One line of an app's log, pointing at its run."""
+    """One line of an app's log, which points at its run."""
 
     __tablename__ = "workflow_app_logs"
     __table_args__ = (
@@ -214,7 +217,7 @@ class WorkflowAppLog(Base):
 
 
 class WorkflowArchiveLog(Base):
-    """What stays of a run (and of its app log, if it had one) once its rows have been archived."""
+    """What remains of a run (and of its app log, if it had one) after its rows have been archived."""
 
     __tablename__ = "workflow_archive_logs"
     __table_args__ = (
@@ -249,7 +252,7 @@ class WorkflowArchiveLog(Base):
 
 
 class WorkflowTriggerLog(Base):
-    """One firing of a trigger; ``workflow_run_id`` is set once a run came of it."""
+    """One firing of a trigger. ``workflow_run_id`` is set as soon as a run came of it."""
 
     __tablename__ = "workflow_trigger_logs"
     __table_args__ = (

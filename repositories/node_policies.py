@@ -16,7 +16,10 @@ def _with_tenant(arguments: Mapping[str, Any]) -> bool:
 
 
 def of_node(_arguments: Mapping[str, Any], node: Any) -> Sequence[str]:
-    """One node execution; of one that is there, also what an explicit invalidation of its app or run bumps."""
+    """Return the tags of one node execution.
+
+    If there is one, they include what an invalidation of its app or run bumps.
+    """
     if node is None:
         return (GUARD,)
     run = () if node.workflow_run_id is None else (f"nodesof:{node.workflow_run_id}",)
@@ -24,12 +27,12 @@ def of_node(_arguments: Mapping[str, Any], node: Any) -> Sequence[str]:
 
 
 def of_run(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
-    """The node executions of one run."""
+    """Return the tags of the node executions of one run."""
     return (GUARD, f"app:{arguments['app_id']}", f"nodesof:{arguments['workflow_run_id']}")
 
 
 def of_last_node(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
-    """The newest execution of one node of a workflow."""
+    """Return the tags of the newest execution of one node of a workflow."""
     return (GUARD, f"app:{arguments['app_id']}")
 
 
@@ -43,7 +46,7 @@ NODE_EXECUTION_POLICIES: Final = PolicyTable(
             when=_with_tenant,
             scope=ByRowId("node", "execution_id", tenant="tenant_id", search=True, is_row=True),
         ),
-        # Loops that delete what they read: never cached, never from a replica.
+        # For loops that delete what they read: never cached, and never read from a replica.
         "get_expired_executions_batch": Read(node=PRIMARY),
         "count_by_runs": Read(scope=CallerSession("run", lists="run_ids")),
         "get_offloads_by_execution_ids": Read(scope=CallerSession("node", lists="node_execution_ids")),

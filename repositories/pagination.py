@@ -1,8 +1,8 @@
 """Pages of runs: one statement, whose cost does not depend on the size of the app.
 
-A page over k trigger sources is a UNION ALL of k arms, each a stretch of one of Tidegate's indexes that is walked
-backwards and limited, merged by one more ORDER BY and LIMIT. ``IN`` or ``ANY`` instead of arms would sort every row of
-the app. The cursor's row is looked up inside the statement.
+A page over k trigger sources is a UNION ALL of k arms. Each arm is a stretch of one of Tidegate's indexes, walked
+backwards and limited. One more ORDER BY and LIMIT merges them. With ``IN`` or ``ANY`` instead of arms, PostgreSQL would
+sort every row of the app. The cursor's row is looked up inside the statement.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _APP: Final = bindparam("app_id", type_=StringUUID())
 _STATUS: Final = bindparam("status", type_=String())
 _LAST_ID: Final = bindparam("last_id", type_=StringUUID())
 _ROW_COUNT: Final = bindparam("row_count", type_=Integer(), literal_execute=True)
-"""Written into the statement: for a LIMIT it does not know, PostgreSQL plans to read a tenth of all rows."""
+"""Written into the statement: for a LIMIT that it does not know, PostgreSQL plans to read a tenth of all rows."""
 _KNOWN_SOURCES: Final = tuple(sorted(source.value for source in WorkflowRunTriggeredFrom))
 
 
 class InfiniteScrollPagination(Generic[Row]):
-    """One page.
+    """Hold one page.
 
     Args:
         data: the rows, newest first; callers may assign another list.
-        limit: how many were asked for.
+        limit: how many rows were asked for.
         has_more: whether another page follows.
-        span: of a page below a cursor that is not the last: when the cursor's row, and the first row of the page
-            after, were created; what happens to rows of other days does not change this page.
+        span: only of a page below a cursor that is not the last one: when the cursor's row, and the first row of the
+            page after, were created. Changes of rows of other days do not change this page.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class InfiniteScrollPagination(Generic[Row]):
 def page_parameters(
     tenant_id: str, app_id: str, sources: Sequence[str], status: str | None, last_id: str | None, rows: int
 ) -> dict[str, Any]:
-    """The values for :func:`page_statement` with the same number of sources."""
+    """Return the values for :func:`page_statement` with the same number of sources."""
     named = {f"source_{i}": source for i, source in enumerate(sources)}
     return named | {"tenant_id": tenant_id, "app_id": app_id, "status": status, "last_id": last_id, "row_count": rows}
 
 
 @lru_cache(maxsize=64)
 def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -> Select[Any]:
-    """The statement of a page; made once a shape, so that SQLAlchemy computes its cache key once.
+    """Return the statement of a page. It is made once for each shape, so that SQLAlchemy computes its cache key once.
 
     Args:
         source_count: how many trigger sources; 0 means every source there is, known to this release or not.
@@ -83,8 +83,8 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
         with_cursor: whether the page follows a row.
 
     Returns:
-        A SELECT of light ``WorkflowRun`` rows, newest first, for the values of :func:`page_parameters`; with a cursor
-        also of its row's ``created_at``, the same in every row.
+        A SELECT of light ``WorkflowRun`` rows, newest first, for the values of :func:`page_parameters`. With a cursor
+        it also selects the ``created_at`` of the cursor's row, the same in every row.
     """
     if source_count:
         sources = [bindparam(f"source_{i}", type_=String()) for i in range(source_count)]
@@ -107,12 +107,13 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
 def _newest_of_source(
     statement: Select[Any], source: ColumnElement[str], *, with_status: bool, cursor: _Cursor | None
 ) -> Select[Any]:
-    """One stretch of one index, walked backwards from the cursor, or from the end, to the start of the source.
+    """Select one stretch of one index, walked backwards from the cursor, or from the end, to the start of the source.
 
-    Written as two comparisons of rows under the index's whole order, not as ``tenant_id = ... AND app_id = ...``: of
-    equalities PostgreSQL expects so few rows, where most apps have few, that sorting what any other index finds looks
-    as cheap, and for the app that has many it reads them all. By the comparisons it expects many rows, so that no sort
-    looks cheap. Where Tidegate's indexes have not been made, Dify's on the first three columns serves, with a sort.
+    It is written as two comparisons of rows under the whole order of the index, not as ``tenant_id = ... AND app_id =
+    ...``. For equalities PostgreSQL expects few rows, as most apps have few. Then it seems cheap to sort what any other
+    index finds, and for an app with many rows it reads them all. For the comparisons it expects many rows, so that no
+    sort seems cheap. As long as Tidegate's indexes have not been made, Dify's index on the first three columns serves,
+    with a sort.
     """
     run = WorkflowRun
     columns: list[InstrumentedAttribute[Any]] = [run.tenant_id, run.app_id, run.triggered_from]
@@ -129,8 +130,9 @@ def _newest_of_source(
 
 
 def _arm(source: ColumnElement[str], *, with_status: bool, cursor: _Cursor | None) -> Select[Any]:
-    # The equalities, which hold for every row already, tell PostgreSQL that the rows are in order of (created_at, id),
-    # so that it merges the arms and takes from each no more than it needs. Under the LIMIT they choose no index.
+    # These equalities hold for every row already. They tell PostgreSQL that the rows are in order of (created_at, id),
+    # so that it merges the arms and takes from each no more than it needs. They stand outside the LIMIT, so they choose
+    # no index.
     found = _newest_of_source(select(*_LIGHT), source, with_status=with_status, cursor=cursor).subquery()
     same = [found.c.tenant_id == _TENANT, found.c.app_id == _APP, found.c.triggered_from == source]
     if with_status:
@@ -146,18 +148,18 @@ def _newest_of_gap(gap: ColumnElement[bool], *, with_status: bool, cursor: _Curs
         here.append(run.status == _STATUS)
     if cursor:
         here.append(tuple_(run.created_at, run.id) < tuple_(*cursor))
-    # NULLS LAST changes nothing, as neither column can be NULL, but no index has that order: in that of (created_at,
-    # id) PostgreSQL might look for runs of no app.
+    # NULLS LAST changes no answer, as neither column can be NULL. But no index has that order: otherwise PostgreSQL
+    # might walk the index on (created_at, id) through the runs of all apps.
     newest = (run.created_at.desc().nulls_last(), run.id.desc().nulls_last())
     return select(select(*_LIGHT).where(*here).order_by(*newest).limit(_ROW_COUNT).subquery())
 
 
 def _cursor() -> _Cursor:
-    """(created_at, id) of the cursor's row; a position, whatever source and status the row has by now.
+    """Return (created_at, id) of the cursor's row. It is a position, whatever source and status the row has by now.
 
-    Looked up once for all arms; where there is no such row, nothing is older. By the primary key first, and only then
-    by tenant and app: asked for all three at once, PostgreSQL may take a page index for an app of many runs, in which
-    it would read every entry of the app to find the id.
+    It is looked up once for all arms. If there is no such row, nothing is older. The lookup is by the primary key
+    first, and only then by tenant and app: if it were by all three at once, PostgreSQL might take a page index for an
+    app of many runs, and read every entry of the app in it to find the id.
     """
     run = aliased(WorkflowRun)
     row = select(run.tenant_id, run.app_id, run.created_at).where(run.id == _LAST_ID)
@@ -167,10 +169,10 @@ def _cursor() -> _Cursor:
 
 
 def _unknown_sources() -> list[ColumnElement[bool]]:
-    """The gaps between the known sources: one short index probe each, and nothing to read unless a new one came up.
+    """Return the gaps between the known sources: each costs a short index probe, and finds rows only of a new source.
 
-    Arms of their own, as a generic plan would read the whole app for all gaps in one OR. In the order of the
-    enumeration's values, which every collation that compares letters first agrees on.
+    They are arms of their own: for all gaps in one OR, a generic plan would read the whole app. They are in the order
+    of the enumeration's values, on which all collations agree that compare letters first.
     """
     source = WorkflowRun.triggered_from
     between = [and_(source > low, source < high) for low, high in pairwise(_KNOWN_SOURCES)]

@@ -23,40 +23,40 @@ _JSON_COLUMNS = ("graph", "inputs", "outputs")
 
 
 class PayloadStorage(Protocol):
-    """Where offloaded values lie."""
+    """Read offloaded values."""
 
     def load(self, key: str, /) -> bytes:
-        """The bytes under *key*."""
+        """Return the bytes under *key*."""
         ...
 
 
 class RunPayloads:
-    """Properties of ``WorkflowRun``."""
+    """Add to ``WorkflowRun`` its JSON columns as mappings."""
 
     @property
     def graph_dict(self) -> Mapping[str, Any]:
-        """The graph, {} for none."""
+        """Return the graph; {} if there is none."""
         return _decode(cast("WorkflowRun", self).graph) or {}
 
     @property
     def inputs_dict(self) -> Mapping[str, Any]:
-        """The inputs, {} for none."""
+        """Return the inputs; {} if there are none."""
         return _decode(cast("WorkflowRun", self).inputs) or {}
 
     @property
     def outputs_dict(self) -> Mapping[str, Any]:
-        """The outputs, {} for none."""
+        """Return the outputs; {} if there are none."""
         return _decode(cast("WorkflowRun", self).outputs) or {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Every column; graph, inputs and outputs decoded."""
+        """Return every column by name; graph, inputs and outputs are decoded."""
         load((self,))
         values = {attribute.key: getattr(self, attribute.key) for attribute in inspect(type(self)).column_attrs}
         return values | {key: _decode(values[key]) or {} for key in _JSON_COLUMNS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """A new, transient run of what :meth:`to_dict` gave.
+        """Make a new, transient run from what :meth:`to_dict` gave.
 
         Raises:
             ValueError: *data* has a key that is no column.
@@ -69,53 +69,65 @@ class RunPayloads:
 
 
 class NodePayloads:
-    """Properties of ``WorkflowNodeExecutionModel``."""
+    """Add to ``WorkflowNodeExecutionModel`` its JSON columns as mappings, and its offloaded values."""
 
     @property
     def inputs_dict(self) -> Mapping[str, Any] | None:
-        """The inputs as the row holds them (truncated if offloaded), None for none."""
+        """Return the inputs as the row holds them (truncated if offloaded); None if there are none."""
         return _decode(self._node.inputs)
 
     @property
     def outputs_dict(self) -> Mapping[str, Any] | None:
-        """The outputs as the row holds them (truncated if offloaded), None for none."""
+        """Return the outputs as the row holds them (truncated if offloaded); None if there are none."""
         return _decode(self._node.outputs)
 
     @property
     def process_data_dict(self) -> Mapping[str, Any] | None:
-        """The process data as the row holds it (truncated if offloaded), None for none."""
+        """Return the process data as the row holds it (truncated if offloaded); None if there is none."""
         return _decode(self._node.process_data)
 
     @property
     def execution_metadata_dict(self) -> Mapping[str, Any]:
-        """The metadata, {} for none."""
+        """Return the metadata; {} if there is none."""
         return _decode(self._node.execution_metadata) or {}
 
     @property
     def inputs_truncated(self) -> bool:
-        """Whether the whole inputs lie in a file; ``offload_data`` must be loaded."""
+        """Tell whether the whole inputs lie in a file; ``offload_data`` must be loaded."""
         return self._file_id(ExecutionOffLoadType.INPUTS) is not None
 
     @property
     def outputs_truncated(self) -> bool:
-        """Whether the whole outputs lie in a file; ``offload_data`` must be loaded."""
+        """Tell whether the whole outputs lie in a file; ``offload_data`` must be loaded."""
         return self._file_id(ExecutionOffLoadType.OUTPUTS) is not None
 
     @property
     def process_data_truncated(self) -> bool:
-        """Whether the whole process data lies in a file; ``offload_data`` must be loaded."""
+        """Tell whether the whole process data lies in a file; ``offload_data`` must be loaded."""
         return self._file_id(ExecutionOffLoadType.PROCESS_DATA) is not None
 
     def load_full_inputs(self, session: Session, storage: PayloadStorage) -> Mapping[str, Any] | None:
-        """The whole inputs, from *storage* where they were offloaded; ``offload_data`` must be loaded."""
+        """Return the whole inputs, from *storage* if they were offloaded; ``offload_data`` must be loaded.
+
+        Raises:
+            ValueError: they were offloaded, and ``upload_files`` has no row for their file.
+        """
         return self._full(session, storage, ExecutionOffLoadType.INPUTS, self.inputs_dict)
 
     def load_full_outputs(self, session: Session, storage: PayloadStorage) -> Mapping[str, Any] | None:
-        """The whole outputs, from *storage* where they were offloaded; ``offload_data`` must be loaded."""
+        """Return the whole outputs, from *storage* if they were offloaded; ``offload_data`` must be loaded.
+
+        Raises:
+            ValueError: they were offloaded, and ``upload_files`` has no row for their file.
+        """
         return self._full(session, storage, ExecutionOffLoadType.OUTPUTS, self.outputs_dict)
 
     def load_full_process_data(self, session: Session, storage: PayloadStorage) -> Mapping[str, Any] | None:
-        """The whole process data, from *storage* where it was offloaded; ``offload_data`` must be loaded."""
+        """Return the whole process data, from *storage* if it was offloaded; ``offload_data`` must be loaded.
+
+        Raises:
+            ValueError: it was offloaded, and ``upload_files`` has no row for its file.
+        """
         return self._full(session, storage, ExecutionOffLoadType.PROCESS_DATA, self.process_data_dict)
 
     @property

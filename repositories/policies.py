@@ -1,4 +1,4 @@
-"""What a gate knows of a repository: one row a method, one row a tracked model. Plain data.
+"""What a gate knows of a repository: one row for each method, one row for each tracked model. Plain data.
 
 A *tag* names something that an answer depends on, inside one tenant. Templates name columns or arguments:
 ``"runs:{app_id}:{created_at:day}"``.
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tidegate.repositories.tenant_directory import Kind
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
-"""The tags of an answer, of the call's arguments and the answer; asked after the query."""
+"""Gives the tags of an answer, from the call's arguments and the answer. It is called after the query."""
 
 NearMode: TypeAlias = Literal["off", "strict", "bounded"]
-"""How answers are also kept in the process: not at all, checked at each use, or served without asking."""
+"""How the near cache keeps answers: not at all, checked against the marks at each use, or served without asking."""
 
 GUARD: Final = "{guard}"
-"""Among the tags of an answer: the call's guard, expanded."""
+"""Stands for the expanded guard of the call, among the tags of an answer."""
 PRIMARY: Final = "primary"
 HOUR: Final = timedelta(hours=1)
 
@@ -34,18 +34,21 @@ HOUR: Final = timedelta(hours=1)
 @public
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A method that changes nothing.
+    """The policy of a method that changes nothing.
 
     Args:
-        guard: template, of arguments, of the tag that is bumped whenever any tag of the answer is; None: not cached.
-        answer_tags: the tags the answer depends on; None: the guard alone.
+        guard: a template, over the arguments, of the tag that is bumped whenever any tag of the answer is; None: the
+            method is not cached.
+        answer_tags: gives the tags that the answer depends on; None: the guard alone.
         ttl: how long an answer may be kept; it is checked against its tags all the same.
-        negative_ttl: the same for None, for which less is kept.
-        node: ``"primary"`` for what must not be read from a replica, or any node.
-        when: whether these arguments may be cached at all; None: always.
-        near: the near cache's mode: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
-        near_if: of an answer, whether a near cache may keep it; None: always.
-        where: where the rows are, of a method that names no tenant; None: with its tenant.
+        negative_ttl: how long the answer None may be kept.
+        node: ``"primary"`` if the method must not be read from a replica, else ``"any"``.
+        when: tells whether these arguments may be cached at all; None: always.
+        near: the mode of the near cache: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
+        near_if: tells of an answer whether a near cache may keep it; None: always.
+        scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
+        answer_kind: what the ``id`` of the answer is of, if the answer is no row of a tracked model; the id belongs to
+            the tenant of the call.
     """
 
     guard: str | None = None
@@ -63,11 +66,11 @@ class Read:
 @public
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A method that may change rows; their tags follow from the rows.
+    """The policy of a method that may change rows. Their tags follow from the rows.
 
     Args:
-        where: where the rows are, of a method that names no tenant; None: with its tenant.
-        answer_kind: of what kind the ``id`` of the answer is, as with :class:`Read`.
+        scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
+        answer_kind: what the ``id`` of the answer is of, as for :class:`Read`.
     """
 
     scope: Scope | None = None
@@ -85,9 +88,9 @@ class PolicyTable(Mapping[str, Policy]):
     Args:
         methods: policies by method name.
         tenant: the argument that names the tenant.
-        ids: the arguments that are UUIDs, which every spelling of the same id makes the same call; text that is none
-            is not cached.
-        invalidation: by the name of an argument of ``gate.invalidate``, templates of it: what it voids by hand.
+        ids: the arguments that are UUIDs: all spellings of the same id make the same call. A call whose argument is no
+            UUID is not cached.
+        invalidation: what ``gate.invalidate`` bumps by hand: by the name of its argument, templates over that.
     """
 
     methods: Mapping[str, Policy]
@@ -105,7 +108,7 @@ class PolicyTable(Mapping[str, Policy]):
         return len(self.methods)
 
     def check(self, cls: type[Any]) -> None:
-        """See that every public method of *cls* has a row, and every row a method.
+        """Check that every public method of *cls* has a row, and that every row has a method.
 
         Raises:
             PolicyError: they do not agree; the message names the methods.
@@ -117,10 +120,10 @@ class PolicyTable(Mapping[str, Policy]):
             raise PolicyError(f"policies without a method on {cls.__name__}: {', '.join(surplus)}")
 
     def check_scopes(self, cls: type[Any]) -> None:
-        """See that every method of *cls* names its tenant, or says where its rows are: what several shards need.
+        """Check that every method of *cls* names its tenant, or says where its rows are. Several shards need that.
 
         Raises:
-            PolicyError: one does not; the message names it.
+            PolicyError: a method does not; the message names it.
         """
         for name, policy in self.methods.items():
             parameters = inspect.signature(getattr(cls, name)).parameters
@@ -135,15 +138,15 @@ class PolicyTable(Mapping[str, Policy]):
 @public
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A model whose rows are in answers: which tags a change of a row bumps.
+    """A model whose rows are in answers, and the tags that a change of a row bumps.
 
     Args:
         model: the mapped class; its primary key is one column.
-        tenant: the column of the tenant; None where the row has none, and *parent* tells it.
-        tags: templates of columns.
+        tenant: the column of the tenant; None if the row has none, and *parent* tells it.
+        tags: templates over the columns.
         parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
-        identifies: (column, kind): whoever has a row of this model has the id in that column, which is of this kind.
-        names: (column, kind) each: the column names such an id, which is that of another row.
+        identifies: (column, kind): the id in that column is of this kind, and belongs to the tenant of the row.
+        names: (column, kind) each: the id in that column is of this kind, and is that of another row.
     """
 
     model: type[Any]

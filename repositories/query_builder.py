@@ -1,6 +1,6 @@
 """A typed builder for composed conditions, joins, order and keyset cursors.
 
-A query is built in steps, each of which gives a new one::
+A query is built in steps, and each step returns a new one::
 
     query = (
         Query(WorkflowRun)
@@ -57,7 +57,7 @@ OPERATORS: Mapping[str, Callable[[ColumnElement[Any], Any], ColumnElement[bool]]
 
 
 def condition(model: type[Any], field: str, operator: str, value: Any) -> ColumnElement[bool]:
-    """One condition on a column of *model*.
+    """Return one condition on a column of *model*.
 
     Raises:
         QueryError: *field* is no column of *model*, or *operator* is not one of :data:`OPERATORS`.
@@ -69,7 +69,7 @@ def condition(model: type[Any], field: str, operator: str, value: Any) -> Column
 
 
 def column_of(model: type[Any], field: str) -> ColumnElement[Any]:
-    """The column of *model* called *field*.
+    """Return the column of *model* called *field*.
 
     Raises:
         QueryError: there is none; the message lists those there are.
@@ -83,7 +83,7 @@ def column_of(model: type[Any], field: str) -> ColumnElement[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Query(Generic[Model]):
-    """An immutable query for rows of *model*; every method gives a new one."""
+    """Build a query for rows of *model*. A query never changes; every method returns a new one."""
 
     model: type[Model]
     conditions: tuple[ColumnElement[bool], ...] = ()
@@ -94,11 +94,15 @@ class Query(Generic[Model]):
     locked: bool = False
 
     def where(self, field: str, operator: Operator, value: Any) -> Self:
-        """Keep rows whose *field* satisfies *operator*; see :data:`OPERATORS`."""
+        """Keep rows whose *field* satisfies *operator*; see :data:`OPERATORS`.
+
+        Raises:
+            QueryError: *field* is no column of the model, or *operator* is not known.
+        """
         return self.where_sql(condition(self.model, field, operator, value))
 
     def where_if(self, field: str, operator: Operator, value: Any) -> Self:
-        """The same, unless *value* is None, an empty text or an empty list."""
+        """Keep rows whose *field* satisfies *operator*, unless *value* is None, an empty text or an empty list."""
         return self.where(field, operator, value) if value or value == 0 else self
 
     def where_sql(self, *conditions: ColumnElement[bool]) -> Self:
@@ -149,11 +153,11 @@ class Query(Generic[Model]):
         return self.where_sql(here < there if directions == {"desc"} else here > there)
 
     def with_options(self, *options: ExecutableOption) -> Self:
-        """Loader options, as for ``Select.options``."""
+        """Add loader options, as for ``Select.options``."""
         return replace(self, options=(*self.options, *options))
 
     def limit(self, most: int) -> Self:
-        """At most *most* rows.
+        """Limit the query to *most* rows.
 
         Raises:
             QueryError: *most* is negative or no whole number.
@@ -167,11 +171,11 @@ class Query(Generic[Model]):
         return replace(self, locked=True)
 
     def statement(self) -> Select[Model]:
-        """The SELECT of whole rows."""
+        """Return the SELECT of whole rows."""
         return self._finish(select(self.model).options(*self.options))
 
     def columns(self, *columns: Any) -> Select[Any]:
-        """The SELECT of some columns or expressions instead of rows."""
+        """Return the SELECT of some columns or expressions instead of rows."""
         return self._finish(select(*columns).select_from(self.model))
 
     def _finish(self, statement: Select[Any]) -> Select[Any]:

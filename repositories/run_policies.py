@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 _ENDED: Final = frozenset(WorkflowExecutionStatus.ended_values())
 MOST_DAYS: Final = 31
-"""An answer that depends on more days than this depends on its whole app instead."""
+"""The most days in the tags of one answer. An answer of more days depends on its whole app instead."""
 
 
 def page_days(arguments: Mapping[str, Any], page: Any) -> Sequence[str]:
-    """A page below a cursor depends on the days from its cursor to the row that decided ``has_more``.
+    """Return the tags of a page below a cursor: the days from its cursor down to the row that decided ``has_more``.
 
-    The first page, a last page and a page of very many days depend on the app.
+    The first page, a last page and a page of too many days depend on the app.
     """
     if page.span is None:
         return of_app(arguments, page)
@@ -32,7 +32,7 @@ def page_days(arguments: Mapping[str, Any], page: Any) -> Sequence[str]:
 
 
 def range_days(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
-    """Statistics of a closed range depend on its days, others on the app."""
+    """Return the tags of statistics: the days of a closed range; the app, if the range is open."""
     start, end = arguments["start_date"], arguments["end_date"]
     if start is None or end is None:
         return of_app(arguments, _answer)
@@ -40,28 +40,31 @@ def range_days(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
 
 
 def of_app(arguments: Mapping[str, Any], _answer: Any) -> Sequence[str]:
-    """What the guard says, and ``app:``, which only an explicit invalidation of the app bumps."""
+    """Return the guard and the tag ``app:``, which only an explicit invalidation of the app bumps."""
     return (GUARD, f"app:{arguments['app_id']}")
 
 
 def of_found_run(_arguments: Mapping[str, Any], run: Any) -> Sequence[str]:
-    """A run that was asked for by its id alone: of one that is there, also what an invalidation of its app bumps."""
+    """Return the tags of a run that was asked for by its id alone. If there is one, they include the tag of its app."""
     return (GUARD,) if run is None else (GUARD, f"app:{run.app_id}")
 
 
 def has_ended(run: Any) -> bool:
-    """Whether a run will not change any more, until it is deleted."""
+    """Tell whether a run will not change any more, until it is deleted."""
     return run is not None and run.status in _ENDED
 
 
 def days(app_id: str, newest: datetime, oldest: datetime) -> Sequence[str]:
-    """The tags of an app's days from *oldest* to *newest*, both included; the app's own tag for too many."""
+    """Return the tags of an app's days from *oldest* to *newest*, both included.
+
+    If the days are too many, these are the guard and the tag of the app.
+    """
     first, last = _day(oldest), _day(newest)
     count = (last - first).days + 1
     if not 0 < count <= MOST_DAYS:
         return (GUARD, f"app:{app_id}")
     each = [first + timedelta(days=i) for i in range(count)]
-    # As the tags of rows spell it: strftime would leave out the zeros of early years.
+    # Spelled as in the tags of rows: strftime would leave out the zeros of early years.
     of_days = [f"runs:{app_id}:{day.year:04d}{day.month:02d}{day.day:02d}" for day in each]
     return [*of_days, f"app:{app_id}"]
 
@@ -90,7 +93,7 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
             scope=ByRowId("run", "run_id", search=True, is_row=True),
         ),
         "get_workflow_runs_count": Read(guard="runs:{app_id}", answer_tags=of_app, when=_without_clock),
-        # Loops that delete what they read: never cached, never from a replica.
+        # For loops that delete what they read: never cached, and never read from a replica.
         "get_expired_runs_batch": Read(node=PRIMARY),
         "get_runs_batch_by_time_range": Read(
             node=PRIMARY, scope=AllShards(("created_at", "id"), "batch_size", "tenant_ids")

@@ -1,6 +1,8 @@
-"""Where a call's rows are, for methods that name no tenant. Plain data; a row of a policy table says which applies.
+"""Where the rows of a call are, for methods that name no tenant.
 
-Of several shards a tenant is on one. A method with no row of these would silently be asked of one shard only, so a
+Plain data; a row of a policy table says which applies.
+
+A tenant is on one of several shards. A method without a scope would silently be asked of one shard only, so a policy
 table with such a method is refused.
 """
 
@@ -15,17 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ByRowId:
-    """With the tenant of one id.
+    """The rows are with the tenant of one id.
 
     Args:
-        kind: of what the id is.
-        argument: that holds it; "entity.attribute" for an attribute of one.
-        tenant: an argument that may name the tenant, and gets it where it was found otherwise; None: there is none.
-        search: an unknown id is searched for by the call itself, on every shard: it gives a row with a ``tenant_id``,
-            or None. Otherwise the id is looked up first.
-        is_row: the answer is the row of that id: None says that there is none.
-        first: of several rows that are found, the attributes by which one is the first.
-        otherwise: where the argument is None, or has no such attribute.
+        kind: what the id is of.
+        argument: the argument that holds the id; "entity.attribute" for an attribute of an argument.
+        tenant: an argument that may name the tenant. If it does not, it gets the tenant that was found. None: there is
+            no such argument.
+        search: the call itself searches every shard for an unknown id; its answer is a row with a ``tenant_id``, or
+            None. Otherwise the id is looked up first.
+        is_row: the answer is the row of that id, so that None says that there is no such row.
+        first: if several rows are found, the attributes by which one is the first.
+        otherwise: the scope if the argument is None, or has no such attribute.
     """
 
     kind: Kind
@@ -39,10 +42,10 @@ class ByRowId:
 
 @dataclass(frozen=True, slots=True)
 class ByRowIds:
-    """With the tenants of several ids, or of rows that have one: a part on each shard, and the answers are added up.
+    """The rows are with the tenants of several ids, or of rows: each shard does a part, and the answers are added up.
 
     Args:
-        kind: of what the ids are.
+        kind: what the ids are of.
         argument: a list of ids, or of rows with an ``id`` and maybe a ``tenant_id``.
     """
 
@@ -52,10 +55,10 @@ class ByRowIds:
 
 @dataclass(frozen=True, slots=True)
 class AllShards:
-    """On every shard, and the answers are merged.
+    """The rows are on every shard, and the answers are merged.
 
     Args:
-        order: attributes by which the rows of an answer are in order, and which tell any two of them apart.
+        order: the attributes by which the rows of an answer are ordered, and which tell any two of them apart.
         limit: the argument that says how many rows there may be.
         tenants: an argument that may say whose rows alone are wanted.
     """
@@ -67,13 +70,14 @@ class AllShards:
 
 @dataclass(frozen=True, slots=True)
 class AllShardsInOrder:
-    """On every shard, one after another in the order of what was found on all.
+    """The rows are on every shard, and are worked on one after another, in the order of what was found on all.
 
     Args:
-        find: a method of the repository's own, of the same arguments: gives what is to be done, in order.
-        do: another one, of one of these and the arguments; says whether it was done. The last of each is in the answer.
+        find: a method of the repository with the same arguments: it returns what is to be done, in order.
+        do: a method of the repository that takes one of these and the arguments, and tells whether it was done. The
+            last element of each that was done is in the answer.
         limit: the argument that says how many at most.
-        most: how many, where that is None.
+        most: how many at most, if that argument is None.
     """
 
     find: str
@@ -84,21 +88,21 @@ class AllShardsInOrder:
 
 @dataclass(frozen=True, slots=True)
 class NoRows:
-    """It touches no row."""
+    """The call touches no row."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallerSession:
-    """In the caller's session, and so on its shard.
+    """The rows are in the caller's session, and so on its shard.
 
     Args:
-        kind: of what the ids are that it asks about; None: it asks about none.
-        ids: the argument with the id, or the row with a ``tenant_id``; None: it is not about one.
-        lists: the argument with a list of them; None: it is not about several.
-        tenants: an argument that may say whose rows alone are wanted; None among its values: all.
-        order: attributes by which rows of several shards are merged; (): they are added up, or put together.
+        kind: what the ids are of that the call asks about; None: it asks about none.
+        ids: the argument with the id, or with a row that has a ``tenant_id``; None: the call is not about one.
+        lists: the argument with a list of ids; None: the call is not about several.
+        tenants: an argument that may say whose rows alone are wanted; if its value is None, all are.
+        order: the attributes by which rows of several shards are merged; (): answers are added up, or put together.
         limit: the argument that says how many rows there may be; None: as many as there are.
-        writes: whether it changes rows.
+        writes: whether the call changes rows.
     """
 
     kind: Kind | None = None

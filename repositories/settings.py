@@ -10,7 +10,7 @@ _HERE = "tidegate.repositories"
 
 
 class RepositorySettings(BaseSettings):
-    """Class paths and the pause storage, each from the environment variable of its name in capitals."""
+    """Class paths and the pause storage. Each comes from the environment variable of its name in capitals."""
 
     api_workflow_run_repository: str = (
         f"{_HERE}.sqlalchemy_api_workflow_run_repository.DifyAPISQLAlchemyWorkflowRunRepository"
@@ -25,10 +25,13 @@ class RepositorySettings(BaseSettings):
         f"{_HERE}.workflow_node_execution_repository.SQLAlchemyWorkflowNodeExecutionRepository"
     )
     tidegate_pause_storage: str | None = None
-    """Where states of paused runs lie; see :func:`tidegate.repositories.runs.pause_storage.storage_from`."""
+    """Where the states of paused runs lie; see :func:`tidegate.repositories.runs.pause_storage.storage_from`."""
 
 
 @cache
 def repository_settings() -> RepositorySettings:
-    """The process's settings, read once; ``repository_settings.cache_clear()`` has them read again."""
+    """Return the settings of the process, which are read once.
+
+    After ``repository_settings.cache_clear()`` they are read again.
+    """
     return RepositorySettings()

@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 
 
 class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
-    """Node executions on one database, with no cache and no routing; batches must be from 1 to 100,000 rows.
+    """Read, count and delete node executions on one database, with no cache and no routing.
+
+    A batch must have from 1 to 100,000 rows.
 
     Args:
         session_maker: a ``sessionmaker`` bound to the database's engine.
     """
 
     def get_node_last_execution(self, tenant_id: str, app_id: str, workflow_id: str, node_id: str) -> Node | None:
-        """The newest execution of one node, with ``offload_data``; of equal times the greatest id."""
+        """Return the newest execution of one node, with ``offload_data``; of equal times, that with the greatest id."""
         query = (
             _whole()
             .where("tenant_id", "eq", tenant_id)
@@ -43,7 +45,7 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         return self._read(lambda session: session.scalars(query.statement()).first())
 
     def get_executions_by_workflow_run(self, tenant_id: str, app_id: str, workflow_run_id: str) -> Sequence[Node]:
-        """The executions of one run with ``offload_data``, by time, then index, then id."""
+        """Return the executions of one run with ``offload_data``, ordered by time, then index, then id."""
         query = (
             _whole()
             .where("tenant_id", "eq", tenant_id)
@@ -54,7 +56,7 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         return self._read(lambda session: session.scalars(query.statement()).all())
 
     def get_execution_by_id(self, execution_id: str, tenant_id: str | None = None) -> Node | None:
-        """One execution, of *tenant_id* if given, with ``offload_data``."""
+        """Return one execution, of *tenant_id* if given, with ``offload_data``."""
         query = _whole().where("id", "eq", execution_id)
         if tenant_id is not None:
             query = query.where("tenant_id", "eq", tenant_id)
@@ -63,7 +65,7 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
     def get_expired_executions_batch(
         self, tenant_id: str, before_date: datetime, batch_size: int = 1000
     ) -> Sequence[Node]:
-        """At most *batch_size* of the tenant's executions created before *before_date*, by (created_at, id).
+        """Return at most *batch_size* of the tenant's executions created before *before_date*, by (created_at, id).
 
         Raises:
             ValueError: *batch_size* is out of range.
@@ -72,10 +74,10 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         return self._read(lambda session: session.scalars(query.statement()).all())
 
     def delete_expired_executions(self, tenant_id: str, before_date: datetime, batch_size: int = 1000) -> int:
-        """Delete what was created before *before_date*, with its offloads, a commit a batch.
+        """Delete executions created before *before_date*, with their offloads, with a commit after each batch.
 
         Returns:
-            The executions deleted.
+            How many executions were deleted.
 
         Raises:
             ValueError: *batch_size* is out of range.
@@ -83,10 +85,10 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         return self._delete_matching(_expired(tenant_id, before_date), batch_size)
 
     def delete_executions_by_app(self, tenant_id: str, app_id: str, batch_size: int = 1000) -> int:
-        """Delete the executions of an app with their offloads, a commit a batch.
+        """Delete the executions of an app with their offloads, with a commit after each batch.
 
         Returns:
-            The executions deleted.
+            How many executions were deleted.
 
         Raises:
             ValueError: *batch_size* is out of range.
@@ -95,21 +97,21 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         return self._delete_matching(query, batch_size)
 
     def delete_executions_by_ids(self, execution_ids: Sequence[str]) -> int:
-        """Delete some executions with their offloads, in one transaction; returns the executions deleted."""
+        """Delete some executions with their offloads, in one transaction, and return how many executions."""
         if not execution_ids:
             return 0
         return self._transact(lambda session: delete_nodes(session, execution_ids)[0])
 
     def count_by_runs(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
-        """How many (node executions, offloads) belong to some runs."""
+        """Count the (node executions, offloads) of some runs."""
         return count_nodes_of_runs(session, run_ids)
 
     def delete_by_runs(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
-        """Delete the (node executions, offloads) of some runs without a commit; returns how many of each."""
+        """Delete the (node executions, offloads) of some runs without a commit, and return how many of each."""
         return delete_nodes_of_runs(session, run_ids)
 
     def get_offloads_by_execution_ids(self, session: Session, node_execution_ids: Sequence[str]) -> Sequence[Offload]:
-        """The offloads of some executions."""
+        """Return the offloads of some executions."""
         return [
             row
             for ids in batches(dict.fromkeys(not_one_text(node_execution_ids)))
@@ -117,11 +119,11 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         ]
 
     def save(self, execution: WorkflowNodeExecution) -> NoReturn:  # noqa: ARG002  # the protocol's
-        """Not here: raises NotImplementedError."""
+        """Raise ``NotImplementedError``: the repository of the write side saves node executions."""
         raise _no_user("save")
 
     def save_execution_data(self, execution: WorkflowNodeExecution) -> NoReturn:  # noqa: ARG002  # the protocol's
-        """Not here: raises NotImplementedError."""
+        """Raise ``NotImplementedError``: the repository of the write side stores their data."""
         raise _no_user("save_execution_data")
 
     def get_by_workflow_run(
@@ -129,7 +131,7 @@ class DifyAPISQLAlchemyWorkflowNodeExecutionRepository(SQLAlchemyRepository):
         workflow_run_id: str,  # noqa: ARG002  # the protocol's
         order_config: OrderConfig | None = None,  # noqa: ARG002  # the protocol's
     ) -> NoReturn:
-        """Not here: raises NotImplementedError."""
+        """Raise ``NotImplementedError``: the repository of the write side has this method."""
         raise _no_user("get_by_workflow_run")
 
     def _delete_matching(self, query: Query[Node], batch_size: int) -> int:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class DifyAPISQLAlchemyWorkflowRunRepository(RunQueries, RunStatistics, RunArchive, RunPauses, RunDeletion):
-    """Workflow runs on one database, with no cache and no routing.
+    """Read, count, pause, archive and delete workflow runs on one database, with no cache and no routing.
 
     Args:
         session_maker: a ``sessionmaker`` bound to the database's engine.
-        storage: where the states of paused runs lie; None: what TIDEGATE_PAUSE_STORAGE names, once one is needed.
+        storage: where the states of paused runs lie; None: what TIDEGATE_PAUSE_STORAGE names, as soon as one is needed.
     """
 
     def save(self, execution: WorkflowExecution) -> NoReturn:  # the protocol's
-        """Not here: raises NotImplementedError."""
+        """Raise ``NotImplementedError``: the repository of the write side saves runs."""
         raise NotImplementedError(
             "save() needs a user and an app: it is a method of SQLAlchemyWorkflowExecutionRepository"
         )

@@ -1,4 +1,4 @@
-"""Whose a row is, by its id alone: what routing and cache ask before a call that names no tenant."""
+"""Which tenant a row belongs to, by its id alone: routing and cache ask this before a call that names no tenant."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 Kind: TypeAlias = str
-"""What an id is the id of, as a tracked model says it (``Tracked.identifies``): "run", "node", "pause"."""
+"""What an id is of, as a tracked model says it (``Tracked.identifies``): "run", "node", "pause"."""
 
 
 class TenantDirectory(Protocol):
-    """Ids that were found, and their tenants. An id never changes its tenant; one that is not known may be there."""
+    """Remember ids that were found, and their tenants.
+
+    An id never changes its tenant. An id that is not known may exist all the same.
+    """
 
     def tenants(self, kind: Kind, ids: Iterable[str]) -> Mapping[str, str]:
-        """The tenants of those of *ids* that are known, by the id as it was given."""
+        """Return the tenants of those *ids* that are known, by the id as it was given."""
         ...
 
     def tenant(self, kind: Kind, key: str) -> str | None:
-        """The tenant of one id, None if it is not known."""
+        """Return the tenant of one id; None if it is not known."""
         ...
 
     def record(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
@@ -27,5 +30,5 @@ class TenantDirectory(Protocol):
         ...
 
     def evict(self, kind: Kind, ids: Iterable[str]) -> None:
-        """Forget ids whose rows are gone: should one come back, it is searched for."""
+        """Forget ids whose rows are gone. If such a row comes back, it is searched for."""
         ...

@@ -1,4 +1,4 @@
-"""Shapes of the answers that are no rows."""
+"""The shapes of answers that are not rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The write side: how the workflow engine stores runs, and the protocols of both its repositories."""
+"""The write side: how the workflow engine stores runs, and the protocols of both repositories of the write side."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ _CREATION = frozenset({"id", "tenant_id", "app_id", "created_at", "created_by", 
 
 
 class WorkflowExecutionRepository(Protocol):
-    """Stores runs."""
+    """Store runs."""
 
     def save(self, execution: WorkflowExecution) -> None:
-        """Insert the run, or bring its row up to date."""
+        """Insert the run, or update its row."""
         ...
 
 
 class WorkflowNodeExecutionRepository(Protocol):
-    """Stores node executions."""
+    """Store node executions."""
 
     def save(self, execution: WorkflowNodeExecution) -> None:
-        """Insert the node execution, or bring its row up to date."""
+        """Insert the node execution, or update its row."""
         ...
 
     def save_execution_data(self, execution: WorkflowNodeExecution) -> None:
-        """Store inputs, process data and outputs of a saved node execution."""
+        """Store the inputs, process data and outputs of a saved node execution."""
         ...
 
     def get_by_workflow_run(
         self, workflow_run_id: str, order_config: OrderConfig | None = None
     ) -> Sequence[WorkflowNodeExecution]:
-        """The node executions of one run."""
+        """Return the node executions of one run."""
         ...
 
 
 def tenant_of(user: Any) -> str:
-    """The tenant of an account (``current_tenant_id``) or an end user (``tenant_id``).
+    """Return the tenant of an account (``current_tenant_id``) or an end user (``tenant_id``).
 
     Raises:
-        ValueError: it has none.
+        ValueError: *user* has no tenant.
     """
     is_account = hasattr(user, "current_tenant_id")
     tenant = user.current_tenant_id if is_account else getattr(user, "tenant_id", None)
@@ -65,13 +65,13 @@ def tenant_of(user: Any) -> str:
 
 
 class WriteSideRepository(SQLAlchemyRepository):
-    """What both write sides share: for whom they write.
+    """Write rows for one user and app; the base of both repositories of the write side.
 
     Args:
         session_factory: a ``sessionmaker``, or an engine to make one for.
         user: an account (``current_tenant_id``) or an end user (``tenant_id``), with an ``id``.
-        app_id: the app the rows belong to, None for none.
-        triggered_from: what started the execution, None where nothing is to be saved.
+        app_id: the app that the rows belong to; None if there is none.
+        triggered_from: what started the execution; None if nothing is to be saved.
 
     Raises:
         ValueError: *session_factory* is neither, or *user* has no tenant.
@@ -106,21 +106,21 @@ class WriteSideRepository(SQLAlchemyRepository):
         }
 
     def _upsert(self, session: Session, model: Any, values: dict[str, Any]) -> None:
-        """Insert *values*, or update the row of that id; who made it, and when, stays."""
+        """Insert *values*, or update the row of that id. Its creator and its creation time stay."""
         statement: Any = insert_for(session)(model).values(**values)
         changes = {key: statement.excluded[key] for key in values if key not in _CREATION}
         statement = statement.on_conflict_do_update(
             index_elements=["id"], set_=changes, where=model.tenant_id == self._tenant_id
         ).returning(model.id)
         if session.execute(statement).scalar() is None:
-            raise ValueError(f"{model.__name__} {values['id']} belongs to another tenant and is not changed")
+            raise ValueError(f"{model.__name__} {values['id']} belongs to another tenant and was not changed")
 
 
 class SQLAlchemyWorkflowExecutionRepository(WriteSideRepository):
-    """Stores runs on one database. See :class:`WriteSideRepository` for the arguments and their errors."""
+    """Store runs on one database. :class:`WriteSideRepository` describes the arguments and their errors."""
 
     def save(self, execution: WorkflowExecution) -> None:
-        """Insert the run, or bring its row up to date, in one statement that reads nothing.
+        """Insert the run, or update its row, in one statement that reads nothing.
 
         Raises:
             ValueError: the row belongs to another tenant, or the repository has no app or trigger.
@@ -146,17 +146,17 @@ class SQLAlchemyWorkflowExecutionRepository(WriteSideRepository):
 
 
 def insert_for(session: Session) -> Any:
-    """The ``insert`` with ON CONFLICT of the session's database."""
+    """Return the ``insert`` with ON CONFLICT for the session's database."""
     return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
 
 
 def plain(value: Any) -> str:
-    """An enum member's value, or the text itself."""
+    """Return the value of an enum member, or the text itself."""
     return str(getattr(value, "value", value))
 
 
 def to_json(value: Mapping[Any, Any] | None) -> str | None:
-    """*value* as JSON text, None for None; what JSON cannot say becomes its ``str``."""
+    """Return *value* as JSON text; None if it is None. What JSON cannot express becomes its ``str``."""
     if value is None:
         return None
     return json.dumps({plain(key): item for key, item in value.items()}, ensure_ascii=False, default=str)

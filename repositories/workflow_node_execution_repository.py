@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
-    """Stores node executions on one database.
+    """Store node executions on one database.
 
     Args:
         session_factory: a ``sessionmaker``, or an engine to make one for.
         user: an account (``current_tenant_id``) or an end user (``tenant_id``), with an ``id``.
-        app_id: the app the rows belong to, None for none.
-        triggered_from: what started the execution, None where nothing is to be saved.
-        offload: stores the whole of a truncated value (execution id, which value, JSON in UTF-8) and returns the
-            file's id; without it rows keep whole values.
+        app_id: the app that the rows belong to; None if there is none.
+        triggered_from: what started the execution; None if nothing is to be saved.
+        offload: stores the whole of a truncated value (execution id, which value, JSON in UTF-8) and returns the id of
+            the file; without it rows keep whole values.
 
     Raises:
         ValueError: *session_factory* is neither, or *user* has no tenant.
@@ -55,9 +55,9 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
         self._offload = offload
 
     def save(self, execution: WorkflowNodeExecution) -> None:
-        """Insert the node execution, or bring its row up to date, in one statement that reads nothing.
+        """Insert the node execution, or update its row, in one statement that reads nothing.
 
-        Values that are None or have a truncated form are left to :meth:`save_execution_data`.
+        Values that are None, and values that have a truncated form, are left to :meth:`save_execution_data`.
 
         Raises:
             ValueError: the row belongs to another tenant, or the repository has no app or trigger.
@@ -86,9 +86,9 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
         self._transact(lambda session: self._upsert(session, Node, values))
 
     def save_execution_data(self, execution: WorkflowNodeExecution) -> None:
-        """Store inputs, process data and outputs of a saved node execution; None leaves the row's value.
+        """Store the inputs, process data and outputs of a saved node execution. For None the row keeps its value.
 
-        Files are stored before the transaction, so that no row ever points at a file that is not there.
+        Files are stored before the transaction, so that no row ever points at a file that is missing.
 
         Raises:
             ValueError: this tenant has no such row.
@@ -97,7 +97,7 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
         files: dict[ExecutionOffLoadType, str] = {}
         for kind in ExecutionOffLoadType:
             whole, cut = getattr(execution, kind.value), _truncated(execution, kind)
-            if whole is None or whole is cut:  # the same object: read back from a row, whose file is to stay
+            if whole is None or whole is cut:  # the same object: it was read from a row, whose file must stay
                 continue
             if cut is not None and self._offload is not None:
                 files[kind] = self._offload(execution.id, kind, (to_json(whole) or "").encode())
@@ -152,9 +152,10 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
     def get_by_workflow_run(
         self, workflow_run_id: str, order_config: OrderConfig | None = None
     ) -> Sequence[WorkflowNodeExecution]:
-        """The node executions of one run, of this tenant, app and trigger; by index unless *order_config* says else.
+        """Return the node executions of one run, of this tenant, app and trigger.
 
-        Offloaded values come truncated, and say so by their truncated form.
+        They are ordered as *order_config* says, or else by index. Offloaded values come truncated, and their truncated
+        form says so.
 
         Raises:
             QueryError: *order_config* names an unknown column or direction.

@@ -1,4 +1,4 @@
-"""What happened on the way to a server, for whoever listens."""
+"""What has happened on the way to a server, for those who listen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A replica was to answer a read and did not; the read goes on elsewhere."""
+    """A replica was chosen for a read and could not answer it. The read goes on elsewhere."""
 
     node: str
     why: str
@@ -16,7 +16,7 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Banned:
-    """A replica failed a read, and is left alone for *seconds*."""
+    """A replica failed a read, and gets no more reads for *seconds*."""
 
     node: str
     seconds: float
@@ -25,7 +25,13 @@ class Banned:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """Another node is the primary now."""
+    """Another node is the primary now.
+
+    Args:
+        node: the name of the new primary.
+        before: the name of the old one.
+        timeline: the timeline of the new primary.
+    """
 
     node: str
     before: str
@@ -41,7 +47,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class NotDiscovered:
-    """Nobody could be asked which servers there are; those that are known stay."""
+    """Nobody could be asked which servers there are. Those that are known stay."""
 
     why: str
 
@@ -50,8 +56,8 @@ Event: TypeAlias = Passed | Banned | Promoted | Refused | NotDiscovered
 
 
 class Observer(Protocol):
-    """Told of every event; must be quick, and must not raise."""
+    """Receive every event. An observer must be quick, and must not raise."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note."""
+        """Take note of *event*."""
         ...

@@ -1,1 +1,1 @@
-"""Answers as bytes, and back."""
+"""Encode answers as bytes, and decode them."""

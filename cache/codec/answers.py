@@ -1,9 +1,9 @@
-"""What a repository's method answered, as bytes, and back: the same answer for every caller, or none at all.
+"""The answer of a repository's method as bytes, and back: every caller gets the same answer, or none at all.
 
-A body is one byte of format, a CRC-32 of the rest, and msgpack: [tenant, call, shape, ...]. The checksum is for
-accidents. Against a writer who means harm, there is this: nothing in a body is executed or looked up by name, sizes
-are bounded, and the tenant is compared in the body and in every row, so that an entry which was moved under another
-key answers nothing.
+A body is one byte of format, a CRC-32 of the rest, and msgpack: [tenant, call, shape, ...]. The checksum detects
+accidents. Against a writer who means harm there are three other rules: nothing in a body is executed or looked up by
+name; sizes are bounded; and the tenant is compared in the body and in every row, so that an entry which was moved under
+another key answers nothing.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Encoded:
 
 
 class Decoded(NamedTuple):
-    """A body, parsed and checked; never changed, so that threads may share it.
+    """A body, parsed and checked. It is never changed, so threads may share it.
 
     Args:
-        shape: what kind of answer.
-        rows: its rows, None for none.
-        rest: the plain answer, packed; of a page: limit, has_more, span.
+        shape: what kind of answer it is.
+        rows: the rows of the answer; None if it has none.
+        rest: the plain answer, packed; of a page, limit, has_more and span.
         blobs: the hashes of the blobs that :meth:`AnswerCodec.build` will need.
-        size_bytes: of the body, and of the blobs once they are resolved.
+        size_bytes: the size of the body, in bytes; after :meth:`AnswerCodec.resolve` also that of the blobs.
     """
 
     shape: int
@@ -71,11 +71,11 @@ class Decoded(NamedTuple):
 
 
 class AnswerCodec:
-    """Encodes and decodes the answers of repositories over some models.
+    """Encode and decode the answers of repositories over some models.
 
     Args:
         models: the mapped classes whose instances may be answers.
-        blob_bytes: texts of more UTF-8 bytes than this are stored by their content's hash.
+        blob_bytes: a text of more UTF-8 bytes than this is stored by the hash of its content.
     """
 
     def __init__(self, models: Sequence[type[Any]], *, blob_bytes: int = 4096) -> None:
@@ -83,37 +83,37 @@ class AnswerCodec:
         self._blob_bytes = blob_bytes
 
     def encode(self, tenant: str, call: bytes, answer: object) -> Encoded:
-        """*answer* as bytes.
+        """Encode *answer* as bytes.
 
         Args:
             tenant: whose answer it is, in canonical form.
-            call: the call's fingerprint.
-            answer: what the plain repository returned, untouched.
+            call: the fingerprint of the call.
+            answer: what the plain repository returned, unchanged.
 
         Raises:
-            Uncacheable: exactly the same would not come back.
+            Uncacheable: exactly the same answer would not come back.
         """
         rows = Dehydration(self._layouts, tenant, self._blob_bytes)
         try:
             payload = pack([tenant, call, *_shape(rows, answer)])
         except Uncacheable:
             raise
-        except Exception as error:  # an answer is the host's: what its objects do when they are looked at is not known
-            raise Uncacheable(f"an answer that cannot be encoded: {type(error).__name__}: {error}") from error
+        except Exception as error:  # the objects are the host's: nobody knows what they do when they are looked at
+            raise Uncacheable(f"the answer cannot be encoded: {type(error).__name__}: {error}") from error
         return Encoded(_FORMAT + zlib.crc32(payload).to_bytes(4, "big") + payload, rows.blobs)
 
     def decode(self, tenant: str, call: bytes, body: bytes) -> Decoded:
         """Parse and check a body.
 
         Raises:
-            NotThisAnswer: it is the answer to something else, or of another schema.
-            Undecodable: it is damaged.
+            NotThisAnswer: the body is the answer to something else, or of another schema.
+            Undecodable: the body is damaged.
         """
         payload = body[_HEADER_BYTES:]
         if body[:1] != _FORMAT:
-            raise Undecodable("of another format, or no body at all")
+            raise Undecodable(f"the first byte is {body[:1]!r}, not {_FORMAT!r}: another format, or no body at all")
         if zlib.crc32(payload) != int.from_bytes(body[1:_HEADER_BYTES], "big"):
-            raise Undecodable("damaged: the checksum does not fit")
+            raise Undecodable("the body is damaged: its checksum does not match")
         try:
             shape, table, rest = _parsed(payload, tenant, call)
             rows = None if table is None else read(self._layouts, table, tenant)
@@ -121,14 +121,14 @@ class AnswerCodec:
             return Decoded(shape, rows, _checked(shape, rows, rest), blobs, len(body))
         except Unreadable:
             raise
-        except Exception as error:  # whatever a body may provoke: it was not made by encode
-            raise Undecodable(f"no body of ours: {type(error).__name__}") from error
+        except Exception as error:  # a body that encode did not make may cause any error
+            raise Undecodable(f"the body was not made by Tidegate: {type(error).__name__}") from error
 
     def resolve(self, decoded: Decoded, blobs: Mapping[str, bytes]) -> Decoded:
-        """*decoded* with its blobs in place: what a near cache keeps, so that hashes are checked once.
+        """Put the blobs in place: a near cache keeps the result, so that hashes are checked once.
 
         Raises:
-            Undecodable: a blob is not there, or is not what its hash says.
+            Undecodable: a blob is missing, or its content does not match its hash.
         """
         if decoded.rows is None or not decoded.blobs:
             return decoded
@@ -145,16 +145,16 @@ class AnswerCodec:
         *,
         shared: bool = True,
     ) -> object:
-        """The answer, new for every caller: nothing that can be changed is shared with another one.
+        """Build the answer, new for every caller: callers share nothing that can be changed.
 
         Args:
             decoded: the body.
             session_maker: opens sessions for lazy columns.
-            blobs: those that ``decoded.blobs`` names.
+            blobs: the blobs that ``decoded.blobs`` names.
             shared: whether *decoded* will be used again.
 
         Raises:
-            Undecodable: a blob is not there, or is not what its hash says.
+            Undecodable: a blob is missing, or its content does not match its hash.
         """
         if decoded.blobs:
             decoded = self.resolve(decoded, blobs)
@@ -170,34 +170,35 @@ class AnswerCodec:
 
 
 def _shape(rows: Dehydration, answer: object) -> list[Any]:
-    """[shape, table, rest]."""
+    """Return [shape, table, rest] of *answer*."""
     if isinstance(answer, InfiniteScrollPagination):
         return [_PAGE, *_page(rows, answer)]
     if isinstance(answer, list | tuple) and answer and inspect(answer[0], raiseerr=False) is not None:
         if type(answer) not in (list, tuple):
-            raise Uncacheable(f"rows in a {type(answer).__qualname__}")
+            raise Uncacheable(f"the rows are in a {type(answer).__qualname__}, not in a list or a tuple")
         return [_LIST if isinstance(answer, list) else _TUPLE, rows.table(answer), None]
     if is_plain(answer):
         return [_PLAIN, None, pack(answer)]
     if inspect(answer, raiseerr=False) is not None:
         return [_ROW, rows.table([answer]), None]
-    raise Uncacheable(f"an answer of type {type(answer).__qualname__}")
+    raise Uncacheable(f"the answer is a {type(answer).__qualname__}, which cannot be encoded")
 
 
 def _page(rows: Dehydration, page: InfiniteScrollPagination[Any]) -> list[Any]:
     if type(page) is not InfiniteScrollPagination or vars(page).keys() != {"data", "limit", "has_more", "span"}:
-        raise Uncacheable("a page with more to it than data, limit, has_more and span")
+        raise Uncacheable("the page is of a subclass, or has attributes besides data, limit, has_more and span")
     if type(page.data) is not list or type(page.limit) is not int or type(page.has_more) is not bool:
-        raise Uncacheable("a page whose data is no list, or whose limit or has_more is no number or truth")
+        raise Uncacheable("the page's data is not a list, its limit not an int, or its has_more not a bool")
     span = None if page.span is None else to_wire("t", page.span)
     return [rows.table(page.data) if page.data else None, [page.limit, page.has_more, span]]
 
 
 def _parsed(payload: bytes, tenant: str, call: bytes) -> Any:
-    # Tuples, so that nothing in a forged body is an object that two callers could change; no maps, no extensions.
+    # Tuples: then no forged body holds an object that two callers could change. For the same reason: no maps, no
+    # extensions.
     parsed: Any = msgpack.unpackb(payload, use_list=False, max_array_len=MOST_ROWS, max_map_len=0, max_ext_len=0)
     if parsed[0] != tenant or parsed[1] != call:
-        raise NotThisAnswer("the answer to another tenant or another call")
+        raise NotThisAnswer("the body answers another tenant or another call")
     return parsed[2:]
 
 
@@ -205,7 +206,7 @@ def _checked(shape: Any, rows: Rows | None, rest: Any) -> Any:
     if shape == _PAGE:
         limit, has_more, span = rest
         if type(limit) is not int or type(has_more) is not bool:
-            raise Undecodable("no page")
+            raise Undecodable("the page's limit is not an int, or its has_more not a bool")
         if span is None:
             return limit, has_more, None
         newest, oldest = span
@@ -213,16 +214,16 @@ def _checked(shape: Any, rows: Rows | None, rest: Any) -> Any:
     if shape == _PLAIN:
         unpack(rest)
     elif shape not in (_ROW, _LIST, _TUPLE) or rows is None or (shape == _ROW and len(rows.values) != 1):
-        raise Undecodable("an answer of no known shape")
+        raise Undecodable(f"the answer has an unknown shape, or other rows than its shape needs: {shape!r}")
     return rest
 
 
 def _text(name: str, content: bytes | None) -> str:
     if content is None:
-        raise Undecodable(f"blob {name} is not there")
+        raise Undecodable(f"blob {name} is missing")
     if blob_hash(content).hex() != name:
-        raise Undecodable(f"blob {name} is not what its hash says")
+        raise Undecodable(f"the content of blob {name} does not match its hash")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise Undecodable(f"blob {name} is no text") from error
+        raise Undecodable(f"blob {name} is not UTF-8 text") from error

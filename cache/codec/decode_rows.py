@@ -1,7 +1,7 @@
-"""Rows from a table of columns: what a body holds, parsed once, and instances made of it for every caller.
+"""Rows from a table of columns: parse once what a body holds, and make instances of it for every caller.
 
-Instances are made as SQLAlchemy's own loading makes them (``sqlalchemy.orm.loading``), without ``__init__``: a state,
-the loaded values, the identity key; detached, since there is no session.
+The instances are made as SQLAlchemy's own loading makes them (``sqlalchemy.orm.loading``), without ``__init__``: a
+state, the loaded values, the identity key. They are detached, since there is no session.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ _STATE = "_sa_instance_state"
 
 
 class Related(NamedTuple):
-    """What rows have in one relationship: *counts* of *rows* each, in order; -1 for none where one could be."""
+    """What the rows have in one relationship.
+
+    Args:
+        key: the name of the relationship.
+        uselist: whether a row has a list of related rows, or one at most.
+        counts: how many of *rows* belong to each row, in order; -1 for none where there can be one only.
+        rows: the related rows of all rows together; None if there are none.
+    """
 
     key: str
     uselist: bool
@@ -34,14 +41,14 @@ class Related(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Some rows of one model, parsed; never changed, so that threads may share it.
+    """Some rows of one model, parsed. They are never changed, so threads may share them.
 
     Args:
-        layout: theirs.
-        values: the loaded columns of each, to be copied.
-        identities: the identity key of each.
-        references: for each column with blobs, the blob that a row's value is in, None where the value is there.
-        related: what is loaded beside.
+        layout: how the rows stand in the body.
+        values: the loaded columns of each row, to be copied.
+        identities: the identity key of each row.
+        references: for each column with blobs, the blob that holds the value of each row; None if the row holds it.
+        related: the related rows that are loaded with these.
     """
 
     layout: Layout
@@ -52,16 +59,16 @@ class Rows(NamedTuple):
 
     @property
     def has_blobs(self) -> bool:
-        """Whether there can be any."""
+        """Tell whether there can be any blobs."""
         return bool(self.references or self.related)
 
     def blobs(self) -> frozenset[str]:
-        """The hashes of the blobs that are needed."""
+        """Return the hashes of the blobs that are needed."""
         own = frozenset(name for column in self.references.values() for name in column if name is not None)
         return own.union(*(part.rows.blobs() for part in self.related if part.rows is not None))
 
     def resolved(self, texts: Mapping[str, str]) -> Rows:
-        """The same with blobs in place."""
+        """Return the same rows with their blobs in place."""
         values = [row.copy() for row in self.values]
         for key, column in self.references.items():
             for row, name in zip(values, column, strict=True):
@@ -73,9 +80,9 @@ class Rows(NamedTuple):
         return self._replace(values=values, references={}, related=related)
 
     def build(self, session_maker: Callable[[], Session], *, shared: bool = True) -> list[Any]:
-        """New instances, detached; their lazy columns are read through *session_maker*.
+        """Build new instances, detached; their lazy columns are read through *session_maker*.
 
-        What is not *shared* is built of only once, and then holds the attributes of the instances.
+        With *shared* False these rows can be built only once, since the new instances take over their values.
         """
         layout = self.layout
         cls, manager, known = layout.model.cls, layout.model.manager, layout.known
@@ -113,18 +120,25 @@ def _attach(rows: list[Any], part: Related, session_maker: Callable[[], Session]
 def read(layouts: Layouts, table: Any, tenant: str, parent: Layout | None = None, relationship: str = "") -> Rows:
     """Parse a table as :meth:`Dehydration.table` makes it.
 
+    Args:
+        layouts: of the models that are known.
+        table: the parsed msgpack.
+        tenant: whose rows they must be.
+        parent: of related rows, the layout of the rows to which they belong.
+        relationship: of related rows, the name of the relationship in *parent*.
+
     Raises:
-        Unreadable: it is of another schema or tenant, or no such table. Other errors than this, of whatever kind,
-            mean the latter too.
+        Unreadable: the table is of another schema or tenant, or it is no such table. In the latter case any other error
+            may be raised too.
     """
     text, count, constants, columns, tables = table
     layout = layouts.parse(text, parent, relationship)
     model = layout.model
     if type(count) is not int or not 0 < count <= (MOST_ROWS if layout.told_apart else 1):
-        raise Undecodable("a number of rows that cannot be")
+        raise Undecodable(f"a table of {count!r} rows, where 1 to {MOST_ROWS if layout.told_apart else 1} are possible")
     values = _values(layout, count, constants, columns)
     if model.has_tenant and values[0].get(TENANT) != tenant:
-        raise NotThisAnswer("rows of another tenant")
+        raise NotThisAnswer("the rows are of another tenant")
     related: list[Related] = []
     if tables or layout.relationships:
         related += [
@@ -141,7 +155,7 @@ def _values(layout: Layout, count: int, constants: Any, columns: Any) -> list[di
     varying = []
     for (_, convert), wire in zip(layout.varying, columns, strict=True):
         if len(wire) != count:
-            raise Undecodable("a column of the wrong length")
+            raise Undecodable(f"a column has {len(wire)} values, for {count} rows")
         varying.append(wire if convert is None else convert(wire))
     values = [base.copy() for _ in range(count)]
     _spread(values, [key for key, _ in layout.varying], varying)
@@ -149,7 +163,7 @@ def _values(layout: Layout, count: int, constants: Any, columns: Any) -> list[di
 
 
 def _spread(rows: list[dict[str, Any]], keys: Sequence[str], columns: Sequence[Sequence[Any]]) -> None:
-    """Columns into rows, four at a time: to go through the rows once for each takes half as long again."""
+    """Spread columns over rows, four at a time: one pass for each column would take half as long again."""
     whole = len(keys) - len(keys) % 4
     for i in range(0, whole, 4):
         one, two, three, four = keys[i : i + 4]
@@ -166,14 +180,14 @@ def _spread(rows: list[dict[str, Any]], keys: Sequence[str], columns: Sequence[S
 def _read_related(layouts: Layouts, layout: Layout, relationship: Any, one: Any, tenant: str, count: int) -> Related:
     counts, table = one
     if len(counts) != count:
-        raise Undecodable("related rows for another number of rows")
+        raise Undecodable(f"there are {len(counts)} counts of related rows, for {count} rows")
     uselist = bool(relationship.uselist)
     rows = None if table is None else read(layouts, table, tenant, layout, relationship.key)
     for number in counts:
         if type(number) is not int or not (0 <= number <= MOST_ROWS if uselist else number in (-1, 1)):
-            raise Undecodable("a number of related rows that cannot be")
+            raise Undecodable(f"a row cannot have {number!r} related rows in {relationship.key}")
     if sum(number for number in counts if number > 0) != (0 if rows is None else len(rows.values)):
-        raise Undecodable("more or fewer related rows than there should be")
+        raise Undecodable("the number of related rows is not the sum of their counts")
     return Related(relationship.key, uselist, counts, rows)
 
 

@@ -1,9 +1,10 @@
-"""What the rows of a model look like in a body: which columns are there, in which kind, and what is loaded beside.
+"""How the rows of a model stand in a body: which columns are there, in which kind, and which relationships are loaded.
 
-A *layout* is the text that says so in a body: the model's fingerprint (16 bytes), a letter for each column, a letter
-for each relationship. It is parsed once: all pages of a kind share it.
+A *layout* is the text that says so in a body: the fingerprint of the model (16 bytes), one letter for each column, one
+letter for each relationship. It is parsed once, and all pages of a kind share it.
 
-Columns: a kind of ``values``, or ``-`` not selected, or ``~`` lazy. Relationships: ``-`` not loaded, ``+`` loaded.
+The letter of a column is a kind of ``values``, or ``-`` for not selected, or ``~`` for lazy. The letter of a
+relationship is ``-`` for not loaded or ``+`` for loaded.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ _FORMAT: Final = "1"
 
 
 class Model:
-    """One mapped class, looked at once.
+    """Hold what the codec needs to know of one mapped class, so that it looks at the class once.
 
     Args:
-        cls: the class; its tenant is the column ``tenant_id``, where it has one.
+        cls: the class; its tenant is the column ``tenant_id``, if it has one.
     """
 
     def __init__(self, cls: type[Any]) -> None:
@@ -60,11 +61,14 @@ class Model:
 
     @property
     def has_load_hooks(self) -> bool:
-        """Whether something of the host's runs when a row is loaded, which would not run when it is hydrated."""
+        """Tell whether the host runs something when a row is loaded.
+
+        That would not run when a row is built from a body.
+        """
         return bool(self.manager.dispatch.load)
 
     def identities(self, rows: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-        """The identity keys of rows by their columns, as SQLAlchemy makes them."""
+        """Return the identity keys of rows by their columns, as SQLAlchemy makes them."""
         cls, keys = self.identity_class, self.primary_key
         if len(keys) == 1:
             (key,) = keys
@@ -86,16 +90,16 @@ class Layout:
     """How rows are read from a body.
 
     Args:
-        model: theirs.
-        constant: (column, how to convert) of what is stored once.
-        varying: the same, of what is stored for each row.
-        blank: the attributes of a row, in the order of these two, without values.
-        blobs: columns that refer to blobs.
-        json: columns that are unpacked for each row made.
-        lazy: columns that are read at their first touch.
-        relationships: those that are loaded.
-        told_apart: whether each row has a primary key of its own: there can be one row only, else.
-        known: what the state of each row knows: SQLAlchemy's options, to be replayed by ``refresh``, and its path.
+        model: the model of the rows.
+        constant: (column, how to convert it) for each column that is stored once.
+        varying: the same for each column that is stored for each row.
+        blank: the attributes of a row without values, in the order of these two.
+        blobs: the columns that refer to blobs.
+        json: the columns that are unpacked anew for each row that is built.
+        lazy: the columns that are read when they are first touched.
+        relationships: the relationships that are loaded.
+        told_apart: whether each row has a primary key of its own; otherwise there can be one row only.
+        known: what the state of each row knows: its path, and SQLAlchemy's options, which ``refresh`` repeats.
     """
 
     model: Model
@@ -111,10 +115,10 @@ class Layout:
 
 
 class Layouts:
-    """The layouts of some models, parsed once each.
+    """Parse layouts of some models, each once.
 
     Args:
-        models: the mapped classes; what they are related to is included by itself.
+        models: the mapped classes; those that they are related to are included.
     """
 
     def __init__(self, models: Sequence[type[Any]]) -> None:
@@ -129,20 +133,25 @@ class Layouts:
         self._parsed: dict[tuple[bytes, Layout | None, str], Layout] = {}
 
     def parse(self, text: bytes, parent: Layout | None = None, relationship: str = "") -> Layout:
-        """The layout that *text* says, of rows by themselves or of what *parent* has in *relationship*.
+        """Return the layout that *text* says.
+
+        Args:
+            text: the layout as it stands in a body.
+            parent: of related rows, the layout of the rows to which they belong.
+            relationship: of related rows, the name of the relationship in *parent*.
 
         Raises:
-            NotThisAnswer: the schema is another one.
-            Undecodable: it is no layout.
+            NotThisAnswer: the layout is of another schema.
+            Undecodable: *text* is no layout.
         """
         found = self._parsed.get((text, parent, relationship))
         if found is None:
             model = self._by_fingerprint.get(text[:FINGERPRINT_BYTES])
             if model is None:
-                raise NotThisAnswer("of another schema, or of a model that is not known here")
+                raise NotThisAnswer("the rows are of another schema, or of a model that is not known here")
             letters = text[FINGERPRINT_BYTES:].decode("ascii", "replace")
             found = _parse(model, letters, parent, relationship)
-            if len(self._parsed) >= _MOST_LAYOUTS:  # more than there are: somebody is making them up
+            if len(self._parsed) >= _MOST_LAYOUTS:  # more than a program has: somebody invents layouts
                 self._parsed.clear()
             self._parsed[text, parent, relationship] = found
         return found
@@ -152,18 +161,18 @@ def _parse(model: Model, letters: str, parent: Layout | None, relationship: str)
     here = len(model.keys)
     columns, loaded = letters[:here], letters[here:]
     if len(columns) != here or len(loaded) != len(model.relationships):
-        raise Undecodable("a layout of the wrong length")
+        raise Undecodable(f"a layout of {len(letters)} letters: {model.cls.__qualname__} needs one for each attribute")
     if not set(columns.lower()) <= _KINDS | {NOT_SELECTED, LAZY} or not set(loaded) <= {LOADED, NOT_LOADED}:
-        raise Undecodable("a layout with unknown letters")
+        raise Undecodable(f"a layout with unknown letters: {letters!r}")
     kinds = list(zip(model.keys, columns, model.enums, strict=True))
     relationships = tuple(r for r, sign in zip(model.relationships, loaded, strict=True) if sign == LOADED)
     lazy = tuple(key for key, letter, _ in kinds if letter == LAZY)
     if any(key == TENANT and not letter.islower() for key, letter, _ in kinds):
-        raise Undecodable("rows of several tenants, or of none")
+        raise Undecodable("the rows are of several tenants, or of none")
     if parent is not None and parent.model.mapper.relationships[relationship].mapper is not model.mapper:
-        raise Undecodable("related rows of another model")
+        raise Undecodable("the related rows are of another model than the relationship's")
     if parent is not None and (relationships or lazy):
-        raise Undecodable("a related row with relationships or lazy columns of its own")
+        raise Undecodable("the related rows have relationships or lazy columns of their own")
     constant = tuple((key, from_wire(letter, enum)) for key, letter, enum in kinds if letter.islower())
     varying = tuple((key, from_wire(letter.lower(), enum)) for key, letter, enum in kinds if letter.isupper())
     return Layout(
@@ -181,7 +190,10 @@ def _parse(model: Model, letters: str, parent: Layout | None, relationship: str)
 
 
 def _known(model: Model, lazy: tuple[str, ...], relationships: tuple[RelationshipProperty[Any], ...]) -> dict[str, Any]:
-    """As the query that loaded them would have left it: ``refresh`` and expired attributes load by these options."""
+    """Return what the query that loaded the rows would have left.
+
+    ``refresh`` and expired attributes load by its options.
+    """
     options: list[Any] = [selectinload(getattr(model.cls, rel.key)) for rel in relationships]
     if lazy:
         light = [getattr(model.cls, key) for key in model.keys if key not in lazy]

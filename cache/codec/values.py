@@ -1,7 +1,7 @@
 """Values of a column as msgpack carries them, and back: exactly, or not at all.
 
-A *kind* is one letter. Lower case: the column's value is the same in every row, and is stored once; upper case: one
-value a row. None is None in every kind.
+A *kind* is one letter. In lower case it says that the value is the same in every row, and is stored once. In upper case
+it says that there is one value for each row. None is None in every kind.
 
 ====  ==============================  ======================================================
 kind  values                          stored as
@@ -42,23 +42,26 @@ _INT64: Final = range(-(2**63), 2**64)
 
 
 class Uncacheable(Exception):  # noqa: N818  # a property of the answer, not a mistake
-    """The answer cannot be stored so that exactly the same comes back: do not cache it."""
+    """The answer cannot be stored so that exactly the same comes back. It must not be cached."""
 
 
 class Unreadable(Exception):  # noqa: N818  # a property of what is stored, not a mistake
-    """What is stored cannot be used: treat it as a miss, count it and report it."""
+    """What is stored cannot be used. It must be treated as a miss, counted and reported."""
 
 
 class Undecodable(Unreadable):
-    """It is broken: cut off, damaged, no body at all, or a blob is not what its hash says."""
+    """What is stored is broken: cut off, damaged, no body at all, or a blob that does not match its hash."""
 
 
 class NotThisAnswer(Unreadable):
-    """It is whole, but of another tenant, call, schema or release than what was asked for."""
+    """What is stored is whole, but of another tenant, call, schema or release than what was asked for."""
 
 
 def is_plain(value: object, depth: int = MOST_DEPTH) -> bool:
-    """Whether msgpack gives back exactly *value*: nothing but plain dict (keys str), list and scalars, not too deep."""
+    """Tell whether msgpack gives back exactly *value*.
+
+    It does for plain dicts with str keys, lists and scalars, at most *depth* levels deep.
+    """
     # By type(), not isinstance(): a member of a StrEnum is a str, and would come back as a mere one.
     match value:
         case int() if type(value) is int:
@@ -83,36 +86,41 @@ def _is_utf8(text: str) -> bool:
 
 
 def pack(value: object) -> bytes:
-    """*value*, which :func:`is_plain`, as bytes."""
+    """Pack *value*, for which :func:`is_plain` is True, as bytes."""
     packed = msgpack.packb(value, strict_types=True)
     assert isinstance(packed, bytes)  # noqa: S101  # for the type checkers: only autoreset=False gives None
     return packed
 
 
 def unpack(packed: bytes) -> Any:
-    """What :func:`pack` packed, anew at every call.
+    """Unpack what :func:`pack` has packed, anew at every call.
 
     Raises:
-        Undecodable: *packed* is no such thing.
+        Undecodable: *packed* was not packed so.
     """
     try:
         return msgpack.unpackb(packed, max_ext_len=0)
-    except Exception as error:  # msgpack has a dozen kinds of its own, and Unicode's
-        raise Undecodable(f"not msgpack: {type(error).__name__}") from error
+    except Exception as error:  # msgpack raises a dozen types of its own, and those of Unicode
+        raise Undecodable(f"a value is not msgpack: {type(error).__name__}") from error
 
 
 def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> str:
-    """The kind, in lower case, that carries all of *values*.
+    """Return the kind, in lower case, that carries all of *values*.
+
+    Args:
+        values: the values of one column; None may be among them.
+        enum: the enum class of the column; None if it has none.
+        blob_bytes: a text of more UTF-8 bytes than this becomes a blob.
 
     Raises:
-        Uncacheable: there is none.
+        Uncacheable: there is no such kind.
     """
     types = set(map(type, values)) - {type(None)}
     if types == {str}:
         return _kind_of_text(values, blob_bytes)
     if types <= _PLAIN:
         if not _are_plain(values, types):
-            raise Uncacheable("a column holds a whole number over 64 bits, or text that is no Unicode")
+            raise Uncacheable("a column holds a whole number over 64 bits, or text that is not valid Unicode")
         return "p"
     if len(types) == 1:
         only = types.pop()
@@ -122,19 +130,23 @@ def kind_of(values: Sequence[Any], enum: type[Enum] | None, blob_bytes: int) -> 
         types = {only}
     if types <= _JSON and all(map(is_plain, values)):
         return "j"
-    raise Uncacheable(f"a column holds values of {', '.join(sorted(kind.__qualname__ for kind in types))}")
+    names = ", ".join(sorted(kind.__qualname__ for kind in types))
+    raise Uncacheable(f"a column holds values that no kind carries: {names}")
 
 
 def _kind_of_text(values: Sequence[str | None], blob_bytes: int) -> str:
-    text = "".join(filter(None, values))  # a column is looked at as a whole
+    text = "".join(filter(None, values))  # all texts at once: that is faster
     if not _is_utf8(text):
-        raise Uncacheable("a column holds text that is no Unicode")
+        raise Uncacheable("a column holds text that is not valid Unicode")
     large = len(text) * 4 > blob_bytes and any(is_large(value, blob_bytes) for value in values)
     return "b" if large else "p"
 
 
 def _are_plain(values: Sequence[Any], types: set[type]) -> bool:
-    """:func:`is_plain` of all of a column; most columns are of one type, and are looked at as a whole."""
+    """Tell whether :func:`is_plain` is True for all values.
+
+    Most columns are of one type: they are tested as a whole.
+    """
     if types == {int}:
         numbers = [value for value in values if value is not None]
         return min(numbers) in _INT64 and max(numbers) in _INT64
@@ -142,9 +154,10 @@ def _are_plain(values: Sequence[Any], types: set[type]) -> bool:
 
 
 def is_same_throughout(values: Sequence[Any]) -> bool:
-    """Whether a column is one value, to the bit, as far as can be seen without effort.
+    """Tell whether a column is one value, to the bit, as far as that is seen without effort.
 
-    1, 1.0 and True are equal, and so are 0.0 and -0.0, and datetimes with another ``fold``.
+    1, 1.0 and True are equal, and so are 0.0 and -0.0, and datetimes with another ``fold``. So equality alone is no
+    proof, and False is the answer where the types do not make it one.
     """
     if len(values) == 1:
         return True
@@ -154,12 +167,12 @@ def is_same_throughout(values: Sequence[Any]) -> bool:
 
 
 def is_large(value: str | None, blob_bytes: int) -> bool:
-    """Whether a text goes into a blob."""
+    """Tell whether a text goes into a blob."""
     return value is not None and len(value) * 4 > blob_bytes and len(value.encode()) > blob_bytes
 
 
 def blob_hash(content: bytes) -> bytes:
-    """What a blob is called, 16 bytes: a hash of its content."""
+    """Return the name of a blob: a hash of its content, 16 bytes."""
     return blake2b(content, digest_size=16).digest()
 
 
@@ -167,7 +180,7 @@ def _moments(values: Sequence[datetime | None]) -> list[str | None]:
     for value in values:
         if value is not None and (value.fold or (value.tzinfo is not None and value.tzinfo is not UTC)):
             raise Uncacheable(
-                f"a column holds {value!r}: only naive datetimes and those in datetime.UTC come back as such"
+                f"a column holds {value!r}: only naive datetimes and those in datetime.UTC come back unchanged"
             )
     return [None if value is None else value.isoformat() for value in values]
 
@@ -180,7 +193,7 @@ def _number(value: Decimal) -> str:
 
 def _member(value: Enum) -> Any:
     if not is_plain(value.value):
-        raise Uncacheable(f"a column holds {value!r}, whose value is no text or number")
+        raise Uncacheable(f"a column holds {value!r}, whose value is not plain text or a plain number")
     return value.value
 
 
@@ -201,10 +214,10 @@ _FROM_WIRE: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def to_wire(kind: str, values: Sequence[Any]) -> list[Any]:
-    """*values* of that kind as msgpack carries them; blobs are the caller's to replace.
+    """Convert *values* of one kind to what msgpack carries; the caller replaces large texts by blobs.
 
     Raises:
-        Uncacheable: one of them would not come back as it was.
+        Uncacheable: one of the values would not come back as it was.
     """
     if kind == "t":
         return _moments(values)
@@ -215,9 +228,9 @@ def to_wire(kind: str, values: Sequence[Any]) -> list[Any]:
 
 
 def from_wire(kind: str, enum: type[Enum] | None) -> Callable[[Sequence[Any]], Sequence[Any]] | None:
-    """How a column of that kind is made of what msgpack gave; None: it is the same.
+    """Return a function that makes a column of *kind* from what msgpack gave; None if both are the same.
 
-    The function raises all kinds of errors on what :func:`to_wire` cannot have made.
+    The function raises errors of any type on what :func:`to_wire` cannot have made.
     """
     if kind == "e" and enum is not None:
         members: Mapping[Any, Enum] = {member.value: member for member in enum}

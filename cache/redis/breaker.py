@@ -1,4 +1,4 @@
-"""A circuit breaker: after some failures in a row nobody waits for the server, but one who probes it now and then."""
+"""A circuit breaker: after some failures in a row no call waits for the server, except a probe now and then."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """When to open, and how long to stay so.
+    """When a circuit breaker opens, and how long it stays open.
 
     Args:
-        failures: in a row, until it opens.
-        first_s: the first pause, in seconds; each failed probe doubles it.
-        longest_s: the longest, in seconds.
+        failures: how many failures in a row open it.
+        first_s: the first pause, in seconds; each probe that fails doubles it.
+        longest_s: the longest pause, in seconds.
     """
 
     failures: int = 5
@@ -26,7 +26,7 @@ class Pauses:
 
 
 class Breaker:
-    """Says of each call whether it may go out; is told how it went.
+    """Decide for each call whether it may go out, from what the calls before have reported.
 
     Args:
         now_s: a clock, in seconds.
@@ -47,31 +47,31 @@ class Breaker:
 
     @property
     def closed(self) -> bool:
-        """Whether every call may go out."""
+        """Tell whether every call may go out."""
         return self._closed
 
     def admits(self) -> bool:
-        """Whether this call may go out; one that may while the breaker is open is its probe."""
+        """Tell whether this call may go out. One that may while the breaker is open is its probe."""
         if self._closed:
             return True
         with self._lock:
             now_s = self._now_s()
             if not self._closed and now_s < self._probe_at_s:
                 return False
-            # A probe that never reports (its thread died) must not be the last one.
+            # Set the time of the next probe now: a probe whose thread dies never reports, and must not be the last.
             self._probe_at_s = now_s + self._pause_s * self._jitter()
             self._probing = True
             return True
 
     def succeeded(self) -> None:
-        """The server answered."""
+        """Take note that the server has answered, and close the breaker."""
         if self._failures:
             with self._lock:
                 self._failures, self._closed, self._probing = 0, True, False
                 self._pause_s = self._pauses.first_s
 
     def failed(self) -> None:
-        """It did not, or not sensibly."""
+        """Take note that the server has not answered, or that its answer made no sense."""
         with self._lock:
             self._failures += 1
             if self._closed and self._failures >= self._pauses.failures:
@@ -79,7 +79,8 @@ class Breaker:
             elif self._probing:
                 self._pause_s = min(self._pause_s * 2, self._pauses.longest_s)
             else:
-                # Too few yet; or one of many that were under way when it opened, which must not lengthen the pause.
+                # Either there are too few failures yet, or this call is one of many that were under way when the
+                # breaker opened: they must not lengthen the pause.
                 return
             self._probing = False
             self._probe_at_s = self._now_s() + self._pause_s * self._jitter()

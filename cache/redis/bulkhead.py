@@ -1,9 +1,10 @@
-"""How many calls wait for a server that has fallen silent: ten as long as its time-out says, all others a moment.
+"""How many calls wait for a server that has fallen silent: ten wait for the whole time-out, all others for a moment.
 
-A breaker opens after failures, and a failure takes a whole time-out: without this, whoever is under way when a server
-stops would wait for it. Who comes when ten wait already gives up after a moment (a fifth of the time-out), unless
-somebody of this process was answered meanwhile: then the server is busy, and not silent. Once it is known to be silent,
-who comes as one too many does not wait at all, until somebody is answered or the breaker has opened.
+A circuit breaker opens after failures, and a failure takes a whole time-out. Without this module, every call that is
+under way when a server stops would wait that long. A call that comes while ten wait already gives up after a moment (a
+fifth of the time-out), unless another call of this process was answered meanwhile: then the server is busy, and not
+silent. Once the server is known to be silent, a call that finds ten waiting does not wait at all, until some call is
+answered or the breaker has opened.
 
     ten          sent ------------------------------------- time-out: failed, which the breaker counts
     all others   sent ------- a moment: anybody answered? yes: another moment; no: go to the database
@@ -19,14 +20,16 @@ from typing import Final
 
 MOST: Final = 10
 MOMENTS: Final = 5
-"""In one time-out."""
+"""How many moments there are in one time-out."""
 
 
 class Bulkhead:
-    """The places of those who may wait; costs a call two operations on a deque, which are atomic, and a number.
+    """Give out the places of those who may wait for the whole time-out.
+
+    It costs a call a number and two operations on a deque, which are atomic.
 
     Args:
-        timeout_s: how long one with a place waits, in seconds; None for ever, and the others too.
+        timeout_s: how long a call with a place waits, in seconds; None: for ever, and so does a call without a place.
         most: how many places there are.
     """
 
@@ -35,7 +38,7 @@ class Bulkhead:
         self.moment_s: Final = None if timeout_s is None else timeout_s / MOMENTS
         self._numbers = count(1)
         self.answers = 0
-        """Another number after each answer that has come."""
+        """A number that is another one after each answer."""
         self._silent_since = -1
         self._free = deque([None] * most)
         self._spent: deque[None] = deque(maxlen=most - 1)
@@ -44,11 +47,11 @@ class Bulkhead:
 
     @property
     def silent(self) -> bool:
-        """Whether somebody has waited a moment in vain, and nobody was answered since."""
+        """Tell whether some call has waited a moment in vain, and none was answered since."""
         return self._silent_since == self.answers
 
     def enter(self) -> bool:
-        """Take a place, if there is one."""
+        """Take a place, and tell whether there was one."""
         try:
             self._free.pop()
         except IndexError:
@@ -60,10 +63,11 @@ class Bulkhead:
         self._free.append(None)
 
     def spend(self) -> None:
-        """A place's holder has waited in vain: it is not free again before somebody is answered.
+        """Mark a place as spent, because its holder has waited in vain.
 
-        Otherwise the calls that follow the first failures would wait too, before there are enough of them to open the
-        breaker. The last place comes back at once, so that there is always somebody who asks.
+        The place is not free again before some call is answered. Otherwise the calls that follow the first failures
+        would wait too, before there are enough failures to open the breaker. The last place comes back at once, so that
+        there is always one call that asks.
         """
         if len(self._spent) == self._spent.maxlen:
             self.leave()
@@ -71,7 +75,7 @@ class Bulkhead:
             self._spent.append(None)
 
     def answered(self) -> None:
-        """An answer has come."""
+        """Take note that an answer has come, tell those who listen, and free the places that were spent."""
         self.answers = next(self._numbers)
         if self._listening:
             with self._news:
@@ -79,14 +83,19 @@ class Bulkhead:
         while self._spent:
             try:
                 self._free.append(self._spent.pop())
-            except IndexError:  # another one was faster
+            except IndexError:  # another thread was faster
                 return
 
     def is_answering(self) -> bool:
-        """Wait a moment for that; whether it came. If not, the server has fallen silent."""
+        """Wait a moment for an answer to some call, and tell whether one came.
+
+        If none did, the server has fallen silent.
+        """
         answers = self.answers
         with self._news:
-            self._listening += 1  # before the next look at answers, or who is answered in between would not tell
+            # First count as a listener, then look at the answers: in the other order, a call that is answered in
+            # between would see no listener, and notify nobody.
+            self._listening += 1
             heard = self._news.wait_for(lambda: self.answers != answers, self.moment_s)
             self._listening -= 1
         if not heard:
@@ -94,5 +103,5 @@ class Bulkhead:
         return heard
 
     def fell_silent(self, answers: int) -> None:
-        """Nobody was answered for a moment, since *answers* was read."""
+        """Take note that no call was answered for a moment, since *answers* was read."""
         self._silent_since = answers

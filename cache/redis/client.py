@@ -1,6 +1,6 @@
 """Clients of redis-py: they connect, authenticate, speak TLS, ask Sentinel and keep the map of a cluster.
 
-Beside the links and the stream of pushes the only module of ``cache`` that imports ``redis``.
+Besides ``link``, ``cluster`` and ``push_stream``, this is the only module of ``cache`` that imports ``redis``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 Client: TypeAlias = "redis.Redis | redis.RedisCluster"
 CLUSTER_ERRORS: Final = (redis.RedisError, RedisClusterException, OSError)
-"""What redis-py's clusters raise; the second is none of the first."""
+"""What redis-py's clusters raise. RedisClusterException is no RedisError."""
 
 
 def client_of(target: Target, timeouts: Timeouts) -> Client:
-    """A redis-py client, which never waits longer than *timeouts* and never tries again of its own accord.
+    """Return a redis-py client that never waits longer than *timeouts* and never tries again by itself.
 
     Raises:
         SettingsError: an option of the URL is unknown, or its value cannot work.

@@ -1,4 +1,4 @@
-"""A cluster: a link to each of its masters, and the map of slots that says which of them is asked."""
+"""A cluster: a link to each of its masters, and the map of slots that says which of them holds a key."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 class ClusterLink:
-    """The masters of a cluster, each with its own circuit breaker.
+    """Ask the masters of a cluster, each with its own circuit breaker.
 
     Args:
-        client: keeps the map of slots, and follows what moves.
-        pauses: of the circuit breakers.
+        client: keeps the map of slots, and follows slots that move.
+        pauses: when a circuit breaker opens, and for how long.
     """
 
     def __init__(self, client: redis.RedisCluster, pauses: Pauses) -> None:
@@ -38,7 +38,7 @@ class ClusterLink:
         self._mapping = threading.Lock()
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """See :meth:`Link.ask`."""
+        """Send every command to the master of its slot, and return the decoded replies; see :meth:`Link.ask`."""
         if len(commands) == 1:
             return self._ask_node(self._node(commands[0]), commands, decode)
         by_node: dict[str, list[int]] = {}
@@ -57,7 +57,7 @@ class ClusterLink:
             return client.nodes_manager.get_node_from_slot(client.keyslot(command.keys[0]))
         except CLUSTER_ERRORS as error:
             self._refresh()
-            raise StoreUnavailable(f"no server for the slot: {error}") from error
+            raise StoreUnavailable(f"no server of the cluster has the slot: {error}") from error
 
     def _ask_node(self, node: ClusterNode, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         link = self._links.get(node.name)
@@ -74,14 +74,17 @@ class ClusterLink:
             raise
 
     def _follow(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """Slots are moving: let redis-py find them. What was done already may be done again; see ``_exchange``."""
+        """Let redis-py find the slots, because they are moving.
+
+        A command that was carried out already may be carried out again; ``ServerLink._exchange`` says why that is safe.
+        """
         try:
             return decode([self._client.execute_command(*_named(c)) for c in commands])
         except Exception as error:
             raise unavailable(error) from error
 
     def _refresh(self) -> None:
-        """Learn the map again in a thread of its own: it takes round trips, to servers that may not answer."""
+        """Learn the map again, in a thread of its own: that takes round trips, to servers that may not answer."""
         if self._mapping.acquire(blocking=False):
             threading.Thread(target=self._learn, name="tidegate-slots", daemon=True).start()
 
@@ -94,17 +97,17 @@ class ClusterLink:
             self._mapping.release()
 
     def close(self) -> None:
-        """See :meth:`Link.close`."""
+        """Close the idle connections to all masters."""
         for link in list(self._links.values()):
             link.close()
 
 
 def _named(command: Command) -> tuple[str | bytes, ...]:
-    """As redis-py's clusters want it: the command's name is a text."""
+    """Return a command as redis-py's clusters want it: its name is a text."""
     name, *parts = command.parts(whole_text=True)
     return (name.decode("ascii"), *parts)
 
 
 def link_of(client: Client, pauses: Pauses) -> Link:
-    """A link by way of a ready client."""
+    """Return a link that asks by way of *client*, which is ready."""
     return ClusterLink(client, pauses) if isinstance(client, redis.RedisCluster) else ServerLink(client, pauses)

@@ -1,7 +1,8 @@
-"""Connections to Valkey or Redis: one round trip at a time, none of which can read another's answer.
+"""Connections to Valkey or Redis: one round trip at a time, so that none can read the answer of another.
 
-redis-py opens the connections (see ``redis_client``); packed commands are sent and replies read on them directly, which
-saves a good part of what its general path costs (``benchmarks.redis_store`` measures both).
+redis-py opens the connections (see ``client``). Packed commands are sent, and replies are read, on the connections
+directly. That saves a good part of the cost of redis-py's general path (``benchmarks.cache.store_round_trip`` measures
+both).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
-_SILENT: Final = "the server is silent, and as many calls as may wait for it do"
+_SILENT: Final = "the server is silent, and no more calls may wait for it"
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
@@ -40,19 +41,19 @@ class Moved(StoreUnavailable):
 
 
 class _Silent(StoreUnavailable):
-    """Nobody was answered for a moment, and as many as may wait for that do."""
+    """No call was answered for a moment, and as many calls wait for that already as may."""
 
 
 class ServerLink:
-    """One server, found anew at each connection (Sentinel).
+    """Ask one server. With Sentinel, each connection finds the master anew.
 
     Args:
-        client: whose pool says how to connect.
-        pauses: of the circuit breaker.
+        client: its connection pool says how to connect.
+        pauses: when the circuit breaker opens, and for how long.
     """
 
     def __init__(self, client: redis.Redis, pauses: Pauses) -> None:
-        self._client = client  # a Sentinel pool is known to its connections by a weak reference only
+        self._client = client  # kept alive here: connections hold a Sentinel pool by a weak reference only
         self._pauses = pauses
         self._start()
 
@@ -63,15 +64,15 @@ class ServerLink:
         self._waiters = Bulkhead(self._client.connection_pool.connection_kwargs.get("socket_timeout"))
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """See :meth:`Link.ask`."""
+        """Send all commands in one round trip, and return the decoded replies; see :meth:`Link.ask`."""
         if self._pid != os.getpid():
-            # A connection that parent and child share would give one the other's answers.
+            # On a connection that parent and child share, one of them would read the answers of the other.
             self._start()
         if not self.breaker.admits():
             raise StoreUnavailable("the server failed a moment ago; it is asked again after a pause")
         try:
             replies = self._in_turn(commands)
-        except _Silent:  # no failure of this call's: those who wait will tell
+        except _Silent:  # this call did not fail: those who still wait will report
             raise
         except Exception as error:  # a parser may raise anything on garbage
             self._failed()
@@ -80,9 +81,9 @@ class ServerLink:
             _raise_refusals(replies, self._failed, self.breaker.succeeded)
         try:
             answer = decode(replies)
-        except Exception as error:  # whatever the reply was, it was not the answer
+        except Exception as error:  # a reply that cannot be decoded is no answer
             self._failed()
-            raise StoreUnavailable(f"a reply that makes no sense: {type(error).__name__}") from error
+            raise StoreUnavailable(f"the server's reply makes no sense: {type(error).__name__}") from error
         self.breaker.succeeded()
         return answer
 
@@ -91,10 +92,13 @@ class ServerLink:
         self.close()
 
     def _in_turn(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies, or a time-out: for one too many a moment after the server fell silent."""
+        """Return the replies, or raise after the time-out.
+
+        A call without a place gives up one moment after the server has fallen silent.
+        """
         waiters = self._waiters
         placed = waiters.enter()
-        hurried = not placed and self.breaker.closed  # a probe may always wait: nobody else does
+        hurried = not placed and self.breaker.closed  # with the breaker open this is a probe, and may wait
         if hurried and waiters.silent:
             raise _Silent(_SILENT)
         try:
@@ -124,12 +128,14 @@ class ServerLink:
         return replies
 
     def _exchange(self, packets: list[bytes], *, hurried: bool) -> list[Any]:
-        """Send and read; once more if an idle connection turns out to have been closed by the server.
+        """Send the packets and read the replies.
 
-        That is safe even for what changes marks, and even if the first of the two was carried out after all: an intent
-        opened twice is one intent, tags stamped or bumped twice only have higher generations, and the steps of a root
-        name the nonce and state they start from. A lease may look taken and a fill refused that were not; both cost a
-        query, never freshness.
+        Do it once more if the server had closed the idle connection that was used.
+
+        To do it again is safe even for what changes marks, and even if the first attempt was carried out after all. An
+        intent that is opened twice is one intent. Tags that are stamped or bumped twice only get higher generations.
+        The steps of a root name the nonce and the state that they start from. A lease may look taken although it is
+        ours, and a fill may look refused although it was not: both cost a query, never freshness.
         """
         try:
             connection, used = self._idle.pop(), True
@@ -145,14 +151,14 @@ class ServerLink:
 
     def _exchange_on(self, connection: Any, packets: list[bytes], *, hurried: bool) -> list[Any]:
         try:
-            # An idle connection that has died is found out by using it; asking first would be a round trip.
+            # Use shows whether an idle connection has died; to ask first would cost a round trip.
             connection.send_packed_command(packets, check_health=False)
             if hurried:
                 self._await_while_others_are_answered(connection)
             replies = [_reply(connection) for _ in packets]
         except BaseException:
-            # Time-outs, and whatever else interrupts (KeyboardInterrupt, gevent.Timeout): an answer may still come, and
-            # must find nobody who would take it for his own.
+            # After a time-out, or another interruption (KeyboardInterrupt, gevent.Timeout), the answer may still come.
+            # The next call on this connection would take it for its own, so nobody may use the connection again.
             connection.disconnect()
             raise
         self._idle.append(connection)
@@ -162,13 +168,13 @@ class ServerLink:
         waiters = self._waiters
         until_s = time.monotonic() + (waiters.timeout_s or math.inf)
         answers = waiters.answers
-        # Asked twice: whoever sleeps on a busy machine may wake long after the answer came.
+        # Ask twice: on a busy machine this thread may wake long after the answer came.
         while not connection.can_read(timeout=waiters.moment_s) and not connection.can_read(timeout=0):
             if waiters.answers == answers:
                 waiters.fell_silent(answers)
                 raise _Silent(_SILENT)
             if time.monotonic() >= until_s:
-                raise redis.TimeoutError("no answer, while others got theirs")
+                raise redis.TimeoutError("the server did not answer in time, although it answered other calls")
             answers = waiters.answers
 
     def _connected(self, *, hurried: bool) -> Any:
@@ -179,7 +185,7 @@ class ServerLink:
         if moment_s is not None:
             if not waiters.is_answering():
                 raise _Silent(_SILENT)
-            # Two: a hundred connecting at once may take longer than one on a busy machine.
+            # Two moments: on a busy machine a hundred threads that connect at once may need more than one.
             options |= dict.fromkeys(("socket_timeout", "socket_connect_timeout"), 2 * moment_s)
         connection = pool.connection_class(**options)
         try:
@@ -194,7 +200,7 @@ class ServerLink:
         return connection
 
     def close(self) -> None:
-        """See :meth:`Link.close`; also after a failure, for the other idle connections are no better."""
+        """Close the idle connections. After a failure this is done too, since the others are no better."""
         while True:
             try:
                 self._idle.pop().disconnect()
@@ -203,14 +209,17 @@ class ServerLink:
 
 
 def _let_wait(connection: Any, timeout_s: float | None) -> None:
-    """Give a connection that was opened in a hurry the time-out of all others; redis-py has no way of its own to."""
+    """Give a connection that was opened in a hurry the time-out of all others.
+
+    redis-py itself has no way to do that.
+    """
     connection.socket_timeout = timeout_s
     connection._sock.settimeout(timeout_s)  # noqa: SLF001
-    connection._parser.on_connect(connection)  # noqa: SLF001  # it has a time-out of its own, and nothing to read yet
+    connection._parser.on_connect(connection)  # noqa: SLF001  # it keeps a time-out too, and has nothing to read yet
 
 
 def _reply(connection: Any) -> Any:
-    """A reply; the server's refusals as values, since those of other commands follow."""
+    """Read a reply. A refusal of the server is returned as a value, since the replies of other commands follow it."""
     try:
         return connection.read_response(disable_decoding=True)
     except redis.ResponseError as error:
@@ -218,7 +227,7 @@ def _reply(connection: Any) -> Any:
 
 
 def _has_refusals(replies: list[Any]) -> bool:
-    for reply in replies:  # noqa: SIM110  # a generator would take three times as long, for the one reply there is
+    for reply in replies:  # noqa: SIM110  # a generator takes three times as long, and mostly there is one reply
         if isinstance(reply, redis.RedisError):
             return True
     return False
@@ -229,20 +238,23 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
         if isinstance(reply, redis.RedisError):
             if isinstance(reply, (AskError, MovedError)):
                 succeeded()
-                raise Moved(f"{reply}: of a cluster, whose URL would be redis+cluster://")
-            # Out of memory or not permitted: others may be served. No master: nobody will be.
+                raise Moved(f"{reply}: this server is of a cluster, whose URL begins with redis+cluster://")
+            # Out of memory or not permitted: other calls may still be served. No master: no call will be.
             gone = isinstance(reply, redis.ReadOnlyError) or _says(reply, *_NO_SERVER)
             (failed if gone else succeeded)()
             raise unavailable(reply)
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
-    """What the store says of *error*."""
+    """Return the error of the store that *error* means."""
     kind = StoreFull if isinstance(error, redis.OutOfMemoryError) or _says(error, "OOM") else StoreUnavailable
     return kind(f"{type(error).__name__}: {error}")
 
 
 def _says(error: Exception, *codes: str) -> bool:
-    """Whether *error* is one of these refusals; Redis before 7 tells them of a script's command inside a text."""
+    """Tell whether *error* is one of these refusals.
+
+    Redis before 7 puts the refusal of a script's command inside a text.
+    """
     text = str(error)
     return any(text.startswith(code) or f" -{code} " in text for code in codes)

@@ -1,4 +1,4 @@
-"""Lua for what reads marks, and stores answers; ``scripts`` says what the records are, and puts these together."""
+"""Lua for what reads marks, and for what stores answers; ``scripts`` says what the records are, and joins the parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ local function parse(record)
     nonce = nonce, awaits = awaits, origin = origin, intents = intents}
 end
 
--- Of a later epoch than the caller knows, where there are shards.
+-- Whether the root is of a later epoch than the caller knows. Without shards the caller sends none.
 local function ahead(root, epoch)
   epoch = tonumber(epoch)
   return epoch and tonumber(match(root.origin, '^%d+')) > epoch
@@ -90,8 +90,8 @@ local function header(entry, fields)
 end
 """
 
-# What a hit needs and no more, since hits are most of what a server does: a script that makes all functions first takes
-# a quarter longer. What is not plainly fresh here is left to the rest of the script, which says why.
+# This is what a hit needs and no more, since hits are most of what a server does: a script that makes all functions
+# first takes a quarter longer. If an entry is not plainly fresh here, the rest of the script decides, and says why.
 HIT: Final = """
 local match, find = string.match, string.find
 local info = redis.call('INFO', 'replication')

@@ -1,4 +1,4 @@
-"""Lua for what changes marks; ``scripts`` says what the records are, and puts these together."""
+"""Lua for what changes marks; ``scripts`` says what the records are, and joins the parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ WRITE: Final = """
 local NOWHERE = string.rep('0', 8) .. '.' .. string.rep('0', 16)
 local key, keep_ms, most = KEYS[1], ARGV[1], tonumber(ARGV[2])
 
--- Of two hexadecimal texts of 8 or 16 digits. By number: the server's locale may sort "aa" behind "b".
+-- The greater of two hexadecimal texts of 8 or 16 digits. Compared as numbers: the server's locale may sort "aa"
+-- behind "b".
 local function later(a, b)
   if a == b then return a end
   for i = 1, #a, 8 do
@@ -25,7 +26,7 @@ local function merged(a, b)
   return later(sub(a, 1, 8), sub(b, 1, 8)) .. '.' .. later(sub(a, 10), sub(b, 10))
 end
 
--- By bytes, whatever the locale.
+-- Whether a sorts before b by its bytes, whatever the locale.
 local function before(a, b)
   for i = 1, math.min(#a, #b) do
     local x, y = string.byte(a, i), string.byte(b, i)
@@ -60,7 +61,7 @@ local function load()
 end
 
 local function make(nonce, origin)
-  -- Only if need be: after a first write, a server that is full no longer refuses the script's others.
+  -- Only if it must be: a full server refuses the first write of a script, and after one was done, none of the others.
   if call('EXISTS', key) == 1 then call('UNLINK', key) end
   return {state = 'p', counter = 0, floor = 0, at = NOWHERE, opens = 0, nonce = nonce, awaits = 'w', origin = origin,
     intents = ''}
@@ -68,7 +69,7 @@ end
 """
 
 SAVE: Final = """
--- What a dropped field knew stays with the root; see the module's text for which are dropped.
+-- What a dropped field knew stays with the root; the docstring of the module "scripts" says which are dropped.
 local function trim(root, added)
   local excess = math.min(call('HLEN', key) - 1 - root.opens - most, 64 + 2 * added)
   while excess > 0 do
@@ -121,7 +122,7 @@ local function note(root, x, fields, opening)
   root.opens = root.opens + (#left > 0 and 1 or 0) - (old ~= '' and 1 or 0)
 end
 
--- New generations; with a time the intent of x is opened, else the position is merged and the intent closed.
+-- Give the fields new generations. With a time, also open the intent of x; else merge the position, and close it.
 local function touch(root, x, fields, now, at)
   local old = read(key, fields)
   if not old then return false end

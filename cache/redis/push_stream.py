@@ -1,9 +1,9 @@
 """The stream of pushes of Valkey or Redis >= 6: ``CLIENT TRACKING`` in broadcast mode, on a connection of its own.
 
-A thread reads it, started by the first who asks; a process forked off starts its own. The question that shows that the
-stream is alive is ``INFO replication``: a server that is no master any more, or another one than the stream began with,
-vouches for nothing. It shares no connection with ``redis_link``, where none may hold more than the answers that were
-asked for.
+A thread reads the stream. The first caller starts it; a forked process starts its own. ``INFO replication`` is the
+question by which the stream shows that it is alive: a server that is no master any more, or that is another one than at
+the beginning of the stream, vouches for nothing. The stream shares no connection with ``link``: a connection there may
+hold nothing but the answers that were asked for.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _EVERYTHING: Final = _Pushed()
 
 
 class RedisPushes:
-    """See :class:`~tidegate.cache.near.push_versions.PushVersions`.
+    """Read the pushes of one server; a :class:`~tidegate.cache.near.push_versions.PushVersions`.
 
     Args:
-        client: whose pool says how to connect.
-        keys: of the namespace.
-        beat_s: how often the server is asked whether it is there.
+        client: its connection pool says how to connect.
+        keys: the keys of the namespace.
+        beat_s: how often the server is asked whether it is there, in seconds.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys, *, beat_s: float = BEAT_S) -> None:
@@ -62,29 +62,33 @@ class RedisPushes:
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
 
     def _start_anew(self) -> None:
-        # Also in a process forked off: its thread is not there, and what the parent's vouched for is not its own.
+        # This also runs in a forked child: the parent's thread is not there, and what it vouched for does not count.
         self._versions = VersionsByTenant()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def alive(self) -> bool:
-        """See :meth:`Pushes.alive`."""
+        """Tell whether all changes until 250 ms ago have been pushed to here. The first call starts the thread."""
         if self._thread is None:
             self._launch()
         return self._versions.alive()
 
     def version(self, tenant: str) -> int:
-        """See :meth:`PushVersions.version`."""
+        """Return a number that is another one each time the marks of *tenant* may have changed."""
         return self._versions.of(self._keys.marks(tenant))
 
     def caught_up(self, timeout_s: float) -> bool:
-        """See :meth:`Pushes.caught_up`."""
+        """Wait until all changes before this call have been pushed to here.
+
+        Returns:
+            Whether that was within *timeout_s* seconds.
+        """
         self.alive()
         return self._versions.wait_until_vouched(self._versions.clock(), timeout_s)
 
     def close(self) -> None:
-        """See :meth:`Pushes.close`; harmless when repeated."""
+        """End the thread. It does no harm to repeat this."""
         with self._lock:
             self._closed.set()
             thread, self._thread = self._thread, threading.current_thread()
@@ -106,11 +110,12 @@ class RedisPushes:
             try:
                 connection = self._connected()
                 life = self._subscribe(connection)
-                # Only now: what was looked up before the subscription may have changed without a push.
+                # Void everything now, after the subscription: what was looked up before it may have changed without
+                # a push.
                 versions.void_all()
                 _Following(connection, versions, life, self.beat_s).run(closed)
                 pause_s = _PAUSES_S[0]
-            except Exception:  # noqa: BLE001  # a parser may raise anything on garbage; the near cache asks meanwhile
+            except Exception:  # noqa: BLE001  # a parser may raise anything on garbage; until then near caches ask
                 pause_s = min(pause_s * 2, longest_s)
             finally:
                 versions.silence()
@@ -126,7 +131,7 @@ class RedisPushes:
         return connection
 
     def _subscribe(self, connection: Any) -> bytes:
-        """Ask for pushes; gives the replication id of the server."""
+        """Ask for pushes, and return the replication id of the server."""
         connection._parser.set_invalidation_push_handler(_pushed)  # noqa: SLF001  # as redis-py's own cache does
         connection.send_packed_command(
             [packed((b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", self._keys.marks_prefix())), _ASK]
@@ -136,7 +141,7 @@ class RedisPushes:
 
 
 class _Following:
-    """One connection's life."""
+    """Follow the pushes on one connection, as long as it lives."""
 
     def __init__(self, connection: Any, versions: VersionsByTenant, life: bytes, beat_s: float) -> None:
         self._connection = connection
@@ -149,7 +154,7 @@ class _Following:
         self._asked: deque[float] = deque()
 
     def run(self, closed: threading.Event) -> None:
-        """Take note of what comes, until *closed* is set; raises when the stream is no good any more."""
+        """Take note of all that comes, until *closed* is set. An error says that the stream can no longer be used."""
         versions, clock, next_s = self._versions, self._versions.clock, 0.0
         versions.being_read, versions.unread = False, partial(_has_unread, self._fd)
         while not closed.is_set():
@@ -157,7 +162,7 @@ class _Following:
             if now_s >= next_s:
                 self._ask(now_s)
                 next_s = now_s + self._beat_s
-            # Waits without reading: what has come must be seen by others, as unread or as being read.
+            # Wait without reading: others must see what has come, either as unread or as being read.
             if self._poll.poll(max(0.0, next_s - clock()) * 1000):
                 versions.being_read = True
                 self._take()
@@ -168,7 +173,7 @@ class _Following:
     def _ask(self, now_s: float) -> None:
         if self._asked:
             if now_s - self._asked[0] > _GIVE_UP_S:
-                raise TimeoutError("the stream of pushes does not answer")
+                raise TimeoutError(f"the stream of pushes has not answered for {_GIVE_UP_S:g} s")
             return
         self._asked.append(now_s)
         self._connection.send_packed_command([_ASK], check_health=False)
@@ -182,14 +187,14 @@ class _Following:
                 self._versions.void(key)
         elif isinstance(found, bytes):
             if _life(found) != self._life:
-                raise ConnectionError("another server answers")
+                raise ConnectionError("another server answers than the one with which the stream began")
             self._versions.vouch(self._asked.popleft())
         else:
-            raise ConnectionError(f"neither a push nor an answer: {type(found).__name__}")
+            raise ConnectionError(f"the stream gave neither a push nor an answer, but a {type(found).__name__}")
 
 
 def pushes_of(client: Client, keys: Keys) -> RedisPushes | None:
-    """The stream of the server of *client*; None for a cluster, each of whose masters would have one of its own."""
+    """Return the stream of the server of *client*; None for a cluster: each of its masters would have its own."""
     return RedisPushes(client, keys) if isinstance(client, redis.Redis) else None
 
 
@@ -202,29 +207,29 @@ def _forked(stream: weakref.ref[RedisPushes]) -> None:
 def _has_unread(fd: int) -> bool:
     try:
         return ioctl(fd, FIONREAD, _NOTHING) != _NOTHING
-    except OSError:  # closed meanwhile
+    except OSError:  # the connection was closed meanwhile
         return True
 
 
 def _pushed(message: Any) -> _Pushed:
-    # Must not raise: redis-py would log it and go on, and a push would be lost.
+    # This must not raise: redis-py would log the error and go on, and a push would be lost.
     keys = message[1] if len(message) > 1 else None
     return _EVERYTHING if keys is None else _Pushed(keys)
 
 
 def _reply(connection: Any) -> Any:
-    """The next reply; pushes that come before it are of no interest yet."""
+    """Return the next reply. Pushes that come before it are of no interest yet."""
     while isinstance(reply := connection.read_response(disable_decoding=True, push_request=True), _Pushed):
         pass
     return reply
 
 
 def _life(info: Any) -> bytes:
-    """The replication id of a master.
+    """Return the replication id of a master.
 
     Raises:
-        ConnectionError: the server is none.
+        ConnectionError: the server is no master.
     """
     if not isinstance(info, bytes) or b"role:master" not in info:
-        raise ConnectionError("no master")
+        raise ConnectionError("the server is no master")
     return info.partition(b"master_replid:")[2].partition(b"\r\n")[0]

@@ -1,21 +1,23 @@
-"""What ``marks`` says, in Lua, on one tenant's hash of marks. Read ``marks`` first; the names are the same.
+"""The rules of ``marks`` in Lua, on one tenant's hash of marks. Read ``marks`` first; the names are the same.
 
 A script runs alone on its server, so each is one step of the protocol. All keys are given in KEYS. Records:
 
 - root, field ``r``:
   ``1 <state> <counter> <floor> <position> <opens> <life> n<nonce> w<awaits> o<origin>[ x<xid> <ms>]*``;
-  *opens* counts the fields ``x...``, *life* is the replication id of the server that made it, then come open intents
+  *opens* counts the fields ``x...``; *life* is the replication id of the server that made the root; the open intents
+  follow
 - mark, field ``t<tag>``: ``<generation> <position>[ x<xid> <ms>]*``
-- field ``x<xid>``: the fields of the tags on which that transaction has an intent, so that none has to be searched for
+- field ``x<xid>``: the fields of the tags on which that transaction has an intent, so that nobody has to search for
+  them
 - entry: ``1 n<nonce> <counter>[ t<tag>]*``, a line feed, the body
 - lease: ``1 n<nonce> <counter> k<token>``
 
-Where ``marks.trimmed`` sorts all marks to drop the oldest, which takes a server tens of milliseconds for 10,000,
-``trim`` draws some by chance: those at or below the floor say nothing that the root does not say, and if they are less
-than a quarter of the draw, the floor rises to its lower quartile. A write drops at most 64 marks and twice those it
-touched, so that none is held up by another's.
+``marks.trimmed`` sorts all marks to drop the oldest. For 10,000 marks that would take a server tens of milliseconds, so
+``trim`` draws some by chance instead. Those at or below the floor say nothing that the root does not say. If they are
+less than a quarter of the draw, the floor rises to its lower quartile. A write drops at most 64 marks and twice those
+that it touched, so that no write is held up by another's.
 
-Marks that do not parse are as good as lost: they are deleted, and whoever comes next finds no root.
+Marks that do not parse are as good as lost: they are deleted, and the next caller finds no root.
 """
 
 from __future__ import annotations
@@ -27,7 +29,13 @@ from tidegate.cache.redis import lua_reads, lua_writes
 
 
 class Script:
-    """A text and its digest, by which a server that has it is asked to run it; *head* is how it is asked, packed."""
+    """Hold one script, its digest and its head.
+
+    A server that has the script is asked to run it by the digest. The head is the beginning of that command, packed.
+
+    Args:
+        fragments: parts of Lua, which are joined.
+    """
 
     def __init__(self, *fragments: str) -> None:
         self.text = "\n".join(fragment.strip() for fragment in fragments).encode("ascii")

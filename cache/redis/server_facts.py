@@ -1,4 +1,4 @@
-"""What the cache's servers say of themselves, so that somebody can be told what is wrong with them."""
+"""What the cache servers say of themselves, so that ``doctor`` can tell what is wrong with them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SECTIONS: Final = ("server", "memory", "replication")
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """One server.
+    """What one server says of itself.
 
     Args:
-        name: "host:port" on a cluster, else empty: there is only one.
+        name: "host:port" on a cluster; empty otherwise, as there is only one server.
         product: "Redis" or "Valkey".
-        version: of Redis, or of the Redis that a Valkey can stand for, as it says: "7.2.4".
-        role: "master" or "slave", as it says.
-        eviction: what it does when its memory is full, ``maxmemory-policy``; empty: it does not say.
-        most_bytes: how much memory it may use; 0: as much as there is.
+        version: the version of Redis, like "7.2.4"; of a Valkey, the version of Redis that it says it can replace.
+        role: "master" or "slave", as the server says it.
+        eviction: what the server does when its memory is full, ``maxmemory-policy``; empty if it does not say.
+        most_bytes: how much memory it may use, in bytes; 0: as much as there is.
         answer_ms: how long its quickest answer took, in milliseconds.
     """
 
@@ -35,10 +35,13 @@ class ServerFacts:
 
 
 def servers_of(client: Any) -> tuple[ServerFacts, ...]:
-    """Ask the server, or all masters of a cluster, by a redis-py client (which has not typed what INFO gives).
+    """Ask the server, or all masters of a cluster, what they are.
+
+    Args:
+        client: a redis-py client, which has no types for what INFO gives.
 
     Raises:
-        StoreUnavailable: one of them does not answer, or not as a Redis would.
+        StoreUnavailable: one of the servers does not answer, or not as a Redis would.
     """
     try:
         if hasattr(client, "get_primaries"):

@@ -1,8 +1,8 @@
 """The store on Valkey or Redis >= 6.2: single, behind Sentinel, or a cluster. The rules are in ``scripts``.
 
-Every method is one round trip (one to each server concerned, for several tenants on a cluster). Two precautions are
-the server's alone, and ``MemoryStore`` has no need of them: marks that another server made, or this one in another
-life, count as lost (its replication id differs); and a server that is no master answers nothing.
+Every method is one round trip (on a cluster, for several tenants, one to each server concerned). Two precautions are
+needed only here, and not in ``MemoryStore``: marks count as lost if another server has made them, or this one in
+another life (its replication id differs); and a server that is no master answers nothing.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ _REFUSALS: Final = (
 
 
 class RedisStore:
-    """Entries, marks and leases on a server. Can be shared by threads, and used in a process forked off.
+    """Keep entries, marks and leases on a server. Threads may share a store, and a forked process may go on using it.
 
     Args:
-        client: a redis-py client, for one server or a cluster; its time-outs are the store's.
-        ns: the database's namespace, up to 40 hexadecimal digits.
-        most_tags: fields a tenant may have before the oldest are dropped.
-        marks_ttl_ms: how long marks stay after the last write, and half as long at least after the last fill: to renew
-            it at each would be a push to all near caches. An entry whose marks are gone is void.
-        most_bytes: the largest answer that is stored, body and large values together.
-        pauses: of the circuit breaker.
+        client: a redis-py client, for one server or a cluster; its time-outs are those of the store.
+        ns: the namespace of the database, 1 to 40 hexadecimal digits in lower case.
+        most_tags: how many fields a tenant may have before the oldest are dropped.
+        marks_ttl_ms: how long marks stay after the last write, in milliseconds, and at least half as long after the
+            last fill: if each fill renewed them, each would be a push to all near caches. An entry whose marks are gone
+            is void.
+        most_bytes: the size of the largest answer that is stored, in bytes: body and large values together.
+        pauses: when the circuit breaker opens, and for how long.
         name: what the server is called in messages.
 
     Raises:
@@ -91,9 +92,16 @@ class RedisStore:
     def from_url(
         cls, url: str, ns: str, *, connect_timeout_ms: int = 50, read_timeout_ms: int = 50, **bounds: Any
     ) -> Self:
-        """Connect as *url* says (see :mod:`redis_url`); *bounds* are those of the constructor.
+        """Connect as *url* says (see :mod:`tidegate.cache.redis.url`).
 
-        One server is connected to when it is first asked; a cluster is asked for its map at once.
+        One server is connected to when it is first asked. A cluster is asked for its map at once.
+
+        Args:
+            url: of the server, the sentinels or the cluster.
+            ns: the namespace of the database, 1 to 40 hexadecimal digits in lower case.
+            connect_timeout_ms: how long to wait for a connection, in milliseconds.
+            read_timeout_ms: how long to wait for an answer, in milliseconds.
+            bounds: the other arguments of the constructor.
 
         Raises:
             SettingsError: the URL cannot work.
@@ -104,31 +112,35 @@ class RedisStore:
         return cls(client, ns, name=target.shown, **bounds)
 
     def close(self) -> None:
-        """Close the idle connections; the store connects again if it is used again."""
+        """Close the idle connections. The store connects again if it is used again."""
         self._link.close()
 
     def pushes(self) -> RedisPushes | None:
-        """A stream of what happens to marks, for a near cache; None for a cluster, whose near caches always ask."""
+        """Return a stream of what happens to marks, for a near cache.
+
+        None for a cluster: its near caches always ask.
+        """
         return pushes_of(self._client, self._keys)
 
     def servers(self) -> tuple[ServerFacts, ...]:
-        """What the server says of itself; on a cluster, each of its masters.
+        """Return what the server says of itself; on a cluster, what each of its masters says.
 
         Raises:
-            StoreUnavailable: one of them does not answer, or not as a Redis would.
+            StoreUnavailable: one of the servers does not answer, or not as a Redis would.
         """
         return servers_of(self._client)
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
-        """See :meth:`Store.lookup`."""
+        """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""
         args: tuple[bytes, ...] = (_field(guard), b"1" if refresh else b"0")
         if epoch is not None:
             args = (*args, b"%d" % epoch)
         return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
 
-    def lease(  # noqa: D102
+    def lease(
         self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
     ) -> bool:
+        """Take the right to fill, and tell whether the caller has it now; see :meth:`Store.lease`."""
         noted = _noted(miss.noted)
         value = b" ".join((b"1", *noted, _tokens("k", token)))
         args = (noted[0], b"%d" % miss.guard_generation, value, b"%d" % lease_ms)
@@ -136,11 +148,11 @@ class RedisStore:
         return bool(self._one(scripts.LEASE, keys, (*args, noted[1] if unless_filled else b"")))
 
     def release(self, tenant: str, entry: str, token: str) -> None:
-        """See :meth:`Store.release`."""
+        """Give the lease back, if *token* holds it."""
         self._one(scripts.RELEASE, (self._keys.lease(tenant, entry),), (_tokens("k", token),))
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
-        """See :meth:`Store.fill`."""
+        """Store an answer, or return the reason why it was refused; see :meth:`Store.fill`."""
         if filling.size > self._most_bytes:
             self.release(tenant, filling.entry, filling.token)
             return Refusal.TOO_LARGE
@@ -153,31 +165,35 @@ class RedisStore:
         return _REFUSALS[self._one(scripts.FILL, keys, (*args, entry, *filling.blobs.values()))]
 
     def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
-        """See :meth:`Store.check`."""
+        """Tell whether an entry with these marks is fresh now; see :meth:`Store.check`."""
         known = b"" if epoch is None else b"%d" % epoch
         return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), (*_noted(noted), known, *_fields(tags))))
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
-        """See :meth:`Store.blobs`."""
+        """Return large values by the hash of their content; None for each that is gone."""
         if not hashes:
             return []
         keys = [self._keys.blob(tenant, name) for name in hashes]
         return self._link.ask((Command(None, keys),), lambda replies: _blobs(replies, len(keys)))
 
     def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
-        """See :meth:`Store.make_root`."""
+        """Store a pending root, unless there is one of this life of the server and of *origin* or a newer one."""
         self._alter(scripts.MAKE_ROOT, tenant, _tokens("n", nonce), _origin(origin))
 
     def complete_root(self, tenant: str, nonce: str, xid: str, position: Position) -> None:
-        """See :meth:`Store.complete_root`."""
+        """Put the pending root of *nonce* into quarantine; see :meth:`Store.complete_root`."""
         self._alter(scripts.COMPLETE_ROOT, tenant, _tokens("n", nonce), _tokens("w", xid), _position(position))
 
     def end_quarantine(self, tenant: str, nonce: str, position: Position) -> None:
-        """See :meth:`Store.end_quarantine`."""
+        """Make the root of *nonce* clean, and void everything that was noted before."""
         self._alter(scripts.END_QUARANTINE, tenant, _tokens("n", nonce), _position(position))
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
-        """See :meth:`Store.open`."""
+        """Open the intents of a transaction; see :meth:`Store.open`.
+
+        Raises:
+            StoreFull: the server has no memory for the intents. All that it had of these tenants is void.
+        """
         try:
             self._all(
                 self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
@@ -188,16 +204,19 @@ class RedisStore:
             raise
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
-        """See :meth:`Store.stamp`."""
+        """Stamp the tags of a transaction whose COMMIT has returned, and close its intents; see :meth:`Store.stamp`."""
         at, source = _position(position), _origin(origin)
         self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, xid, at, source)) for c in changes)
 
     def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
-        """See :meth:`Store.resolve`."""
+        """Close the intents of transactions that have ended."""
         self._alter(scripts.RESOLVE, tenant, _position(position), *(_tokens("x", xid) for xid in xids))
 
     def bump(self, changes: Sequence[Change], position: Position) -> None:
-        """See :meth:`Store.bump`."""
+        """Void now what depends on *changes*.
+
+        A full server forgets the tenants' marks instead, which voids all they have.
+        """
         at = _position(position)
         try:
             self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
@@ -205,18 +224,18 @@ class RedisStore:
             self._lose(changes)
 
     def switched_off(self) -> frozenset[str]:
-        """See :meth:`Store.switched_off`."""
+        """Return the names of what is switched off for every gate on this database."""
         return self._link.ask((Command(None, (self._keys.switches(),)),), _switches)
 
     def switch(self, name: str, *, off: bool) -> None:
-        """See :meth:`Store.switch`."""
+        """Switch the cache off or on; see :meth:`Store.switch`."""
         self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
 
     def _lose(self, changes: Sequence[Change]) -> None:
-        """Forget the marks of these tenants, which takes no memory and voids all they have.
+        """Forget the marks of these tenants: that takes no memory, and voids all they have.
 
-        A full server takes no mark and goes on answering: what is changed now would be served as it was, for as long
-        as the server stays full.
+        A full server stores no mark, and goes on answering. So what is changed now would be served as it was before the
+        change, for as long as the server stays full.
         """
         self._all(Command(scripts.LOSE, (self._keys.marks(change.tenant),)) for change in changes)
 
@@ -267,14 +286,14 @@ def _change(change: Change, xid: str, nonce_or_position: bytes, origin: bytes) -
 
 def _number(reply: object) -> int:
     if type(reply) is not int:
-        raise TypeError(f"an integer was expected, not {type(reply).__name__}")
+        raise TypeError(f"expected an integer, not {type(reply).__name__}")
     return reply
 
 
 def _blobs(replies: list[Any], count: int) -> list[bytes | None]:
     blobs: list[bytes | None] = replies[0]
     if len(blobs) != count or not all(blob is None or type(blob) is bytes for blob in blobs):
-        raise TypeError("large values were expected")
+        raise TypeError(f"expected {count} large values, each bytes or None")
     return blobs
 
 
@@ -293,7 +312,7 @@ def _miss(reason: int, root: bytes, guard: bytes, seconds: bytes, microseconds: 
     generation, position, *guards = decoded(guard).split(" ") if guard else ("0", at)
     refusal = _REFUSALS[reason]
     if refusal is None:
-        raise ValueError("a miss without a reason")
+        raise ValueError("the server reported a miss without a reason")
     since = {**_intents(intents), **_intents(guards)}
     return Miss(
         noted=Noted(untoken(nonce), int(counter)),

@@ -1,4 +1,4 @@
-"""URLs of Valkey and Redis: what they may look like; what they are shown as, which is never with a password.
+"""URLs of Valkey and Redis: which forms there are, and how they are shown, which is never with a password.
 
 ::
 
@@ -7,8 +7,8 @@
     redis+cluster://[user:password@]host:port,host:port                  a cluster, by some of its servers
 
 ``rediss`` instead of ``redis`` is with TLS. Options follow a question mark, by redis-py's names:
-``?ssl_ca_certs=/etc/ssl/cache.pem``. User and password are the server's; where the sentinels have some of their own,
-these are ``?sentinel_username=...&sentinel_password=...``. What has a meaning in a URL is escaped there.
+``?ssl_ca_certs=/etc/ssl/cache.pem``. User and password are those of the server. If the sentinels have others, these are
+``?sentinel_username=...&sentinel_password=...``. A character with a meaning in a URL must be escaped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FORMS: Final = (
 
 
 class Timeouts(NamedTuple):
-    """How long a call waits, in milliseconds."""
+    """How long a call waits: for a connection, and for an answer; in milliseconds."""
 
     connect_ms: int
     read_ms: int
@@ -46,11 +46,11 @@ class Target:
 
     Args:
         kind: one server, servers behind Sentinel, or a cluster.
-        hosts: the server's, the sentinels', or some of the cluster's; with ports.
+        hosts: (host, port) of the server, of the sentinels, or of some servers of the cluster.
         tls: whether connections are encrypted.
-        service: the name under which Sentinel knows the master, else empty.
+        service: the name under which Sentinel knows the master; empty otherwise.
         server_url: user, password, database and options, as a URL of one server.
-        sentinel: the sentinels' own ``username`` and ``password``, where they have any.
+        sentinel: the sentinels' own ``username`` and ``password``, if they have any.
         shown: the URL without password and options.
     """
 
@@ -64,10 +64,10 @@ class Target:
 
     @classmethod
     def of_url(cls, url: str) -> Self:
-        """Take *url* apart.
+        """Parse *url*.
 
         Raises:
-            SettingsError: it cannot be one of the above; the message says what would work, and shows no password.
+            SettingsError: *url* has none of the forms above; the message says which would work, and shows no password.
         """
         scheme, separator, rest = url.partition("://")
         secure, _, kind_name = scheme.partition("+")
@@ -75,13 +75,13 @@ class Target:
             shown = f"{scheme}://..." if separator else "a text without ://"
             raise SettingsError(f"cache.url is {shown}; {_FORMS}")
         kind = _KINDS[kind_name]
-        # A password may hold a slash or a question mark unescaped; the hosts begin behind the last @ of what precedes.
+        # A password may hold a slash or a question mark that is not escaped: the hosts begin after the last @.
         user, at, location = rest.rpartition("@")
         place = urlsplit(f"//{location}")
         shown = f"{scheme}://{'***@' if at else ''}{place.netloc}{place.path}"
         if forbidden := sorted({"db", "host", "port", "path", "password", "username"} & parse_qs(place.query).keys()):
             raise SettingsError(
-                f"cache.url is {shown}, with the option {forbidden[0]}; it belongs before the '?'; {_FORMS}"
+                f"cache.url is {shown}, with the option {forbidden[0]}, which belongs before the '?'; {_FORMS}"
             )
         hosts = tuple(_host(text, _PORTS[kind], shown) for text in place.netloc.split(","))
         service, database = _path(kind, place.path, shown)
@@ -103,7 +103,7 @@ def _host(text: str, port: int, shown: str) -> tuple[str, int]:
 
 
 def _path(kind: Kind, path: str, shown: str) -> tuple[str, str]:
-    """The service (of Sentinel only) and the database."""
+    """Return the service (empty without Sentinel) and the database."""
     parts = [unquote(part) for part in path.split("/")[1:]]
     service = parts.pop(0) if kind == "sentinel" and parts else ""
     database = parts.pop(0) if parts else ""
@@ -115,7 +115,7 @@ def _path(kind: Kind, path: str, shown: str) -> tuple[str, str]:
 
 
 def _sentinel_options(kind: Kind, query: str, shown: str) -> tuple[dict[str, str], str]:
-    """What the sentinels are told, by redis-py's names, and the query without it."""
+    """Return the options for the sentinels, by redis-py's names, and the query without them."""
     own = {name: values[-1] for name, values in parse_qs(query).items() if name in _SENTINEL}
     if own and kind != "sentinel":
         raise SettingsError(f"cache.url is {shown}, with the option {min(own)}, which only redis+sentinel:// can have")
@@ -124,9 +124,9 @@ def _sentinel_options(kind: Kind, query: str, shown: str) -> tuple[dict[str, str
 
 
 def shown_url(url: str) -> str:
-    """*url* without its password and options: what names a cache in a message, and in the database.
+    """Return *url* without its password and options: so a cache is named in a message, and in the database.
 
     Raises:
-        SettingsError: it cannot work.
+        SettingsError: *url* cannot work.
     """
     return Target.of_url(url).shown

@@ -1,4 +1,4 @@
-"""What is sent to a server, and what sends it: knows the protocol's form, and no client library."""
+"""What is sent to a server, and what sends it. This module knows the form of the protocol, and no client library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Command(NamedTuple):
     args: Sequence[bytes] = ()
 
     def parts(self, *, whole_text: bool = False) -> tuple[bytes, ...]:
-        """What is sent; the script's text instead of its digest, for a server that does not have it."""
+        """Return the parts that are sent.
+
+        With *whole_text* the script's text stands there, for a server that lacks the script.
+        """
         if self.script is None:
             return (b"MGET", *self.keys)
         name, text = (b"EVAL", self.script.text) if whole_text else (b"EVALSHA", self.script.sha)
@@ -28,7 +31,10 @@ class Command(NamedTuple):
 
 
 def packet(command: Command) -> bytes:
-    """*command* as the protocol has it; hits are many, so what is the same in all of a script is packed once."""
+    """Pack *command* as the protocol has it.
+
+    Hits are many, so what is the same for all calls of a script is packed once.
+    """
     script = command.script
     if script is None:
         return packed(command.parts())
@@ -38,7 +44,7 @@ def packet(command: Command) -> bytes:
 
 
 def packed(parts: tuple[bytes, ...]) -> bytes:
-    """As the protocol has it."""
+    """Pack *parts* as the protocol has it."""
     texts = [b"*%d" % len(parts)]
     for part in parts:
         texts += (b"$%d" % len(part), part)
@@ -47,10 +53,14 @@ def packed(parts: tuple[bytes, ...]) -> bytes:
 
 
 class Link(Protocol):
-    """A server, or a cluster of them."""
+    """Send commands to a server, or to a cluster of servers."""
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        """Send all, and decode the replies; raise :class:`StoreUnavailable` if they do not come or make no sense."""
+        """Send all commands, and return what *decode* makes of the replies, which are in the order of the commands.
+
+        Raises:
+            StoreUnavailable: the replies do not come, or they make no sense.
+        """
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Why a run waits, told apart by ``TYPE``."""
+"""Why a run waits. ``TYPE`` tells the reasons apart."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PauseReason: TypeAlias = Annotated[HumanInputRequired | SchedulingPause, Field(d
 
 
 def reason_columns(reason: Any) -> dict[str, Any]:
-    """The columns of *reason*, a :data:`PauseReason` or a host's object with the same attributes.
+    """Return the columns of *reason*, a :data:`PauseReason` or a host's object with the same attributes.
 
     Raises:
         ValueError: its ``TYPE`` is not known.
@@ -47,7 +47,7 @@ def reason_columns(reason: Any) -> dict[str, Any]:
 
 
 def reason_of(row: WorkflowPauseReason) -> HumanInputRequired | SchedulingPause:
-    """The reason that *row* holds."""
+    """Return the reason that *row* holds."""
     if row.type_ == PauseReasonType.HUMAN_INPUT_REQUIRED:
         return HumanInputRequired(form_id=row.form_id, node_id=row.node_id)
     return SchedulingPause(message=row.message)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class WorkflowExecution:
-    """One run; times are UTC, aware or naive."""
+    """One run. Times are UTC, aware or naive."""
 
     id_: str
     workflow_id: str
@@ -34,6 +34,6 @@ class WorkflowExecution:
 
     @property
     def elapsed_time(self) -> float:
-        """Seconds from the start to the end, or until now while it runs."""
+        """Return the seconds from the start to the end, or until now while the run goes on."""
         end = naive_utc(self.finished_at) or naive_utc_now()
         return (end - (naive_utc(self.started_at) or end)).total_seconds()

@@ -23,9 +23,9 @@ class OrderConfig:
 
 @dataclass(slots=True)
 class WorkflowNodeExecution:
-    """One execution of one node; ``elapsed_time`` in seconds.
+    """One execution of one node; ``elapsed_time`` is in seconds.
 
-    A truncated form is what the row keeps of a value whose whole lies in a file.
+    A truncated form is what the row keeps of a value that is stored whole in a file.
     """
 
     id: str
@@ -49,25 +49,25 @@ class WorkflowNodeExecution:
     _truncated: dict[str, Mapping[str, Any] | None] = field(default_factory=dict, repr=False)
 
     def get_truncated_inputs(self) -> Mapping[str, Any] | None:
-        """The cut inputs, None if they are whole."""
+        """Return the truncated inputs; None if the row has them whole."""
         return self._truncated.get("inputs")
 
     def get_truncated_process_data(self) -> Mapping[str, Any] | None:
-        """The cut process data, None if it is whole."""
+        """Return the truncated process data; None if the row has it whole."""
         return self._truncated.get("process_data")
 
     def get_truncated_outputs(self) -> Mapping[str, Any] | None:
-        """The cut outputs, None if they are whole."""
+        """Return the truncated outputs; None if the row has them whole."""
         return self._truncated.get("outputs")
 
     def set_truncated_inputs(self, value: Mapping[str, Any] | None) -> None:
-        """Say what the row keeps of the inputs."""
+        """Set what the row keeps of the inputs."""
         self._truncated["inputs"] = value
 
     def set_truncated_process_data(self, value: Mapping[str, Any] | None) -> None:
-        """Say what the row keeps of the process data."""
+        """Set what the row keeps of the process data."""
         self._truncated["process_data"] = value
 
     def set_truncated_outputs(self, value: Mapping[str, Any] | None) -> None:
-        """Say what the row keeps of the outputs."""
+        """Set what the row keeps of the outputs."""
         self._truncated["outputs"] = value

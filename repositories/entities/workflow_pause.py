@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 
 class WorkflowPauseEntity(ABC):
-    """That a run waits, or waited; usable after its session is closed."""
+    """Describe a pause. The object can still be used after its session is closed."""
 
     @property
     @abstractmethod
     def id(self) -> str:
-        """The pause's own id."""
+        """Return the id of the pause."""
 
     @property
     @abstractmethod
     def workflow_execution_id(self) -> str:
-        """The run that is paused."""
+        """Return the id of the run that is paused."""
 
     @property
     @abstractmethod
     def resumed_at(self) -> datetime | None:
-        """When it went on (naive UTC), None while it waits."""
+        """Return when the run went on (naive UTC); None while it waits."""
 
     @abstractmethod
     def get_state(self) -> bytes:
-        """The state to go on from; read from the storage at the first call."""
+        """Return the state to go on from. The first call reads it from the storage."""
 
     @abstractmethod
     def get_pause_reasons(self) -> Sequence[PauseReason]:
-        """Why it waits, oldest first."""
+        """Return why the run waits, oldest reason first."""

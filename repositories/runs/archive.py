@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class RunArchive(SQLAlchemyRepository):
-    """The archiving part of the run repository; rows are whole, never lazy."""
+    """Read and write the archive: a part of the run repository. Rows are whole, never lazy."""
 
     def get_archived_run_ids(self, session: Session, run_ids: Sequence[str]) -> set[str]:
-        """Those of *run_ids* that have been archived."""
+        """Return those of *run_ids* that have been archived."""
         found: set[str] = set()
         for ids in batches(run_ids):
             archived = Query(WorkflowArchiveLog).where("workflow_run_id", "in", ids)
@@ -41,9 +41,12 @@ class RunArchive(SQLAlchemyRepository):
         end_date: datetime,
         limit: int,
     ) -> Sequence[WorkflowArchiveLog]:
-        """Archive logs of runs created from *start_date* to before *end_date*, oldest first, at most *limit*.
+        """Return archive logs of runs created from *start_date* until before *end_date*, oldest first, at most *limit*.
 
         None or an empty list of tenants means all.
+
+        Raises:
+            ValueError: *limit* is not from 1 to 100,000.
         """
         query = _archived(tenant_ids, start_date, end_date).order_by("run_created_at", "workflow_run_id", "id")
         return session.scalars(query.limit(checked_batch_size(limit)).statement()).all()
@@ -56,30 +59,36 @@ class RunArchive(SQLAlchemyRepository):
         end_date: datetime,
         limit: int,
     ) -> Sequence[WorkflowRun]:
-        """Runs that have been archived and are still there; the same range and order, each run once."""
+        """Return runs that were archived and still exist, created from *start_date* until before *end_date*.
+
+        Each run comes once. They come oldest first, at most *limit*. None or an empty list of tenants means all.
+
+        Raises:
+            ValueError: *limit* is not from 1 to 100,000.
+        """
         archived = _archived(tenant_ids, start_date, end_date).columns(WorkflowArchiveLog.workflow_run_id)
         query = Query(WorkflowRun).where_sql(WorkflowRun.id.in_(archived)).order_by("created_at", "id")
         return session.scalars(query.limit(checked_batch_size(limit)).statement()).all()
 
     def get_archived_log_by_run_id(self, run_id: str) -> WorkflowArchiveLog | None:
-        """The archive log of a run, the first of several; None if it has not been archived."""
+        """Return the archive log of a run, the first of several; None if the run has not been archived."""
         query = Query(WorkflowArchiveLog).where("workflow_run_id", "eq", run_id).order_by("archived_at", "id").limit(1)
         return self._read(lambda session: session.scalars(query.statement()).first())
 
     def delete_archive_log_by_run_id(self, session: Session, run_id: str) -> int:
-        """Delete the archive logs of a run without a commit; returns how many."""
+        """Delete the archive logs of a run without a commit, and return how many were deleted."""
         return delete_where(session, WorkflowArchiveLog, "workflow_run_id", [run_id])
 
     def create_archive_logs(
         self, session: Session, run: WorkflowRun, app_logs: Sequence[WorkflowAppLog], trigger_metadata: str | None
     ) -> int:
-        """Add an archive log for each app log of *run*, or one without a log; no commit.
+        """Add one archive log for each app log of *run*, or a single one if it has none. Nothing is committed.
 
         Args:
-            session: where they are added.
+            session: the session to which they are added.
             run: the run; its attributes count, not its class.
-            app_logs: its app logs, likewise.
-            trigger_metadata: JSON about the trigger that started it, None for none.
+            app_logs: its app logs; their attributes count, not their class.
+            trigger_metadata: JSON about the trigger that started it; None if there is none.
 
         Returns:
             How many were added.
@@ -101,14 +110,17 @@ class RunArchive(SQLAlchemyRepository):
         return len(of_logs) or 1
 
     def get_pause_records_by_run_id(self, session: Session, run_id: str) -> Sequence[WorkflowPause]:
-        """The pauses of a run."""
+        """Return the pauses of a run."""
         query = Query(WorkflowPause).where("workflow_run_id", "eq", run_id).order_by("created_at", "id")
         return session.scalars(query.statement()).all()
 
     def get_pause_reason_records_by_run_id(
         self, session: Session, pause_ids: Sequence[str]
     ) -> Sequence[WorkflowPauseReason]:
-        """The reasons of some pauses, whatever the method's name says."""
+        """Return the reasons of some pauses.
+
+        The argument holds ids of pauses, although the method's name says otherwise.
+        """
         return [
             row
             for ids in batches(dict.fromkeys(not_one_text(pause_ids)))
@@ -118,7 +130,7 @@ class RunArchive(SQLAlchemyRepository):
         ]
 
     def get_app_logs_by_run_id(self, session: Session, run_id: str) -> Sequence[WorkflowAppLog]:
-        """The app logs of a run, oldest first."""
+        """Return the app logs of a run, oldest first."""
         query = Query(WorkflowAppLog).where("workflow_run_id", "eq", run_id).order_by("created_at", "id")
         return session.scalars(query.statement()).all()
 

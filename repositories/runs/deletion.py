@@ -1,4 +1,4 @@
-"""Deleting runs, with all that belongs to them; and counting what would go."""
+"""How runs are deleted with everything that belongs to them, and how one counts what would be deleted."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 
 
 class RunDeletion(RunStates):
-    """The deleting part of the run repository. States of pauses are removed once the deletion is committed.
+    """Delete runs: a part of the run repository. The states of pauses are removed after the deletion is committed.
 
-    Where a run is paused, each method raises ``SettingsError``, and deletes nothing, if it does not know a storage.
+    If one of the runs has a pause and no storage is known, each method that deletes raises ``SettingsError``, and the
+    transaction deletes nothing.
     """
 
     def delete_runs_by_ids(self, run_ids: Sequence[str]) -> int:
         """Delete some runs, with their node executions, offloads, logs, pauses and reasons, in one transaction.
 
         Returns:
-            The runs deleted.
+            How many runs were deleted.
         """
         if not run_ids:
             return 0
@@ -43,10 +44,10 @@ class RunDeletion(RunStates):
         return deleted
 
     def delete_runs_by_app(self, tenant_id: str, app_id: str, batch_size: int = 1000) -> int:
-        """Delete the runs of an app as :meth:`delete_runs_by_ids` does, a commit a batch.
+        """Delete the runs of an app as :meth:`delete_runs_by_ids` does, with a commit after each batch.
 
         Returns:
-            The runs deleted.
+            How many runs were deleted.
 
         Raises:
             ValueError: *batch_size* is not from 1 to 100,000.
@@ -72,9 +73,10 @@ class RunDeletion(RunStates):
 
         Args:
             runs: rows, or anything with an ``id``.
-            delete_node_executions: deletes the runs' node executions in the session given, returns (node executions,
-                offloads); None leaves them where they are.
-            delete_trigger_logs: the same for trigger logs.
+            delete_node_executions: deletes the runs' node executions in the session given, and returns (node
+                executions, offloads); None: they stay where they are.
+            delete_trigger_logs: deletes the trigger logs of the run ids in the session given, and returns how many;
+                None: they stay where they are.
 
         Returns:
             How many rows of each kind were deleted.
@@ -109,12 +111,12 @@ class RunDeletion(RunStates):
         count_node_executions: Callable[[Session, Sequence[WorkflowRun]], tuple[int, int]] | None = None,
         count_trigger_logs: Callable[[Session, Sequence[str]], int] | None = None,
     ) -> RelatedCounts:
-        """What :meth:`delete_runs_with_related` would delete; ``runs`` is how many were given.
+        """Count what :meth:`delete_runs_with_related` would delete; ``runs`` is how many were given.
 
         Args:
             runs: rows, or anything with an ``id``.
-            count_node_executions: counts (node executions, offloads) in the session given; None counts none.
-            count_trigger_logs: the same for trigger logs.
+            count_node_executions: counts (node executions, offloads) in the session given; None: none are counted.
+            count_trigger_logs: counts the trigger logs of the run ids in the session given; None: none are counted.
         """
         if not runs:
             return _no_rows()
@@ -145,13 +147,14 @@ class RunDeletion(RunStates):
     def _delete_pauses(self, session: Session, run_ids: Sequence[str]) -> tuple[int, int, list[str]]:
         deleted = delete_pauses_of_runs(session, run_ids)
         if deleted.state_keys:
-            self._storage()  # raises now, while nothing is committed, if there is none
+            self._storage()  # if there is none, this raises now, while nothing is committed
         return deleted
 
 
 def _lock(session: Session, run_ids: Sequence[str]) -> None:
-    # A pause made meanwhile holds its run's row, so it is committed, and found and deleted, or comes too late to find
-    # its run. In the order of the ids, so that two deletions that share runs do not wait for each other.
+    # A pause that is made meanwhile locks its run's row. Either it is committed first: then it is found and deleted
+    # here. Or it comes too late: then it does not find its run. The rows are locked in the order of their ids, so that
+    # two deletions that share runs do not wait for each other.
     for ids in batches(sorted(not_one_text(run_ids))):
         session.execute(Query(WorkflowRun).where("id", "in", ids).order_by("id").for_update().columns(WorkflowRun.id))
 

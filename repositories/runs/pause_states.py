@@ -1,4 +1,4 @@
-"""What the repositories' ways to pause and to delete runs share: the states, and that they follow the rows."""
+"""What pausing and deleting runs have in common: the states of pauses, which must follow the rows."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _resolved = cache(storage_from)
 
 
 class RunStates(SQLAlchemyRepository):
-    """A repository of runs, which may be paused.
+    """Keep the states of paused runs: the base of the parts that pause and delete runs.
 
     Args:
         session_maker: a ``sessionmaker`` bound to the database's engine.
-        storage: where the states of paused runs lie; None: what TIDEGATE_PAUSE_STORAGE names, once one is needed.
+        storage: where the states of paused runs lie; None: what TIDEGATE_PAUSE_STORAGE names, as soon as one is needed.
     """
 
     def __init__(self, session_maker: sessionmaker[Session], *, storage: ObjectStorage | None = None) -> None:
@@ -36,7 +36,7 @@ class RunStates(SQLAlchemyRepository):
         self._given_storage = storage
 
     def _storage(self) -> ObjectStorage:
-        """Where states lie.
+        """Return the storage where states lie.
 
         Raises:
             SettingsError: none was given, and the setting names none.
@@ -51,20 +51,20 @@ class RunStates(SQLAlchemyRepository):
     def _discard_states(self, keys: Iterable[str]) -> None:
         """Remove states that no committed row names any more.
 
-        A storage that fails here leaves the object behind and a line in the log; the rows are what they should be,
-        so the caller is not told of a failure.
+        A storage that fails here leaves the object behind, and a line in the log. The rows are as they should be, so
+        the caller is not told of a failure.
         """
         for key in keys:
             try:
                 self._storage().delete(key)
             except Exception:  # noqa: BLE001  # a host's storage may raise anything
-                _log.exception("the state %s is no longer needed and could not be removed", key)
+                _log.exception("the state %s is no longer needed, but it could not be removed", key)
 
 
 def may_be_committed(error: BaseException) -> bool:
-    """Whether a transaction that failed with *error* may have been committed all the same.
+    """Tell whether a transaction that failed with *error* may have been committed all the same.
 
-    So it is when the connection was lost (the answer to COMMIT may have been), or the thread was interrupted.
+    That is so if the connection was lost (perhaps with the answer to COMMIT), or if the thread was interrupted.
     """
     if isinstance(error, DBAPIError):
         return error.connection_invalidated

@@ -18,14 +18,18 @@ _KINDS = (
 
 @runtime_checkable
 class ObjectStorage(Protocol):
-    """Named objects; a name is a single path component that the repositories make up."""
+    """Store named objects. A name is a single path component that the repositories make up."""
 
     def save(self, key: str, data: bytes, /) -> None:
         """Keep *data* under *key*."""
         ...
 
     def load(self, key: str, /) -> bytes:
-        """The bytes under *key*; raises ``FileNotFoundError`` (or what the storage raises) where there are none."""
+        """Return the bytes under *key*.
+
+        Raises:
+            FileNotFoundError: there are none. A storage of the host may raise another error.
+        """
         ...
 
     def delete(self, key: str, /) -> None:
@@ -34,7 +38,7 @@ class ObjectStorage(Protocol):
 
 
 class MemoryStorage:
-    """Objects in the memory of this process: for tests, and for a program of one process."""
+    """Store objects in the memory of this process: for tests, and for a program of one process."""
 
     def __init__(self) -> None:
         self._objects: dict[str, bytes] = {}
@@ -46,11 +50,15 @@ class MemoryStorage:
         return len(self._objects)
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep *data* under *key*."""
+        """Keep *data* under *key*.
+
+        Raises:
+            ValueError: *key* is not a single path component.
+        """
         self._objects[_checked(key)] = bytes(data)
 
     def load(self, key: str) -> bytes:
-        """The bytes under *key*.
+        """Return the bytes under *key*.
 
         Raises:
             FileNotFoundError: there are none.
@@ -58,15 +66,15 @@ class MemoryStorage:
         try:
             return self._objects[key]
         except KeyError:
-            raise FileNotFoundError(f"no object {key!r} in memory storage") from None
+            raise FileNotFoundError(f"the memory storage has no object {key!r}") from None
 
     def delete(self, key: str) -> None:
-        """Forget *key*; harmless where it is not there."""
+        """Forget *key*. It does no harm if there is nothing."""
         self._objects.pop(key, None)
 
 
 class FolderStorage:
-    """Objects as files of one folder, which is made when the first is saved.
+    """Store objects as files of one folder, which is made when the first is saved.
 
     Args:
         folder: the folder; only this program should write to it.
@@ -76,7 +84,11 @@ class FolderStorage:
         self._folder = Path(folder)
 
     def save(self, key: str, data: bytes) -> None:
-        """Keep *data* under *key*; on the disk, whole, when this returns."""
+        """Keep *data* under *key*. When this returns, all of it is on the disk.
+
+        Raises:
+            ValueError: *key* is not a single path component.
+        """
         target = self._folder / _checked(key)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=self._folder)
@@ -92,26 +104,31 @@ class FolderStorage:
             raise
 
     def load(self, key: str) -> bytes:
-        """The bytes under *key*.
+        """Return the bytes under *key*.
 
         Raises:
             FileNotFoundError: there are none.
+            ValueError: *key* is not a single path component.
         """
         return (self._folder / _checked(key)).read_bytes()
 
     def delete(self, key: str) -> None:
-        """Forget *key*; harmless where it is not there."""
+        """Forget *key*. It does no harm if there is nothing.
+
+        Raises:
+            ValueError: *key* is not a single path component.
+        """
         (self._folder / _checked(key)).unlink(missing_ok=True)
 
 
 def storage_from(setting: str) -> ObjectStorage:
-    """The storage that a setting names.
+    """Return the storage that a setting names.
 
     Args:
         setting: "memory", "folder:" and a path, or the path of an object, with its module.
 
     Raises:
-        SettingsError: it names none of these.
+        SettingsError: the setting names none of these.
     """
     kind, _, rest = setting.partition(":")
     if setting == "memory":
@@ -129,8 +146,8 @@ def storage_from(setting: str) -> ObjectStorage:
 
 
 def no_storage() -> SettingsError:
-    """The error for a state that is to be stored or removed, and nobody said where."""
-    return SettingsError(f"TIDEGATE_PAUSE_STORAGE is not set, and runs are paused: it should be {_KINDS}")
+    """Return the error for a state that must be stored or removed while nobody has said where."""
+    return SettingsError(f"TIDEGATE_PAUSE_STORAGE is not set, but runs are paused: it must be {_KINDS}")
 
 
 def _checked(key: str) -> str:

@@ -1,10 +1,11 @@
-"""Pausing runs and going on with them.
+"""How runs are paused, and how they go on.
 
-A run waits when its row says so and its pause has no ``resumed_at``. Each step is decided by one UPDATE that names the
-state it starts from, so of two at once one finds nothing to update, in every database.
+A run waits if its row says so and its pause has no ``resumed_at``. One UPDATE decides each step, and names the state
+that the step starts from. So if two callers try the same step at once, one of them finds nothing to update, in every
+database.
 
-The state is stored before the transaction and removed if that fails: a committed pause always has its state. What a
-transaction no longer needs is removed after its commit.
+The state is stored before the transaction, and removed if the transaction fails: a committed pause always has its
+state. What a transaction no longer needs is removed after its commit.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MOST_PRUNED: Final = 1000
 
 
 class RunPauses(RunStates):
-    """The pausing part of the run repository."""
+    """Pause runs and resume them: a part of the run repository."""
 
     def create_workflow_pause(
         self,
@@ -48,7 +49,7 @@ class RunPauses(RunStates):
         state: str,
         pause_reasons: Sequence[PauseReason],
     ) -> WorkflowPauseEntity:
-        """Pause a running run, and keep *state* to go on from; a pause it had before is replaced.
+        """Pause a running run, and keep *state* to go on from. A pause that the run had before is replaced.
 
         Args:
             workflow_run_id: the run.
@@ -74,7 +75,7 @@ class RunPauses(RunStates):
         return pause
 
     def get_workflow_pause(self, workflow_run_id: str) -> WorkflowPauseEntity | None:
-        """The pause of a run, resumed or not; None if it was never paused.
+        """Return the pause of a run, resumed or not; None if it was never paused.
 
         Raises:
             ValueError: there is no such run.
@@ -91,11 +92,12 @@ class RunPauses(RunStates):
         return self._read(operation)
 
     def resume_workflow_pause(self, workflow_run_id: str, pause_entity: WorkflowPauseEntity) -> WorkflowPauseEntity:
-        """Go on with a paused run; its pause stays, with ``resumed_at``.
+        """Resume a paused run. Its pause stays, with ``resumed_at``.
 
         Raises:
             ValueError: there is no such run.
-            WorkflowRunError: it is not paused, has no pause or another one, or has gone on already; a RuntimeError.
+            WorkflowRunError: the run is not paused, has no pause or another one, or has gone on already; a
+                RuntimeError.
         """
 
         def operation(session: Session) -> WorkflowPauseEntity:
@@ -115,7 +117,7 @@ class RunPauses(RunStates):
         return self._transact(operation)
 
     def delete_workflow_pause(self, pause_entity: WorkflowPauseEntity) -> None:
-        """Delete a pause with its reasons; its state goes after the commit.
+        """Delete a pause with its reasons. Its state is removed after the commit.
 
         Raises:
             WorkflowRunError: there is no such pause; a RuntimeError.
@@ -123,23 +125,27 @@ class RunPauses(RunStates):
         """
         self._storage()
         if not self._delete_pauses_where(WorkflowPause.id == pause_entity.id):
-            raise WorkflowRunError(f"there is no pause {pause_entity.id}: it was deleted or replaced")
+            raise WorkflowRunError(f"there is no pause {pause_entity.id} any more: it was deleted or replaced")
 
     def prune_pauses(
         self, expiration: datetime, resumption_expiration: datetime, limit: int | None = None
     ) -> Sequence[str]:
-        """Delete old pauses with their reasons and states, a commit each, oldest first.
+        """Delete old pauses with their reasons and states, oldest first, with a commit after each.
 
         Args:
-            expiration: pauses created before this go.
-            resumption_expiration: so do pauses whose run went on before this.
+            expiration: pauses created before this are deleted.
+            resumption_expiration: pauses whose run went on before this are deleted too.
             limit: at most this many, 0 to 100,000; None: 1,000.
 
         Returns:
-            The ids of the pauses deleted.
+            The ids of the pauses that were deleted.
+
+        Raises:
+            ValueError: *limit* is out of range.
+            SettingsError: no storage is known; nothing is deleted.
         """
         found = self._pauses_to_prune(expiration, resumption_expiration, limit)
-        # None is deleted where somebody else was faster.
+        # A pause that another process has deleted first is not in the answer.
         return [due[1] for due in found if self._prune(due, expiration, resumption_expiration, limit)]
 
     def _pauses_to_prune(
@@ -170,7 +176,7 @@ class RunPauses(RunStates):
         replaced = delete_pauses(session, WorkflowPause.workflow_run_id == run_id)
         pause = WorkflowPause(id=new_id(), workflow_id=workflow_id, workflow_run_id=run_id, state_object_key=key)
         now = naive_utc_now()
-        # One moment apart, so that they come back in the order they were given.
+        # One microsecond apart, so that they come back in the order in which they were given.
         rows = [
             WorkflowPauseReason(pause_id=pause.id, created_at=now + timedelta(microseconds=i), **columns)
             for i, columns in enumerate(reasons)
@@ -186,7 +192,7 @@ class RunPauses(RunStates):
 
 
 class _Pause(WorkflowPauseEntity):
-    """Values, not the row: a row's attributes are gone with its session under ``expire_on_commit``."""
+    """Hold values, not the row: under ``expire_on_commit`` a row's attributes are gone with its session."""
 
     def __init__(
         self, pause: WorkflowPause, reasons: Sequence[PauseReason], storage: Callable[[], ObjectStorage]
@@ -226,7 +232,7 @@ def _old(expiration: datetime, resumption_expiration: datetime) -> ColumnElement
 
 
 def _change_status(session: Session, run_id: str, before: Status, after: Status) -> tuple[str, str]:
-    """Change a run's status, and return its (id, workflow_id); the row stays locked until the transaction ends."""
+    """Change a run's status, and return its (id, workflow_id). The row stays locked until the transaction ends."""
     changed = (
         update(WorkflowRun)
         .where(WorkflowRun.id == run_id, WorkflowRun.status == before.value)

@@ -1,4 +1,4 @@
-"""Reading runs: by page, by id, in batches; and counting them."""
+"""How runs are read, by page, by id and in batches, and how they are counted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
 class RunQueries(SQLAlchemyRepository):
-    """The reading half of the run repository."""
+    """Read and count runs: a part of the run repository."""
 
     def get_paginated_workflow_runs(
         self,
@@ -46,7 +46,7 @@ class RunQueries(SQLAlchemyRepository):
         last_id: str | None = None,
         status: str | None = None,
     ) -> InfiniteScrollPagination[WorkflowRun]:
-        """One page of an app's runs, newest first by (created_at, id).
+        """Return one page of an app's runs, newest first by (created_at, id).
 
         ``graph``, ``inputs`` and ``outputs`` are lazy: the first touch of one reads it for the whole page.
 
@@ -54,12 +54,12 @@ class RunQueries(SQLAlchemyRepository):
             tenant_id: the tenant.
             app_id: the app.
             triggered_from: one source or several; an empty list means every source.
-            limit: rows a page, 0 to 10,000.
+            limit: the rows of a page, 0 to 10,000.
             last_id: the last run of the page before; None for the first page.
-            status: only runs in this state.
+            status: return only runs in this state.
 
         Raises:
-            ValueError: *limit* is out of range, or the app has no run *last_id*.
+            ValueError: *limit* is out of range, there are too many sources, or the app has no run *last_id*.
         """
         checked_count("limit", limit, 0, MAX_PAGE)
         checked_text("status", status)
@@ -79,12 +79,12 @@ class RunQueries(SQLAlchemyRepository):
         return InfiniteScrollPagination(data=page, limit=limit, has_more=has_more, span=span)
 
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> WorkflowRun | None:
-        """One run of an app, whole; None if the app has no such run."""
+        """Return one run of an app, whole; None if the app has no such run."""
         query = Query(WorkflowRun).where("tenant_id", "eq", tenant_id).where("app_id", "eq", app_id)
         return self._read(lambda session: session.scalar(query.where("id", "eq", run_id).statement()))
 
     def get_workflow_run_by_id_without_tenant(self, run_id: str) -> WorkflowRun | None:
-        """One run, whole, of whatever tenant; the caller sees to it that its tenant may see it."""
+        """Return one run of any tenant, whole; None if there is none."""
         query = Query(WorkflowRun).where("id", "eq", run_id)
         return self._read(lambda session: session.scalar(query.statement()))
 
@@ -96,14 +96,15 @@ class RunQueries(SQLAlchemyRepository):
         status: str | None = None,
         time_range: str | None = None,
     ) -> dict[str, int]:
-        """How many runs an app has, in total and by state.
+        """Count the runs of an app, in total and by state.
 
         Args:
             tenant_id: the tenant.
             app_id: the app.
             triggered_from: one source.
             status: count only this state.
-            time_range: digits and one of d, h, m, s, like "7d": only runs as young as that; other text is ignored.
+            time_range: digits and one of d, h, m, s, like "7d": count only runs as young as that; other text is
+                ignored.
 
         Returns:
             total, running, succeeded, failed, stopped, partial-succeeded; other states count in the total only.
@@ -125,7 +126,11 @@ class RunQueries(SQLAlchemyRepository):
     def get_expired_runs_batch(
         self, tenant_id: str, before_date: datetime, batch_size: int = 1000
     ) -> Sequence[WorkflowRun]:
-        """Whole runs created before *before_date*, oldest first, at most *batch_size*: for a loop that deletes them."""
+        """Return at most *batch_size* whole runs created before *before_date*, oldest first: for a loop that deletes.
+
+        Raises:
+            ValueError: *batch_size* is not from 1 to 100,000.
+        """
         query = Query(WorkflowRun).where("tenant_id", "eq", tenant_id).where("created_at", "lt", before_date)
         ordered = query.order_by("created_at", "id").limit(checked_batch_size(batch_size))
         return self._read(lambda session: session.scalars(ordered.statement()).all())
@@ -139,15 +144,18 @@ class RunQueries(SQLAlchemyRepository):
         run_types: Sequence[WorkflowType] | None = None,
         tenant_ids: Sequence[str] | None = None,
     ) -> Sequence[WorkflowRun]:
-        """Whole, ended runs of a stretch of time, oldest first by (created_at, id).
+        """Return whole, ended runs of a range of time, oldest first by (created_at, id).
 
         Args:
-            start_from: created at or after; None: from the beginning.
-            end_before: created before.
-            last_seen: (created_at, id) of the last run of the batch before.
-            batch_size: at most this many.
-            run_types: only these types; an empty list finds nothing.
+            start_from: only runs created at or after this; None: from the beginning.
+            end_before: only runs created before this.
+            last_seen: (created_at, id) of the last run of the batch before; None for the first batch.
+            batch_size: at most this many, 1 to 100,000.
+            run_types: only these types; None: all; an empty list finds nothing.
             tenant_ids: only these tenants; None or an empty list: all.
+
+        Raises:
+            ValueError: *batch_size* is out of range.
         """
         checked_batch_size(batch_size)
         if run_types is not None and not run_types:
@@ -171,7 +179,7 @@ def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTrig
         return (str(triggered_from),)
     if triggered_from is not None and not isinstance(triggered_from, Iterable):
         raise ValueError(f"triggered_from must be one source or a list of them, not {triggered_from!r}")
-    # A source named twice would be an arm twice, and its runs would come twice.
+    # A source that is named twice would make two arms, and its runs would come twice.
     sources = tuple(dict.fromkeys(str(source) for source in triggered_from or ()))
     if len(sources) > MAX_SOURCES:
         raise ValueError(f"triggered_from must name at most {MAX_SOURCES} sources, not {len(sources)}")
@@ -183,7 +191,7 @@ def _young(time_range: object) -> re.Match[str] | None:
 
 
 def is_time_range(time_range: str | None) -> bool:
-    """Whether :meth:`RunQueries.get_workflow_runs_count` counts only young runs for *time_range*."""
+    """Tell whether :meth:`RunQueries.get_workflow_runs_count` counts only young runs for *time_range*."""
     return _young(time_range) is not None
 
 
@@ -194,4 +202,4 @@ def _threshold(time_range: str | None) -> datetime | None:
     try:
         return naive_utc_now() - timedelta(**{_UNITS[found[2]]: int(found[1])})
     except OverflowError:
-        return datetime.min  # noqa: DTZ901  # columns are naive; longer ago than time itself: everything
+        return datetime.min  # noqa: DTZ901  # columns are naive; a range longer than all time means everything

@@ -1,6 +1,6 @@
-"""The rows that belong to runs and node executions: counted, and deleted so that none is left behind.
+"""The rows that belong to runs and node executions: count them, and delete them so that none is left behind.
 
-There are no foreign keys in these tables, so nothing but this sees to it. Every function works in the caller's
+These tables have no foreign keys, so only this module takes care of that. Every function works in the caller's
 transaction, in statements of bounded size, and returns how many rows it counted or deleted.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class DeletedPauses(NamedTuple):
-    """How many rows went, and the storage keys of their states, to be discarded once that is committed."""
+    """How many rows were deleted, and the storage keys of their states, which must be discarded after the commit."""
 
     pauses: int
     reasons: int
@@ -36,13 +36,13 @@ class DeletedPauses(NamedTuple):
 
 
 def delete_nodes(session: Session, node_ids: Sequence[str]) -> tuple[int, int]:
-    """Delete (node executions, offloads)."""
+    """Delete some node executions with their offloads, and return how many (node executions, offloads)."""
     offloads = delete_where(session, WorkflowNodeExecutionOffload, "node_execution_id", node_ids)
     return delete_where(session, WorkflowNodeExecutionModel, "id", node_ids), offloads
 
 
 def delete_nodes_of_runs(session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
-    """Delete the (node executions, offloads) of some runs."""
+    """Delete the node executions of some runs with their offloads, and return how many (node executions, offloads)."""
     nodes = offloads = 0
     for runs in batches(run_ids):
         of_runs = Query(WorkflowNodeExecutionModel).where("workflow_run_id", "in", runs)
@@ -53,7 +53,7 @@ def delete_nodes_of_runs(session: Session, run_ids: Sequence[str]) -> tuple[int,
 
 
 def count_nodes_of_runs(session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
-    """How many (node executions, offloads) some runs have."""
+    """Count the (node executions, offloads) of some runs."""
     node, offload = WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload
     offloads = 0
     for runs in batches(dict.fromkeys(not_one_text(run_ids))):
@@ -63,7 +63,7 @@ def count_nodes_of_runs(session: Session, run_ids: Sequence[str]) -> tuple[int, 
 
 
 def delete_logs_of_runs(session: Session, run_ids: Sequence[str]) -> int:
-    """Delete the app logs and trigger logs of some runs."""
+    """Delete the app logs and trigger logs of some runs, and return how many."""
     app_logs = delete_where(session, WorkflowAppLog, "workflow_run_id", run_ids)
     return app_logs + delete_where(session, WorkflowTriggerLog, "workflow_run_id", run_ids)
 
@@ -84,7 +84,7 @@ def delete_pauses_of_runs(session: Session, run_ids: Sequence[str]) -> DeletedPa
 
 
 def count_pauses_of_runs(session: Session, run_ids: Sequence[str]) -> tuple[int, int]:
-    """How many (pauses, pause reasons) some runs have."""
+    """Count the (pauses, pause reasons) of some runs."""
     pause, reason = WorkflowPause, WorkflowPauseReason
     reasons = 0
     for runs in batches(dict.fromkeys(not_one_text(run_ids))):
@@ -94,7 +94,7 @@ def count_pauses_of_runs(session: Session, run_ids: Sequence[str]) -> tuple[int,
 
 
 def delete_where(session: Session, model: type[Any], field: str, values: Sequence[str]) -> int:
-    """Delete rows of *model* whose *field* is one of *values*."""
+    """Delete the rows of *model* whose *field* is one of *values*, and return how many."""
     total = 0
     for part in batches(values):
         statement = delete(model).where(column_of(model, field).in_(part))
@@ -104,7 +104,7 @@ def delete_where(session: Session, model: type[Any], field: str, values: Sequenc
 
 
 def count_where(session: Session, model: type[Any], field: str, values: Sequence[str]) -> int:
-    """How many rows of *model* have a *field* that is one of *values*."""
+    """Count the rows of *model* whose *field* is one of *values*."""
     total = 0
     for part in batches(dict.fromkeys(not_one_text(values))):
         total += session.scalar(Query(model).where(field, "in", part).columns(func.count())) or 0

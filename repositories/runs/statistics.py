@@ -1,4 +1,4 @@
-"""Statistics of an app's runs by day, in the time zone of whoever looks."""
+"""Statistics of an app's runs by day, in the time zone of the reader."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class RunStatistics(SQLAlchemyRepository):
-    """The statistics of the run repository; every answer is ordered by date.
+    """Compute the statistics of an app's runs: a part of the run repository. Every answer is ordered by date.
 
-    Of each method: *start_date* is included and *end_date* is not; naive datetimes are UTC; days are those of
+    For each method: *start_date* is included and *end_date* is not; naive datetimes are UTC; days are those of
     *timezone*; an unknown *timezone* raises ``ValueError``.
     """
 
@@ -41,7 +41,7 @@ class RunStatistics(SQLAlchemyRepository):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[DailyRunsStats]:
-        """Runs a day."""
+        """Count the runs of each day."""
         query = _of_app(tenant_id, app_id, triggered_from, start_date, end_date)
         rows = self._by_day(query, timezone, lambda q, day: q.columns(day, func.count()).group_by(day))
         return [{"date": row[0], "runs": row[1]} for row in rows]
@@ -55,7 +55,7 @@ class RunStatistics(SQLAlchemyRepository):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[DailyTerminalsStats]:
-        """Distinct creators a day."""
+        """Count the distinct creators of each day's runs."""
         query = _of_app(tenant_id, app_id, triggered_from, start_date, end_date)
         creators = func.count(distinct(WorkflowRun.created_by))
         rows = self._by_day(query, timezone, lambda q, day: q.columns(day, creators).group_by(day))
@@ -70,7 +70,7 @@ class RunStatistics(SQLAlchemyRepository):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[DailyTokenCostStats]:
-        """Tokens a day."""
+        """Add up the tokens of each day's runs."""
         query = _of_app(tenant_id, app_id, triggered_from, start_date, end_date)
         tokens = func.sum(WorkflowRun.total_tokens)
         rows = self._by_day(query, timezone, lambda q, day: q.columns(day, tokens).group_by(day))
@@ -85,7 +85,7 @@ class RunStatistics(SQLAlchemyRepository):
         end_date: datetime | None = None,
         timezone: str = "UTC",
     ) -> list[AverageInteractionStats]:
-        """Runs per distinct creator a day, to two decimals."""
+        """Compute the number of runs per distinct creator for each day, to two decimals."""
         query = _of_app(tenant_id, app_id, triggered_from, start_date, end_date)
         counted = (func.count(), func.count(distinct(WorkflowRun.created_by)))
         rows = self._by_day(query, timezone, lambda q, day: q.columns(day, *counted).group_by(day))
@@ -98,8 +98,8 @@ class RunStatistics(SQLAlchemyRepository):
         shape: Callable[[Query[WorkflowRun], ColumnElement[str]], Select[Any]],
     ) -> Sequence[Any]:
         with self._session_maker() as session:
-            # Grouped and ordered by its label: written out again, the bound zone would be another parameter, and
-            # PostgreSQL would not see that both are the same day.
+            # Group and order by the label. If the expression were written out again, its zone would be another
+            # parameter, and PostgreSQL would not see that both are the same day.
             day = local_date(session, WorkflowRun.created_at, timezone).label("day")
             statement = shape(query, day)
             try:

@@ -1,7 +1,8 @@
-"""Whom the primary takes on when more is asked of it than it can do: the guard against the storm.
+"""Which reads the primary accepts when more is asked of it than it can do: the guard against the storm.
 
-When replicas drop out, their reads come to the primary, all at once, and every caller that is kept waiting comes again.
-So as many are let in as there are connections for them, a few wait for a bounded time, and the rest is told so at once.
+When replicas drop out, all their reads come to the primary at once, and every caller that has to wait comes again. So
+as many reads are let in as there are connections for them, a few wait for a bounded time, and the others are refused at
+once.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _GUESS_S: Final = 0.01
-"""How long a call takes, before one has ended."""
+"""How long a call is supposed to take until the first one has ended, in seconds."""
 _LEARNS: Final = 0.1
-"""How much the newest call counts in the average of how long one takes."""
+"""The weight of the newest call in the average time of a call."""
 
 
 class Admission:
-    """Lets in so many at a time.
+    """Let in a limited number of reads at a time.
 
     Args:
-        limit: at the same time.
-        most_wait_s: nobody waits for longer; who would have to, by how long the others took, is not let in at all.
-        clock: monotonic, in seconds.
+        limit: how many at the same time.
+        most_wait_s: how long a read waits at most, in seconds. One that would have to wait longer, by the time that the
+            others took, is not let in at all.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, limit: int, *, most_wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,10 +48,10 @@ class Admission:
 
     @contextmanager
     def admitted(self, tenant: str) -> Iterator[None]:
-        """Come in, for *tenant*, and leave at the end.
+        """Come in for *tenant*, and leave at the end of the block.
 
         Raises:
-            Overloaded: at once, or after waiting for as long as anybody may.
+            Overloaded: at once, or after the longest wait.
         """
         self._enter(tenant)
         began_s = self._clock()
@@ -59,7 +61,7 @@ class Admission:
             self._leave(self._clock() - began_s)
 
     def _forked(self) -> None:
-        """Who is in, and who waits, is in the parent."""
+        """Forget who is in and who waits: they are in the parent."""
         self._in = 0
         self._waiting.clear()
         self._waiting_of.clear()
@@ -80,7 +82,7 @@ class Admission:
             self._waiting_of[tenant] += 1
         try:
             turn.wait(self._most_wait_s)
-        except BaseException:  # a time-out of gevent's or Celery's: whoever waited is gone, and its place must not be
+        except BaseException:  # a time-out of gevent or Celery: this call is gone, but its place must not be lost
             if self._is_in(entry):
                 self._hand_on()
             raise
@@ -88,7 +90,7 @@ class Admission:
             raise Overloaded(self._full(f"it was not this call's turn within {self._most_wait_s:g} s"))
 
     def _is_in(self, entry: tuple[str, threading.Event]) -> bool:
-        """Whether who waited has been let in, at the last moment perhaps; else it does not wait any longer."""
+        """Tell whether a waiting read was let in, perhaps at the last moment. If not, it waits no longer."""
         with self._lock:
             tenant, turn = entry
             if not turn.is_set():
@@ -97,7 +99,7 @@ class Admission:
             return turn.is_set()
 
     def _has_its_share(self, tenant: str) -> bool:
-        """Whether one tenant would take the places of the others: half of those that can be waited on are its own."""
+        """Tell whether *tenant* holds half of all places to wait: with more it would take those of other tenants."""
         places = self._limit * max(1.0, self._most_wait_s / (self._takes_s or _GUESS_S))
         return self._waiting_of[tenant] >= max(1.0, places / 2)
 
@@ -107,10 +109,10 @@ class Admission:
         self._hand_on()
 
     def _hand_on(self) -> None:
-        """Give a place to who waits longest."""
+        """Give a place to the read that waits longest."""
         with self._lock:
             if not self._waiting:
-                self._in = max(0, self._in - 1)  # a child begins at 0 in the middle of a call
+                self._in = max(0, self._in - 1)  # a forked child starts at 0, maybe in the middle of a call
                 return
             tenant, turn = self._waiting.popleft()
             self._no_longer_waits(tenant)

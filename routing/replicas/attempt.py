@@ -1,7 +1,8 @@
-"""One try of a read on one replica: what it needs of the connections it is given, and how it is ended from outside.
+"""One attempt at a read on one replica: what it needs of its connections, and how another thread ends it.
 
-A read learns of its connections from the pool's and the engine's events, which run in its own thread; they find the
-attempt in a context variable. A connection that nobody vouches for is asked where it is before the read begins.
+A read learns of its connections from the events of the pool and of the engine. These run in its own thread, and find
+the attempt in a context variable. If no view vouches for a connection, the connection is asked where it is before the
+read begins.
 """
 
 from __future__ import annotations
@@ -28,24 +29,25 @@ current: Final[ContextVar[Attempt | None]] = ContextVar("tidegate_attempt", defa
 
 
 class NotReached(Exception):  # noqa: N818  # no mistake: another node is asked
-    """The connection shows less than the read needs, or is no standby's."""
+    """The connection shows less than the read needs, or it does not go to a standby. Another node is asked."""
 
 
 class ConnectionLost(NotReached):
-    """The connection broke as it was asked."""
+    """The connection broke when it was asked."""
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One try.
+    """Hold one attempt at a read, and check the connections that it uses.
 
     Args:
-        node: where.
-        view: what was known of it when it was chosen.
+        node: the node that is to answer.
+        view: what was known of the node when it was chosen.
         position: what the read needs.
-        began_s: monotonic.
-        timeline: of the connections that were used; None before the first, 0 if they did not agree.
+        began_s: when the attempt began, by the monotonic clock, in seconds.
+        timeline: that of the connections that were used; None before the first, 0 if they did not agree.
         asked: how often a connection had to be asked.
+        was_cut: whether another thread has ended the attempt.
     """
 
     node: Node
@@ -58,35 +60,35 @@ class Attempt:
     _lines: list[ConnectionSocket] = field(default_factory=list)
 
     def uses(self, info: Any) -> None:
-        """It waits for answers on this connection from now on."""
+        """Take note that the read waits for answers on this connection from now on."""
         if (line := line_of(info)) is not None:
             self._lines.append(line)
 
     def cut(self) -> None:
-        """Have it fail at once, from another thread: what it waits for will not come."""
+        """Make the read fail at once, from another thread: what it waits for will not come."""
         self.was_cut = True
         for line in self._lines:
             line.shut()
 
     def check(self, connection: Connection) -> None:
-        """See that a connection shows what the read needs.
+        """Check that a connection shows what the read needs.
 
         Raises:
             NotReached: it does not.
-            Lost: it broke as it was asked.
+            ConnectionLost: it broke when it was asked.
         """
         info = connection.info
-        self.uses(info)  # nothing was waited for since it was taken from the pool: that pool does not ping
+        self.uses(info)  # early enough: that pool does not ping, so the read has not waited on the connection yet
         opened: View = info[_OPENED]
         if not opened.standby:
-            raise NotReached("it was no standby when the connection was opened")
+            raise NotReached("the server was no standby when the connection was opened")
         timeline = opened.position.timeline
         if self.view.server == opened.server:
             timeline = max(timeline, self.view.position.timeline)
         elif self.view.server.system != opened.server.system:
-            raise NotReached(f"it goes to another cluster (system identifier {opened.server.system})")
+            raise NotReached(f"the connection goes to another cluster (system identifier {opened.server.system})")
         elif timeline < self.view.position.timeline:
-            raise NotReached(f"it goes to a server on timeline {timeline}, which was left")
+            raise NotReached(f"the connection goes to a server on timeline {timeline}, which was left")
         if not self.view.vouches_for(opened.server, opened.asked_s):
             self._ask(connection, timeline)
         self.timeline = timeline if self.timeline in (None, timeline) else 0
@@ -96,15 +98,15 @@ class Attempt:
         try:
             standby, lsn = one_row(connection.connection.dbapi_connection, REPLAYED)
         except Exception as error:
-            # What the driver raises here is wrapped by nobody, and the pool would take the connection back.
+            # SQLAlchemy does not wrap what the driver raises here, so the pool would take the connection back.
             connection.invalidate(error)
             raise ConnectionLost(str(error)) from error
         if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
-            raise NotReached(f"it is at {lsn}, and {self.position.text()} is needed")
+            raise NotReached(f"the connection shows position {lsn}, and the read needs {self.position.text()}")
 
 
 def listen(engine: Engine) -> None:
-    """Have the reads on a replica's *engine* find their attempt, and be checked by it."""
+    """Let the reads on a replica's *engine* find their attempt, and let it check their connections."""
 
     def noted(raw: Any, record: Any) -> None:
         note_line(raw, record.info)
@@ -112,7 +114,8 @@ def listen(engine: Engine) -> None:
             attempt.uses(record.info)
 
     def connected(raw: Any, record: Any) -> None:
-        # When it was open: not before this moment, which is what is compared with when a monitor asked.
+        # Take the time now, when the connection is open: it must not be earlier than that, since it is compared with
+        # the moment at which a monitor asked.
         record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
 
     def closed(_raw: Any, record: Any, *_: Any) -> None:
@@ -120,7 +123,7 @@ def listen(engine: Engine) -> None:
 
     def begun(connection: Connection) -> None:
         attempt = current.get()
-        if attempt is None:  # a thread of the method's own: nobody knows what it needs
+        if attempt is None:  # the method started a thread of its own: nobody knows what that one needs
             raise NotReached("a replica answers only within a read that was routed to it")
         attempt.check(connection)
 

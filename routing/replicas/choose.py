@@ -1,7 +1,7 @@
-"""Which replica answers a read. Pure: nodes as they are, the time and chance are handed in.
+"""Which replica answers a read. Pure: the nodes, the time and the chance are handed in.
 
-Of the replicas that may answer, two are drawn by weight, and the one with fewer reads under way answers (least
-outstanding of two; Mitzenmacher, "The Power of Two Choices", 2001).
+Of the replicas that may answer, two are drawn by weight. The one with fewer reads under way answers (least outstanding
+of two; Mitzenmacher, "The Power of Two Choices", 2001).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ReplicaRequirement:
     """What a read needs of a node.
 
     Args:
-        position: it must have reached this.
-        silent_s: how old what is known of it may be, in seconds.
+        position: the node must have reached this position.
+        silent_s: how old the node's view may be, in seconds.
     """
 
     position: Position
@@ -32,15 +32,17 @@ class ReplicaRequirement:
 
 
 def refusal(node: Node, wanted: ReplicaRequirement, topology: Topology, now_s: float) -> str | None:
-    """Why *node* must not answer a read, in words; None if it may."""
+    """Return why *node* must not answer a read, in words that follow its name; None if it may."""
     view = node.view
     if view is None:
         return f"does not answer ({node.trouble})" if node.trouble else "has not been asked yet"
     if view.server.system != topology.system:
-        return f"is of another cluster (system identifier {view.server.system}, not {topology.system or 'known yet'})"
+        if not topology.system:
+            return f"may be of another cluster (system identifier {view.server.system}): the right one is not known yet"
+        return f"is of another cluster (system identifier {view.server.system}, not {topology.system})"
     if not view.standby:
         return "is a primary that was demoted: another one has a higher timeline"
-    # What it has replayed beyond the branch has not happened, and its log may be longer than the primary's.
+    # What the node has replayed beyond the branch has not happened, although its log may be longer than the primary's.
     if view.position.timeline < topology.timeline:
         return f"is on timeline {view.position.timeline}, and the primary on {topology.timeline}"
     return _not_now(node, wanted, now_s)
@@ -76,14 +78,14 @@ def _distrust(node: Node, now_s: float) -> str | None:
 
 
 def worth_asking(topology: Topology, wanted: ReplicaRequirement, now_s: float, least_s: float) -> list[Node]:
-    """The replicas that would answer if they have replayed further than when they were last asked.
+    """Return the replicas that would answer if they have replayed further since they were last asked.
 
     Args:
         topology: the nodes.
         wanted: what the read needs.
         now_s: the time, monotonic, in seconds.
-        least_s: what is known of a node is not old before it has this age, nor before a tenth of the node's lag has
-            passed: so much of the time for which reads must do without it may be lost by not asking.
+        least_s: a view counts as old only after this age, in seconds, and only after a tenth of the node's lag. So of
+            the time in which reads must do without the node, at most a tenth is lost because it is not asked.
     """
     anyhow = ReplicaRequirement(NOWHERE, wanted.silent_s)
     return [
@@ -103,14 +105,14 @@ def choose(
     chance: Callable[[], float],
     passed: Collection[Node] = (),
 ) -> Node | None:
-    """The replica that answers; None: none may.
+    """Return the replica that answers; None if none may.
 
     Args:
         topology: the nodes.
         wanted: what the read needs.
         now_s: the time, monotonic, in seconds.
         chance: gives a number from 0 up to 1.
-        passed: nodes that this read has tried already.
+        passed: the nodes that this read has tried already.
     """
     primary = topology.primary
     able = [

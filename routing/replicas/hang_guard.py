@@ -1,8 +1,8 @@
-"""Ending what waits for a node that will not answer.
+"""How a read ends that waits for a node which will not answer.
 
-A server that is stopped, or cut off, keeps its connections open and says nothing; no time-out of the server's works
-then, and the drivers have none of their own. So a thread shuts the sockets down, of questions that took too long, and
-of reads on a node whose monitor is stuck: they fail at once, and go elsewhere.
+A server that is stopped, or cut off, keeps its connections open and says nothing. Its own time-outs do not work then,
+and the drivers have none. So a thread shuts down sockets: those of questions that took too long, and those of reads on
+a node whose monitor is stuck. These fail at once, and the reads go to another node.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _TICK_S: Final = 0.1
 
 
 class HangGuard:
-    """A thread of the process that uses it.
+    """Cut reads that hang, in a thread of the process that uses this object.
 
     Args:
-        monitors: gives the monitor of each node.
-        most_s: how long a read may take on a node that answers its monitor; 0: as long as it likes.
-        clock: monotonic, in seconds.
+        monitors: gives each node with its monitor.
+        most_s: how long a read may take on a node that answers its monitor, in seconds; 0: without a limit.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -52,15 +52,15 @@ class HangGuard:
         self._background.ensure_started()
 
     def add(self, attempt: Attempt) -> None:
-        """A read that may have to be cut."""
+        """Add a read that may have to be cut."""
         self._under_way.add(attempt)
 
     def discard(self, attempt: Attempt) -> None:
-        """It has ended."""
+        """Forget a read that has ended."""
         self._under_way.discard(attempt)
 
     def cut(self, node: Node) -> None:
-        """End all that is under way on *node*."""
+        """Cut all reads that are under way on *node*."""
         for attempt in list(self._under_way):
             if attempt.node is node:
                 attempt.cut()
@@ -76,7 +76,7 @@ class HangGuard:
         while not stop.wait(_TICK_S):
             now_s = self._clock()
             stuck = {node.name for node, monitor in self._monitors() if monitor.cut_if_stuck(now_s)}
-            # A copy made in one step of the interpreter: reads come and go meanwhile.
+            # list() copies in one step of the interpreter: other threads add and discard reads meanwhile.
             for attempt in list(self._under_way):
                 if attempt.node.name in stuck or (self._most_s and now_s - attempt.began_s > self._most_s):
                     attempt.cut()

@@ -1,4 +1,4 @@
-"""Watching one node: a thread that asks it now and then, more often while somebody waits for it to catch up."""
+"""How one node is watched: a thread asks it now and then, and more often while a read waits for it to catch up."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _JITTER: Final = 0.2
 
 
 class MonitorConnection(Protocol):
-    """A connection of the monitor's own to one node."""
+    """Ask one node, on a connection that belongs to its monitor."""
 
     def ask(self) -> View:
-        """One question; raises what the driver raises, and connects anew the next time."""
+        """Ask one question. What the driver raises is raised; the next question connects anew."""
         ...
 
     def cut(self) -> None:
-        """Have a question that is under way in another thread fail at once."""
+        """Make a question fail at once that is under way in another thread."""
         ...
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         ...
 
 
@@ -41,10 +41,10 @@ class Pace:
     """How often a node is asked, in seconds.
 
     Args:
-        idle_s: as long as nobody waits for it.
-        wanted_s: while reads go to the primary because this node has not replayed far enough.
+        idle_s: the pause as long as no read waits for the node.
+        wanted_s: the pause while reads go to the primary because this node has not replayed far enough.
         most_s: how long one question may take before its connection is cut.
-        least_s: what is known of it is not older than this to be as good as new to a read that waits for it.
+        least_s: up to this age a view is as good as new to a read that waits for the node.
     """
 
     idle_s: float = 0.25
@@ -54,15 +54,15 @@ class Pace:
 
 
 class Monitor:
-    """Asks one node, jittered, in a thread of the process that uses it.
+    """Ask one node again and again, with jitter, in a thread of the process that uses this object.
 
     Args:
-        name: of the node.
-        line: how it is asked.
-        seen: told of each answer.
-        lost: told of each question that failed, in words.
-        pace: how often.
-        clock: monotonic, in seconds.
+        name: the name of the node.
+        line: the connection by which it is asked.
+        seen: is told each answer.
+        lost: is told, in words, of each question that failed.
+        pace: how often to ask.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -92,18 +92,21 @@ class Monitor:
         self._background.ensure_started()
 
     def want(self) -> None:
-        """Somebody would have read from this node, had it been seen to be further."""
+        """Ask more often for a while: a read would have gone to this node if it had been seen to be further."""
         first = self._clock() >= self._wanted_until_s
         self._wanted_until_s = self._clock() + self._pace.idle_s
         if first:
             self._wake.set()
 
     def ask_soon(self) -> None:
-        """Somebody waits for the answer to the next question, or the one after if one is under way."""
+        """Ask at once, because a read waits for the answer.
+
+        If a question is under way, the next one follows without a pause.
+        """
         self._wake.set()
 
     def cut_if_stuck(self, now_s: float) -> bool:
-        """Whether the question under way took too long; it fails then."""
+        """Cut the question that is under way if it takes too long, and tell whether it was cut."""
         asked_s = self._asked_s
         if asked_s is None or now_s - asked_s < self._pace.most_s:
             return False
@@ -111,7 +114,7 @@ class Monitor:
         return True
 
     def ask_now(self) -> None:
-        """Ask once, in the caller's thread: before the monitor has been started."""
+        """Ask once, in the caller's thread, before the monitor has been started."""
         self._ask()
 
     def close(self) -> None:
@@ -121,7 +124,7 @@ class Monitor:
             self._background.close(self._interrupt)
             return
         self._background.close()
-        if self._asked_s is None:  # it was only asked in passing, and nobody does any more
+        if self._asked_s is None:  # only ask_now was used, and it is not under way
             self._line.close()
 
     def _interrupt(self) -> None:
@@ -129,7 +132,7 @@ class Monitor:
         self._line.cut()
 
     def _forked(self) -> None:
-        self._wake = threading.Event()  # a new one: the parent's thread may have been about to wait
+        self._wake = threading.Event()  # a new one: the parent's thread may have held its lock at the fork
         self._asked_s = None
 
     def _run(self, stop: threading.Event) -> None:
@@ -145,7 +148,7 @@ class Monitor:
         self._asked_s = self._clock()
         try:
             view = self._line.ask()
-        except Exception as error:  # noqa: BLE001  # whatever the driver raises: the node did not answer
+        except Exception as error:  # noqa: BLE001  # whatever the driver raises, the node did not answer
             if not self._closed:
                 self._lost(first_line(error))
         else:

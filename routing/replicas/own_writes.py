@@ -1,7 +1,7 @@
-"""Where the writes of this process stand, per tenant: what a program without a cache reads its own writes by.
+"""Where the writes of this process stand, per tenant: by this a program without a cache reads its own writes.
 
-It also keeps the positions that came by token from other processes. Nothing here knows of the writes of processes that
-gave no token: that takes a cache.
+The positions that came from other processes by a token are kept here too. Nothing here knows of the writes of a process
+that gave no token: that takes a cache.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _LOOKS: Final = 16
-"""How many tenants are looked at for one that can be forgotten."""
+"""How many tenants are examined, at most, to find one that can be forgotten."""
 
 
 @dataclass(slots=True)
 class _Tenant:
     position: Position
     committing: dict[int, float] = field(default_factory=dict)
-    """Tickets of the commits that are under way, and until when they are waited for."""
+    """The tickets of the commits that are under way: ticket to the time until which it counts, in seconds."""
 
     def is_sure(self, now_s: float) -> bool:
-        """Whether no commit is under way; those that were waited for for long enough are forgotten."""
+        """Tell whether no commit is under way. Commits that never came back are forgotten when their time is over."""
         for ticket in [ticket for ticket, until_s in self.committing.items() if until_s <= now_s]:
             del self.committing[ticket]
         return not self.committing
 
 
 class OwnWrites:
-    """Positions by tenant, and which tenants have a commit under way.
+    """Keep positions by tenant, and know which tenants have a commit under way.
 
     Args:
-        most: tenants that are told apart; those written longest ago go into a position that all others share.
+        most: how many tenants have a position of their own. Those that were written longest ago go into one position
+            that all others share.
         unsure_s: how long a commit that never came back keeps its tenants on the primary, in seconds.
-        clock: monotonic, in seconds.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -59,39 +60,39 @@ class OwnWrites:
         reset_after_fork(self._forked)
 
     def position(self, tenant: str) -> Position | None:
-        """What a node must have reached to show what was written for *tenant*; None: only the primary does."""
+        """Return what a node must have reached to show the writes for *tenant*; None if only the primary shows them."""
         with self._lock:
             known = self._tenants.get(tenant)
             return self._floor if known is None else self._sure(known)
 
     @property
     def newest(self) -> Position | None:
-        """Of all tenants; None while a commit is under way."""
+        """Return the position of all tenants together; None while a commit is under way."""
         with self._lock:
             return self._sure(self._all)
 
     def begin(self, tenants: Iterable[str]) -> int:
-        """A COMMIT is about to be sent: it may be visible before it has returned.
+        """Take note that a COMMIT is about to be sent: what it writes may be visible before it has returned.
 
         Returns:
-            A ticket for :meth:`end`; one that is never ended runs out.
+            A ticket for :meth:`end`. A ticket that is never ended runs out.
         """
         with self._lock:
             ticket, now_s = next(self._tickets), self._clock()
             for known in (self._all, *map(self._known, tenants)):
-                known.is_sure(now_s)  # else what failed would be kept as long as nobody asks
+                known.is_sure(now_s)  # forget old commits: otherwise they would be kept until somebody asks
                 known.committing[ticket] = now_s + self._unsure_s
         return ticket
 
     def end(self, tenants: Iterable[str], position: Position, ticket: int) -> None:
-        """The COMMIT of *ticket* has returned, and stands at *position*."""
+        """Take note that the COMMIT of *ticket* has returned, and that it stands at *position*."""
         with self._lock:
             for known in (self._all, *map(self._known, tenants)):
                 known.position = known.position.merged(position)
                 known.committing.pop(ticket, None)
 
     def reach(self, tenant: str, position: Position) -> None:
-        """Somebody has written for *tenant*, at *position*."""
+        """Take note that some process has written for *tenant*, at *position*."""
         with self._lock:
             for known in (self._all, self._known(tenant)):
                 known.position = known.position.merged(position)
@@ -118,4 +119,4 @@ class OwnWrites:
             if oldest.is_sure(self._clock()):
                 self._floor = self._floor.merged(oldest.position)
             else:
-                self._tenants[name] = oldest  # as the newest: it is being written
+                self._tenants[name] = oldest  # goes to the end, as the newest: it is being written now

@@ -1,7 +1,7 @@
-"""Finding the servers of a shard by Patroni's REST interface, which knows who has joined and who has left.
+"""How the servers of a shard are found by Patroni's REST interface, which knows who has joined and who has left.
 
-Only *which* servers there are is asked there. Who is the primary, and how far the others are, their monitors ask the
-servers themselves: what Patroni says is some seconds old.
+Only *which* servers there are is asked there. Which one is the primary, and how far the others are, the monitors ask
+the servers themselves: what Patroni says is some seconds old.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ _LEADERS: Final = frozenset({"leader", "master", "standby_leader"})
 _LIVES: Final = frozenset({"running", "streaming"})
 _NOT_FOR_READS: Final = ("nofailover", "noloadbalance")
 Fetch: TypeAlias = "Callable[[str], bytes]"
-"""Gives what is at a URL; raises OSError or HTTPException."""
+"""Reads what is at a URL; raises OSError or HTTPException."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A server that Patroni names and that may be used: its host and port, and where its Patroni answers ("": unknown).
+    """A server that Patroni names and that may be used.
 
-    The leader is one always; a replica unless it is not running, or tagged not to be read from.
+    The leader may always be used. A replica may unless it is not running, or has a tag that forbids to read from it.
+
+    Args:
+        host: its host.
+        port: its port.
+        api_url: where its Patroni answers; "" if that is unknown.
     """
 
     host: str
@@ -43,15 +48,15 @@ class Member:
 
 
 def members_of(answer: bytes) -> list[Member]:
-    """The servers in an answer to ``GET /cluster``.
+    """Return the servers that an answer to ``GET /cluster`` names, without those that must not be used.
 
     Raises:
-        ValueError: it is no such answer.
+        ValueError: *answer* is no such answer.
     """
     told = json.loads(answer)
     listed = told.get("members") if isinstance(told, dict) else None
     if not isinstance(listed, list):
-        raise ValueError("it names no members")  # noqa: TRY004  # of somebody's answer, not of an argument
+        raise ValueError("the answer names no members")  # noqa: TRY004  # about an answer, not about an argument
     return [
         Member(str(one["host"]), int(one.get("port") or 5432), str(one.get("api_url") or ""))
         for one in listed
@@ -69,7 +74,11 @@ def _is_usable(member: Mapping[str, Any]) -> bool:
 
 
 def fetch(url: str) -> bytes:
-    """What is at *url*, within two seconds."""
+    """Read what is at *url*, within two seconds.
+
+    Raises:
+        OSError: it cannot be read, or the URL does not begin with http:// or https://.
+    """
     if not url.startswith(("http://", "https://")):
         raise URLError(f"expected a URL like http://host:8008, not {shown(url)!r:.80}")
     with urlopen(url, timeout=2) as answer:  # noqa: S310  # of http or https, as was just seen
@@ -77,20 +86,20 @@ def fetch(url: str) -> bytes:
 
 
 def shown(url: str) -> str:
-    """*url* without what may be secret in it."""
+    """Return *url* without the parts that may be secret."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 class Discovery:
-    """Asks for the members now and then, in a thread of the process that uses it.
+    """Ask for the members now and then, in a thread of the process that uses this object.
 
     Args:
-        urls: of Patroni's REST interface on some members; others are learned from the answers.
-        found: told the members, whenever somebody has answered; must not raise.
-        lost: told in words whenever nobody has.
-        every_s: seconds, jittered.
-        fetch: how a URL is read.
+        urls: where Patroni's REST interface answers on some members; the answers name the others.
+        found: is told the members whenever a Patroni has answered; must not raise.
+        lost: is told, in words, whenever none has answered.
+        every_s: the pause between two questions, in seconds; it is jittered.
+        fetch: reads a URL.
     """
 
     def __init__(
@@ -115,7 +124,7 @@ class Discovery:
         self._background.ensure_started()
 
     def ask_now(self) -> bool:
-        """Ask once, in the caller's thread; whether anybody answered."""
+        """Ask once, in the caller's thread, and tell whether a Patroni has answered."""
         troubles = []
         for url in dict.fromkeys((*self._given, *self._learned)):
             try:
@@ -131,7 +140,7 @@ class Discovery:
 
     def close(self) -> None:
         """End the thread."""
-        self._background.close(wait_s=0)  # it may be in the middle of a question that takes seconds
+        self._background.close(wait_s=0)  # not waited for: it may be in the middle of a question that takes seconds
 
     def _run(self, stop: threading.Event) -> None:
         while not stop.wait(self._every_s * uniform(1 - _JITTER, 1 + _JITTER)):  # noqa: S311  # no secret
@@ -139,5 +148,5 @@ class Discovery:
 
 
 def _api_urls(members: Iterable[Member]) -> tuple[str, ...]:
-    """Where the members' own interfaces are: ``http://host:8008/patroni`` means its root."""
+    """Return where the members' own interfaces are: ``http://host:8008/patroni`` means its root."""
     return tuple(member.api_url.removesuffix("/patroni").rstrip("/") for member in members if member.api_url)

@@ -1,8 +1,8 @@
-"""What a node is asked: one cheap statement for its monitor, and a shorter one on a connection nobody vouches for.
+"""What a node is asked: one cheap statement for its monitor, and a shorter one for a connection nobody vouches for.
 
-On a standby the timeline is not to be had in one place: what it receives (which only members of ``pg_monitor`` are
-told), where its last restart point lies, and where its recovery would have to end; none is higher than what it will
-replay, and the highest counts. A timeline told too low costs offload, never freshness.
+No single function gives the timeline of a standby. There are three: what it receives (only members of ``pg_monitor``
+see it), where its last restart point lies, and where its recovery would have to end. None is higher than the timeline
+that it will replay, so the highest counts. A timeline that is told too low costs offload, never freshness.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ REPLAYED: Final = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text"
 
 
 def view_of(row: Any, asked_s: float) -> View:
-    """The answer to ``VIEW``."""
+    """Return the view that an answer to ``VIEW`` gives; *asked_s* is when it was asked, monotonic, in seconds."""
     system, started, standby, lsn, timeline, paused = row
     position = Position.parse(lsn or "0/0", timeline)
     return View(asked_s, ServerId(system, started), bool(standby), position, bool(paused))
 
 
 def one_row(raw: Any, sql: str) -> Any:
-    """The row of *sql* on a DBAPI connection, which is left without a transaction."""
+    """Return the row of *sql* on a DBAPI connection. No transaction stays open on it."""
     cursor = raw.cursor()
     try:
         cursor.execute(sql)

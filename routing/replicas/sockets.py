@@ -1,7 +1,7 @@
 """The sockets of an engine's connections, so that another thread can end what waits on them.
 
-A socket is a copy of the driver's: shutting it down works whatever the driver is doing, and closing it cannot hit a
-file of somebody else that has got the driver's number meanwhile.
+A socket here is a copy of the driver's. To shut it down works whatever the driver is doing. To close it cannot hit a
+stranger's file that has got the driver's number meanwhile.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ _KEY: Final = "tidegate.line"
 
 
 class ConnectionSocket:
-    """One connection's socket; closed with the connection, or when nobody has the connection any more.
+    """Hold a copy of the socket of one connection.
+
+    It is closed with the connection, or when nobody holds the connection any more.
 
     Args:
         raw: the DBAPI connection.
-        record: the pool's of it.
+        record: the pool's record of the connection.
     """
 
     def __init__(self, raw: Any, record: Any = None) -> None:
@@ -35,47 +37,47 @@ class ConnectionSocket:
         self.record = record
 
     def shut(self) -> None:
-        """Have whoever waits on it fail at once."""
+        """Make everything fail at once that waits on the socket."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Forget it; the connection is not touched."""
+        """Close the copy. The connection is not touched."""
         self._socket.close()
 
-    __del__ = close  # of a connection that failed as it was opened, nobody is told that it is closed
+    __del__ = close  # needed for a connection that failed while it was opened: no event says that it is closed
 
 
 def note_line(raw: Any, info: Any, record: Any = None) -> ConnectionSocket:
-    """Keep the line of the DBAPI connection *raw* in *info*, its record's."""
+    """Keep the socket of the DBAPI connection *raw* in *info*, the info of its record."""
     line = info[_KEY] = ConnectionSocket(raw, record)
     return line
 
 
 def line_of(info: Any) -> ConnectionSocket | None:
-    """What was kept."""
+    """Return the socket that is kept in *info*; None if there is none."""
     return info.get(_KEY)  # type: ignore[no-any-return]
 
 
 def close_line(info: Any) -> None:
-    """Close and forget it."""
+    """Close the socket that is kept in *info*, and forget it."""
     if (line := info.pop(_KEY, None)) is not None:
         line.close()
 
 
 def listen_first(engine: Engine, noted: Callable[[Any, Any], object]) -> None:
-    """Have *noted* told of each new connection before anybody asks it anything.
+    """Call *noted* for each new connection before anybody asks it anything.
 
-    SQLAlchemy itself does, of an engine's first one: a server that falls silent there would be waited for without end.
+    SQLAlchemy itself asks an engine's first connection. If the server falls silent there, that would wait without end.
     """
     event.listen(engine, "connect", noted, insert=True)
 
 
 class ConnectionSockets:
-    """The connections of one engine.
+    """Keep the sockets of all connections of one engine.
 
     Args:
-        engine: whose.
+        engine: the engine.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -86,10 +88,13 @@ class ConnectionSockets:
         event.listen(engine, "detach", lambda _raw, record: close_line(record.info))
 
     def cut(self, which: Callable[[Any], bool]) -> None:
-        """Have everything fail that waits on a connection of *which* (of its record's info) holds, now and later.
+        """Make everything fail that waits on some connections, now and later.
 
-        The pool stays, and makes another one where this one would be used next. To dispose of the pool would leave
-        what is in use open in it, when it comes back.
+        The pool stays, and opens a new connection where one of these would be used next. To dispose of the pool instead
+        would leave connections open that are in use and come back to it later.
+
+        Args:
+            which: tells, by the info of its record, whether a connection is meant.
         """
         for known in self._lines.valuerefs():
             if (line := known()) is not None and which(line.record.info):
@@ -101,5 +106,5 @@ class ConnectionSockets:
         self._lines[id(line)] = line
 
     def _checked_out(self, raw: Any, record: Any, _proxy: Any) -> None:
-        if line_of(record.info) is None:  # opened before anybody listened
+        if line_of(record.info) is None:  # the connection was opened before anybody listened
             self._note(raw, record)

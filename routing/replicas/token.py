@@ -1,4 +1,4 @@
-"""A position as text, to be carried to another process: in an HTTP header, or with the arguments of a job."""
+"""A position as text, which a program carries to another process: in an HTTP header, or with the arguments of a job."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Token(NamedTuple):
     shard: str = ""
 
     def text(self) -> str:
-        """At most 64 bytes of ASCII."""
+        """Return the token as text: at most 64 bytes of ASCII."""
         return f"tg1.{self.position.timeline:x}.{self.position.lsn:x}.{self.shard}"
 
     @classmethod
     def of_text(cls, text: str) -> Self:
-        """The token that :meth:`text` wrote.
+        """Return the token that :meth:`text` wrote. A token that somebody invents can only send reads to the primary.
 
         Raises:
-            ValueError: it is none. What somebody makes up can only send reads to the primary.
+            ValueError: *text* is no token.
         """
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:

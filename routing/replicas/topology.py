@@ -1,8 +1,8 @@
-"""The nodes of one shard and what is known of each: who is the primary, how far a replica has replayed, who is away.
+"""The nodes of one shard and what is known of each: which is the primary, how far a replica is, which is away.
 
-What a monitor has seen is a :class:`View`. It is frozen, and handed to :meth:`Topology.seen`, which decides who the
-primary is: of the nodes that are in no recovery, and of the right cluster, the one with the highest timeline. A primary
-that was demoted, and still answers, has a lower one, and is used for nothing.
+What a monitor has seen is a :class:`View`. It is frozen, and handed to :meth:`Topology.seen`, which decides which node
+is the primary: of the nodes of the right cluster that are not in recovery, the one with the highest timeline. A primary
+that was demoted, and still answers, has a lower timeline, and is used for nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from tidegate.position import Position
 
 _MOST_POINTS: Final = 512
-"""Positions of the primary that are remembered, to tell lags in seconds; enough for years, at ``_EXACT``."""
+"""How many positions of the primary are remembered, to tell lags in seconds: enough for years, at ``_EXACT``."""
 _EXACT: Final = 1 / 24
-"""By how much of itself a lag may be told too low."""
+"""By which part of itself a lag may be told too low."""
 
 
 class ServerId(NamedTuple):
-    """Which server process answered: a standby that was made anew at the same address is another one.
+    """Which server process has answered. A standby that was made anew at the same address is another one.
 
     Args:
         system: the system identifier, the same for a primary and all its replicas.
@@ -45,8 +45,8 @@ class View:
     """What one question to a node has found.
 
     Args:
-        asked_s: when it was sent, by the monotonic clock, in seconds.
-        server: who answered.
+        asked_s: when the question was sent, by the monotonic clock, in seconds.
+        server: the server that answered.
         standby: whether it is in recovery.
         position: of a standby, up to where it has replayed; of a primary, where it writes.
         replay_paused: whether somebody has paused its replay.
@@ -59,25 +59,30 @@ class View:
     replay_paused: bool = False
 
     def vouches_for(self, server: ServerId, opened_s: float) -> bool:
-        """Whether a connection to *server* that was open at *opened_s* shows at least this position, while it lives.
+        """Tell whether a connection to *server*, open at *opened_s*, shows at least this position as long as it lives.
 
-        A standby one of whose processes was killed recovers anew and answers again 0.2 s later, from *behind* where it
-        was, under the same start time. That ends every connection: one that was open before the question was sent, and
-        still is, shows that it has not happened since.
+        If a process of a standby is killed, the standby recovers anew. It answers again 0.2 s later, from *behind*
+        where it was, under the same start time. But that ends every connection. So a connection that was open before
+        the question was sent, and still is, shows that this has not happened since.
         """
         return self.server == server and opened_s <= self.asked_s
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One server of a shard.
+    """One server of a shard, with what is known of it.
 
     Args:
-        name: for people: "host:port".
-        weight: of reads, relative to the other replicas; 0: none.
-        max_lag_s: seconds behind the primary past which it is not read from.
-        budget: connections that this process may have to it.
+        name: its name for people, "host:port".
+        weight: its part of the reads, relative to the other replicas; 0: it gets none.
+        max_lag_s: how many seconds it may be behind the primary; beyond that nothing is read from it.
+        budget: how many connections this process may have to it.
         founding: whether the settings call it a primary, so that its word tells which cluster this is.
+        view: what the last question has found; None if it found nothing, or if none was asked yet.
+        lag_s: how many seconds it was behind the primary at that view.
+        outstanding: how many reads of this process are under way on it.
+        health: what is known of its failures.
+        trouble: why the last question found nothing.
     """
 
     name: str
@@ -90,22 +95,21 @@ class Node:
     outstanding: int = 0
     health: Health = HEALTHY
     trouble: str = ""
-    """Why the last question to it found nothing."""
 
 
 class _Log:
-    """Where the primary was when: tells how old what a replica shows may be, without comparing clocks of machines.
+    """Remember where the primary was at which time, to tell how old what a replica shows may be.
 
-    Full, it forgets points between others, of which more the older they are: what happened long ago is known too, less
-    exactly.
+    So no clocks of different machines are compared. A full log drops points between others, and more of them the older
+    they are: what happened long ago is still known, but less exactly.
     """
 
     def __init__(self) -> None:
         self._points: list[tuple[float, int]] = []
 
     def add(self, at_s: float, position: Position) -> None:
-        # A primary that was promoted, or recovered from a crash, goes on from before what was seen last: nobody will
-        # ever reach that, and it is no lag.
+        # A primary that was promoted, or recovered from a crash, may go on from before what was seen last. No replica
+        # will ever reach those points, and that is no lag.
         while self._points and self._points[-1][1] > position.lsn:
             self._points.pop()
         if not self._points or position.lsn > self._points[-1][1]:
@@ -121,17 +125,19 @@ class _Log:
         return [*kept, self._points[-1]]
 
     def lag_s(self, position: Position, now_s: float) -> float:
-        """Seconds since the primary was first seen past *position*; 0 if it has not been."""
+        """Return how many seconds ago the primary was first seen past *position*; 0 if it has not been seen past it."""
         past = bisect_right(self._points, position.lsn, key=itemgetter(1))
         return max(0.0, now_s - self._points[past][0]) if past < len(self._points) else 0.0
 
 
 class Topology:
-    """The nodes of one shard. Safe to use from many threads; reading its fields needs no lock.
+    """Keep the nodes of one shard, and decide which is the primary.
+
+    Many threads may use it. To read its fields needs no lock.
 
     Args:
         nodes: the first is taken for the primary until the nodes have been asked, and is a founding one.
-        changed: told when another node has become the primary: (before, now).
+        changed: is told when another node has become the primary: (before, now).
     """
 
     def __init__(self, nodes: Sequence[Node], changed: Callable[[Node, Node], None] = lambda _old, _new: None) -> None:
@@ -141,7 +147,7 @@ class Topology:
         self.system = ""
         """The system identifier of the cluster; "" until it is known."""
         self.timeline = 0
-        """The highest of a primary of this cluster; a primary with a lower one was demoted."""
+        """The highest timeline of a primary of this cluster. A primary with a lower one was demoted."""
         self._named_by_founder = False
         self._log = _Log()
         self._changed = changed
@@ -150,21 +156,21 @@ class Topology:
 
     @property
     def replicas(self) -> tuple[Node, ...]:
-        """Every node but the primary."""
+        """Return every node but the primary."""
         primary = self.primary
         return tuple(node for node in self.nodes if node is not primary)
 
     def node(self, name: str) -> Node | None:
-        """The node called *name*."""
+        """Return the node called *name*; None if there is none."""
         return next((node for node in self.nodes if node.name == name), None)
 
     def add(self, node: Node) -> None:
-        """A node that was found."""
+        """Add a node that was discovered."""
         with self._lock:
             self.nodes = (*self.nodes, node)
 
     def remove(self, node: Node) -> None:
-        """A node that is no more; the primary stays until there is another."""
+        """Remove a node that no longer exists. The primary stays until there is another one."""
         with self._lock:
             if node is not self.primary:
                 self.nodes = tuple(other for other in self.nodes if other is not node)
@@ -173,7 +179,7 @@ class Topology:
         """Take note of what *node* has answered."""
         with self._lock:
             before = self.primary
-            if node not in self.nodes:  # removed, while it was asked
+            if node not in self.nodes:  # it was removed while it was asked
                 return
             self._name_cluster(node, view)
             if not view.standby:
@@ -185,7 +191,7 @@ class Topology:
             self._changed(before, self.primary)
 
     def lost(self, node: Node, trouble: str) -> None:
-        """Take note that *node* has not answered."""
+        """Take note that *node* has not answered, and why."""
         with self._lock:
             before = self.primary
             node.view, node.trouble = None, trouble
@@ -205,10 +211,11 @@ class Topology:
             self._log.add(view.asked_s, view.position)
 
     def _may_take_over(self, node: Node) -> bool:
-        """Of two on one timeline only one can be real: a promotion begins another.
+        """Tell whether *node* may become the primary although its timeline is not higher.
 
-        The one that is used stays while it says it is the primary, and a replica that has lost its ``standby.signal``
-        never becomes it.
+        Of two primaries on one timeline only one can be real, since a promotion begins another timeline. The one that
+        is used stays as long as it says that it is the primary. A replica that has lost its ``standby.signal`` never
+        becomes the primary.
         """
         seen = self.primary.view
         return (
@@ -216,19 +223,20 @@ class Topology:
         )
 
     def _name_cluster(self, node: Node, view: View) -> None:
-        """Learn which cluster this is: from what the settings call the primary, once it has answered."""
+        """Learn which cluster this is: from the node that the settings call the primary, once it has answered."""
         system = view.server.system
         if self._named_by_founder or system == self.system:
             self._named_by_founder |= node.founding
         elif node.founding:
-            if self.system:  # so that was a stranger's
+            if self.system:  # what was known so far was of another cluster
                 self.timeline, self.primary, self._log = 0, node, _Log()
             self.system, self._named_by_founder = system, True
 
     def _name_cluster_without_founder(self) -> None:
-        """Learn it from a replica that was promoted, if the program was started after the failover.
+        """Learn which cluster this is from a replica that was promoted, if the program was started after the failover.
 
-        Only once every server was asked, and none contradicts it. One on timeline 1 never was promoted.
+        This is done only after every server was asked, and only if none contradicts it. A server on timeline 1 was
+        never promoted.
         """
         if self.system or any(node.view is None and not node.trouble for node in self.nodes):
             return

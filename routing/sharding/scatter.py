@@ -1,7 +1,7 @@
-"""Asking every shard at once, and merging what they answer as if one database had.
+"""How every shard is asked at once, and how their answers are merged as if one database had given them.
 
-Each shard has a few threads of its own: a shard that is slow keeps its own busy, and never those of another. Whoever
-waits for it waits until the time is up, and no longer.
+Each shard has a few threads of its own: a slow shard keeps its own threads busy, and never those of another. A caller
+that waits for it waits until the time is up, and no longer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 Key: TypeAlias = "Callable[[T], Any]"
 
 OF_THE_SHARD: Final = (OperationalError, InterfaceError, OSError)
-"""Errors that say something of the shard, and not of what it was asked."""
+"""Errors that are about the shard, and not about what it was asked."""
 _LAST_S: Final = 1.0
 
 
@@ -38,23 +38,27 @@ _until_s: Final[ContextVar[float | None]] = ContextVar("tidegate_scatter_until",
 
 
 def time_left_s() -> float | None:
-    """How long the scatter still waits that this function runs for, in seconds; None: it runs for none."""
+    """Return how long the scatter still waits for the calling function, in seconds; None outside a scatter."""
     until_s = _until_s.get()
     return None if until_s is None else max(0.0, until_s - time.monotonic())
 
 
 class Answers(NamedTuple):
-    """What came of asking some shards: answers and errors by shard, in the order in which they were asked."""
+    """What some shards have answered: answers and errors by shard, in the order in which the shards were asked."""
 
     succeeded: Mapping[str, Any]
     failed: Mapping[str, BaseException]
 
     def every(self, what: str) -> Mapping[str, Any]:
-        """The answers, where none is missing.
+        """Return all answers, if none is missing.
+
+        Args:
+            what: what the shards were asked for; shown in errors.
 
         Raises:
-            StaleShardMap: of any shard: with a newer map, all are to be asked again.
-            PartialResult, Exception: see :class:`Scatter`.
+            StaleShardMap: any shard raised it: with a newer map, all must be asked again.
+            PartialResult: a shard failed or was not in time. The error names it, and holds what the others answered.
+            Exception: every shard raised an error of this type, which is about the call and not about the shards.
         """
         if not self.failed:
             return self.succeeded
@@ -69,10 +73,10 @@ class Answers(NamedTuple):
 
 
 class Scatter:
-    """Runs functions on shards in parallel.
+    """Run functions on shards in parallel.
 
     Args:
-        threads_each: how many calls run at once on one shard; others wait for their turn, until their time is up.
+        threads_each: how many calls run at once on one shard. Others wait for their turn, until their time is up.
         timeout_s: how long one scatter may take, in seconds, unless the call says otherwise.
     """
 
@@ -91,18 +95,18 @@ class Scatter:
         *,
         timeout_s: float | None = None,
     ) -> Mapping[str, T]:
-        """Run one function for each shard, and give their answers by shard.
+        """Run one function for each shard, and return their answers by shard.
 
         Args:
-            what: shown in errors.
-            asked: functions by shard; each has the caller's context variables.
-            timeout_s: for all together, in seconds; None: as the scatter was made. A function that goes on after it is
-                not interrupted, and keeps a thread of its shard: it does well to ask :func:`time_left_s`.
+            what: what the shards are asked for; shown in errors.
+            asked: functions by shard. Each runs with the caller's context variables.
+            timeout_s: how long all together may take, in seconds; None: as the scatter was made. A function that goes
+                on after that is not interrupted, and keeps a thread of its shard: it should ask :func:`time_left_s`.
 
         Raises:
-            StaleShardMap: of any shard: with a newer map, all are to be asked again.
-            PartialResult: a shard failed or was not in time; names it, and holds what the others answered.
-            Exception: what every shard raised alike, if it is about the call and not about the shards.
+            StaleShardMap: any shard raised it: with a newer map, all must be asked again.
+            PartialResult: a shard failed or was not in time. The error names it, and holds what the others answered.
+            Exception: every shard raised an error of this type, which is about the call and not about the shards.
         """
         return self.all_of(asked, timeout_s=timeout_s).every(what)
 
@@ -113,12 +117,13 @@ class Scatter:
         timeout_s: float | None = None,
         enough: Callable[[Mapping[str, T]], bool] | None = None,
     ) -> Answers:
-        """The same, with what failed beside what succeeded, and nothing raised.
+        """Run one function for each shard, and return answers and errors. No error of a shard is raised.
 
         Args:
             asked: functions by shard.
-            timeout_s: for all together, in seconds.
-            enough: whether what some have answered makes waiting for the others needless; they count as failed.
+            timeout_s: how long all together may take, in seconds; None: as the scatter was made.
+            enough: tells whether the answers so far make it needless to wait for the others, which then count as
+                failed.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         until_s = time.monotonic() + timeout_s
@@ -127,7 +132,7 @@ class Scatter:
         succeeded: dict[str, Any] = {}
         failed: dict[str, BaseException] = {}
         for shard, future in running.items():
-            # Cancelled where it has not begun, so that what nobody waits for any more takes no turn.
+            # Cancel it if it has not begun: nobody waits for it any more, so it must not take a turn.
             if future.cancel() or not future.done():
                 self._abandoned.add(future)
                 future.add_done_callback(self._abandoned.discard)
@@ -139,9 +144,9 @@ class Scatter:
         return Answers(succeeded, failed)
 
     def close(self) -> None:
-        """End the threads once they have nothing to do; the next scatter makes new ones.
+        """End the threads once they have nothing to do. The next scatter makes new ones.
 
-        What nobody waited for holds a connection, and gets a second to give it back.
+        A function that nobody waited for holds a connection, and gets one second to give it back.
         """
         with self._lock:
             self._threads = {}
@@ -157,7 +162,7 @@ class Scatter:
             return threads.submit(partial(context.run, function))
 
     def _forget(self) -> None:
-        # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
+        # A forked child needs new ones: it has none of the parent's threads, and the lock may have been held.
         self._lock = threading.Lock()
         self._threads, self._abandoned = {}, set()
 
@@ -176,18 +181,20 @@ def _wait(running: Mapping[str, Future[T]], until_s: float, enough: Callable[[Ma
 
 
 def merged(parts: Iterable[Sequence[T]], key: Key[T], *, limit: int | None) -> list[T]:
-    """The first *limit* rows of what one database with all rows would give.
+    """Return the first *limit* rows of what one database with all rows would give.
 
     Args:
-        parts: the rows of each shard, in the order of *key*, each with at least *limit* rows or all that there are.
-        key: tells any two rows apart: (created_at, id). Ids compare as text as PostgreSQL compares them as uuid.
-        limit: at most so many; None: all.
+        parts: the rows of each shard, in the order of *key*; each part has at least *limit* rows, or all that there
+            are.
+        key: tells any two rows apart, like (created_at, id). Ids compare as text in the order in which PostgreSQL
+            compares them as uuid.
+        limit: at most so many rows; None: all.
     """
     return list(islice(heapq.merge(*parts, key=key), limit))
 
 
 def summed(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Counts of several shards, added name by name."""
+    """Add up the counts of several shards, name by name."""
     total: dict[str, int] = {}
     for part in parts:
         for name, count in part.items():

@@ -1,8 +1,8 @@
-"""The shard map: which shard has which slots and pinned tenants, and since when. Pure data.
+"""The shard map: which shard holds which slots and pinned tenants, and since when. Pure data.
 
-A *unit* is what a shard owns as a whole and what changes hands at once: a slot, or a tenant that is pinned. The map has
-an epoch, its revision; a unit carries the epoch at which it last changed hands, its *since*. So a change of a few units
-tells nobody anything about the others: what is cached of their tenants stays good.
+A *unit* is what a shard owns as a whole, and what changes hands at once: a slot, or a tenant that is pinned. The map
+has an epoch, which is its revision. A unit carries the epoch at which it last changed hands, its *since*. So a change
+of a few units says nothing about the others, and what is cached of their tenants stays good.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _SLOT_UNITS: Final = tuple(f"slot:{slot}" for slot in range(SLOTS))
 
 
 class Owner(NamedTuple):
-    """By which shard something is held, and since which epoch."""
+    """The shard that holds something, and the epoch since which it does."""
 
     shard: str
     since_epoch: int = FIRST_EPOCH
 
 
 class Ownership(NamedTuple):
-    """A unit ("slot:17" or "tenant:4c0f..."), the shard that holds it, and since which epoch."""
+    """A unit ("slot:17" or "tenant:4c0f..."), the shard that holds it, and the epoch since which it does."""
 
     unit: str
     shard: str
@@ -40,7 +40,7 @@ class Ownership(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Slots from *first* to *last*, both included, that a shard has held since one epoch."""
+    """The slots from *first* to *last*, both included, that a shard has held since one epoch."""
 
     first: int
     last: int
@@ -54,9 +54,9 @@ class ShardMap:
 
     Args:
         epoch: the revision, from 1; no unit's *since_epoch* is above it.
-        shards: the names of all shards, those with no slots included.
-        slots: who holds each slot, in order, 4096 of them.
-        pins: who holds each pinned tenant, by canonical id.
+        shards: the names of all shards, also of those without slots.
+        slots: the owner of each slot, in order, 4096 of them.
+        pins: the owner of each pinned tenant, by canonical id.
     """
 
     epoch: int
@@ -65,7 +65,7 @@ class ShardMap:
     pins: Mapping[str, Owner] = field(default_factory=dict)
 
     def ownership(self, tenant: str) -> Ownership:
-        """The unit that a tenant belongs to, whatever the spelling of its id, and who holds it."""
+        """Return the unit that a tenant belongs to, whatever the spelling of its id, and the shard that holds it."""
         canonical = canonical_tenant(tenant)
         if (pin := self.pins.get(canonical)) is not None:
             return Ownership(tenant_unit(canonical), *pin)
@@ -74,16 +74,16 @@ class ShardMap:
         return Ownership(slot_unit(slot), shard, since)
 
     def owned_units(self, shard: str) -> list[Ownership]:
-        """All that *shard* holds."""
+        """Return all units that *shard* holds."""
         slots = [Ownership(slot_unit(i), *held) for i, held in enumerate(self.slots) if held.shard == shard]
         return slots + [Ownership(tenant_unit(t), *held) for t, held in self.pins.items() if held.shard == shard]
 
     def slots_of(self, shard: str) -> list[int]:
-        """The slots of *shard*, in order."""
+        """Return the slots of *shard*, in order."""
         return [i for i, held in enumerate(self.slots) if held.shard == shard]
 
     def stretches(self) -> list[Stretch]:
-        """The slots in order, as few stretches as there can be."""
+        """Return the slots in order, in as few stretches as possible."""
         found = []
         for held, group in groupby(enumerate(self.slots), key=lambda item: item[1]):
             numbers = [slot for slot, _ in group]
@@ -91,10 +91,15 @@ class ShardMap:
         return found
 
     def with_slots_moved(self, slots: Iterable[int], shard: str, epoch: int | None = None) -> ShardMap:
-        """A later map, in which *shard* holds *slots*: of *epoch*, or of the next one.
+        """Return a later map, in which *shard* holds *slots*.
+
+        Args:
+            slots: the slots that move.
+            shard: the shard that they move to.
+            epoch: the epoch of the new map; None: the next one.
 
         Raises:
-            SettingsError: *shard* is not one of the map's, or a slot is none.
+            SettingsError: *shard* is not one of the map's, or one of *slots* is no slot.
         """
         _known("the target", shard, self.shards)
         moved = {_checked_slot("the slots to move", slot) for slot in slots}
@@ -103,13 +108,13 @@ class ShardMap:
         return replace(self, epoch=epoch, slots=held)
 
     def with_shard_known(self, shard: str, epoch: int | None = None) -> ShardMap:
-        """A later map, with a shard that holds nothing yet; this map if it is known already."""
+        """Return a later map, with a shard that holds nothing yet; this map if it knows the shard already."""
         if shard in self.shards:
             return self
         return replace(self, epoch=epoch or self.epoch + 1, shards=(*self.shards, shard))
 
     def slots_to_add(self, shard: str) -> dict[str, list[int]]:
-        """Which slots each shard would give to a new one: the last that it has, so that stretches stay long.
+        """Return which slots each shard would give to a new one: its last ones, so that stretches stay long.
 
         Raises:
             SettingsError: the map has a shard of that name.
@@ -121,7 +126,7 @@ class ShardMap:
         return {name: owned[name][len(owned[name]) - count :] for name, count in shares.items()}
 
     def as_text(self) -> str:
-        """JSON, which :meth:`of_text` reads."""
+        """Return the map as JSON, which :meth:`of_text` reads."""
         data = {
             "format": _FORMAT,
             "epoch": self.epoch,
@@ -133,15 +138,15 @@ class ShardMap:
 
     @classmethod
     def of_text(cls, text: str) -> ShardMap:
-        """The map that :meth:`as_text` wrote.
+        """Return the map that :meth:`as_text` wrote.
 
         Raises:
-            SettingsError: it is none, or one of another release; says where it breaks off.
+            SettingsError: *text* is no shard map, or one of another release; the message says where it breaks off.
         """
         try:
             data = json.loads(text)
             if data["format"] != _FORMAT:
-                raise SettingsError(f"a shard map of format {data['format']}; this release reads {_FORMAT}")
+                raise SettingsError(f"the shard map has format {data['format']}; this release reads {_FORMAT}")
             stretches = [Stretch(*row) for row in data["slots"]]
             shards, epoch = tuple(data["shards"]), int(data["epoch"])
             ranges = [(row.shard, row.first, row.last) for row in stretches]
@@ -157,20 +162,22 @@ class ShardMap:
 
 
 def slot_unit(slot: int) -> str:
-    """The name of a slot as a unit."""
+    """Return the name of a slot as a unit."""
     return _SLOT_UNITS[slot]
 
 
 def tenant_unit(tenant: str) -> str:
-    """The name of a pinned tenant as a unit; its id must be in canonical form."""
+    """Return the name of a pinned tenant as a unit; its id must be in canonical form."""
     return f"tenant:{tenant}"
 
 
 def even_map(shards: Sequence[str], pins: Mapping[str, str] | None = None) -> ShardMap:
-    """The first map of *shards*: one range each, of equal size; what is over goes to the first ones.
+    """Return the first map of *shards*: one range for each, of equal size.
+
+    If some slots are left over, some ranges have one more.
 
     Raises:
-        SettingsError: see :func:`map_of_ranges`.
+        SettingsError: there is no shard, two have one name, a pin names an unknown one, or a tenant is pinned twice.
     """
     names = _distinct(shards)
     bounds = [SLOTS * i // len(names) for i in range(len(names) + 1)]
@@ -186,16 +193,16 @@ def one_shard_map(shard: str) -> ShardMap:
 def map_of_ranges(
     shards: Sequence[str], ranges: Mapping[str, Sequence[tuple[int, int]]], pins: Mapping[str, str] | None = None
 ) -> ShardMap:
-    """The first map of *shards*, as settings say it.
+    """Return the first map of *shards*, as settings say it.
 
     Args:
-        shards: their names.
-        ranges: of each shard the slots that it has, as (first, last), both included.
+        shards: the names of the shards.
+        ranges: by shard, the slots that it holds, as (first, last), both included.
         pins: shards by tenant, in any spelling.
 
     Raises:
         SettingsError: there is no shard, two have one name, a range or pin names an unknown one, ranges overlap, leave
-            a gap or leave 0 to 4095, or a tenant is pinned twice; the message names it.
+            a gap or leave 0 to 4095, or a tenant is pinned twice. The message names it.
     """
     names = _distinct(shards)
     for name in ranges:
@@ -206,7 +213,7 @@ def map_of_ranges(
 
 
 def _slots(ranges: Iterable[tuple[str, int, int]], shards: Sequence[str], where: str) -> list[str]:
-    """The shard of each slot."""
+    """Return the shard of each slot."""
     owners: list[str | None] = [None] * SLOTS
     for name, first, last in ranges:
         _known(where, name, shards)
@@ -241,7 +248,7 @@ def _pins(pins: Mapping[str, str], shards: Sequence[str]) -> dict[str, Owner]:
 
 def _distinct(shards: Sequence[str]) -> tuple[str, ...]:
     if not shards:
-        raise SettingsError("shards: there is none; a shard map needs at least one")
+        raise SettingsError("shards: there is none, and a shard map needs at least one")
     name, times = Counter(shards).most_common(1)[0]
     if times > 1:
         raise SettingsError(f"shards: {times} are called {name!r}; each needs a name of its own")
@@ -260,7 +267,7 @@ def _checked_slot(where: str, slot: Any) -> int:
 
 
 def _in_proportion(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """*total* as whole shares, each in proportion to its size, with the largest remainders rounded up."""
+    """Divide *total* into whole shares, each in proportion to its size. The largest remainders are rounded up."""
     exact = {name: size * total / SLOTS for name, size in sizes.items()}
     shares = {name: int(share) for name, share in exact.items()}
     over = total - sum(shares.values())

@@ -1,7 +1,7 @@
-"""The directory: which tenant an id belongs to, of the ids that this process has come across.
+"""The directory: which tenant an id belongs to, for the ids that this process has met.
 
-It remembers ids that were found and never that one was not: that may be wrong a moment later. What it knows it knows
-for certain, as an id does not change its tenant; a row that was deleted is looked for where it was, and found to be
+It remembers ids that were found, and never that an id was not found: that may be wrong a moment later. What it knows is
+certain, as an id does not change its tenant. A row that was deleted is looked for where it was, and is found to be
 gone.
 """
 
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from tidegate.repositories.tenant_directory import Kind
 
 BYTES_AN_ID: Final = 300
-"""What an entry may take, its share of the table included; a test measures it."""
+"""How much memory one id may take, with its share of the table; a test measures it."""
 
 
 class IdDirectory:
-    """A :class:`~tidegate.repositories.tenant_directory.TenantDirectory` in this process; can be shared by threads.
+    """Remember the tenants of ids in this process; a :class:`~tidegate.repositories.tenant_directory.TenantDirectory`.
+
+    Threads may share it.
 
     Args:
-        most_ids: how many it remembers, of all kinds together; those used longest ago are forgotten first.
+        most_ids: how many ids it remembers, of all kinds together. Those used longest ago are forgotten first.
     """
 
     def __init__(self, most_ids: int = 200_000) -> None:
@@ -40,7 +42,7 @@ class IdDirectory:
         return len(self._known)
 
     def tenants(self, kind: Kind, ids: Iterable[str]) -> Mapping[str, str]:
-        """See ``TenantDirectory``."""
+        """Return the tenants of those *ids* that are known, by the id as it was given."""
         found = {}
         keys = [(given, (kind, canonical(given))) for given in ids]
         with self._lock:
@@ -52,7 +54,7 @@ class IdDirectory:
         return found
 
     def tenant(self, kind: Kind, key: str) -> str | None:
-        """See ``TenantDirectory``."""
+        """Return the tenant of one id; None if it is not known."""
         known = (kind, canonical(key))
         with self._lock:
             tenant = self._known.get(known)
@@ -61,7 +63,7 @@ class IdDirectory:
             return tenant
 
     def record(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
-        """See ``TenantDirectory``."""
+        """Remember (id, tenant) of rows that were written or read."""
         tenants: dict[str, str] = {}
         keys = []
         for key, tenant in found:
@@ -76,11 +78,11 @@ class IdDirectory:
                 self._known.popitem(last=False)
 
     def evict(self, kind: Kind, ids: Iterable[str]) -> None:
-        """See ``TenantDirectory``."""
+        """Forget ids whose rows are gone."""
         keys = [(kind, canonical(key)) for key in ids]
         with self._lock:
             for key in keys:
                 self._known.pop(key, None)
 
     def _forget_lock(self) -> None:
-        self._lock = threading.Lock()  # a new one: the parent's may have been held at the fork
+        self._lock = threading.Lock()  # a new one: the parent's lock may have been held at the fork

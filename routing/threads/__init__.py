@@ -1,1 +1,1 @@
-"""Threads that end with the program and start anew after a fork."""
+"""Threads that end with the program, and start anew after a fork."""

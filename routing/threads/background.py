@@ -1,4 +1,4 @@
-"""Threads beside a program that follow a process forked off."""
+"""A thread beside the program, which every forked process starts anew."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _WAIT_S: Final = 5.0
 
 
 class Background:
-    """A thread that is started by the first who needs it, in each process: threads do not survive a fork.
+    """Run a thread that the first who needs it starts, in each process: threads do not survive a fork.
 
     Args:
-        name: the thread's.
-        run: what it does, until the event that it is given is set.
+        name: the name of the thread.
+        run: what the thread does, until the event that it is given is set.
     """
 
     def __init__(self, name: str, run: Callable[[threading.Event], None]) -> None:
@@ -31,7 +31,7 @@ class Background:
 
     @property
     def started(self) -> bool:
-        """Whether this process has started it, and not closed it since."""
+        """Tell whether this process has started the thread, and has not closed it since."""
         return self._thread is not None and not self._closed
 
     def ensure_started(self) -> None:
@@ -45,11 +45,11 @@ class Background:
                 self._thread = thread
 
     def close(self, wake: Callable[[], None] | None = None, *, wait_s: float = _WAIT_S) -> None:
-        """End the thread; it is not started again.
+        """End the thread. It is not started again.
 
         Args:
-            wake: has it look at its event.
-            wait_s: for how long to wait until it has ended.
+            wake: makes the thread look at its event.
+            wait_s: how long to wait until it has ended, in seconds.
         """
         self._closed = True
         self._stop.set()
@@ -59,6 +59,6 @@ class Background:
             self._thread.join(timeout=wait_s)
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()  # a new one: the parent's may have been held at the fork
+        self._lock = threading.Lock()  # a new one: the parent's lock may have been held at the fork
         self._stop = threading.Event()
         self._thread = None

@@ -1,6 +1,6 @@
-"""A few threads that nobody waits for: what they do may hang, and a program must be able to end all the same.
+"""A few threads that nobody waits for: what they do may hang, and the program must be able to end all the same.
 
-The interpreter joins the threads of a ``ThreadPoolExecutor`` when it ends, and would wait for a server that says
+When the interpreter ends, it joins the threads of a ``ThreadPoolExecutor``. It would wait for a server that says
 nothing.
 """
 
@@ -20,11 +20,11 @@ _Job: TypeAlias = "tuple[Future[Any], Callable[[], Any]]"
 
 
 class DaemonPool:
-    """Runs functions in daemon threads, which are made as they are needed, and end with this object.
+    """Run functions in daemon threads, which are made as they are needed, and end with this object.
 
     Args:
-        most: how many at once; other functions wait for their turn.
-        name: the threads'.
+        most: how many run at once; other functions wait for their turn.
+        name: the beginning of the threads' names.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -37,7 +37,7 @@ class DaemonPool:
         weakref.finalize(self, _end, self._jobs, most).atexit = False
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
-        """Run *function* when a thread is free; its future can be cancelled until then."""
+        """Run *function* when a thread is free. Until then its future can be cancelled."""
         future: Future[T] = Future()
         self._jobs.put((future, function))
         if self._idle.acquire(blocking=False):
@@ -53,7 +53,7 @@ class DaemonPool:
 def _run(jobs: SimpleQueue[_Job | None], idle: threading.Semaphore) -> None:
     while (job := jobs.get()) is not None:
         _do(*job)
-        del job  # or what was asked, and what came of it, would be held until the next
+        del job  # otherwise the function and its answer would be held until the next job
         idle.release()
 
 

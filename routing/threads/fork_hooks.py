@@ -1,4 +1,4 @@
-"""What an object has to forget in a process that was forked off: locks that others held, and what others were doing."""
+"""What an object forgets in a forked process: locks that other threads held, and what these threads were doing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def reset_after_fork(method: Callable[[], Any]) -> None:
-    """Call *method*, which must be a bound one, in every child, as long as its object lives."""
+    """Call *method* in every forked child, as long as its object lives. It must be a bound method."""
     known = WeakMethod(method)
 
     def forked() -> None:

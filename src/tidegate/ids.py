@@ -7,18 +7,18 @@ import uuid
 from typing import Any, Final
 
 is_canonical: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
-"""Whether a text is an id in canonical form."""
+"""Tell whether a text is an id in canonical form."""
 # What PostgreSQL reads as an id: a hyphen may follow any group of four digits, and braces may surround all.
 _SPELLED: Final = re.compile(r"(?:[0-9a-f]{4}-?){7}[0-9a-f]{4}").fullmatch
 
 
 def canonical_id(value: Any) -> str | None:
-    """The canonical spelling of an id; None where PostgreSQL would not read *value* as one."""
+    """Return the canonical spelling of an id; None if PostgreSQL would not read *value* as one."""
     if not isinstance(value, str):
         return str(value) if isinstance(value, uuid.UUID) else None
     if value.__class__ is str and is_canonical(value):
-        return value  # itself, and no copy: there may be a million of them
-    small = value.lower()  # no letter but A to F becomes one of a to f
+        return value  # the object itself, and no copy: there may be a million of them
+    small = value.lower()  # only the letters A to F become letters from a to f
     if is_canonical(small):
         return small
     inner = small[1:-1] if small.startswith("{") and small.endswith("}") else small
@@ -29,11 +29,11 @@ def canonical_id(value: Any) -> str | None:
 
 
 def is_no_id(value: Any) -> bool:
-    """Whether *value* is text that PostgreSQL would refuse as an id."""
+    """Tell whether *value* is text that PostgreSQL would refuse as an id."""
     return isinstance(value, str) and canonical_id(value) is None
 
 
 def canonical(value: Any) -> Any:
-    """The canonical spelling of an id; what is none stays as it is, for the database to refuse."""
+    """Return the canonical spelling of an id. What is no id stays as it is, and the database refuses it."""
     found = canonical_id(value)
     return value if found is None else found

@@ -113,4 +113,4 @@ def test_a_server_that_is_silent_for_less_than_the_time_out_does_not_open_the_br
         crowd.await_answers(1_000)
     crowd.ended.set()
     crowd.join()
-    assert {text for _, _, text in crowd.refused} == {"the server is silent, and as many calls as may wait for it do"}
+    assert {text for _, _, text in crowd.refused} == {"the server is silent, and no more calls may wait for it"}

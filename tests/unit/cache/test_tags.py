@@ -65,5 +65,5 @@ def test_expansion() -> None:
 
 @pytest.mark.parametrize("text", ["{}", "{0}", "{a.b}", "{a[0]}", "{a!r}", "{a:month}"])
 def test_templates_that_are_none(text: str) -> None:
-    with pytest.raises(PolicyError, match="is no tag"):
+    with pytest.raises(PolicyError, match="is no template of a tag"):
         template(text)

@@ -388,7 +388,7 @@ def test_rows_of_another_tenant_in_a_body_of_ours_are_refused() -> None:
     payload: Any = msgpack.unpackb(theirs.body[5:])
     payload[0] = TENANT
     packed: Any = msgpack.packb(payload)
-    with pytest.raises(NotThisAnswer, match="rows of another tenant"):
+    with pytest.raises(NotThisAnswer, match="the rows are of another tenant"):
         CODEC.decode(TENANT, CALL, sealed(packed))
     layout = bytearray(payload[3][0])
     layout[16 + 1] = ord("P")  # the tenant once a row: one of ours first, one of theirs behind it

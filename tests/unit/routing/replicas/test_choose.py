@@ -104,7 +104,7 @@ def test_a_replica_is_refused_in_words(fields: dict[str, object], position: Posi
 def test_nobody_answers_before_it_is_known_which_cluster_this_is() -> None:
     node = replica("r")
     words = refusal(node, ReplicaRequirement(HERE), Topology([Node("primary"), node]), NOW_S)
-    assert words == "is of another cluster (system identifier 1, not known yet)"
+    assert words == "may be of another cluster (system identifier 1): the right one is not known yet"
 
 
 def test_a_node_that_was_passed_is_not_tried_again() -> None:

@@ -197,7 +197,7 @@ def test_what_is_no_map_is_refused(text: str) -> None:
 
 
 def test_a_map_of_another_release_is_refused() -> None:
-    with pytest.raises(SettingsError, match="a shard map of format 2; this release reads 1"):
+    with pytest.raises(SettingsError, match="the shard map has format 2; this release reads 1"):
         ShardMap.of_text(even_map(["a"]).as_text().replace('"format":1', '"format":2'))
 
 
