@@ -23,11 +23,12 @@ from cryptography.x509.oid import NameOID
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreFull, StoreUnavailable
 from tidegate.position import Origin
-from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tidegate.proxy.embedded.programs import Programs
 
 ORIGIN = Origin(1, 1, "s0")
 
@@ -117,23 +118,14 @@ def test_a_store_behind_tls(tls: tuple[TlsProxy, Path], store_at: Any, put_answe
 
 
 @pytest.fixture
-def servers_folder() -> Iterator[Path]:
-    """One that the servers' user can enter."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@pytest.fixture
-def sentinel(start_valkey: Any, servers_folder: Path) -> Iterator[tuple[Any, Any, int]]:
+def sentinel(start_valkey: Any, programs: Programs, servers_folder: Path) -> Iterator[tuple[Any, Any, int]]:
     master = start_valkey()
     replica = start_valkey("--replicaof", "127.0.0.1", str(master.port))
     wait_for(lambda: _info(replica)["master_link_status"] == "up", "the replica follows")
-    port, home = free_port(), servers_folder / "sentinel"
-    home.mkdir()
+    port, home = free_port(), Path(tempfile.mkdtemp(dir=servers_folder))
     conf = home / "sentinel.conf"
     conf.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {home}\nsentinel monitor main 127.0.0.1 {master.port} 1\n"
+        f'port {port}\nbind 127.0.0.1\ndir "{home}"\nsentinel monitor main 127.0.0.1 {master.port} 1\n'
         "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
     )
     give_to_server(home)
@@ -147,7 +139,7 @@ def sentinel(start_valkey: Any, servers_folder: Path) -> Iterator[tuple[Any, Any
         except redis.RedisError:
             return False
 
-    server.start([str(valkey_binary()), str(conf), "--sentinel"], knows)
+    server.start([str(programs.valkey), str(conf), "--sentinel"], knows)
     yield master, replica, port
     server.end(9)
 

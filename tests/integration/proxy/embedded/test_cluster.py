@@ -27,7 +27,8 @@ from tidegate.proxy.cli.app import app
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.binaries import postgres_bin, valkey_binary
 from tidegate.proxy.embedded.cleanup import remove_orphans
-from tidegate.proxy.embedded.process import servers_pass_through
+from tidegate.proxy.embedded.process import temporary_folder
+from tidegate.proxy.embedded.programs import Programs
 from tidegate.proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def child(folder: Path, how: str, *more: str) -> subprocess.Popen[str]:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that the servers' user can pass through, which pytest's own are not."""
-    folder = Path(tempfile.mkdtemp(prefix="tide-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="tide-test-", dir=temporary_folder()))
     folder.chmod(0o711)
     yield folder
     shutil.rmtree(folder)
@@ -312,15 +313,17 @@ def test_a_cluster_whose_cache_is_paused_and_whose_primary_was_killed_closes(pla
 def test_an_ordinary_user_runs_a_cluster(place: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("this whole suite runs as an ordinary user already")
-    if not servers_pass_through(postgres_bin()):
-        pytest.skip(f"an ordinary user cannot enter the environment {sys.prefix}")
-    shutil.chown(place, "nobody")
-    # Changed in the process: its Python may lie where only root can start it.
+    programs = Programs(place)
+    known = {"TIDEGATE_POSTGRES_BIN": str(programs.postgres_bin), "TIDEGATE_VALKEY_BIN": str(programs.valkey)}
+    own = place / "own"
+    own.mkdir()
+    shutil.chown(own, "nobody")
+    # Changed in the process: its Python and its packages may lie where only root can enter.
     script = _CHILD.replace("with Cluster(", f"{_BECOME_NOBODY}\nwith Cluster(", 1)
-    command = [sys.executable, "-c", script, str(place), "return"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/")
+    command = [sys.executable, "-c", script, str(own), "return"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=os.environ | known)
     assert (done.returncode, done.stdout) == (0, f"{pwd.getpwnam('nobody').pw_uid}\nup\n"), done.stderr
-    assert traces(place) == []
+    assert traces(own) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
