@@ -20,7 +20,8 @@ from tidegate.errors import EmbeddedServerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 120.0
+"""Of a machine that has much else to do; a program that ends is noticed at once."""
 _POLL_S: Final = 0.02
 _LOG_LINES: Final = 15
 
@@ -157,7 +158,7 @@ class ServerProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signum)
 
-    def end(self, signum: int, timeout_s: float = 10.0) -> None:
+    def end(self, signum: int, timeout_s: float = 60.0) -> None:
         """Send *signum*, and wait until the program and its children are gone; kill them after *timeout_s* seconds."""
         if self._process is None or not self.running:
             return
