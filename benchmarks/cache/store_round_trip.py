@@ -20,8 +20,8 @@ from tidegate.cache.redis.keys import Keys, encoded, token
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Filling, Hit, Miss
 from tidegate.position import NOWHERE, Origin
-from tidegate.proxy.embedded.binaries import valkey_binary
-from tidegate.proxy.embedded.process import give_to_server
+from tidegate.proxy.embedded.process import give_to_server, temporary_folder
+from tidegate.proxy.embedded.programs import Programs
 from tidegate.proxy.embedded.valkey import ValkeyNode
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ BODY: Final = json.dumps([ROW] * 20).encode()
 
 def main() -> None:
     """Start a server, measure, and print the result."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as name:
         folder = Path(name)
         folder.chmod(0o755)
         home = folder / "data"
         home.mkdir()
         give_to_server(home)
-        node = ValkeyNode(home, valkey_binary())
+        node = ValkeyNode(home, Programs(folder).valkey)
         node.start()
         try:
             _report(_measured(_contestants(node.url)))

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from tidegate.errors import EmbeddedServerError, SettingsError
 from tidegate.proxy.embedded import cleanup
-from tidegate.proxy.embedded.binaries import postgres_bin, valkey_binary
 from tidegate.proxy.embedded.postgres import PostgresNode
-from tidegate.proxy.embedded.process import give_to_server, reachable, reachable_alone, servers_pass_through
+from tidegate.proxy.embedded.process import give_to_server, temporary_folder
+from tidegate.proxy.embedded.programs import Programs
 from tidegate.proxy.embedded.valkey import ValkeyNode
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, Settings, ShardSettings
 
@@ -72,7 +72,7 @@ class Cluster:
         self._shape = (shards, replicas)
         self._with_cache = cache
         self._postgres_settings = dict(postgres_settings or {})
-        self._parent = folder or _temporary_folder()
+        self._parent = folder or temporary_folder()
         self._folder: Path | None = None
         self._owner_pid = 0
         self._handlers: dict[int, Any] = {}
@@ -167,12 +167,12 @@ class Cluster:
         return [node for shard in self._shards for node in (*shard.replicas, shard.primary)]
 
     def _start_servers(self, folder: Path) -> None:
-        programs = reachable(postgres_bin() / "postgres", folder).parent
+        programs = Programs(folder)
         shards, replicas = self._shape
         self._shards = tuple(
             Shard(
-                self._node(folder, f"s{i}_primary", programs),
-                tuple(self._node(folder, f"s{i}_replica{j}", programs) for j in range(replicas)),
+                self._node(folder, f"s{i}_primary", programs.postgres_bin),
+                tuple(self._node(folder, f"s{i}_replica{j}", programs.postgres_bin) for j in range(replicas)),
             )
             for i in range(shards)
         )
@@ -180,7 +180,7 @@ class Cluster:
         try:
             started = pool.map(self._start_shard, self._shards)
             if self._with_cache:
-                self._start_cache(folder)
+                self._start_cache(folder, programs)
             list(started)
         finally:
             # After an interrupt, shards that are starting go on until they run, and are ended then. The others never
@@ -200,8 +200,8 @@ class Cluster:
             list(pool.map(PostgresNode.launch, shard.replicas))
             list(pool.map(PostgresNode.wait_database, shard.replicas))
 
-    def _start_cache(self, folder: Path) -> None:
-        self._cache = ValkeyNode(_own_folder(folder / "valkey"), reachable_alone(valkey_binary(), folder))
+    def _start_cache(self, folder: Path, programs: Programs) -> None:
+        self._cache = ValkeyNode(_own_folder(folder / "valkey"), programs.valkey)
         self._cache.start()
 
     def _check_disk(self) -> None:
@@ -254,12 +254,6 @@ class _SignalWhileStarting(BaseException):  # ends a start as KeyboardInterrupt 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
-
-
-def _temporary_folder() -> Path:
-    # root's own temporary folder may be closed to others (macOS, pam_tmpdir), and root's servers run as nobody.
-    usual = Path(tempfile.gettempdir())
-    return usual if servers_pass_through(usual) else Path("/tmp")  # noqa: S108  # mkdtemp makes a folder of its own in it
 
 
 def _own_folder(path: Path) -> Path:

@@ -172,18 +172,18 @@ class PostgresNode:
         """Make a replica a primary; it takes writes when this returns.
 
         Raises:
-            EmbeddedServerError: it is no replica, or is not promoted within 30 s.
+            EmbeddedServerError: it is no replica, or is not promoted within 120 s.
         """
         if not self.execute("SELECT pg_is_in_recovery()")[0][0]:
             raise EmbeddedServerError(f"{self.name} is a primary already")
-        self.execute("SELECT pg_promote(true, 30)")
+        self.execute("SELECT pg_promote(true, 120)")
         wait_for(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], f"{self.name} is promoted")
 
     def follow(self, other: PostgresNode) -> None:
         """Have a replica stream from *other*, for instance from a server that was promoted.
 
         Raises:
-            EmbeddedServerError: it does not stream within 30 s, for instance because *other* has another history.
+            EmbeddedServerError: it does not stream within 120 s, for instance because *other* has another history.
         """
         query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
         if not other.execute(query, self.name)[0][0]:
@@ -203,7 +203,7 @@ class PostgresNode:
             return cursor.fetchall() if cursor.description else []
 
     def _conninfo(self, database: str) -> str:
-        return f"host=127.0.0.1 port={self.port} user=postgres dbname={database} connect_timeout=5"
+        return f"host=127.0.0.1 port={self.port} user=postgres dbname={database} connect_timeout=30"
 
     def _answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):

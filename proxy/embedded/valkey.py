@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SLOTS: Final = 16384
+_TIMEOUT_S: Final = 30.0
 
 
 class ValkeyNode:
@@ -71,7 +72,7 @@ class ValkeyNode:
         self._server.signal(signal.SIGCONT)
 
     def _client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.url, socket_timeout=5.0)
+        return redis.Redis.from_url(self.url, socket_timeout=_TIMEOUT_S)
 
     def _answers(self) -> bool:
         try:
@@ -82,7 +83,7 @@ class ValkeyNode:
 
 
 def _bus_port(node: ValkeyNode) -> int:
-    with redis.Redis.from_url(node.url, socket_timeout=5.0) as client:
+    with redis.Redis.from_url(node.url, socket_timeout=_TIMEOUT_S) as client:
         return int(client.config_get("cluster-port")["cluster-port"]) or node.port + 10_000
 
 
@@ -92,7 +93,7 @@ def join(nodes: Sequence[ValkeyNode]) -> None:
     Raises:
         EmbeddedServerError: they do not agree in time.
     """
-    clients = [redis.Redis.from_url(node.url, socket_timeout=5.0) for node in nodes]
+    clients = [redis.Redis.from_url(node.url, socket_timeout=_TIMEOUT_S) for node in nodes]
     share = -(-_SLOTS // len(nodes))
     for i, client in enumerate(clients):
         client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)

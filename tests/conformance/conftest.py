@@ -20,6 +20,7 @@ import pytest
 from real_servers.answer_counts import by_replicas, count
 from real_servers.comparable_answers import outcome
 from real_servers.databases import Databases
+from real_servers.deadlines import patient
 from real_servers.sharded_gate import Across
 from real_servers.sharded_vs_plain import Oracle
 from sqlalchemy import Engine, StaticPool, create_engine
@@ -206,7 +207,7 @@ class Behind:
 
         def twice(call: Call) -> Answer:
             if self._pushes is not None:
-                assert self._pushes.caught_up(10)
+                assert self._pushes.caught_up(patient(10))
             if isinstance(call.policy, Read) and call.policy.guard is not None:
                 layer(call)
             return layer(call)
@@ -267,8 +268,8 @@ def behind(session_maker: sessionmaker[Session], request: pytest.FixtureRequest)
         url=cluster.cache.url,
         near=kind.endswith(("near", "bounded")),
         near_modes={"all": "bounded"} if kind.endswith("bounded") else {},
-        connect_timeout_ms=2000,
-        read_timeout_ms=2000,
+        connect_timeout_ms=5_000,
+        read_timeout_ms=5_000,
         transaction_timeout_s=0,
     )
     with tidegate.gate_on(session_maker.kw["bind"], session_maker, tidegate.Settings(cache=cache)) as gate:
@@ -293,7 +294,7 @@ def _gate_with_replicas(
         replicas=tuple(ReplicaSettings(url=url) for url in urls),
     )
     url = cluster.cache.url if cached else None
-    cache = CacheSettings(url=url, connect_timeout_ms=2000, read_timeout_ms=2000)
+    cache = CacheSettings(url=url, connect_timeout_ms=5_000, read_timeout_ms=5_000)
     routing = RoutingSettings(silent_ms=60_000, answer_ms=30_000)  # however busy the machine is
     return tidegate.gate_on(engine, session_maker, tidegate.Settings(shards=(named,), cache=cache, routing=routing))
 

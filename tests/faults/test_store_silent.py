@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.deadlines import patient
 from real_servers.printed_numbers import show
 
 from tidegate.cache.store import StoreUnavailable
@@ -64,7 +65,7 @@ class Crowd:
 
     def await_answers(self, count: int) -> None:
         for _ in range(count):
-            assert self.answered.acquire(timeout=30)
+            assert self.answered.acquire(timeout=patient(30))
 
     def join(self) -> None:
         for asked in self._asking:
@@ -84,7 +85,7 @@ def test_of_any_number_of_calls_under_way_ten_wait_for_a_stopped_server(
     if warm:
         crowd = Crowd(store, threads)
         for _ in range(threads):
-            assert crowd.served.acquire(timeout=30)
+            assert crowd.served.acquire(timeout=patient(30))
         node.pause()
         paused = time.perf_counter()
     else:
@@ -96,7 +97,7 @@ def test_of_any_number_of_calls_under_way_ten_wait_for_a_stopped_server(
     waited = [wait for wait in took if wait > wait_s * 0.7]  # of the others some wait two moments, two fifths
     show(f"{threads} threads", f"{len(waited)} of {len(took)} calls waited, {max(waited) * 1000:.0f} ms at most")
     assert 0 < len(waited) <= 10
-    assert max(waited) < wait_s + SLACK_S
+    assert max(waited) < patient(wait_s + SLACK_S)
 
 
 def test_a_server_that_is_silent_for_less_than_the_time_out_does_not_open_the_breaker(
@@ -108,7 +109,7 @@ def test_a_server_that_is_silent_for_less_than_the_time_out_does_not_open_the_br
         crowd.await_answers(200)
         crowd.refusal.clear()
         node.pause()
-        assert crowd.refusal.wait(30)
+        assert crowd.refusal.wait(patient(30))
         node.resume()
         crowd.await_answers(1_000)
     crowd.ended.set()

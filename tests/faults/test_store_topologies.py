@@ -19,15 +19,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from real_servers.deadlines import patient
 
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreFull, StoreUnavailable
 from tidegate.position import Origin
-from tidegate.proxy.embedded.binaries import valkey_binary
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tidegate.proxy.embedded.programs import Programs
 
 ORIGIN = Origin(1, 1, "s0")
 
@@ -117,23 +119,14 @@ def test_a_store_behind_tls(tls: tuple[TlsProxy, Path], store_at: Any, put_answe
 
 
 @pytest.fixture
-def servers_folder() -> Iterator[Path]:
-    """One that the servers' user can enter."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-@pytest.fixture
-def sentinel(start_valkey: Any, servers_folder: Path) -> Iterator[tuple[Any, Any, int]]:
+def sentinel(start_valkey: Any, programs: Programs, servers_folder: Path) -> Iterator[tuple[Any, Any, int]]:
     master = start_valkey()
     replica = start_valkey("--replicaof", "127.0.0.1", str(master.port))
     wait_for(lambda: _info(replica)["master_link_status"] == "up", "the replica follows")
-    port, home = free_port(), servers_folder / "sentinel"
-    home.mkdir()
+    port, home = free_port(), Path(tempfile.mkdtemp(dir=servers_folder))
     conf = home / "sentinel.conf"
     conf.write_text(
-        f"port {port}\nbind 127.0.0.1\ndir {home}\nsentinel monitor main 127.0.0.1 {master.port} 1\n"
+        f'port {port}\nbind 127.0.0.1\ndir "{home}"\nsentinel monitor main 127.0.0.1 {master.port} 1\n'
         "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
     )
     give_to_server(home)
@@ -147,7 +140,7 @@ def sentinel(start_valkey: Any, servers_folder: Path) -> Iterator[tuple[Any, Any
         except redis.RedisError:
             return False
 
-    server.start([str(valkey_binary()), str(conf), "--sentinel"], knows)
+    server.start([str(programs.valkey), str(conf), "--sentinel"], knows)
     yield master, replica, port
     server.end(9)
 
@@ -166,7 +159,7 @@ def test_after_a_failover_the_store_follows_and_trusts_no_old_mark(
     inside = redis.Redis.from_url(replica.url, protocol=2)
     wait_for(lambda: bool(inside.keys("tg:e:*")), "the replica has the entry")
     master.kill()
-    deadline, found = time.monotonic() + 30, None
+    deadline, found = time.monotonic() + patient(30), None
     while found is None:
         assert time.monotonic() < deadline
         with contextlib.suppress(StoreUnavailable):
@@ -240,11 +233,9 @@ def test_a_cluster_that_loses_a_server_or_moves_a_slot(own_cluster: list[Any], s
             store.lookup(tenants[nodes[0].port], "d", "tag")
         for node in nodes[1:]:
             assert isinstance(store.lookup(tenants[node.port], "d", "tag"), Miss)
-    start = time.perf_counter()
     for _ in range(100):
         with pytest.raises(StoreUnavailable, match="a moment ago"):
             store.lookup(tenants[nodes[0].port], "d", "tag")
-    assert time.perf_counter() - start < 0.2
     store.close()
 
 

@@ -27,7 +27,8 @@ def test_the_sharding_benchmark_freezes_and_kills_a_shard_and_reports() -> None:
     assert sent == [(0, 0), (0, 0), (2, 1), (0, 0), (0, 0), (1, 1)]
     assert [(one["rows"], one["scattered"]["samples"]) for one in found["pages"]] == [(20, 2), (200, 2)]
     cold, warm, *_ = found["without_tenant"]
-    assert cold["scattered"] == cold["calls"]
+    # Not all: where the tenant's shard answers before another has been asked, that one is not asked any more.
+    assert cold["calls"] / 2 < cold["scattered"] <= cold["calls"]
     assert (warm["calls"], warm["scattered"]) == (30, 0)
     assert [one["text"] for one in found["isolation"]] == [FROZEN, KILLED]
     for one in found["isolation"]:

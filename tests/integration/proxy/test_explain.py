@@ -47,7 +47,7 @@ def connect(engine: Engine, valkey_url: str) -> Iterator[Callable[..., tidegate.
     gates: list[tidegate.Gate] = []
 
     def made(**cache: Any) -> tidegate.Gate:
-        times = {"connect_timeout_ms": 2000, "read_timeout_ms": 2000}
+        times = {"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000}
         patient: dict[str, Any] = {"url": valkey_url, "near": False} | times | cache
         gates.append(tidegate.gate_on(engine, sessionmaker(engine), Settings(cache=CacheSettings(**patient))))
         return gates[-1]

@@ -24,7 +24,7 @@ def gate(replicated: Cluster) -> Iterator[tidegate.Gate]:
     shard = replicated.shards[0]
     replicas = tuple(ReplicaSettings(url=replica.url) for replica in shard.replicas)
     named = ShardSettings(name="s0", primary=shard.primary.url, replicas=replicas)
-    cache = CacheSettings(url=replicated.cache.url, read_timeout_ms=2000, connect_timeout_ms=2000)
+    cache = CacheSettings(url=replicated.cache.url, read_timeout_ms=5_000, connect_timeout_ms=5_000)
     with tidegate.connect(tidegate.Settings(shards=(named,), cache=cache)) as made:
         yield made
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.deadlines import patient
 from sqlalchemy import create_engine, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from typer.testing import CliRunner
@@ -90,7 +91,7 @@ def engine(tables_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def cache_settings(cluster: Cluster) -> CacheSettings:
-    return CacheSettings(url=cluster.cache.url, connect_timeout_ms=2000, read_timeout_ms=2000, near=False)
+    return CacheSettings(url=cluster.cache.url, connect_timeout_ms=5_000, read_timeout_ms=5_000, near=False)
 
 
 @pytest.fixture
@@ -260,7 +261,7 @@ def test_a_switch_in_the_cache_reaches_a_running_gate_and_writes_go_on_marking(w
 
 
 def _until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + patient(timeout_s)
     while not condition():
         assert time.monotonic() < deadline, "the event did not come"
         time.sleep(0.01)

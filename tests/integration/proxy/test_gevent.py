@@ -37,6 +37,6 @@ def test_fifty_greenlets_share_a_gate(given: dict[str, Any]) -> None:
     assert told["stale"] == []
     assert told["served"]["store"] > 0
     assert told["queries"] == 1
-    assert told["sleep_s"] < 20 * 0.3 / 2  # by turns they would take 6 s
+    assert told["blocked"] >= 10  # at the same time: one thread that waits for the server would be the only one
     assert told["invalidated"] == [1, 0]
     assert told["near"] == [0, 0]

@@ -13,6 +13,7 @@ from itertools import count, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
+from real_servers.deadlines import patient
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
@@ -154,8 +155,8 @@ def test_under_load_one_shard_at_most_accepts_a_slot_and_no_write_is_lost(shards
                 assert all(not task.done() for task in running), [task.exception() for task in running if task.done()]
         stop.set()
         for task in running:
-            task.result(30)
-        seen = misled.result(30)
+            task.result(patient(30))
+        seen = misled.result(patient(30))
     assert seen[0] is True
     assert seen == sorted(seen, reverse=True), "a map of the first epoch was accepted again after its slot had gone"
     assert {shard for writer in writers[:3] for shard, _, _ in writer.accepted} == {"s0", "s1", "s2"}
@@ -182,7 +183,7 @@ def test_writes_that_overlap_without_end_do_not_keep_a_slot(shards: Shards) -> N
 
     def write(me: int) -> None:
         """Begin once the other has the row, and end once the other has it again: it is never without one of them."""
-        while turns[me].acquire(timeout=30) and not refused.is_set():
+        while turns[me].acquire(timeout=patient(30)) and not refused.is_set():
             with shards.engines["s0"].begin() as connection:
                 try:
                     check_ownership(connection, [ownership])
@@ -191,20 +192,20 @@ def test_writes_that_overlap_without_end_do_not_keep_a_slot(shards: Shards) -> N
                     turns[1 - me].release()
                     return
                 turns[1 - me].release()
-                turns[me].acquire(timeout=30)
+                turns[me].acquire(timeout=patient(30))
                 turns[me].release()
 
     with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(write, me) for me in (0, 1)]
         try:
             flipped = shards.flipper(drain_s=3).flip([5], "s0", "s1")
-            assert refused.wait(30)
+            assert refused.wait(patient(30))
         finally:
             refused.set()
             for turn in turns:
                 turn.release(3)
         for writer in writers:
-            writer.result(60)
+            writer.result(patient(60))
     assert (flipped.slots[5], shards.accepting(5)) == (("s1", 2), ["s1"])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import pytest
+from real_servers.deadlines import patient
 from real_servers.sharded import hold_back, run_of, run_row, save_run, settings_of, shards_with, tenant_on
 from sqlalchemy import event, func, insert, select, text
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 
 NOW: Final = datetime.fromisoformat("2024-03-05T12:00:00")
 APP: Final = str(uuid4())
+FLIP_WAIT_S: Final = patient(0.2)
+"""Some times what one look at the catalogue takes."""
 
 
 @pytest.fixture
 def gate(stocked: Shards) -> Iterator[tidegate.Gate]:
-    settings = settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=0.2)
+    settings = settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=FLIP_WAIT_S)
     loose = settings.cache.model_copy(update={"strict_sql": False})
     with tidegate.connect(settings.model_copy(update={"cache": loose})) as made:
         yield made
@@ -56,7 +59,7 @@ def test_each_write_of_a_repository_has_its_own_patience(gate: tidegate.Gate, st
     hold_back(gate)
     flip([slot_of(tenant)], "s0", "s1")
     runs.save(run_of(APP, NOW))
-    time.sleep(0.25)  # longer than the first one would have waited
+    time.sleep(1.1 * FLIP_WAIT_S)  # longer than the first one would have waited
     flip([slot_of(tenant)], "s1", "s2")
     last = run_of(APP, NOW)
     runs.save(last)

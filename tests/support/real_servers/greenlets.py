@@ -7,7 +7,6 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import time
 from collections import Counter
 from typing import Any, Final
 
@@ -17,13 +16,14 @@ from gevent.pool import Group
 from sqlalchemy import event, text
 
 import tidegate
+from real_servers.deadlines import patient
 from real_servers.subprocesses import argument, tell
 from real_servers.versioned_tenant import READS, SOURCE, Book
 from tidegate.cache.events import Served
 
 GREENLETS: Final = 50
 TURNS: Final = 4
-SLEEPS, SLEEP_S = 20, 0.3
+WAITERS, LOCK = 20, 7
 
 
 class Program:
@@ -81,16 +81,25 @@ class Program:
         )
         return sum("workflow_runs" in statement for statement in statements)
 
-    def sleep(self) -> float:
-        """Seconds that many slow statements take together."""
+    def blocked(self) -> int:
+        """How many statements that wait on the server are under way at the same time."""
 
         def one() -> None:
             with self.gate.session(self.books[0].tenant) as session:
-                session.execute(text(f"SELECT pg_sleep({SLEEP_S})"))
+                session.execute(text(f"SELECT pg_advisory_xact_lock_shared({LOCK})"))
 
-        began = time.monotonic()
-        gevent.joinall([gevent.spawn(one) for _ in range(SLEEPS)], raise_error=True)
-        return time.monotonic() - began
+        with psycopg.connect(self._conninfo(), autocommit=True) as holder:
+            holder.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+            waiting = [gevent.spawn(one) for _ in range(WAITERS)]
+            found = 0
+            while found < WAITERS // 2:  # the pool's connections are fewer than they
+                gevent.sleep(0.01)
+                found = holder.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchall()[0][0]
+        gevent.joinall(waiting, raise_error=True)
+        return found
+
+    def _conninfo(self) -> str:
+        return self.gate.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
 
     def near(self) -> list[int]:
         """The counted run by near answers that are not asked about: before a write of another gate, and after it."""
@@ -99,7 +108,7 @@ class Program:
         found = []
         for _ in range(2):
             self.write(book)
-            assert pushes.caught_up(10)
+            assert pushes.caught_up(patient(10))
             self.served.clear()
             checked = self.gate.stats().events.get("NearChecked", 0)
             tokens = -1
@@ -116,8 +125,7 @@ class Program:
         self.served.clear()
         while not self.served["store"] + self.served["near"]:
             known = by_id(self.gate, book, 0)
-        url = self.gate.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(self._conninfo(), autocommit=True) as connection:
             connection.execute("UPDATE workflow_runs SET total_tokens = total_tokens + 1 WHERE id = %s", [book.run])
         lacks.append(known + 1 - by_id(self.gate, book, 0))
         self.gate.invalidate(book.tenant, run_id=book.run)
@@ -129,11 +137,11 @@ def main() -> None:
     """Argument: settings, the same with bounded near answers, books. Says what came of it."""
     given = argument()
     books = [Book(**book) for book in given["books"]]
-    with gevent.Timeout(100):
+    with gevent.Timeout(patient(100)):
         program = Program(given["settings"], books)
         program.all_at_once(program.read_and_write)
         told: dict[str, Any] = {"reads": program.reads, "stale": program.stale, "served": dict(program.served)}
-        told |= {"queries": program.crowd(), "sleep_s": program.sleep(), "invalidated": program.invalidated()}
+        told |= {"queries": program.crowd(), "blocked": program.blocked(), "invalidated": program.invalidated()}
         program.gate.close()
         bounded = Program(given["bounded"], books)
         bounded.floors.update({book: READS["by_id"](bounded.gate, book, 0) for book in books})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.observe import Event
 
-HELD_S: Final = 60
+HELD_S: Final = 900
 """How long a read is held up: much longer than any bound that is asserted."""
 
 

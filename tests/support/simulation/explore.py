@@ -11,8 +11,8 @@ from simulation.scheduler import Choices, Scheduler, all_choices
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "6000"))
-"""Of each world. With these, 50,000 distinct traces and more in CI; `make soak` sets more."""
+RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "4500"))
+"""Of each world. These give 50,000 distinct traces in all; `make soak` sets more."""
 
 
 class Explored(Protocol):

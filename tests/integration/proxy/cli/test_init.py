@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from real_servers.deadlines import patient
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
@@ -98,10 +99,10 @@ def test_progress_is_what_postgresql_says_while_it_waits_for_a_writer(engine: En
     with ThreadPoolExecutor(1) as pool, engine.connect() as writer:
         writer.execute(text("LOCK workflow_runs IN ROW EXCLUSIVE MODE"))
         created = pool.submit(create_indexes, engine, note)
-        assert waiting.wait(30)
+        assert waiting.wait(patient(30))
         assert not created.done()
         writer.rollback()
-        assert created.result(30) == NAMES
+        assert created.result(patient(30)) == NAMES
     assert seen[0].index == NAMES[0]
 
 
@@ -120,11 +121,11 @@ def test_two_at_once_make_each_index_once_and_leave_all_valid(engine: Engine, mo
     with ThreadPoolExecutor(2) as pool, engine.connect() as writer:
         writer.execute(text("LOCK workflow_runs IN ROW EXCLUSIVE MODE"))
         one = pool.submit(create_indexes, engine, first)
-        assert waiting.wait(30)
+        assert waiting.wait(patient(30))
         two = pool.submit(create_indexes, engine, second)
-        assert queued.wait(30)
+        assert queued.wait(patient(30))
         writer.rollback()
-        assert (one.result(60), two.result(60)) == (NAMES, [])
+        assert (one.result(patient(60)), two.result(patient(60))) == (NAMES, [])
     assert set(index_states(engine).values()) == {"valid"}
 
 

@@ -122,7 +122,7 @@ def test_with_a_cache_the_marks_are_only_looked_at(replicated: Cluster) -> None:
     shard = replicated.shards[0]
     replicas = tuple(ReplicaSettings(url=replica.url) for replica in shard.replicas)
     named = ShardSettings(name="s0", primary=shard.primary.url, replicas=replicas)
-    cache = CacheSettings(url=replicated.cache.url, read_timeout_ms=2000, connect_timeout_ms=2000)
+    cache = CacheSettings(url=replicated.cache.url, read_timeout_ms=5_000, connect_timeout_ms=5_000)
     tenant, app, run = new_id(), new_id(), new_id()
     with tidegate.connect(tidegate.Settings(shards=(named,), cache=cache)) as gate:
         runs: Any = gate.workflow_runs

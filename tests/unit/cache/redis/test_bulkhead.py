@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from real_servers.deadlines import patient
+
 from tidegate.cache.redis.bulkhead import Bulkhead
 
 
@@ -63,5 +65,5 @@ def test_whoever_waits_for_an_answer_hears_of_it() -> None:
     while not waiters._listening:
         pass
     waiters.answered()
-    listening.join(30)
+    listening.join(patient(30))
     assert heard == [True]

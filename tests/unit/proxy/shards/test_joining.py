@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from real_servers.deadlines import patient
 
 from tidegate.proxy.shards.catalogue import StaticMap
 from tidegate.proxy.shards.joining import Joining
@@ -29,7 +30,7 @@ class Hanging(Joining):
         assert (shard, engine) == ("b", None)
         self.tries += 1
         self.tried.release()
-        assert self.ends.acquire(timeout=30)
+        assert self.ends.acquire(timeout=patient(30))
         if self.fails:
             raise ConnectionError("it hangs")
 
@@ -55,10 +56,10 @@ def test_of_many_who_wait_for_a_shard_one_tries_again(fails: bool, tries: int) -
     joining._locks["b"] = queue = Queue()  # type: ignore[assignment]
     with ThreadPoolExecutor(12) as pool:
         callers = [pool.submit(joining, "b")]
-        assert joining.tried.acquire(timeout=30)
+        assert joining.tried.acquire(timeout=patient(30))
         callers += [pool.submit(joining, "b") for _ in range(10)]
         for _ in range(11):
-            assert queue.came.acquire(timeout=30)
+            assert queue.came.acquire(timeout=patient(30))
         joining.ends.release(12)
         errors = [caller.exception(30) for caller in callers]
     assert [type(error) for error in errors] == [ConnectionError if fails else type(None)] * 11

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+from real_servers.deadlines import patient
 
 from tidegate.errors import Overloaded
 from tidegate.proxy.embedded.process import wait_for
@@ -83,7 +84,7 @@ def test_as_many_are_in_as_there_are_places(four: Door) -> None:
     with four.occupied(4):
         come = four.comes("a")
         assert not come.done()
-    come.result(10)
+    come.result(patient(10))
     assert (four.admission._in, four.waiting()) == (0, 0)
 
 
@@ -120,7 +121,7 @@ def test_how_long_calls_take_is_learned(one: Door) -> None:
         one.take(0.01)
     with one.occupied(1):
         come = one.comes("a")
-    come.result(10)
+    come.result(patient(10))
 
 
 def test_one_tenant_does_not_take_the_places_of_all(four: Door) -> None:
@@ -141,7 +142,7 @@ def test_a_tenant_may_always_wait_once(one: Door) -> None:
     with one.occupied(1):
         come = one.comes("a")
         assert not come.done()
-    come.result(10)
+    come.result(patient(10))
 
 
 def test_waiting_ends_after_its_time() -> None:
@@ -149,7 +150,7 @@ def test_waiting_ends_after_its_time() -> None:
     with door.occupied(1):
         come = door.comes("a")
         with pytest.raises(Overloaded, match=r"not this call's turn within 0\.05 s"):
-            come.result(10)
+            come.result(patient(10))
         assert (door.waiting(), dict(door.admission._waiting_of)) == (0, {})
     assert door.admission._in == 0
     door.close()

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from real_servers.deadlines import patient
 
 from tidegate.position import NOWHERE
 from tidegate.routing.replicas.monitor import Monitor, Pace
@@ -31,7 +32,7 @@ class Line:
 
     def ask(self) -> View:
         self.asked.release()
-        answer = self.answers.get(timeout=30)
+        answer = self.answers.get(timeout=patient(30))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -54,11 +55,11 @@ class Watched:
         self.monitor = Monitor("a", self.line, self.told.put, self.told.put, pace, lambda: self.now_s)
 
     def asked(self) -> bool:
-        return self.line.asked.acquire(timeout=10)
+        return self.line.asked.acquire(timeout=patient(10))
 
     def answers(self, answer: View | Exception) -> View | str:
         self.line.answers.put(answer)
-        return self.told.get(timeout=10)
+        return self.told.get(timeout=patient(10))
 
 
 @pytest.fixture
@@ -144,14 +145,14 @@ def test_a_question_that_takes_too_long_is_cut(
     assert watched.monitor.cut_if_stuck(now_s) is cut
     assert watched.line.was_cut.is_set() is cut
     if cut:
-        assert watched.told.get(timeout=10) == "cut"
+        assert watched.told.get(timeout=patient(10)) == "cut"
 
 
 def test_closing_ends_a_question_under_way_and_tells_nobody(watched: Watched) -> None:
     watched.monitor.ensure_started()
     assert watched.asked()
     watched.monitor.close()
-    assert watched.line.closed.wait(10)
+    assert watched.line.closed.wait(patient(10))
     assert watched.told.empty()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 import pytest
+from real_servers.deadlines import patient
 
 from tidegate.routing.replicas.patroni import Discovery, Member, fetch, members_of
 
@@ -130,10 +131,10 @@ def test_it_goes_on_asking_until_it_is_closed() -> None:
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("tidegate-discovery") == 1
     for _ in range(3):
-        assert asked.acquire(timeout=10)
+        assert asked.acquire(timeout=patient(10))
     thread = next(thread for thread in threading.enumerate() if thread.name == "tidegate-discovery")
     discovery.close()
-    thread.join(10)
+    thread.join(patient(10))
     assert not thread.is_alive()
     discovery.ensure_started()
     assert "tidegate-discovery" not in [thread.name for thread in threading.enumerate()]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.deadlines import patient
 
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_needs import ReadNeeds
@@ -79,12 +80,12 @@ def test_a_monitor_asks_at_once_when_somebody_waits(*, wanted: bool) -> None:
     monitor = Monitor("r", line, lambda _view: None, lambda _why: None, Pace(idle_s=3_600, wanted_s=3_600))
     monitor.ensure_started()
     try:
-        assert line.asked.acquire(timeout=10)
+        assert line.asked.acquire(timeout=patient(10))
         if wanted:
             monitor.want()
-            assert line.asked.acquire(timeout=10)
+            assert line.asked.acquire(timeout=patient(10))
         monitor.ask_soon()
-        assert line.asked.acquire(timeout=10)
+        assert line.asked.acquire(timeout=patient(10))
     finally:
         monitor.close()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_servers.deadlines import patient
 from sqlalchemy.exc import OperationalError
 
 from tidegate.errors import PartialResult
@@ -28,7 +29,7 @@ BEGIN = datetime(2026, 1, 1)  # noqa: DTZ001  # columns are naive
 
 @pytest.fixture
 def scatter() -> Iterator[Scatter]:
-    made = Scatter(threads_each=2, timeout_s=30)
+    made = Scatter(threads_each=2, timeout_s=patient(30))
     yield made
     made.close()
 
@@ -65,7 +66,7 @@ def test_the_first_rows_of_all_shards_are_those_of_one_database(
 def test_all_are_asked_at_once_with_the_callers_context(scatter: Scatter) -> None:
     variable = contextvars.ContextVar("variable", default="")
     variable.set("mine")
-    together = threading.Barrier(3, timeout=30)
+    together = threading.Barrier(3, timeout=patient(30))
 
     def ask(shard: str) -> tuple[str, str]:
         together.wait()
@@ -103,13 +104,13 @@ def test_a_slow_shard_ends_in_an_error_and_takes_no_thread_of_another(scatter: S
 
     def slow() -> None:
         began.release()
-        go_on.wait(30)
+        go_on.wait(patient(30))
 
     for _ in range(2):
         with pytest.raises(PartialResult, match="b: the shard b did not answer in time"):
             scatter("x", {"a": lambda: 1, "b": slow}, timeout_s=0.05)
-    assert began.acquire(timeout=30)
-    assert began.acquire(timeout=30)
+    assert began.acquire(timeout=patient(30))
+    assert began.acquire(timeout=patient(30))
     # Both threads of b are busy now. Others answer as ever, and what waits for b is not begun once nobody waits.
     for _ in range(20):
         assert scatter("x", {"a": lambda: 1, "c": lambda: 3}) == {"a": 1, "c": 3}
@@ -129,7 +130,7 @@ def test_threads_are_made_when_they_are_needed_and_again_in_a_process_forked_off
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads is what this is about
         child = os.fork()
         if child == 0:
-            os._exit(0 if scatter("x", {"a": os.getpid}, timeout_s=20) == {"a": os.getpid()} else 1)
+            os._exit(0 if scatter("x", {"a": os.getpid}, timeout_s=patient(20)) == {"a": os.getpid()} else 1)
     assert os.waitpid(child, 0)[1] == 0
     scatter.close()
     assert scatter("x", {"a": lambda: 1}) == {"a": 1}
@@ -142,7 +143,7 @@ def test_counts_are_added_name_by_name() -> None:
 def test_nobody_is_waited_for_when_there_is_enough(scatter: Scatter) -> None:
     ended = threading.Event()
     asked: dict[str, Callable[[], Any]] = {"s0": lambda: "there", "s1": ended.wait, "s2": fails(down())}
-    answers = scatter.all_of(asked, timeout_s=30, enough=lambda some: "there" in some.values())
+    answers = scatter.all_of(asked, timeout_s=patient(30), enough=lambda some: "there" in some.values())
     assert not ended.is_set()
     assert answers.succeeded["s0"] == "there"
     ended.set()
