@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def check_agreement(scenario: Scenario, contenders: Sequence[Contender]) -> None:
-    """Let every contender answer every call of *scenario* once, and compare.
+    """Let every contender answer every call of *scenario* once, and compare the answers.
 
     Raises:
-        BenchmarkError: two of them differ; the message says where.
+        BenchmarkError: two answers differ, or an answer is empty; the message says where.
     """
     first, *others = contenders
     for call in scenario.calls:
@@ -50,7 +50,7 @@ def _difference(a: Any, b: Any) -> str | None:
     if isinstance(a, Base):
         return _row_difference(a, b)
     if isinstance(a, dict) or (a and isinstance(a[0], dict)):
-        # Of the statistics, one is in no order in the baseline.
+        # The baseline returns one of the statistics in no order.
         return None if _sorted(a) == _sorted(b) else f"{a} against {b}"
     if len(a) != len(b):
         return f"{len(a)} rows against {len(b)}"
@@ -71,7 +71,7 @@ def _page_difference(a: InfiniteScrollPagination[Any], b: InfiniteScrollPaginati
         return f"times {[str(row.created_at) for row in a.data]} against {[str(row.created_at) for row in b.data]}"
     if a.has_more != b.has_more:
         return f"has_more {a.has_more} against {b.has_more}"
-    # Of runs of one time, the baseline gives any, so at the end of a page it may be others.
+    # Of runs that were created at the same time, the baseline returns any. So at the end of a page it may have others.
     last = a.data[-1].created_at if a.data and a.has_more else None
     ones, others = ({row.id: row for row in page.data if row.created_at != last} for page in (a, b))
     if ones.keys() != others.keys():

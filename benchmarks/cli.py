@@ -23,26 +23,30 @@ BENCH_ROUNDS: Final = 60
 _LEAST_ROUNDS: Final = 1
 _MOST_ROUNDS: Final = 10_000
 
-_LEAST_RUNS: Final = 1000  # of fewer, some scenario may find nothing to read
-Runs = Annotated[int, typer.Option(help=f"Runs to generate, {_LEAST_RUNS:,} to {MOST_RUNS:,}.")]
+_LEAST_RUNS: Final = 1000  # with fewer, a scenario may find nothing to read
+Runs = Annotated[int, typer.Option(help=f"How many runs to generate, from {_LEAST_RUNS:,} to {MOST_RUNS:,}.")]
 Seed = Annotated[int, typer.Option(help="The same seed and --runs give the same rows, byte for byte.")]
 Rounds = Annotated[
-    int, typer.Option(help=f"Rounds to measure, {_LEAST_ROUNDS} to {_MOST_ROUNDS:,}: each times a call up to 5 times.")
+    int,
+    typer.Option(
+        help=f"How many rounds to measure, from {_LEAST_ROUNDS} to {_MOST_ROUNDS:,}. "
+        "A round times each call up to 5 times."
+    ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the report to this file, as JSON.")]
 Url = Annotated[
     str | None,
     typer.Option(
-        help="An empty database on a test server of your own \\[default: a server is started, and gone at the end]. "
-        "The benchmark makes two databases beside it, and drops them at the end; your user must be allowed to.",
+        help="An empty database on a test server of your own \\[default: a server is started, and removed at the end]. "
+        "The benchmark makes two databases beside it, and drops them at the end; your user must have the right to.",
         show_default=False,
     ),
 ]
 CacheUrl = Annotated[
     str | None,
     typer.Option(
-        help="A Valkey or Redis for tests, to go with --url; entries of the benchmark stay until they end "
-        "\\[default: with --url, the cache is not measured].",
+        help="A Valkey or Redis for tests, used together with --url; the benchmark's entries stay there until they "
+        "expire \\[default: with --url, the cache is not measured].",
         show_default=False,
     ),
 ]
@@ -58,8 +62,9 @@ def bench(
 ) -> None:
     """Measure the repositories, plain and behind the cache, against the statements of Dify 1.12, on the same rows.
 
-    Loads the rows into two databases: one with Dify's indexes alone, for the baseline, and one with Tidegate's beside
-    them. Compares the answers, then times every scenario with both by turns. Prints the disk that is needed first.
+    The rows are loaded into two databases: one with Dify's indexes only, for the baseline, and one with Tidegate's
+    indexes beside them. The answers are compared, and then every scenario is timed with both by turns. The disk space
+    that this needs is printed first.
 
     Example: tidegate bench --runs 100000 --seed 7 --json report.json
     """
@@ -67,7 +72,7 @@ def bench(
 
 
 def demo(seed: Seed = 1, json_path: Json = None) -> None:
-    """The benchmark in small: 10,000 runs, in a minute or two, with nothing to set up.
+    """Run the benchmark in small: 10,000 runs, in a minute or two, with nothing to set up.
 
     Example: tidegate demo
     """
@@ -82,7 +87,7 @@ def _run(
     url: str | None = None,
     cache_url: str | None = None,
 ) -> None:
-    # Imported here, so that other commands do not wait for it.
+    # Import these here, so that other commands do not wait for them.
     from tidegate.benchmarks.cache.benchmark import BENCH, DEMO
     from tidegate.benchmarks.data.data_set import DataSet
     from tidegate.benchmarks.data.databases import server_url
@@ -130,7 +135,7 @@ def _check_drivers() -> None:
 
 
 def _check_writable(path: Path | None) -> None:
-    """Find out before the work, not after it."""
+    """Raise before the work, and not after it, if *path* cannot be written."""
     if path is None:
         return
     try:
@@ -138,5 +143,5 @@ def _check_writable(path: Path | None) -> None:
             pass
     except OSError as error:
         raise SettingsError(
-            f"--json {path} cannot be written: {error.strerror}; give a file in a folder there is"
+            f"--json {path} cannot be written: {error.strerror}; give a file in a folder that exists"
         ) from None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.timing import Measured
 
 GOAL_RUNS: Final = 100_000
-"""The goals are set for this many runs."""
+"""How many runs the goals are set for."""
 _FIRST_PAGE_TIMES: Final = 2.0
 _RARE_SOURCE_TIMES: Final = 10.0
 _DEEP_PAGE_RATIO: Final = 1.15
@@ -21,7 +21,14 @@ _DEEP_PAGE_RATIO: Final = 1.15
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One expectation at p50, with what was measured."""
+    """One expectation at p50, with what was measured.
+
+    Args:
+        text: what was measured.
+        value: the figure that was measured.
+        bound: the figure that it is compared with.
+        at_most: whether the value must be at most the bound; otherwise at least.
+    """
 
     text: str
     value: float
@@ -30,12 +37,17 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Whether the value is on the right side of the bound."""
+        """Tell whether the value is on the right side of the bound."""
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
 
 def goals(measured: Sequence[Measured], deepest_page: int) -> list[Goal]:
-    """The goals, with what *measured* says of them; *deepest_page* is compared with the first."""
+    """Return the goals, each with what was measured.
+
+    Args:
+        measured: every scenario with every contender.
+        deepest_page: the number of the page that is compared with the first one.
+    """
     p50_ms = {(m.scenario, m.contender): m.timing.p50_ms for m in measured}
 
     def faster(name: str) -> float:

@@ -1,4 +1,4 @@
-"""What the page indexes cost the writes of a run: the same statements with and without them, in turn."""
+"""What the page indexes cost the writes of a run: the same statements with and without them, by turns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _INSERT: Final = SQL("INSERT INTO workflow_runs ({}) VALUES ({})").format(
 
 @dataclass(frozen=True, slots=True)
 class WriteCost:
-    """One statement with its commit, on Dify's indexes alone and with Tidegate's beside them."""
+    """The time of one statement with its commit, on Dify's indexes only and with Tidegate's beside them."""
 
     statement: str
     without_indexes: Timing
@@ -44,14 +44,21 @@ class WriteCost:
 
     @property
     def ratio(self) -> float:
-        """How many times as long it takes with the indexes, at the median."""
+        """Return how many times as long the statement takes with the indexes, at the median."""
         return self.with_indexes.p50_ms / self.without_indexes.p50_ms
 
 
 def measure_writes(
     places: Databases, data_set: DataSet, *, rounds: int, advance: Callable[[float], None]
 ) -> list[WriteCost]:
-    """Insert runs and then set their status, in both databases by turns; the rows stay there."""
+    """Insert runs and then set their status, in both databases by turns; the rows stay there.
+
+    Args:
+        places: the two databases.
+        data_set: the rows that the databases hold.
+        rounds: how many rounds of 25 runs count; one more before them warms up.
+        advance: is called with 1 after each round.
+    """
     rng = Random(f"{data_set.seed}:writes")  # noqa: S311  # data, not secrets
     runs = _new_runs(rng, data_set)
     with (
@@ -61,20 +68,20 @@ def measure_writes(
         lanes = [_Lane(without_indexes), _Lane(with_indexes)]
         for _ in range(rounds + 1):
             for run in islice(runs, _ROUND_RUNS):
-                # By turns for each single run: what the indexes add is little beside what the machine's noise does.
+                # Take turns for each single run: what the indexes add is small beside the noise of the machine.
                 for lane in rng.sample(lanes, len(lanes)):
                     lane.insert(run)
                 for lane in rng.sample(lanes, len(lanes)):
                     lane.end(run)
             advance(1)
-    # The first round warmed them up.
+    # The first round was for warming up, and does not count.
     inserts = [timing(lane.insert_ns[_ROUND_RUNS:]) for lane in lanes]
     updates = [timing(lane.update_ns[_ROUND_RUNS:]) for lane in lanes]
     return [WriteCost("INSERT of a run", *inserts), WriteCost("UPDATE of a run's status", *updates)]
 
 
 def _new_runs(rng: Random, data_set: DataSet) -> Iterator[dict[str, Any]]:
-    """Runs like the newest ones, that have just begun."""
+    """Yield runs like the newest ones, but which have just begun."""
     begun = {"status": Status.RUNNING.value, "finished_at": None, "elapsed_time": 0.0}
     for number, row in enumerate(cycle(data_set.chunk(data_set.chunks[-1]).runs)):
         at = START + SPAN + timedelta(seconds=number)

@@ -1,4 +1,4 @@
-"""How sure a figure is: 95 % intervals of what was measured in pairs, which assume nothing of how it is spread."""
+"""How sure a figure is: 95 % intervals of what was measured in pairs, for figures of whatever distribution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TAIL: Final = 0.025
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure, and between what it lies with a confidence of 95 %."""
+    """A figure, and the bounds between which it is with a confidence of 95 %."""
 
     value: float
     low: float
@@ -26,7 +26,10 @@ class Interval:
 
 
 def median_of(samples: Sequence[float]) -> Interval:
-    """The median, by the ranks between which that of all there could be lies; at least one sample."""
+    """Return the median and its interval; *samples* holds at least one.
+
+    The interval is made of the ranks between which the median of all possible samples is.
+    """
     ordered = sorted(samples)
     count = len(ordered)
     reach = _Z * math.sqrt(count) / 2
@@ -35,20 +38,20 @@ def median_of(samples: Sequence[float]) -> Interval:
 
 
 def p99(samples: Sequence[float]) -> float:
-    """Of 100 samples 99 are at most this; at least one sample."""
+    """Return the value that 99 of 100 samples do not exceed; *samples* holds at least one."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(len(ordered) * 0.99) - 1)]
 
 
 def p99_times(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int) -> Interval:
-    """The p99 of the second of each pair divided by that of the first, of all pairs together.
+    """Return the p99 of the second samples of all pairs, divided by the p99 of the first ones.
 
-    The interval is of drawing the pairs anew, whole: what happens to a machine lasts longer than one call, and so its
-    calls are not as many as they are.
+    The interval comes from drawing whole pairs again and again. Single calls are not drawn: what happens to a machine
+    lasts longer than one call, so the calls of one stretch of time are not independent.
 
     Args:
-        pairs: samples of two stretches of time, one right after the other; none is empty.
-        seed: of the draws.
+        pairs: the samples of two stretches of time, one right after the other; none is empty.
+        seed: decides the draws.
     """
     rng = Random(f"{seed}:draws")  # noqa: S311  # statistics, no secret
     sides = [(sorted(before), sorted(after)) for before, after in pairs]

@@ -1,4 +1,4 @@
-"""On what a benchmark ran: the machine, and the versions of what took part."""
+"""What a benchmark ran on: the machine, and the versions of what took part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES: Final = ("tidegate", "sqlalchemy", "psycopg")
 
 
 def machine() -> dict[str, Any]:
-    """Cores this process may use, memory in bytes, the processor's name, the system."""
+    """Return the cores that this process may use, the memory in bytes, the processor's name, and the system."""
     # os.process_cpu_count() says the same from Python 3.13 on.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -31,11 +31,11 @@ def machine() -> dict[str, Any]:
 
 
 def versions(engine: Engine) -> dict[str, str]:
-    """Versions of Python, the packages that took part, and the server of *engine*."""
+    """Return the versions of Python, of the packages that took part, and of the server of *engine*."""
     with engine.connect() as connection:
         server = connection.scalar(text("SHOW server_version"))
     packages = {name: version(name) for name in _PACKAGES}
-    # By its module: it comes as psycopg2 and as psycopg2-binary.
+    # Ask the module, not the package: that is called psycopg2 or psycopg2-binary.
     psycopg2 = str(import_module("psycopg2").__version__).split()[0]
     return {"python": platform.python_version(), **packages, "psycopg2": psycopg2, "postgresql": str(server)}
 

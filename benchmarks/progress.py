@@ -1,4 +1,4 @@
-"""What is being done now, and how far it is: a bar on a terminal, lines where there is none."""
+"""What is being done, and how much of it is done: a bar on a terminal, and lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LINE_S: Final = 10.0
 
 
 class Steps:
-    """Shows one step after the other on *console*."""
+    """Show one step after the other on *console*."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -30,10 +30,10 @@ class Steps:
 
         Args:
             title: what is being done.
-            total: how much there is to do; None if nobody knows.
+            total: how much there is to do; None: not known.
 
         Yields:
-            A function that is told how much more has been done; threads may call it.
+            A function that is called with how much more has been done; several threads may call it.
         """
         began = time.monotonic()
         with self._bar(title, total) if self.console.is_terminal else self._lines(title, total) as advance:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 REFERENCE: Final = "baseline"
 """The contender that the others are compared with."""
 WIDTH: Final = 120
-"""Columns the tables need."""
+"""How many columns of a terminal the tables need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run of the benchmark; ``contenders`` in the order of their columns."""
+    """The result of one benchmark; ``contenders`` are in the order of their columns."""
 
     runs: int
     seed: int
@@ -50,23 +50,23 @@ class Report:
     sharding: ShardingReport | None
 
     def by_scenario(self) -> dict[str, dict[str, Measured]]:
-        """What was measured, by scenario and contender."""
+        """Return what was measured, by scenario and contender."""
         found: dict[str, dict[str, Measured]] = {}
         for one in self.measured:
             found.setdefault(one.scenario, {})[one.contender] = one
         return found
 
     def times_faster(self, scenario: Mapping[str, Measured], contender: str) -> float:
-        """How many times faster *contender* is than the reference at p50; below 1, it is slower."""
+        """Return how many times faster *contender* is than the reference at p50; below 1, it is slower."""
         return scenario[REFERENCE].timing.p50_ms / scenario[contender].timing.p50_ms
 
     def challengers(self) -> list[str]:
-        """All contenders but the reference."""
+        """Return the names of all contenders except the reference."""
         return [name for name in self.contenders if name != REFERENCE]
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON takes it; times in milliseconds, sizes in bytes."""
+    """Return the report in the form that JSON takes; times in milliseconds, sizes in bytes."""
     return {
         "runs": report.runs,
         "seed": report.seed,
@@ -96,9 +96,9 @@ def show(report: Report, console: Console) -> None:
     console.print()
     console.print(_scenario_table(report))
     console.print(
-        "Milliseconds a call. faster: p50 of the baseline divided by p50 of the other; below 1 in red, the baseline is "
-        "faster.\n"
-        "queries, rows: statements sent and rows received a call, counted in a pass of its own.\n"
+        "Milliseconds for each call. faster: p50 of the baseline divided by p50 of the other; below 1, in red, the "
+        "baseline is faster.\n"
+        "queries, rows: statements sent and rows received for each call, counted in a pass without a clock.\n"
         "quiet: an app that ran in the first half of the time only.",
         style="dim",
     )

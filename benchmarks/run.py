@@ -1,4 +1,4 @@
-"""The main job, from the disk check to the report."""
+"""The benchmark from the disk check to the report."""
 
 from __future__ import annotations
 
@@ -49,21 +49,21 @@ def run_benchmark(
     routing_size: RoutingSize | None = None,
     sharding_size: ShardingSize | None = None,
 ) -> Report:
-    """Load *data_set* twice, measure, and clean up.
+    """Load *data_set* into two databases, measure, and clean up.
 
     Args:
         data_set: the rows.
-        rounds: how many times every scenario is gone through.
-        server: a PostgreSQL server of the caller's; None: one is started, and gone at the end.
+        rounds: how many times each scenario is measured.
+        server: a PostgreSQL server of the caller's; None: one is started, and removed at the end.
         steps: shows what is being done.
-        cache_url: a Valkey or Redis for tests, to go with *server*; None: the cache is not measured there.
+        cache_url: a Valkey or Redis for tests, used together with *server*; None: the cache is not measured there.
         cache_size: how much of the cache is measured.
         routing_size: how much of the routing is measured, on servers that are started for it; None: nothing.
-        sharding_size: how much of the sharding is measured, on others; None: nothing.
+        sharding_size: how much of the sharding is measured, on other such servers; None: nothing.
 
     Raises:
-        BenchmarkError: the disk is short, the server is in use, or contenders answer differently.
-        EmbeddedServerError: no server could be started.
+        BenchmarkError: the disk is too full, the server is in use, or contenders answer differently.
+        EmbeddedServerError: a server could not be started.
     """
     need = disk_need(data_set.runs)
     steps.console.print(f"On the disk this needs at most {need}.", highlight=False)
@@ -82,7 +82,8 @@ def run_benchmark(
             stack.callback(contender.engine.dispose)
         cache = CacheBenchmark(places, data_set, cache_url, cache_size, steps) if cache_url else None
         report = _measured(places, data_set, contenders, rounds, steps, cache)
-    # After the first servers have ended: what it measures is how soon others take over, and the machine may be small.
+    # Measure these after the first servers have ended: they measure how soon other servers take over, and the machine
+    # may be small.
     routing = None if routing_size is None else _routing(routing_size, data_set.seed, steps)
     sharding = None if sharding_size is None else _sharding(sharding_size, data_set.seed, steps)
     return replace(report, routing=routing, sharding=sharding)
@@ -130,14 +131,14 @@ def _asked(data_set: DataSet, contender: Repositories) -> tuple[list[Scenario], 
 
 
 def _routing(size: RoutingSize, seed: int, steps: Steps) -> RoutingReport:
-    # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
+    # Import it here: on a server of the caller's own, nothing of the extra [embedded] is needed.
     from tidegate.benchmarks.routing.benchmark import RoutingBenchmark
 
     return RoutingBenchmark(size, seed, steps).run()
 
 
 def _sharding(size: ShardingSize, seed: int, steps: Steps) -> ShardingReport:
-    # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
+    # Import it here: on a server of the caller's own, nothing of the extra [embedded] is needed.
     from tidegate.benchmarks.sharding.benchmark import ShardingBenchmark
 
     return ShardingBenchmark(size, seed, steps).run()
@@ -145,7 +146,7 @@ def _sharding(size: ShardingSize, seed: int, steps: Steps) -> ShardingReport:
 
 @contextmanager
 def _embedded(steps: Steps) -> Iterator[tuple[URL, str]]:
-    # Imported here: on a server of one's own, nothing of the extra [embedded] is needed.
+    # Import it here: on a server of the caller's own, nothing of the extra [embedded] is needed.
     from tidegate.proxy.embedded import Cluster
 
     cluster = Cluster(postgres_settings=SERVER_SETTINGS)

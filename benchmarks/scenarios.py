@@ -1,4 +1,4 @@
-"""What is measured: named calls on a loaded data set. Who answers them is not said here."""
+"""What is measured: named calls on a loaded data set, for whatever contender answers them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ RARE_SOURCE_QUIET: Final = f"quiet: {RARE_SOURCE}"
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Calls that are made in turn, measured under one name.
+    """Calls that are made in turn, and measured under one name.
 
-    Scenarios of one ``group`` are measured side by side, because they are compared with each other; of None, alone.
+    Scenarios with the same ``group`` are compared with each other, so they are measured side by side; one whose group
+    is None is measured alone.
     """
 
     name: str
@@ -36,17 +37,17 @@ class Scenario:
 
 
 def deepest_page(runs_of_app: int) -> int:
-    """The number of the deepest whole page of an app, 5,000 at most."""
+    """Return the number of the deepest whole page of an app, at most 5,000."""
     return max(2, min(DEEP_PAGE, runs_of_app // PAGE))
 
 
 def page_name(number: int) -> str:
-    """The scenario of one page."""
+    """Return the name of the scenario of one page."""
     return f"page {number:,} of 20"
 
 
 def scenarios(targets: Targets) -> list[Scenario]:
-    """All scenarios, for the data set that *targets* looks into."""
+    """Return all scenarios, for the data set that *targets* looks into."""
     return [
         *_pages(targets),
         *_deep_pages(targets),
@@ -109,7 +110,7 @@ def page_call(
     status: str | None = None,
     touch: tuple[str, ...] = (),
 ) -> ScenarioCall:
-    """A page of an app's runs."""
+    """Return a call for one page of an app's runs."""
     arguments = (where.tenant_id, where.app_id, sources, limit, last_id, status)
     return ScenarioCall("runs", "get_paginated_workflow_runs", arguments, touch)
 

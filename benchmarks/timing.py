@@ -1,4 +1,4 @@
-"""Timing calls, contender against contender, so that noise of the machine hits all of them alike."""
+"""Timing calls, contender against contender, so that the noise of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _BLOCK_CALLS: Final = 5
 _BLOCK_NS: Final = 250_000_000
-_WARM_CALLS: Final = 12  # past psycopg's fifth execution, after which statements are prepared, and PostgreSQL's
+# psycopg prepares a statement after its fifth execution, and PostgreSQL may change to a generic plan after five more.
+_WARM_CALLS: Final = 12
 _NS_PER_MS: Final = 1e6
 
 
@@ -36,7 +37,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one call costs on average, counted: statements sent, and rows that came back."""
+    """What one call costs on average: statements sent, and rows received, both counted."""
 
     queries: float
     rows: float
@@ -44,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One scenario answered by one contender."""
+    """What was measured of one scenario with one contender."""
 
     scenario: str
     contender: str
@@ -53,7 +54,7 @@ class Measured:
 
 
 def timing(samples_ns: Sequence[int]) -> Timing:
-    """Percentiles of *samples_ns*, nanoseconds; between two samples by interpolation. At least one sample."""
+    """Return percentiles of *samples_ns*, interpolated between samples; there must be at least one sample."""
     if len(samples_ns) == 1:
         only = samples_ns[0] / _NS_PER_MS
         return Timing(only, only, only, 1)
@@ -71,16 +72,16 @@ def measure(
 ) -> list[Measured]:
     """Measure every scenario with every contender.
 
-    A round goes through all groups of scenarios, and in each through all its scenarios and contenders, in an order of
-    its own; each gets a block of a few calls, of which one more before is not timed. So what is compared is measured
-    within the same moments. Queries and rows are counted in a pass without a clock.
+    A round goes through all groups of scenarios, and in each group through all its scenarios and contenders, in a new
+    random order. Each contender gets a block of a few calls; one more call before the block is not timed. So what is
+    compared is measured within the same moments. Queries and rows are counted in a pass without a clock.
 
     Args:
-        scenarios: what is asked.
-        contenders: who answers.
-        rounds: how many times round; a round gives up to 5 samples.
+        scenarios: the scenarios.
+        contenders: those who answer.
+        rounds: how many rounds to measure; a round gives up to 5 samples.
         seed: decides the orders.
-        advance: told how many more scenarios of a round are done.
+        advance: is called with how many more scenarios of a round are done.
     """
     lanes = {s.name: [_Lane(s, c) for c in contenders] for s in scenarios}
     costs = {(lane.scenario.name, lane.contender.name): lane.count() for row in lanes.values() for lane in row}
@@ -105,7 +106,7 @@ def measure(
 
 
 class _Lane:
-    """One contender in one scenario."""
+    """Measure one contender in one scenario."""
 
     def __init__(self, scenario: Scenario, contender: Contender) -> None:
         self.scenario = scenario
@@ -114,7 +115,7 @@ class _Lane:
         self._calls: Iterator[ScenarioCall] = cycle(scenario.calls)
 
     def warm_up(self) -> int:
-        """Call some times; returns the shortest time, in nanoseconds."""
+        """Make some calls, and return the shortest time, in nanoseconds."""
         return min(self._timed(call) for call in islice(self._calls, _WARM_CALLS))
 
     def run_block(self, calls: int) -> None:

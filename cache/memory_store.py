@@ -60,6 +60,13 @@ class MemoryStore:
         self.entries: dict[tuple[str, str], _Entry] = {}
         self._leases: dict[tuple[str, str], _Lease] = {}
         self._blobs: dict[tuple[str, str], bytes] = {}
+        self.name: Final = "memory"
+
+    def pushes(self) -> None:
+        """Return None: there are no pushes, so near caches ask each time."""
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
 
     def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.request import ONLY_PRIMARY, Limits, ReadRequirement
-from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.cache.store import Hit, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
     from tidegate.cache.root_recovery import RootRecovery
@@ -17,11 +17,11 @@ _STEPS: Final = Limits().steps
 
 
 class ReadNeeds:
-    """Asks the marks; one round trip where they are clean.
+    """Ask the marks what a read needs; one round trip where they are clean.
 
     Args:
         store: where the marks are.
-        recovery: advances them, so that a tenant without cached calls reaches its replicas too; None: nobody does.
+        recovery: advances their root, so that a tenant without cached calls reaches its replicas; None: nobody does.
     """
 
     def __init__(self, store: Store, recovery: RootRecovery | None) -> None:
@@ -29,23 +29,18 @@ class ReadNeeds:
         self._recovery = recovery
 
     def __call__(self, tenant: str, guard: str) -> ReadRequirement:
-        """What a read that depends on *guard* at most needs.
+        """Return what a read needs that depends on *guard* at most.
 
-        Marks that were lost are brought back at once, and not a step with each read: all of these would go to the
-        primary, and a step is a small part of one.
+        Marks that were lost are made anew at once, and not a step with each read: all of these reads would go to the
+        primary, and a step costs a small part of one.
         """
         with suppress(StoreUnavailable):
             for _ in range(_STEPS):
                 found = self._store.lookup(tenant, _NO_ENTRY, guard)
-                if not isinstance(found, NoRoot | Hit) and not found.dirty:
+                if isinstance(found, Hit):  # nobody fills this entry
+                    break
+                if not isinstance(found, NoRoot) and not found.dirty:
                     return ReadRequirement(found.position, primary=False, root=found.origin)
-                if self._recovery is None or not self._bring_on(self._recovery, tenant, found):
+                if self._recovery is None or not self._recovery.advance(tenant, found):
                     break
         return ONLY_PRIMARY
-
-    @staticmethod
-    def _bring_on(recovery: RootRecovery, tenant: str, found: Hit | Miss | NoRoot) -> bool:
-        if isinstance(found, NoRoot):
-            recovery.create_root(tenant)
-            return True
-        return not isinstance(found, Hit) and recovery.advance(tenant, found)

@@ -1,8 +1,9 @@
-"""Reading through the cache: answer from a fresh entry, or query and fill.
+"""Read through the cache: answer from a fresh entry, or query and fill.
 
-The order of steps is what makes it sound, and stands here once. A miss notes the tenant's counter *before* the query;
-the fill compares the tags of the answer, known only after it, with what was noted. What is not clean is read from the
-primary and not stored. A store that does not answer is no cache: the primary is read.
+What to do next is decided in :mod:`tidegate.cache.read_steps`; here it is done. The order of steps is what makes it
+sound. A miss notes the tenant's counter *before* the query; the fill compares the tags of the answer, which are known
+only after it, with what was noted. What is not clean is read from the primary and not stored. A store that does not
+answer is no cache: the primary is read.
 """
 
 from __future__ import annotations
@@ -11,27 +12,28 @@ import math
 import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # struct's own name for it
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from tidegate.cache.codec.values import Uncacheable, Unreadable
 from tidegate.cache.events import Filled, Missed, NotFilled, StoreFailed, Undecodable, ignore, served
 from tidegate.cache.marks import Refusal
-from tidegate.cache.request import ONLY_PRIMARY, Limits, ReadRequirement
+from tidegate.cache.read_steps import PRIMARY_ONLY, Advance, Fill, Patience, Query, Serve, clean_requirement, next_step
+from tidegate.cache.request import Answer, Limits
 from tidegate.cache.root_recovery import fresh_nonce
-from tidegate.cache.single_flight import Flights
-from tidegate.cache.store import Filling, Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.cache.single_flight import Flights, Turn
+from tidegate.cache.store import Filling, Miss, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tidegate.cache.events import Observer
-    from tidegate.cache.request import Answer, Request
+    from tidegate.cache.read_steps import Wait
+    from tidegate.cache.request import Request
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.single_flight import Flight
-    from tidegate.cache.store import Lookup, Store
+    from tidegate.cache.store import Hit, Lookup, Store
 
 _MOST_EARLY: Final = 37.0
 """The logarithm of what may be drawn goes no further: the least is 2 ** -53."""
@@ -39,7 +41,7 @@ _TIMES: Final = Struct(">QI")  # when the entry ends, and what it cost: ms since
 
 
 def unpacked(body: bytes) -> tuple[int, bytes]:
-    """When an entry ends, in ms since the epoch, and the answer as it was frozen, of the body of an entry.
+    """Split the body of an entry into when it ends, in ms since the epoch, and the answer as it was frozen.
 
     Raises:
         Unreadable: it is no such body.
@@ -51,8 +53,7 @@ def unpacked(body: bytes) -> tuple[int, bytes]:
     return until_ms, body[_TIMES.size :]
 
 
-@dataclass(frozen=True, slots=True)
-class _Lead:
+class _Lead(NamedTuple):
     """The right to fill, and what was noted for it."""
 
     miss: Miss
@@ -60,51 +61,25 @@ class _Lead:
     flight: Flight
 
 
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What another thread of this process stored while this one waited."""
+class _Now(NamedTuple):
+    """Where a read stands between two steps."""
 
-    body: bytes
-
-
-class _Again:
-    """Something has changed: look again."""
+    patience: Patience
+    found: Lookup
 
 
-_AGAIN: Final = _Again()
-
-
-class _Patience:
-    """How much longer one read may wait, and how many steps it may still take for its root; and what it found."""
-
-    __slots__ = ("_deadline", "_now_ms", "_poll_ms", "broken", "steps")
-
-    def __init__(self, limits: Limits, now_ms: Callable[[], int]) -> None:
-        self._now_ms = now_ms
-        self._deadline = now_ms() + limits.wait_ms
-        self._poll_ms = float(limits.poll_ms)
-        self.steps = limits.steps
-        self.broken = False
-        """Whether the entry that is there cannot be read, and must be filled anew."""
-
-    @property
-    def left_s(self) -> float:
-        return max(0, self._deadline - self._now_ms()) / 1000
-
-    def next_poll_s(self) -> float:
-        """Longer each time, so that a crowd of waiters costs the store little; jittered, so that they spread."""
-        poll_ms, self._poll_ms = self._poll_ms, min(self._poll_ms * 2, 32.0)
-        return min(self.left_s, poll_ms * (0.5 + random.random()) / 1000)  # noqa: S311  # no secret
+_End: TypeAlias = Answer | Query | _Lead
+"""How the steps of a read end: it is answered, or queries a node, or does that and fills."""
 
 
 class ReadThrough:
-    """The read path over one store.
+    """Answer reads from one store, and fill it.
 
     Args:
         store: entries and marks.
-        recovery: brings roots on.
+        recovery: advances roots.
         flights: single flight in this process.
-        limits: see :class:`Limits`.
+        limits: see :class:`~tidegate.cache.request.Limits`.
         observe: told what happened.
         epoch: since when a tenant is where the newest shard map of this process has it; None: there is one shard.
         sleep: waits some seconds; replaced in simulations.
@@ -127,38 +102,52 @@ class ReadThrough:
         self._recovery = recovery
         self._flights = flights or Flights()
         self._limits = limits or Limits()
+        self._unspent = Patience.of(self._limits)
         self._observe = observe
         self.epoch = epoch
         self._sleep = sleep
         self._now_ms = now_ms
 
-    def __call__(self, request: Request) -> object:
-        """The answer to *request*, never older than the newest change visible on the primary as this began."""
-        patience = _Patience(self._limits, self._now_ms)
-        turn: _Again | _Lead | _Shared | Hit | ReadRequirement = _AGAIN
-        while True:
-            try:
-                found = turn if isinstance(turn, Hit) else self._look(request)
-                if isinstance(found, Hit):
-                    try:
-                        return self._serve(request, found)
-                    except Unreadable:
-                        patience.broken = True
-                    found = self._lookup(request, refresh=True)
-                turn = self._turn(request, found, patience)
-            except StoreUnavailable as error:
-                self._observe(StoreFailed("read", str(error)))
-                turn = ONLY_PRIMARY
-            if isinstance(turn, _Shared):
-                with suppress(Unreadable, StoreUnavailable):
-                    value = request.thaw(turn.body[_TIMES.size :], None)
-                    self._observe(served(request.tenant, "flight"))
-                    return value
-                turn = ONLY_PRIMARY
-            if isinstance(turn, ReadRequirement):
-                return request.query(turn).value
-            if isinstance(turn, _Lead):
-                return self._lead(request, turn)
+    def __call__(self, request: Request) -> Answer:
+        """Answer *request*, never older than the newest change that was visible on the primary as this began."""
+        try:
+            end = self._until_end(request)
+        except StoreUnavailable as error:
+            self._observe(StoreFailed("read", str(error)))
+            end = PRIMARY_ONLY
+        if isinstance(end, Answer):
+            return end
+        if isinstance(end, Query):
+            return request.query(end.requirement)
+        return self._lead(request, end)
+
+    def _until_end(self, request: Request) -> _End:
+        """Take one step after the other until the read is answered, or must query, with or without filling."""
+        now: _Now | _End = _Now(self._unspent, self._look(request))
+        turn: Turn | None = None
+        try:
+            while isinstance(now, _Now):
+                step = next_step(now.found, now.patience)
+                if isinstance(step, Query):
+                    return step
+                if isinstance(step, Serve):
+                    now = self._serve(request, step.hit, now.patience)
+                    continue
+                turn = turn or self._turn(request)
+                if isinstance(step, Fill):
+                    now = self._fill(request, step, turn, now.patience)
+                elif isinstance(step, Advance):
+                    now = self._advance(request, step, turn, now.patience)
+                else:
+                    now = self._wait(request, step, turn, now.patience)
+            return now
+        finally:
+            if turn is not None:
+                turn.leave()
+
+    def _turn(self, request: Request) -> Turn:
+        deadline_ms = self._now_ms() + self._limits.wait_ms
+        return Turn(self._flights, request.tenant, request.entry, deadline_ms, self._limits.poll_ms)
 
     def _look(self, request: Request) -> Lookup:
         found = self._lookup(request)
@@ -171,17 +160,20 @@ class ReadThrough:
         epoch = None if self.epoch is None else self.epoch(request.tenant)
         return self._store.lookup(request.tenant, request.entry, request.guard, refresh=refresh, epoch=epoch)
 
-    def _serve(self, request: Request, hit: Hit) -> object:
+    def _serve(self, request: Request, hit: Hit, patience: Patience) -> _Now | _End:
+        """Answer from an entry, and refresh it where it ends soon; fill it anew where it cannot be read."""
         try:
             until_ms, cost_ms = _TIMES.unpack_from(hit.body)
             value = request.thaw(hit.body[_TIMES.size :], hit)
         except (Unreadable, StructError) as error:
             self._observe(Undecodable(request.tenant, str(error)))
-            raise Unreadable from error
+            if patience.anew:  # whoever has filled it since fills what cannot be read here
+                return PRIMARY_ONLY
+            return _Now(patience._replace(anew=True), self._lookup(request, refresh=True))
         self._observe(served(request.tenant, "store"))
         if self._is_early(until_ms, cost_ms) and (lead := self._refresh(request)) is not None:
-            return self._lead(request, lead)
-        return value
+            return lead
+        return Answer(value, answered_by="store")
 
     def _is_early(self, until_ms: int, cost_ms: int) -> bool:
         # XFetch: the nearer the end and the dearer the query, the likelier; so one reader refreshes before all miss.
@@ -192,93 +184,94 @@ class ReadThrough:
         return -scale_ms * math.log(1.0 - random.random()) >= left_ms  # noqa: S311  # no secret
 
     def _refresh(self, request: Request) -> _Lead | None:
-        flight, leads = self._flights.join(request.tenant, request.entry)
-        if not leads:
+        turn = self._turn(request)
+        flight, lead = turn.join(), None
+        if not turn.leads:
             return None
         with suppress(StoreUnavailable):
-            found = self._lookup(request, refresh=True)
-            if (
-                isinstance(found, Miss)
-                and not found.dirty
-                and not found.moved
-                and (token := self._take_lease(request, found, anew=True))
-            ):
-                return _Lead(found, token, flight)
-        self._close(request, flight, None)
-        return None
+            step = next_step(self._lookup(request, refresh=True), self._unspent._replace(anew=True))
+            if isinstance(step, Fill):
+                lead = self._take_lease(request, step, flight)
+        if lead is None:
+            turn.leave()
+        return lead
 
-    def _turn(
-        self, request: Request, found: Lookup, patience: _Patience
-    ) -> _Again | _Lead | _Shared | Hit | ReadRequirement:
-        if isinstance(found, Hit):  # with refresh asked for, a store gives none
-            return ONLY_PRIMARY
-        if isinstance(found, NoRoot) or found.dirty or found.moved:
-            return self._unled(request, found, patience)
-        flight, leads = self._flights.join(request.tenant, request.entry)
-        if leads:
-            return self._await_lease(request, found, flight, patience)
-        body = flight.wait(patience.left_s)
-        if body is not None:
-            return _Shared(body)
-        return _AGAIN if patience.left_s else ReadRequirement(found.position, primary=False, root=found.origin)
+    def _take_lease(self, request: Request, fill: Fill, flight: Flight) -> _Lead | None:
+        token, lease_ms, miss = fresh_nonce(), self._limits.lease_ms, fill.miss
+        taken = self._store.lease(request.tenant, request.entry, miss, token, lease_ms, unless_filled=not fill.anew)
+        return _Lead(miss, token, flight) if taken else None
 
-    def _unled(self, request: Request, found: NoRoot | Miss, patience: _Patience) -> _Again | ReadRequirement:
-        """By these marks nothing may be stored."""
-        if isinstance(found, Miss) and found.moved:  # the layers below read the shard map again
-            return ReadRequirement(found.position, primary=found.dirty, root=found.origin)
-        if patience.steps == 0 or not self._bring_on(request, found):
-            return ONLY_PRIMARY
-        patience.steps -= 1
-        return _AGAIN
+    def _fill(self, request: Request, fill: Fill, turn: Turn, patience: Patience) -> _Now | _Lead:
+        """Take the right to fill; where somebody else has it, say who."""
+        flight = turn.join()
+        if turn.leads and (lead := self._take_lease(request, fill, flight)) is not None:
+            turn.hand_over()
+            return lead
+        left_ms = turn.deadline_ms - self._now_ms()
+        return _Now(patience._replace(filler="process" if turn.leads else "thread", left_ms=left_ms), fill.miss)
 
-    def _bring_on(self, request: Request, found: NoRoot | Miss) -> bool:
-        if isinstance(found, NoRoot):
-            self._recovery.create_root(request.tenant)
-            return True
-        return self._recovery.advance(request.tenant, found)
+    def _advance(self, request: Request, step: Advance, turn: Turn, patience: Patience) -> _Now:
+        """Take a step for the root; by the marks as they are, nothing may be stored."""
+        turn.leave()
+        if not self._recovery.advance(request.tenant, step.found):  # another look would find the same
+            return _Now(patience._replace(steps=0, filler="nobody"), step.found)
+        return _Now(patience._replace(steps=patience.steps - 1, filler="nobody"), self._look(request))
 
-    def _await_lease(
-        self, request: Request, miss: Miss, flight: Flight, patience: _Patience
-    ) -> _Again | _Lead | Hit | ReadRequirement:
-        """Take the lease, or wait for what its holder stores; no database connection is held meanwhile."""
-        lead = None
-        try:
-            while True:
-                if token := self._take_lease(request, miss, anew=patience.broken):
-                    lead = _Lead(miss, token, flight)
-                    return lead
-                if not patience.left_s:
-                    return ReadRequirement(miss.position, primary=False, root=miss.origin)
-                self._sleep(patience.next_poll_s())
-                found = self._look(request)
-                if isinstance(found, Hit):
-                    return found
-                if isinstance(found, NoRoot) or found.dirty or found.moved:
-                    return _AGAIN
-                miss = found
-        finally:
-            if lead is None:
-                self._close(request, flight, None)
+    def _wait(self, request: Request, step: Wait, turn: Turn, patience: Patience) -> _Now | Answer | Query:
+        """Wait for what somebody else fills; answer with it if a thread of this process hands it over."""
+        if step.filler == "process":
+            self._sleep(turn.next_poll_s(patience.left_ms))
+        else:
+            body = turn.join().wait(patience.left_ms / 1000)
+            turn.leave()
+            if body is not None:
+                return self._shared(request, body)
+        return _Now(patience._replace(filler="nobody"), self._look(request))
 
-    def _take_lease(self, request: Request, miss: Miss, *, anew: bool) -> str | None:
-        token, lease_ms = fresh_nonce(), self._limits.lease_ms
-        taken = self._store.lease(request.tenant, request.entry, miss, token, lease_ms, unless_filled=not anew)
-        return token if taken else None
+    def _shared(self, request: Request, body: bytes) -> Answer | Query:
+        """Answer with what another thread of this process has stored while this one waited."""
+        with suppress(Unreadable, StoreUnavailable):
+            value = request.thaw(body[_TIMES.size :], None)
+            self._observe(served(request.tenant, "flight"))
+            return Answer(value, answered_by="flight")
+        return PRIMARY_ONLY
 
-    def _lead(self, request: Request, lead: _Lead) -> object:
+    def _lead(self, request: Request, lead: _Lead) -> Answer:
         began, body = self._now_ms(), None
         try:
-            answer = request.query(ReadRequirement(lead.miss.position, primary=False, root=lead.miss.origin))
+            answer = request.query(clean_requirement(lead.miss))
             body = self._offer(request, lead, answer, self._now_ms() - began)
         finally:
             if body is None:
                 with suppress(StoreUnavailable):
                     self._store.release(request.tenant, request.entry, lead.token)
-            self._close(request, lead.flight, body)
-        return answer.value
+            self._flights.close(request.tenant, request.entry, lead.flight)
+            lead.flight.land(body)
+        return answer
 
     def _offer(self, request: Request, lead: _Lead, answer: Answer, cost_ms: int) -> bytes | None:
-        """Store an answer; the body if it was stored."""
+        """Store an answer; return the body if it was stored."""
+        filling = self._filling(request, lead, answer, cost_ms)
+        if filling is None:
+            return None
+        # Closed first: who comes from now on must not be given what the store vouched for before they came.
+        self._flights.close(request.tenant, request.entry, lead.flight)
+        try:
+            refusal = self._store.fill(request.tenant, filling)
+        except StoreUnavailable as error:
+            self._observe(StoreFailed("fill", str(error)))
+            return None
+        if refusal is not None:
+            self._observe(NotFilled(request.tenant, refusal))
+            if refusal is Refusal.ORIGIN and filling.origin > lead.miss.origin:
+                # A failover: entries of before may hold what it lost, and must not be served any longer.
+                self._create_root(request.tenant)
+            return None
+        self._observe(Filled(request.tenant, filling.size))
+        return filling.body
+
+    def _filling(self, request: Request, lead: _Lead, answer: Answer, cost_ms: int) -> Filling | None:
+        """Make of an answer what is stored; None where it cannot be."""
         if answer.origin is None:
             self._observe(NotFilled(request.tenant, "read in somebody's transaction, or on a node not known"))
             return None
@@ -293,38 +286,10 @@ class ReadThrough:
             self._observe(NotFilled(request.tenant, f"the policy failed: {error!r}"))
             return None
         body = _TIMES.pack(self._now_ms() + ttl_ms, min(max(cost_ms, 0), 2**32 - 1)) + frozen
-        filling = Filling(
-            entry=request.entry,
-            noted=lead.miss.noted,
-            token=lead.token,
-            origin=answer.origin,
-            tags=tags,
-            body=body,
-            ttl_ms=ttl_ms,
-            blobs=blobs,
-        )
-        # Closed first: who comes from now on must not be given what the store vouched for before they came.
-        self._flights.close(request.tenant, request.entry, lead.flight)
-        try:
-            refusal = self._store.fill(request.tenant, filling)
-        except StoreUnavailable as error:
-            self._observe(StoreFailed("fill", str(error)))
-            return None
-        if refusal is not None:
-            self._observe(NotFilled(request.tenant, refusal))
-            if refusal is Refusal.ORIGIN and answer.origin > lead.miss.origin:
-                # A failover: entries of before may hold what it lost, and must not be served any longer.
-                self._make_root(request.tenant)
-            return None
-        self._observe(Filled(request.tenant, len(body) + sum(map(len, blobs.values()))))
-        return body
+        return Filling(request.entry, lead.miss.noted, lead.token, answer.origin, tags, body, ttl_ms, blobs)
 
-    def _make_root(self, tenant: str) -> None:
+    def _create_root(self, tenant: str) -> None:
         try:
             self._recovery.create_root(tenant)
         except Exception as error:  # noqa: BLE001  # the primary may fail by now, and the answer is there
             self._observe(StoreFailed("make", str(error)))
-
-    def _close(self, request: Request, flight: Flight, body: bytes | None) -> None:
-        self._flights.close(request.tenant, request.entry, flight)
-        flight.land(body)

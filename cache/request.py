@@ -1,9 +1,9 @@
-"""One call as the read path sees it, and how long a read may take over it."""
+"""One call as the read path sees it, what comes back of one, and how long a read may take over the cache."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from tidegate.position import NOWHERE
 
@@ -33,50 +33,70 @@ class ReadRequirement:
 ONLY_PRIMARY: Final = ReadRequirement(NOWHERE, primary=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a node answered; *origin* None means that it must not be stored."""
+AnsweredBy: TypeAlias = Literal["near", "store", "flight", "node", "plain"]
+"""Who answered a call: the near cache, the store, another thread's fill, a node after a miss, or no cache at all."""
+
+
+class Answer(NamedTuple):
+    """What comes back of a call.
+
+    Args:
+        value: what the caller gets.
+        origin: whose data it is; None: that is not known, and so it must not be stored.
+        node: the name of the server that answered; "" where nobody chose one.
+        answered_by: who answered.
+    """
 
     value: object
-    origin: Origin | None
+    origin: Origin | None = None
+    node: str = ""
+    answered_by: AnsweredBy = "plain"
 
 
 class Request(Protocol):
-    """One call, as the read-through sees it."""
+    """One call, as the read path sees it."""
 
     @property
     def tenant(self) -> str:
-        """The tenant, in canonical form."""
+        """Return the tenant, in canonical form."""
         ...
 
     @property
     def entry(self) -> str:
-        """The digest of the call."""
+        """Return the digest of the call."""
         ...
 
     @property
     def guard(self) -> str:
-        """The tag that is bumped whenever a tag of the answer is."""
+        """Return the tag that is bumped whenever a tag of the answer is."""
         ...
 
-    def query(self, need: ReadRequirement, /) -> Answer:
-        """Ask a node, in a session begun for this."""
+    def query(self, requirement: ReadRequirement, /) -> Answer:
+        """Ask a node, in a session that is begun for this."""
         ...
 
     def tags(self, value: object, /) -> tuple[str, ...]:
-        """The tags of an answer."""
+        """Return the tags of an answer."""
         ...
 
     def ttl_ms(self, value: object, /) -> int:
-        """How long an answer may be kept."""
+        """Return how long an answer may be kept, in milliseconds."""
         ...
 
     def freeze(self, value: object, /) -> tuple[bytes, Mapping[str, bytes]]:
-        """An answer as (body, blobs); raises :class:`~tidegate.cache.codec.values.Uncacheable`."""
+        """Encode an answer as (body, blobs).
+
+        Raises:
+            Uncacheable: it holds what cannot be stored.
+        """
         ...
 
     def thaw(self, body: bytes, hit: Hit | None, /) -> object:
-        """A new answer of a body; *hit* None: this process has just stored it.
+        """Build a new answer from a body.
+
+        Args:
+            body: what :meth:`freeze` has made.
+            hit: the entry it came with; None: this process has just stored it.
 
         Raises:
             Unreadable: the body is not the answer to this call.
@@ -86,17 +106,17 @@ class Request(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times in milliseconds.
+    """How long a read may take over the cache.
 
-    Who waits does so for longer than a lease lasts: if its holder died, one of the crowd takes it over then, and the
-    others wait on. Were it shorter, the death of one would send all of them to the database.
+    Those who wait do so for longer than a lease lasts: if its holder died, one of the crowd takes it over then, and the
+    others wait on. Were the wait shorter, the death of one holder would send all of them to the database.
 
     Args:
-        lease_ms: how long a filler has before another may fill.
-        wait_ms: how long others wait for it before they read for themselves.
-        poll_ms: how often they look, at first; less and less often.
+        lease_ms: how long a filler has before another may fill, in milliseconds.
+        wait_ms: how long others wait for it before they read for themselves, in milliseconds.
+        poll_ms: how often they look, at first, in milliseconds; less and less often.
         beta: how early an entry is refreshed before it ends (XFetch, Vattani et al. 2015); 0: never.
-        steps: how many steps a read takes to bring a root on before it reads the primary.
+        steps: how many steps a read takes to advance a root before it reads the primary.
     """
 
     lease_ms: int = 3_000

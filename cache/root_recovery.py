@@ -1,4 +1,4 @@
-"""Bringing a tenant's marks back to where entries may be fresh, by asking the primary.
+"""Advance a tenant's root to where entries may be fresh, by asking the primary.
 
 Marks that were lost come back *pending*, with a fresh nonce, before the primary is asked for anything: a transaction
 that begins after that finds the pending root and opens its intent on it. The primary's answer then tells whose end the
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tidegate.cache.events import RootAdvanced, ignore
 from tidegate.cache.marks import RootState
+from tidegate.cache.store import NoRoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -55,7 +56,7 @@ def fresh_nonce() -> str:
 
 
 class RootRecovery:
-    """Brings roots on, one step at a time.
+    """Advance roots, one step at a time.
 
     Args:
         store: where the marks are.
@@ -85,19 +86,26 @@ class RootRecovery:
         self._store.make_root(tenant, self._nonce(), self._primary.origin(tenant))
         self._observe(RootAdvanced(tenant, "made"))
 
-    def advance(self, tenant: str, miss: Miss) -> bool:
-        """Take the next step that *miss* calls for; whether anything may have changed by it."""
-        epoch = self._primary.epoch(tenant)
-        if miss.origin.epoch < epoch:  # the tenant has moved since: its transactions are another shard's now
+    def advance(self, tenant: str, found: Miss | NoRoot) -> bool:
+        """Take the next step that *found* calls for.
+
+        Returns:
+            Whether anything may have changed by it; if not, another look finds the same.
+        """
+        if isinstance(found, NoRoot):
             self.create_root(tenant)
             return True
-        if miss.origin.epoch > epoch:  # this process does not know yet: it would ask a shard about another one's
+        epoch = self._primary.epoch(tenant)
+        if found.origin.epoch < epoch:  # the tenant has moved since: its transactions are another shard's now
+            self.create_root(tenant)
+            return True
+        if found.origin.epoch > epoch:  # this process does not know yet: it would ask a shard about another one's
             return False
-        if miss.state is RootState.PENDING:
-            return self._complete(tenant, miss)
-        if miss.state is RootState.QUARANTINE:
-            return self._release(tenant, miss)
-        return self._resolve(tenant, miss)
+        if found.state is RootState.PENDING:
+            return self._complete(tenant, found)
+        if found.state is RootState.QUARANTINE:
+            return self._release(tenant, found)
+        return self._resolve(tenant, found)
 
     def _complete(self, tenant: str, miss: Miss) -> bool:
         origin = self._primary.origin(tenant)

@@ -8,10 +8,13 @@ before its answer is offered to the store, and followers get nothing from an ans
 from __future__ import annotations
 
 import os
+import random
 import threading
 import weakref
 from functools import partial
 from typing import Final, Protocol
+
+_LONGEST_POLL_MS: Final = 32.0
 
 
 class Signal(Protocol):
@@ -79,6 +82,54 @@ class Flights:
         with self._lock:
             if self._flights.get((tenant, entry)) is flight:
                 del self._flights[tenant, entry]
+
+
+class Turn:
+    """Guide one read among those that want the same entry: until when it waits, and which flight it is in.
+
+    Args:
+        flights: the flights of this process.
+        tenant: whose entry it is.
+        entry: the digest that names the entry.
+        deadline_ms: until when the read waits, by the clock of the read path, in milliseconds.
+        poll_ms: the first pause between two looks whether another process has filled, in milliseconds.
+    """
+
+    __slots__ = ("_entry", "_flights", "_poll_ms", "_tenant", "deadline_ms", "flight", "leads")
+
+    def __init__(self, flights: Flights, tenant: str, entry: str, deadline_ms: int, poll_ms: float) -> None:
+        self._flights = flights
+        self._tenant = tenant
+        self._entry = entry
+        self._poll_ms = poll_ms
+        self.deadline_ms = deadline_ms
+        self.flight: Flight | None = None
+        self.leads = False
+
+    def join(self) -> Flight:
+        """Return the flight of the entry, and join it first. If there was none, this read leads it."""
+        if self.flight is None:
+            self.flight, self.leads = self._flights.join(self._tenant, self._entry)
+        return self.flight
+
+    def leave(self) -> None:
+        """Leave the flight. Reads that followed this one look for themselves."""
+        if self.flight is not None and self.leads:
+            self._flights.close(self._tenant, self._entry, self.flight)
+            self.flight.land(None)
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Leave the flight to the fill of the entry, which closes it."""
+        self.flight, self.leads = None, False
+
+    def next_poll_s(self, left_ms: int) -> float:
+        """Return how long to wait before the next look, in seconds.
+
+        It is longer each time, so that a crowd of waiters costs the store little, and jittered, so that they spread.
+        """
+        poll_ms, self._poll_ms = self._poll_ms, min(self._poll_ms * 2, _LONGEST_POLL_MS)
+        return min(float(left_ms), poll_ms * (0.5 + random.random())) / 1000  # noqa: S311  # no secret
 
 
 def _forked(reference: weakref.ref[Flights]) -> None:

@@ -13,6 +13,7 @@ from tidegate.cache.marks import Noted, Refusal, RootState
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from tidegate.cache.near.push_versions import PushVersions
     from tidegate.position import Origin, Position
 
 
@@ -232,4 +233,17 @@ class Store(Protocol):
 
     def switch(self, name: str, *, off: bool) -> None:
         """Switch the cache off or on; *name* is "all", "method:" and a name, or "tenant:" and an id."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return the name of the server, without a password: for messages, and as the database knows it."""
+        ...
+
+    def pushes(self) -> PushVersions | None:
+        """Open a stream of what happens to marks, for near caches in ``bounded`` mode; None if there are no pushes."""
+        ...
+
+    def close(self) -> None:
+        """Close the idle connections. The store opens new ones if it is used again."""
         ...

@@ -1,7 +1,8 @@
-"""The telemetry layer, and where what it sees goes: counters in memory, and ``logging``.
+"""What a gate tells of itself: counters in memory, ``logging``, and the program's own observer.
 
-It stands above all other layers, so a call's time is what its caller waits for. What happens inside the cache comes as
-events (see :mod:`tidegate.cache.events`), which counters and log take note of before the program's own observer does.
+Calls come from the telemetry layer. What happens inside the cache and on the way to a server comes as events (see
+:mod:`tidegate.cache.events` and :mod:`tidegate.routing.events`); counters and log see them before the program's own
+observer does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tidegate.cache import events as cache_events
-    from tidegate.proxy.call import Answered, Call
+    from tidegate.cache.request import Answer, AnsweredBy
+    from tidegate.proxy.call import Call
     from tidegate.routing import events as routing_events
 
 Event: TypeAlias = "cache_events.Event | routing_events.Event"
@@ -29,10 +31,10 @@ Event: TypeAlias = "cache_events.Event | routing_events.Event"
 
 
 class Observer(Protocol):
-    """Told of every event; must be quick, and must not raise."""
+    """Is told of every event; it must be quick, and must not raise."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note."""
+        """Take note of *event*."""
         ...
 
 
@@ -45,9 +47,9 @@ class MethodStats:
     """The calls of one method since the gate was made.
 
     Args:
-        calls: how many have ended.
-        errors: of these, with an exception.
-        seconds: all of them together.
+        calls: how many have ended, with an answer or with an exception.
+        errors: how many of these ended with an exception.
+        seconds: how long all of them took together.
         answered: how many were answered "near", by the "store", by another thread's "flight", by a "node" because the
             cache had no fresh answer, or "plain" because they are none of the cache's business.
     """
@@ -55,16 +57,16 @@ class MethodStats:
     calls: int
     errors: int
     seconds: float
-    answered: Mapping[Answered, int]
+    answered: Mapping[AnsweredBy, int]
 
     @property
     def served(self) -> int:
-        """How many the cache answered."""
+        """Return how many the cache answered."""
         return sum(count for who, count in self.answered.items() if who in ("near", "store", "flight"))
 
     @property
     def missed(self) -> int:
-        """How many it should have, and did not."""
+        """Return how many the cache should have answered, and a node did."""
         return self.answered.get("node", 0)
 
 
@@ -88,11 +90,11 @@ class _Method:
 
     def __init__(self) -> None:
         self.errors = self.ns = 0
-        self.answered: defaultdict[Answered, int] = defaultdict(int)
+        self.answered: defaultdict[AnsweredBy, int] = defaultdict(int)
 
 
 class Counters:
-    """Counts calls and events; may be told by many threads."""
+    """Count calls and events; many threads may do so at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -100,18 +102,24 @@ class Counters:
         self._events: dict[tuple[type[Event], str], int] = {}
         self._nodes: dict[str, int] = {}
 
-    def add(self, call: Call, ns: int, failed: int = 0) -> None:
-        """One call, which took *ns* nanoseconds; *failed*: 1 if it ended with an exception."""
+    def add(self, call: Call, answer: Answer, ns: int) -> None:
+        """Count a call that was answered, and took *ns* nanoseconds."""
         with self._lock:
-            method = self._methods[call.name]
+            method = self._methods[call.method.qualified_name]
             method.ns += ns
-            method.errors += failed
-            method.answered[call.answered] += 1
-            if call.node:
-                self._nodes[call.node] = self._nodes.get(call.node, 0) + 1
+            method.answered[answer.answered_by] += 1
+            if answer.node:
+                self._nodes[answer.node] = self._nodes.get(answer.node, 0) + 1
+
+    def add_failed(self, call: Call, ns: int) -> None:
+        """Count a call that ended with an exception after *ns* nanoseconds."""
+        with self._lock:
+            method = self._methods[call.method.qualified_name]
+            method.ns += ns
+            method.errors += 1
 
     def __call__(self, event: Event) -> None:
-        """One event; answers of the cache are counted with the calls they answer."""
+        """Count one event; answers of the cache are counted with the calls they answer."""
         if type(event) is Served:
             return
         kind, events = _kind(event), self._events
@@ -119,10 +127,10 @@ class Counters:
             events[kind] = events.get(kind, 0) + 1
 
     def stats(self) -> Stats:
-        """All of it, as it is now."""
+        """Return all counts as they are now."""
         with self._lock:
             methods = {
-                name: MethodStats(sum(m.answered.values()), m.errors, m.ns / _NS_PER_S, dict(m.answered))
+                name: MethodStats(sum(m.answered.values()) + m.errors, m.errors, m.ns / _NS_PER_S, dict(m.answered))
                 for name, m in self._methods.items()
             }
             events = {_named(kind): count for kind, count in self._events.items()}
@@ -130,7 +138,7 @@ class Counters:
 
 
 class Log:
-    """Logs what somebody should look into: a cache that does not answer, entries that cannot be used.
+    """Log what somebody should look into: a cache that does not answer, entries that cannot be used.
 
     One line for each kind of trouble in *every_s* seconds, since a cache that is away fails each call; the next line
     says how many there were meanwhile.
@@ -168,7 +176,7 @@ class Log:
 
 
 def all_of(*observers: Observer) -> Observer:
-    """One observer that tells them all, in order; answers of the cache only those who make something of them."""
+    """Return one observer that tells all of these, in order; answers of the cache only those that use them."""
     caring = tuple(observer for observer in observers if observer is not ignore)
     of_answers = tuple(observer for observer in caring if not isinstance(observer, Counters | Log))
 

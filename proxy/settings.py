@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tidegate.errors import SettingsError
+from tidegate.public import public
 from tidegate.repositories.policies import NearMode  # noqa: TC001  # pydantic asks for it at run time
 from tidegate.routing.sharding.shard_map import ShardMap, even_map, map_of_ranges
 
@@ -18,6 +19,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+@public
 class CacheSettings(_Section):
     """The cache. The URL may hold a password, so it is in no ``repr``.
 
@@ -55,6 +57,7 @@ class CacheSettings(_Section):
     transaction_timeout_s: float = Field(default=60.0, ge=0)
 
 
+@public
 class PoolSettings(_Section):
     """Connections of one process to one node.
 
@@ -69,6 +72,7 @@ class PoolSettings(_Section):
     timeout_s: float = Field(default=30.0, gt=0)
 
 
+@public
 class ReplicaSettings(_Section):
     """One replica; in a file, its URL alone will do.
 
@@ -89,6 +93,7 @@ def _as_replica(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
 
 
+@public
 class ShardSettings(_Section):
     """One primary with its replicas.
 
@@ -108,6 +113,7 @@ class ShardSettings(_Section):
     patroni: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = Field(default=(), repr=False)
 
 
+@public
 class RoutingSettings(_Section):
     """Reading from replicas.
 
@@ -145,6 +151,7 @@ class RoutingSettings(_Section):
     primary_wait_ms: int = Field(default=2_000, ge=0)
 
 
+@public
 class ShardingSettings(_Section):
     """Which shard has which tenants; see docs/sharding.md.
 
@@ -167,6 +174,7 @@ class ShardingSettings(_Section):
     scatter_s: float = Field(default=10.0, gt=0)
 
 
+@public
 class Settings(_Section):
     """All of it; frozen, and can be pickled."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from tidegate.errors import StaleShardMap
 
@@ -21,7 +21,42 @@ BATCH_SIZE = 1000
 """How many rows a batch holds unless the caller says otherwise."""
 
 
-class SQLAlchemyRepository:
+Retry: TypeAlias = "Callable[[], Callable[[StaleShardMap], bool]]"
+"""Makes, for one transaction, a function that tells whether it may be tried again after a shard has refused it.
+
+The function waits while a flip is under way. Each transaction has one of its own, since each has its own patience.
+"""
+
+
+class Binding(NamedTuple):
+    """How a repository is bound to a gate.
+
+    Args:
+        home: opens sessions where every row is, which is a primary; the same for a copy that reads on a replica.
+        layer: where the calls of the repository go; None: its methods run plain. A call itself runs on such a copy.
+        retry: tells whether a transaction that a shard has refused may be tried again; None: it may not.
+        caller_sessions: runs the methods that take the caller's session; None: they run plain.
+        made_with: what the constructor was given besides the session maker; it tells the answers of repositories apart.
+    """
+
+    home: sessionmaker[Session]
+    layer: Callable[[Any], Any] | None = None
+    retry: Retry | None = None
+    caller_sessions: Callable[..., Any] | None = None
+    made_with: tuple[Any, ...] = ()
+
+    def of_copy(self, home: sessionmaker[Session] | None = None, retry: Retry | None = None) -> Binding:
+        """Return the binding of a copy that runs plain, with another *home* or *retry* if one is given."""
+        return Binding(home or self.home, None, retry or self.retry, self.caller_sessions, self.made_with)
+
+
+class Bindable:
+    """Declare where a repository keeps its binding. A plain repository has none."""
+
+    tidegate_binding: Binding | None = None
+
+
+class SQLAlchemyRepository(Bindable):
     """Read and write through one ``sessionmaker``. To make a repository costs nothing and opens nothing.
 
     Args:
@@ -34,8 +69,7 @@ class SQLAlchemyRepository:
     @property
     def _home(self) -> sessionmaker[Session]:
         """Return what opens sessions where every row is, even if this repository is a copy that reads on a replica."""
-        home: sessionmaker[Session] = self.__dict__.get("_tidegate_session_maker") or self._session_maker
-        return home
+        return self._session_maker if self.tidegate_binding is None else self.tidegate_binding.home
 
     def _read(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a session of its own. What it returns comes back detached."""
@@ -48,13 +82,14 @@ class SQLAlchemyRepository:
         rollback or the hook fails too, a note on the exception says so. If a shard refuses the transaction because it
         does not own the tenant any more, *operation* is run again on the shard that does.
         """
-        may_try_again = self._again()
+        binding = self.tidegate_binding
+        may_retry = None if binding is None or binding.retry is None else binding.retry()
         while True:
             try:
                 with self._session_maker() as session:
                     return self._committed(session, operation)
             except StaleShardMap as error:
-                if may_try_again is None or not may_try_again(error):
+                if may_retry is None or not may_retry(error):
                     raise
 
     def _committed(self, session: Session, operation: Callable[[Session], T]) -> T:
@@ -66,15 +101,6 @@ class SQLAlchemyRepository:
             _beside(error, "failure hook", partial(self._on_failure, error))
             raise
         return result
-
-    def _again(self) -> Callable[[StaleShardMap], bool] | None:
-        """Return a function that tells whether a refused transaction may find another shard now; None if there is none.
-
-        The function also waits for a flip. A gate gives it; each transaction has one of its own, since each has its own
-        patience.
-        """
-        made: Callable[[], Callable[[StaleShardMap], bool]] | None = self.__dict__.get("_tidegate_again")
-        return None if made is None else made()
 
     def _on_failure(self, error: BaseException) -> None:
         """Take note of a transaction that failed, after its rollback; for subclasses."""

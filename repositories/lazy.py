@@ -17,6 +17,7 @@ from sqlalchemy.orm.attributes import instance_dict, instance_state, set_committ
 from sqlalchemy.orm.base import LoaderCallableStatus, PassiveFlag
 
 from tidegate.errors import LazyColumnError
+from tidegate.public import public
 from tidegate.repositories.base import read_in
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def lazy_keys(state: InstanceState[Any]) -> Sequence[str]:
     return () if page is None else page.missing(state)
 
 
+@public
 def load(rows: _Rows) -> _Rows:
     """Read the lazy columns of *rows* that have not been read, in one query for each list that they came from.
 

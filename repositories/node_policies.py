@@ -48,15 +48,16 @@ NODE_EXECUTION_POLICIES: Final = PolicyTable(
         ),
         # For loops that delete what they read: never cached, and never read from a replica.
         "get_expired_executions_batch": Read(node=PRIMARY),
-        "count_by_runs": Read(scope=CallerSession(lists="run_ids")),
+        "count_by_runs": Read(scope=CallerSession("run", lists="run_ids")),
         "get_offloads_by_execution_ids": Read(scope=CallerSession("node", lists="node_execution_ids")),
         "delete_expired_executions": Write(),
         "delete_executions_by_app": Write(),
         "delete_executions_by_ids": Write(scope=ByRowIds("node", "execution_ids")),
-        "delete_by_runs": Write(scope=CallerSession(lists="run_ids", writes=True)),
+        "delete_by_runs": Write(scope=CallerSession("run", lists="run_ids", writes=True)),
         "save": Write(scope=NoRows()),
         "save_execution_data": Write(scope=NoRows()),
         "get_by_workflow_run": Read(node=PRIMARY, scope=NoRows()),
     },
     ids=frozenset({"tenant_id", "app_id", "workflow_id", "workflow_run_id", "execution_id"}),
+    invalidation={"app_id": ("app:{app_id}",), "run_id": ("nodes:{run_id}", "nodesof:{run_id}")},
 )

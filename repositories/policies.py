@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from tidegate.errors import PolicyError
+from tidegate.public import public
 
 if TYPE_CHECKING:
     from tidegate.repositories.scopes import Scope
+    from tidegate.repositories.tenant_directory import Kind
 
 AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 """Gives the tags of an answer, from the call's arguments and the answer. It is called after the query."""
@@ -29,6 +31,7 @@ PRIMARY: Final = "primary"
 HOUR: Final = timedelta(hours=1)
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Read:
     """The policy of a method that changes nothing.
@@ -44,6 +47,7 @@ class Read:
         near: the mode of the near cache: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
         near_if: tells of an answer whether a near cache may keep it; None: always.
         scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
+        answer_kind: what the ``id`` of the answer is the id of; None if it has none, or if tracked models tell it.
     """
 
     guard: str | None = None
@@ -55,22 +59,27 @@ class Read:
     near: NearMode = "off"
     near_if: Callable[[Any], bool] | None = None
     scope: Scope | None = None
+    answer_kind: Kind | None = None
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Write:
     """The policy of a method that may change rows. Their tags follow from the rows.
 
     Args:
         scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
+        answer_kind: what the ``id`` of the answer is the id of; None if it has none, or if tracked models tell it.
     """
 
     scope: Scope | None = None
+    answer_kind: Kind | None = None
 
 
 Policy: TypeAlias = Read | Write
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PolicyTable(Mapping[str, Policy]):
     """One policy for each public method of a repository.
@@ -80,11 +89,13 @@ class PolicyTable(Mapping[str, Policy]):
         tenant: the argument that names the tenant.
         ids: the arguments that are UUIDs: all spellings of the same id make the same call. A call whose argument is no
             UUID is not cached.
+        invalidation: by the name of an argument of ``gate.invalidate``, templates over it: the tags that it voids.
     """
 
     methods: Mapping[str, Policy]
     tenant: str = "tenant_id"
     ids: frozenset[str] = frozenset()
+    invalidation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __getitem__(self, method: str) -> Policy:
         return self.methods[method]
@@ -123,6 +134,7 @@ class PolicyTable(Mapping[str, Policy]):
                 )
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class Tracked:
     """A model whose rows are in answers, and the tags that a change of a row bumps.
@@ -132,9 +144,13 @@ class Tracked:
         tenant: the column of the tenant; None if the row has none, and *parent* tells it.
         tags: templates over the columns.
         parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
+        identifies: (column, kind): the tenant of a row also has the id in that column, which is of this kind.
+        names: (column, kind) for each column that holds the id of another row, which may be another tenant's.
     """
 
     model: type[Any]
     tenant: str | None = "tenant_id"
     tags: tuple[str, ...] = ()
     parent: tuple[str, type[Any]] | None = None
+    identifies: tuple[str, Kind] | None = None
+    names: tuple[tuple[str, Kind], ...] = ()

@@ -98,7 +98,7 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
         "get_runs_batch_by_time_range": Read(
             node=PRIMARY, scope=AllShards(("created_at", "id"), "batch_size", "tenant_ids")
         ),
-        "get_archived_run_ids": Read(scope=CallerSession(lists="run_ids")),
+        "get_archived_run_ids": Read(scope=CallerSession("run", lists="run_ids")),
         "get_archived_logs_by_time_range": Read(
             scope=CallerSession(tenants="tenant_ids", order=("run_created_at", "workflow_run_id", "id"), limit="limit")
         ),
@@ -106,24 +106,24 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
             scope=CallerSession(tenants="tenant_ids", order=("created_at", "id"), limit="limit")
         ),
         "get_archived_log_by_run_id": Read(scope=ByRowId("run", "run_id", search=True, first=("archived_at", "id"))),
-        "get_pause_records_by_run_id": Read(scope=CallerSession(ids="run_id")),
+        "get_pause_records_by_run_id": Read(scope=CallerSession("run", ids="run_id")),
         "get_pause_reason_records_by_run_id": Read(
             scope=CallerSession("pause", lists="pause_ids", order=("created_at", "id"))
         ),
-        "get_app_logs_by_run_id": Read(scope=CallerSession(ids="run_id")),
+        "get_app_logs_by_run_id": Read(scope=CallerSession("run", ids="run_id")),
         "count_runs_with_related": Read(node=PRIMARY, scope=ByRowIds("run", "runs")),
-        "get_workflow_pause": Read(node=PRIMARY, scope=_OF_RUN),
+        "get_workflow_pause": Read(node=PRIMARY, scope=_OF_RUN, answer_kind="pause"),
         "get_daily_runs_statistics": _STATISTICS,
         "get_daily_terminals_statistics": _STATISTICS,
         "get_daily_token_cost_statistics": _STATISTICS,
         "get_average_app_interaction_statistics": _STATISTICS,
         "delete_runs_by_ids": Write(scope=ByRowIds("run", "run_ids")),
         "delete_runs_by_app": Write(),
-        "delete_archive_log_by_run_id": Write(scope=CallerSession(ids="run_id", writes=True)),
-        "create_archive_logs": Write(scope=CallerSession(ids="run", writes=True)),
+        "delete_archive_log_by_run_id": Write(scope=CallerSession("run", ids="run_id", writes=True)),
+        "create_archive_logs": Write(scope=CallerSession("run", ids="run", writes=True)),
         "delete_runs_with_related": Write(scope=ByRowIds("run", "runs")),
-        "create_workflow_pause": Write(scope=_OF_RUN),
-        "resume_workflow_pause": Write(scope=_OF_RUN),
+        "create_workflow_pause": Write(scope=_OF_RUN, answer_kind="pause"),
+        "resume_workflow_pause": Write(scope=_OF_RUN, answer_kind="pause"),
         "delete_workflow_pause": Write(
             scope=ByRowId("run", "pause_entity.workflow_execution_id", otherwise=ByRowId("pause", "pause_entity.id"))
         ),
@@ -131,4 +131,5 @@ WORKFLOW_RUN_POLICIES: Final = PolicyTable(
         "save": Write(scope=NoRows()),
     },
     ids=frozenset({"tenant_id", "app_id", "run_id", "last_id", "workflow_run_id"}),
+    invalidation={"app_id": ("app:{app_id}",), "run_id": ("run:{run_id}",)},
 )

@@ -96,7 +96,7 @@ class CallerSession:
     """The rows are in the caller's session, and so on its shard.
 
     Args:
-        kind: what the ids are of that the call asks about.
+        kind: what the ids are of that the call asks about; None: it asks about none.
         ids: the argument with the id, or with a row that has a ``tenant_id``; None: the call is not about one.
         lists: the argument with a list of ids; None: the call is not about several.
         tenants: an argument that may say whose rows alone are wanted; if its value is None, all are.
@@ -105,7 +105,7 @@ class CallerSession:
         writes: whether the call changes rows.
     """
 
-    kind: Kind = "run"
+    kind: Kind | None = None
     ids: str | None = None
     lists: str | None = None
     tenants: str | None = None

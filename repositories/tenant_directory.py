@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-Kind: TypeAlias = Literal["run", "node", "pause"]
-"""What an id is of: a run, a node execution, or a pause, which belongs to the tenant of its run."""
+Kind: TypeAlias = str
+"""What an id is of, as a tracked model says it (``Tracked.identifies``): "run", "node" or "pause"."""
 
 
 class TenantDirectory(Protocol):

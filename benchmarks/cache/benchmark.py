@@ -42,14 +42,14 @@ _COUNTED: Final = ("count ", "runs a day", "creators a day", "tokens a day", "in
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured.
+    """How much of the cache is measured.
 
     Args:
-        rounds: of the scenarios.
-        floor_rounds: of what is compared with its floor.
-        writes: transactions of each kind and way.
-        pages: cached pages of the app that is invalidated.
-        seconds: at each rate of writes.
+        rounds: how many rounds of the scenarios.
+        floor_rounds: how many rounds of what is compared with its floor.
+        writes: how many transactions of each kind, plain and behind a gate.
+        pages: how many cached pages the app has that is invalidated.
+        seconds: how long to read at each rate of writes, in seconds.
     """
 
     rounds: int
@@ -64,13 +64,13 @@ BENCH: Final = Size(rounds=40, floor_rounds=300, writes=300, pages=100_000, seco
 
 
 class CacheBenchmark:
-    """Everything that is measured of the cache.
+    """Measure everything about the cache.
 
     Args:
         places: the databases.
-        data_set: what they hold.
-        cache_url: an empty cache.
-        size: how much.
+        data_set: the rows that they hold.
+        cache_url: the URL of an empty cache.
+        size: how much is measured.
         steps: shows what is being done.
     """
 
@@ -82,7 +82,13 @@ class CacheBenchmark:
         self._steps = steps
 
     def run(self, contenders: Sequence[Repositories], asked: Sequence[Scenario], deepest_page: int) -> CacheReport:
-        """Measure; *contenders* are the plain repositories and the baseline, *asked* all scenarios."""
+        """Measure, and return the report.
+
+        Args:
+            contenders: the plain repositories and the baseline.
+            asked: all scenarios.
+            deepest_page: the number of the deepest page that the scenarios read.
+        """
         plain = sessionmaker(contenders[0].engine)
         with ExitStack() as stack:
             gates = {
@@ -147,7 +153,7 @@ def _is_cached(name: str, deepest_page: int) -> bool:
 
 
 def _kinds(targets: Targets, plain: Repositories) -> dict[str, list[ScenarioCall]]:
-    """Calls by kind, all of the main app."""
+    """Return calls by kind, all of the main app."""
     main, runs = targets.main, targets.runs_of_main()
     depths = [max(PAGE, runs * (i + 1) // (_DEEP_PAGES + 2)) for i in range(_DEEP_PAGES)]
     deep = [page_call(main, Source.APP_RUN, last_id=targets.cursor(depth)) for depth in depths]

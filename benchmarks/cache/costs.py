@@ -39,7 +39,7 @@ _GRAPH: Final = '{"nodes": []}'
 
 @dataclass(frozen=True, slots=True)
 class GatedWrite:
-    """One transaction of a session, plain and behind a gate, which marks what it changes."""
+    """The time of one transaction, in a plain session and in one behind a gate, which marks what it changes."""
 
     statement: str
     plain: Timing
@@ -47,13 +47,13 @@ class GatedWrite:
 
     @property
     def ratio(self) -> float:
-        """How many times as long it takes behind a gate, at the median."""
+        """Return how many times as long the transaction takes behind a gate, at the median."""
         return self.gated.p50_ms / self.plain.p50_ms
 
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """``gate.invalidate(tenant_id, app_id=...)`` of an app with this many cached pages; scripts run a call."""
+    """The time of ``gate.invalidate(tenant_id, app_id=...)`` with so many cached pages; and its scripts a call."""
 
     pages: int
     timing: Timing
@@ -74,7 +74,15 @@ class Memory:
 def measure_writes(
     plain: sessionmaker[Session], behind: sessionmaker[Session], *, seed: int, rounds: int, advance: Advance
 ) -> list[GatedWrite]:
-    """Insert runs of an app that nobody reads, and end them, by both ways in turn."""
+    """Insert runs of an app that nobody reads, and end them, plain and behind a gate by turns.
+
+    Args:
+        plain: makes sessions without a gate.
+        behind: makes sessions behind a gate.
+        seed: decides ids and orders.
+        rounds: how many rounds count; one more before them warms up.
+        advance: is called with 1 after each round.
+    """
     rng = Random(f"{seed}:gated writes")  # noqa: S311  # data, not secrets
     new = _new_runs(rng)
     ways = {"plain": plain, "gated": behind}
@@ -84,7 +92,7 @@ def measure_writes(
         for name in rng.sample(list(ways), len(ways)):
             run = next(new)
             times = _timed(lambda: _insert(ways[name], run)), _timed(lambda: _end(ways[name], run["id"]))  # noqa: B023  # called at once
-            if number:  # the first round warmed them up
+            if number:  # the first round is for warming up
                 inserts[name].append(times[0])
                 updates[name].append(times[1])
         advance(1)
@@ -103,7 +111,7 @@ def _new_runs(rng: Random) -> Iterator[dict[str, Any]]:
 
 
 def run_values(tenant: str, app: str, workflow: str, creator: str, run: str) -> dict[str, Any]:
-    """A run that has just begun."""
+    """Return the values of a run that has just begun."""
     return {
         "id": run,
         "tenant_id": tenant,
@@ -139,14 +147,14 @@ def _timed(write: Callable[[], None]) -> int:
 
 
 class CachedPages:
-    """An app with many cached pages: copies, under other keys, of a page that a gate has stored itself.
+    """Fill the cache with many pages of one app: copies, under other keys, of a page that a gate has stored itself.
 
-    A copy is what another call's fill leaves: what an entry holds does not depend on its key. So 100,000 of them are
-    there in seconds.
+    Such a copy is the same as what the fill of another call leaves, since an entry does not depend on its key. So
+    100,000 of them are made in seconds.
 
     Args:
-        gated: whose gate is asked.
-        cache_url: of its cache.
+        gated: the gate that is asked.
+        cache_url: the URL of its cache.
         page: the page, with a tenant of its own.
         pages: how many copies.
     """
@@ -162,7 +170,7 @@ class CachedPages:
         (self._key,) = self._server.scan_iter(match=f"tg:e:*{page.tenant}*", count=10_000)
 
     def fill(self, advance: Advance) -> Memory:
-        """Store the copies, and say what they take."""
+        """Store the copies, and return the memory that they take."""
         entry: Any = self._server.get(self._key)
         before = self._used()
         for first in range(0, self.pages, _BATCH):
@@ -178,17 +186,17 @@ class CachedPages:
         return Memory(self.pages, (self._used() - before) / self.pages, len(entry), int(used or 0), int(fields))
 
     def served(self) -> int:
-        """How many of a sample of the pages would be served now."""
+        """Return how many of a sample of the pages would be served now."""
         step = max(1, self.pages // _SAMPLE)
         guard, digests = f"runs:{self._page.app}", [_digest(i).decode() for i in range(0, self.pages, step)]
         return sum(isinstance(self._store.lookup(self._page.tenant, name, guard), Hit) for name in digests)
 
     def invalidate(self) -> None:
-        """Once, timed."""
+        """Invalidate the app once, and note the time."""
         self.times_ns.append(_timed(lambda: self._gate.invalidate(self._page.tenant, app_id=self._page.app)))
 
     def scripts_run(self) -> int:
-        """By the server, of its life."""
+        """Return how many scripts the server has run since it started."""
         stats: Any = self._server.info("commandstats")
         return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
 
@@ -203,11 +211,11 @@ def measure_invalidation(
     """Invalidate the apps by turns, so that their times can be compared.
 
     Raises:
-        BenchmarkError: a page was not served before, or is served after.
+        BenchmarkError: no page was served before, or a page is still served afterwards.
     """
     for app in apps:
         if not app.served():
-            raise BenchmarkError(f"of {app.pages:,} cached pages none is served: there is nothing to invalidate")
+            raise BenchmarkError(f"none of {app.pages:,} cached pages is served, so there is nothing to invalidate")
     before = apps[0].scripts_run()
     for _ in range(rounds):
         for app in apps:

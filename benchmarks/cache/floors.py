@@ -1,4 +1,4 @@
-"""What the cache costs beside the least that it could cost, in one process by turns."""
+"""What the cache costs, compared with the least that it could cost, in one process by turns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import redis
 from tidegate.benchmarks.cache import hydration
 from tidegate.benchmarks.contenders.behind_gate import HIT, NEAR_BOUNDED, gated
 from tidegate.cache.events import served
-from tidegate.proxy.call import Call
+from tidegate.cache.request import Answer
+from tidegate.proxy.call import Call, Method
+from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.repositories.policies import PolicyTable, Read
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from tidegate.benchmarks.contenders.behind_gate import Gated
     from tidegate.benchmarks.progress import Advance
+    from tidegate.proxy.explanation import Explanation
 
 HIT_TIMES: Final = 1.2
 NEAR_TIMES: Final = 1.5
@@ -40,7 +43,16 @@ _MISSES_A_ROUND: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What was measured beside its floor, in microseconds a call; expected: a quotient, or else a difference."""
+    """A time beside its floor, both in microseconds for each call.
+
+    Args:
+        text: what was measured.
+        floor_text: what the floor is.
+        us: the time.
+        floor_us: the floor.
+        bound: the most that the value may be; None: no goal.
+        difference: whether the value is the difference of both; otherwise it is the quotient.
+    """
 
     text: str
     floor_text: str
@@ -51,29 +63,29 @@ class Floor:
 
     @property
     def value(self) -> float:
-        """How many times the floor, or how much more."""
+        """Return how many times the floor the time is, or how much more it is."""
         return self.us - self.floor_us if self.difference else self.us / self.floor_us
 
 
 class Idle:
-    """A repository that does nothing, so that only what lies before it is seen."""
+    """Do nothing in a repository, so that only what comes before it is measured."""
 
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
         self.session_maker = session_maker
 
     def read(self, tenant_id: str, app_id: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 IDLE_POLICIES: Final = PolicyTable({"read": Read(guard="app:{app_id}")}, ids=frozenset({"tenant_id", "app_id"}))
 
 
 class Floors:
-    """Measures on a page of 20 runs of a tenant of its own.
+    """Measure on a page of 20 runs of a tenant of its own.
 
     Args:
-        session_maker: of the plain repository, on the same database as the gates.
-        cache_url: of the gates' cache.
+        session_maker: that of the plain repository, on the same database as the gates.
+        cache_url: the URL of the gates' cache.
         gates: contenders by name, "hit" among them.
     """
 
@@ -85,7 +97,7 @@ class Floors:
         self._gates = gates
 
     def measure(self, rounds: int, advance: Advance) -> list[Floor]:
-        """All floors, *rounds* times round."""
+        """Measure all floors, *rounds* times each."""
         found = [*self._hits(rounds), self._miss(rounds), *self._switched_off(rounds), _telemetry(rounds)]
         advance(1)
         return found
@@ -97,7 +109,7 @@ class Floors:
     def _hits(self, rounds: int) -> list[Floor]:
         reads = {name: self._read(name) for name in self._gates}
         for read in reads.values():
-            for _ in range(3):  # filled, then kept
+            for _ in range(3):  # the first fills the cache, and the next the near cache
                 read()
         (key,) = self._server.scan_iter(match=f"tg:e:*{self._page.tenant}*", count=1000)
         get, page = self._server.get, self._page
@@ -148,21 +160,32 @@ class Floors:
 
 def _telemetry(rounds: int) -> Floor:
     counters = Counters()
-    told, event = all_of(counters, Log(logging.getLogger("tidegate"))), served("a tenant", "near")
-    call = Call(object(), "Idle.read", "read", lambda: None, IDLE_POLICIES["read"], {}, "a tenant")
-
-    def below(_call: Call) -> None:
-        """Answer nothing."""
-
+    observe, event = all_of(counters, Log(logging.getLogger("tidegate"))), served("a tenant", "near")
+    method = Method("read", "Idle.read", lambda: None)
+    call, below = Call(object(), method, IDLE_POLICIES["read"], {}, "a tenant", None), _Nothing()
     layer = Telemetry(counters, below)
 
     def with_telemetry() -> None:
         layer(call)
-        told(event)
+        observe(event)
 
     times = hydration.measure({"with": with_telemetry, "without": lambda: below(call)}, rounds)
     text = "telemetry of a call that is served near"
     return Floor(text, "without it", times["with"], times["without"], TELEMETRY_US, difference=True)
+
+
+class _Nothing:
+    """The lowest layer: it always gives the same answer."""
+
+    _answer = Answer(None)
+
+    def __call__(self, call: Call) -> Answer:  # noqa: ARG002  # a layer takes a call
+        """Answer nothing."""
+        return self._answer
+
+    def explain(self, call: Call) -> Explanation:
+        """Explain nothing."""
+        return uncached(call.shown())
 
 
 def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:
@@ -172,7 +195,10 @@ def _calling(repository: Any, ids: tuple[str, str]) -> Callable[[], object]:
 def each_prepared(
     candidates: Mapping[str, Callable[[], object]], prepare: Callable[[], None], rounds: int
 ) -> dict[str, float]:
-    """The median time of one call in us, of each candidate by turns; *prepare* before each is not timed."""
+    """Return the median time of one call of each candidate, by turns, in microseconds.
+
+    *prepare* is called before each call, and is not timed.
+    """
     times: dict[str, list[int]] = {name: [] for name in candidates}
     turns = list(candidates)
     gc.collect()

@@ -18,7 +18,7 @@ _HIT_RATE: Final = 0.95
 
 
 def cache_goals(floors: Sequence[Floor], under_writes: Sequence[UnderWrites]) -> list[Goal]:
-    """The goals, with what was measured of them; they hold for any number of runs."""
+    """Return the goals, each with what was measured; they hold for any number of runs."""
     costs = [
         Goal(f"{floor.text} {'minus' if floor.difference else '/'} {floor.floor_text}{', us' * floor.difference}",
              floor.value, floor.bound, at_most=True)

@@ -1,8 +1,8 @@
 """How much more than the bare minimum a cached page costs: ``python -m tidegate.benchmarks.cache.hydration``.
 
-The floor decodes a page of 20 with msgpack, by columns and with no check whatever, and makes 20 detached instances in
-the leanest way known that SQLAlchemy accepts. All candidates take turns in one process, so that a slow moment of the
-machine slows all of them; the ratio is of medians.
+The floor decodes a page of 20 with msgpack, by columns and with no check at all, and makes 20 detached instances in the
+leanest way that SQLAlchemy is known to accept. All candidates take turns in one process, so that a slow moment of the
+machine slows all of them; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _NOON: Final = datetime(2026, 3, 1, 12)  # noqa: DTZ001  # columns are naive UTC
 
 
 class Page:
-    """A page of runs, and the ways to get it.
+    """Make a page of runs, and get it in several ways.
 
     Args:
-        session_maker: of a database with the tables; the page gets a tenant of its own.
+        session_maker: on a database with the tables; the page gets a tenant of its own.
     """
 
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
@@ -79,32 +79,32 @@ class Page:
         )
 
     def plain(self) -> Any:
-        """As SQLAlchemy loads it, its statement on SQLite in memory included."""
+        """Return the page as SQLAlchemy loads it, with the time of its statement."""
         return self.repository.get_paginated_workflow_runs(self.tenant, self.app, self.sources)
 
     def hit(self) -> object:
-        """As the cache makes it of bytes."""
+        """Return the page as the cache makes it from bytes."""
         return self.codec.build(self.codec.decode(self.tenant, self.call, self.body), self.session_maker)
 
     def near(self) -> object:
-        """As the near cache makes it of what is decoded already."""
+        """Return the page as the near cache makes it from what is decoded already."""
         return self.codec.build(self.decoded, self.session_maker)
 
     def floor(self) -> object:
-        """Msgpack and instances, with no check whatever."""
+        """Decode with msgpack and make the instances, with no check at all."""
         return self._bare.build(self._bare.values())
 
     def floor_building(self) -> object:
-        """The instances alone."""
+        """Make the instances alone."""
         return self._bare.build(self._bare.ready)
 
 
 class Bare:
-    """The floor: columns in msgpack, constant ones once, datetimes as text; the rows' values, and instances of them.
+    """Do the least that could be done: msgpack by columns, constant ones once, datetimes as text; and make instances.
 
     Args:
         session_maker: for the lazy columns.
-        rows: what is to be made.
+        rows: the rows that are to be made again.
     """
 
     def __init__(self, session_maker: sessionmaker[Session], rows: list[WorkflowRun]) -> None:
@@ -122,7 +122,7 @@ class Bare:
         self.ready = self.values()
 
     def values(self) -> list[dict[str, Any]]:
-        """The rows' values."""
+        """Return the values of the rows."""
         constant, columns = msgpack.unpackb(self.packed)
         for i in self._moments:
             columns[i] = list(map(datetime.fromisoformat, columns[i]))
@@ -133,7 +133,7 @@ class Bare:
         return rows
 
     def build(self, rows: list[dict[str, Any]]) -> list[WorkflowRun]:
-        """Instances; *rows* may be used again."""
+        """Return instances; *rows* may be used again."""
         manager, known, new = WorkflowRun.__mapper__.class_manager, self._known, WorkflowRun.__new__
         made, states, ids = [], [], []
         for values in rows:
@@ -153,9 +153,9 @@ class Bare:
 
 
 def measure(candidates: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The median time of a call in us, of each candidate; they take turns, in another order each round.
+    """Return the median time of one call of each candidate in microseconds; they take turns in a random order.
 
-    Garbage is collected between the rounds: within them, it would hit whoever comes after the one that made it.
+    Garbage is collected between the rounds. Within a round it would slow the candidate after the one that made it.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     turns = list(candidates)
@@ -179,7 +179,7 @@ def _once(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and print the table."""
     engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     Base.metadata.create_all(engine)
     page = Page(sessionmaker(engine))

@@ -25,7 +25,7 @@ _BESIDE: Final = "baseline"
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """The cache's part of a report; ``contenders`` in the order of their columns."""
+    """The cache's part of a report; ``contenders`` are in the order of their columns."""
 
     contenders: Sequence[str]
     measured: Sequence[Measured]
@@ -37,7 +37,7 @@ class CacheReport:
     goals: Sequence[Goal]
 
     def by_scenario(self) -> dict[str, dict[str, Measured]]:
-        """What was measured, by scenario and contender."""
+        """Return what was measured, by scenario and contender."""
         found: dict[str, dict[str, Measured]] = {}
         for one in self.measured:
             found.setdefault(one.scenario, {})[one.contender] = one
@@ -45,7 +45,7 @@ class CacheReport:
 
 
 def cache_json(report: CacheReport) -> dict[str, Any]:
-    """As JSON takes it; times in milliseconds but for those that say us, sizes in bytes."""
+    """Return the report in the form that JSON takes; times in milliseconds unless the name says us, sizes in bytes."""
     return {
         "scenarios": [
             {"name": name, "contenders": {who: asdict(one.timing) | asdict(one.cost) for who, one in found.items()}}

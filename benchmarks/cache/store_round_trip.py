@@ -1,7 +1,7 @@
 """What a hit costs beside a bare ``get`` of the same bytes: ``python -m tidegate.benchmarks.cache.store_round_trip``.
 
-Interleaved rounds on one server; the ratio is the median of the rounds' ratios. ``evalsha`` is the same script by
-redis-py's general path. "With decode" adds decoding the body to both sides.
+The rounds are interleaved on one server; the ratio is the median of the rounds' ratios. ``evalsha`` is the same script
+by redis-py's general path. "With decode" adds decoding the body on both sides.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BODY: Final = json.dumps([ROW] * 20).encode()
 
 
 def main() -> None:
-    """Start a server, measure, print."""
+    """Start a server, measure, and print the result."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,7 +1,7 @@
 """How often the cache answers while an app is written to, and how long its slowest answers take.
 
-Another process writes: runs that begin and end, spread over the app's last hour. This one reads, so many calls of each
-kind a second, or as many as there is time for.
+Another process writes: runs that begin and end, spread over the app's last hour. This process reads: so many calls of
+each kind a second, or as many as there is time for.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
     from tidegate.proxy.observe import Event as GateEvent
 
 RATES: Final = (0, 1, 10, 100)
-"""Writes a second."""
+"""The rates of writes that are measured, in writes a second."""
 DEEP: Final = "pages deep down"
 ENDED: Final = "ended runs by id"
 READS: Final = 50
-"""Reads of each kind a second, at most."""
+"""How many reads of each kind a second there are at most."""
 _PATIENCE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class UnderWrites:
-    """One kind of call at one rate of writes, as asked for and as reached; *hits* of *reads* were the cache's."""
+    """One kind of call at one rate of writes, as asked for and as reached; the cache answered *hits* of *reads*."""
 
     kind: str
     writes_a_second: int
@@ -58,27 +58,27 @@ class UnderWrites:
 
     @property
     def hit_rate(self) -> float:
-        """From 0 to 1."""
+        """Return the share of reads that the cache answered, from 0 to 1."""
         return self.hits / self.reads
 
 
 class Hits:
-    """Counts answers of the cache."""
+    """Count the answers of the cache."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, event: GateEvent) -> None:
-        """Take note."""
+        """Count *event*, if it is an answer of the cache."""
         if isinstance(event, Served):
             self.count += 1
 
 
 class Reader:
-    """Reads in turn, and keeps what it found.
+    """Read in turn, and keep the times and the number of hits.
 
     Args:
-        contender: who is asked.
+        contender: the contender that is asked.
         hits: counts the answers of its cache.
         kinds: calls by kind.
     """
@@ -90,13 +90,13 @@ class Reader:
         self._kinds = kinds
 
     def warm_up(self) -> None:
-        """Call everything twice, the second time from the cache."""
+        """Make every call twice, so that the second one is answered by the cache."""
         for calls in self._kinds.values():
             for call in (*calls, *calls):
                 self._contender.run(call)
 
     def read(self, seconds: float, advance: Advance) -> dict[str, tuple[int, int, Timing]]:
-        """Read for *seconds*: of each kind (reads, hits, timing)."""
+        """Read for *seconds*, and return (reads, hits, timing) for each kind."""
         times: dict[str, list[int]] = {kind: [] for kind in self._calls}
         hits = dict.fromkeys(self._calls, 0)
         began = due = time.perf_counter()
@@ -143,7 +143,7 @@ def measure_under_writes(
 
 @contextmanager
 def _writing(url: URL, cache_url: str, where: Where, rate: float) -> Iterator[Any]:
-    """A process that writes, *rate* times a second; gives how often it has."""
+    """Run a process that writes *rate* times a second; give the counter of its writes."""
     context = multiprocessing.get_context("spawn")
     written, started, stop = context.Value("Q", 0), context.Event(), context.Event()
     if rate == 0:
@@ -166,7 +166,7 @@ def _writing(url: URL, cache_url: str, where: Where, rate: float) -> Iterator[An
 
 
 def write(url: str, cache_url: str, where: Where, rate: float, written: Any, started: Event, stop: Event) -> None:
-    """Begin a run, end it, and so on; in a process of its own."""
+    """Begin a run, end it, begin the next, and so on; this runs in a process of its own."""
     from sqlalchemy import make_url
 
     rng = Random(f"{rate}:{time.time_ns()}")  # noqa: S311  # data, not secrets

@@ -1,1 +1,1 @@
-"""Who is compared."""
+"""Those who are compared."""

@@ -1,4 +1,4 @@
-"""The contenders behind a gate: the same rows as the plain ones, through a cache that is asked first."""
+"""The contenders behind a gate: they read the same rows as the plain ones, through a cache that is asked first."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 HIT: Final = "hit"
 NEAR_STRICT: Final = "near strict"
 NEAR_BOUNDED: Final = "near bounded"
-_WAIT_MS: Final = 2_000  # a benchmark shares its machine: an answer that is late is a number, not a fault
+_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a late answer is a slow call here, and no failure
 
 CONTENDERS: Final[Mapping[str, Mapping[str, Any]]] = {
     HIT: {"near": False},
     NEAR_STRICT: {"near": True, "near_modes": {"all": "strict"}},
     NEAR_BOUNDED: {"near": True, "near_modes": {"all": "bounded"}},
 }
-"""Their settings of the cache."""
+"""The settings of the cache for each of these contenders."""
 
 
 class Gated(NamedTuple):
-    """A gate, and the contender that it is."""
+    """A gate, and the contender that calls it."""
 
     gate: Gate
     contender: Repositories
@@ -43,7 +43,7 @@ class Gated(NamedTuple):
 
 @contextmanager
 def gated(url: URL, cache_url: str, name: str, *, observe: Observer = ignore, **cache: Any) -> Iterator[Gated]:
-    """A gate on the database at *url*, on an engine of its own; *cache*: more settings of the cache."""
+    """Put a gate on the database at *url*, with an engine of its own; *cache* are more settings of the cache."""
     engine = create_engine(url.set(drivername="postgresql+psycopg"), connect_args={"options": "-c timezone=UTC"})
     options = {"connect_timeout_ms": _WAIT_MS, "read_timeout_ms": _WAIT_MS, "near": False} | cache
     settings = Settings(cache=CacheSettings(url=cache_url, **options))

@@ -1,4 +1,4 @@
-"""What a scenario asks for, and those who can answer it."""
+"""The calls of a scenario, and those who can answer them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioCall:
-    """One invocation: a repository's method with its arguments, by position.
+    """One call: a repository's method with its arguments, by position.
 
-    ``touch`` names columns that are read of every row of the page that comes back, as a caller would that needs them.
+    ``touch`` names columns that are read of every row of the page that comes back, as a caller who needs them would do.
     """
 
     repository: Literal["runs", "nodes"]
@@ -32,16 +32,16 @@ class ScenarioCall:
 
 
 class Contender(Protocol):
-    """Somebody who answers calls, and is measured; its statements go through ``engine``."""
+    """Answer calls, and be measured; all statements go through ``engine``."""
 
     @property
     def name(self) -> str:
-        """The name of its column in the report."""
+        """Return the name of the contender's column in the report."""
         ...
 
     @property
     def engine(self) -> Engine:
-        """What its statements are counted on."""
+        """Return the engine on which the contender's statements are counted."""
         ...
 
     def run(self, call: ScenarioCall) -> Any:
@@ -51,7 +51,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Repositories:
-    """A contender that is a run repository and a node repository."""
+    """A contender that is made of a run repository and a node execution repository."""
 
     name: str
     engine: Engine
@@ -59,7 +59,7 @@ class Repositories:
     nodes: Any
 
     def run(self, call: ScenarioCall) -> Any:
-        """Call the method, and touch what is to be touched."""
+        """Call the method, and read the columns that the call touches."""
         repository = self.runs if call.repository == "runs" else self.nodes
         answer = getattr(repository, call.method)(*call.arguments)
         for column in call.touch:
@@ -69,7 +69,7 @@ class Repositories:
 
 
 def plain(url: URL) -> Repositories:
-    """The plain repositories through psycopg, as they come."""
+    """Make the plain repositories on psycopg, without any change."""
     engine = create_engine(url.set(drivername="postgresql+psycopg"), connect_args={"options": "-c timezone=UTC"})
     makers = sessionmaker(engine)
     return Repositories(
@@ -81,10 +81,10 @@ def plain(url: URL) -> Repositories:
 
 
 def baseline(url: URL) -> Repositories:
-    """Dify's statements through psycopg2.
+    """Make the repositories with Dify's statements, on psycopg2.
 
-    psycopg would prepare them after five executions, and the generic plans of some are far slower: that would be
-    measuring a driver Dify does not use.
+    psycopg would prepare the statements after five executions, and some of their generic plans are far slower. That
+    would measure a driver that Dify does not use.
     """
     engine = create_engine(url.set(drivername="postgresql+psycopg2"), connect_args={"options": "-c timezone=UTC"})
     makers: sessionmaker[Session] = sessionmaker(engine)

@@ -1,7 +1,7 @@
 """The baseline: the statements that Dify 1.12 sends, through the ORM, under the names of the repositories' methods.
 
-What is slow about them is theirs: whole rows in lists, an order by time alone, ``IN`` for several sources, and a cursor
-read by a statement of its own. They run on the same models as the plain repositories, and through psycopg2, as Dify's.
+What is slow about them is Dify's: whole rows in lists, an order by time alone, ``IN`` for several sources, and a cursor
+that is read by a statement of its own. They use the same models as the plain repositories, and psycopg2, as Dify does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ENDS = ("running", "succeeded", "failed", "stopped", "partial-succeeded")
 
 
 class BaselineRuns:
-    """Runs, as Dify reads them; arguments and answers are those of the plain run repository."""
+    """Read runs as Dify does; arguments and answers are those of the plain run repository."""
 
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
         self._session_maker = session_maker
@@ -40,7 +40,7 @@ class BaselineRuns:
         last_id: str | None = None,
         status: str | None = None,
     ) -> InfiniteScrollPagination[Run]:
-        """A page by ``created_at`` alone, of whole rows."""
+        """Return a page ordered by ``created_at`` alone, with whole rows."""
         query = select(Run).where(Run.tenant_id == tenant_id, Run.app_id == app_id)
         if isinstance(triggered_from, str):
             query = query.where(Run.triggered_from == triggered_from)
@@ -59,20 +59,20 @@ class BaselineRuns:
         return InfiniteScrollPagination(data=rows[:limit], limit=limit, has_more=len(rows) > limit)
 
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> Run | None:
-        """One run of an app."""
+        """Return one run of an app."""
         here = (Run.tenant_id == tenant_id, Run.app_id == app_id, Run.id == run_id)
         with self._session_maker() as session:
             return session.scalar(select(Run).where(*here))
 
     def get_workflow_run_by_id_without_tenant(self, run_id: str) -> Run | None:
-        """One run of whatever tenant."""
+        """Return one run of whatever tenant."""
         with self._session_maker() as session:
             return session.scalar(select(Run).where(Run.id == run_id))
 
     def get_workflow_runs_count(
         self, tenant_id: str, app_id: str, triggered_from: str, status: str | None = None
     ) -> dict[str, int]:
-        """Runs by state: one GROUP BY; with a *status*, a count of that alone."""
+        """Count runs by state, in one GROUP BY; with a *status*, count only runs of that one."""
         here = [Run.tenant_id == tenant_id, Run.app_id == app_id, Run.triggered_from == triggered_from]
         with self._session_maker() as session:
             if status:
@@ -86,14 +86,14 @@ class BaselineRuns:
     def get_daily_runs_statistics(
         self, tenant_id: str, app_id: str, source: str, start: datetime, end: datetime, timezone: str = "UTC"
     ) -> list[dict[str, Any]]:
-        """Runs a day."""
+        """Count the runs of each day."""
         rows = self._by_day(func.count(Run.id), tenant_id, app_id, source, start, end, timezone)
         return [{"date": str(day), "runs": number} for day, number in rows]
 
     def get_daily_terminals_statistics(
         self, tenant_id: str, app_id: str, source: str, start: datetime, end: datetime, timezone: str = "UTC"
     ) -> list[dict[str, Any]]:
-        """Distinct creators a day."""
+        """Count the distinct creators of each day."""
         creators = func.count(distinct(Run.created_by))
         rows = self._by_day(creators, tenant_id, app_id, source, start, end, timezone)
         return [{"date": str(day), "terminal_count": number} for day, number in rows]
@@ -101,14 +101,14 @@ class BaselineRuns:
     def get_daily_token_cost_statistics(
         self, tenant_id: str, app_id: str, source: str, start: datetime, end: datetime, timezone: str = "UTC"
     ) -> list[dict[str, Any]]:
-        """Tokens a day."""
+        """Sum up the tokens of each day."""
         rows = self._by_day(func.sum(Run.total_tokens), tenant_id, app_id, source, start, end, timezone)
         return [{"date": str(day), "token_count": int(number)} for day, number in rows]
 
     def get_average_app_interaction_statistics(
         self, tenant_id: str, app_id: str, source: str, start: datetime, end: datetime, timezone: str = "UTC"
     ) -> list[dict[str, Any]]:
-        """Runs per creator a day: the average of a count for each creator, in no order."""
+        """Return the average number of runs per creator for each day, in no order."""
         day = _day(timezone)
         here = _of_app(tenant_id, app_id, source, start, end)
         each = select(day, func.count(Run.id).label("interactions")).where(*here).group_by("date", Run.created_by)
@@ -134,27 +134,27 @@ class BaselineRuns:
 
 
 class BaselineNodes:
-    """Node executions, as Dify reads them."""
+    """Read node executions as Dify does."""
 
     def __init__(self, session_maker: sessionmaker[Session]) -> None:
         self._session_maker = session_maker
 
     def get_executions_by_workflow_run(self, tenant_id: str, app_id: str, workflow_run_id: str) -> Sequence[Node]:
-        """The executions of a run with their offloads."""
+        """Return the node executions of a run with their offloads."""
         here = (Node.tenant_id == tenant_id, Node.app_id == app_id, Node.workflow_run_id == workflow_run_id)
         query = select(Node).where(*here).options(selectinload(Node.offload_data)).order_by(Node.created_at)
         with self._session_maker() as session:
             return session.scalars(query).all()
 
     def get_node_last_execution(self, tenant_id: str, app_id: str, workflow_id: str, node_id: str) -> Node | None:
-        """The newest execution of a node with its offloads."""
+        """Return the newest execution of a node with its offloads."""
         here = (Node.tenant_id == tenant_id, Node.app_id == app_id, Node.workflow_id == workflow_id)
         query = select(Node).where(*here, Node.node_id == node_id).options(selectinload(Node.offload_data))
         with self._session_maker() as session:
             return session.scalar(query.order_by(Node.created_at.desc()).limit(1))
 
     def get_execution_by_id(self, execution_id: str) -> Node | None:
-        """One execution with its offloads."""
+        """Return one node execution with its offloads."""
         query = select(Node).where(Node.id == execution_id).options(selectinload(Node.offload_data))
         with self._session_maker() as session:
             return session.scalar(query)

@@ -1,1 +1,1 @@
-"""The rows."""
+"""The rows that are measured on."""

@@ -1,4 +1,4 @@
-"""Loading a data set by COPY, on several connections, a chunk at a time."""
+"""Loading a data set by COPY, on several connections, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.data.data_set import Chunk, DataSet
 
 CONNECTIONS: Final = 3
-"""The server spends the time, compressing values: one connection a core, and one to make rows meanwhile."""
+"""How many connections load. The server takes most of the time, to compress values: so there is one connection for
+each core, and one more, for which rows are made meanwhile."""
 
 
 def load(
     data_set: DataSet, conninfo: str, advance: Callable[[float], None], *, connections: int = CONNECTIONS
 ) -> dict[str, int]:
-    """Load all of *data_set*; each connection holds one chunk of it in memory at a time.
+    """Load all of *data_set*; each connection holds one chunk in memory at a time.
 
     Args:
         data_set: the rows.
-        conninfo: a libpq connection string of a database that has the tables, empty.
-        advance: told how many more runs have been committed.
+        conninfo: a libpq connection string of a database whose tables are empty.
+        advance: is called with how many more runs have been committed.
         connections: how many connections load at the same time.
 
     Returns:
-        How many rows each table got.
+        The number of rows of each table.
     """
     numbers = iter(data_set.chunks)
     totals = dict.fromkeys(("workflow_runs", "workflow_node_executions", "workflow_node_execution_offload"), 0)

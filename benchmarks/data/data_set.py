@@ -1,4 +1,4 @@
-"""The rows: a seeded generator, in chunks that can be made apart and in any order, each the same every time."""
+"""The rows: a seeded generator that makes them in chunks, one by one in any order, and the same each time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Row = tuple[Any, ...]
 
 @dataclass(slots=True)
 class Chunk:
-    """Some runs, and the node executions and offloads that belong to them; a row has its columns' order."""
+    """Some runs with their node executions and offloads; each row is in the order of its table's columns."""
 
     runs: list[Row] = field(default_factory=list)
     nodes: list[Row] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one run comes from, and how it goes."""
+    """What starts one run, and how it ends."""
 
     app: App
     source: Source
@@ -66,7 +66,7 @@ class Origin:
 
 
 class _Law:
-    """Values with their shares."""
+    """Choose among values, each with its share."""
 
     def __init__(self, shares: Mapping[Any, float]) -> None:
         self._values = list(shares)
@@ -100,11 +100,11 @@ _OTHER_STATES: Final = _Law(_STATES | {Status.PAUSED: 0.001})
 
 
 class DataSet:
-    """*runs* runs with their node executions; the same *runs* and *seed* give the same rows, byte for byte.
+    """Make *runs* runs with their node executions. The same *runs* and *seed* give the same rows, byte for byte.
 
     Args:
-        runs: 200 to 10,000,000.
-        seed: any whole number from 0.
+        runs: how many runs, from 200 to 10,000,000.
+        seed: any whole number from 0 to 2**63 - 1.
 
     Raises:
         ValueError: a number is out of range.
@@ -120,11 +120,11 @@ class DataSet:
 
     @property
     def chunks(self) -> range:
-        """The numbers of all chunks."""
+        """Return the numbers of all chunks."""
         return range(-(-self.runs // CHUNK_RUNS))
 
     def chunk(self, number: int) -> Chunk:
-        """One chunk; its runs are later than those of chunks before it."""
+        """Make one chunk; its runs are later than those of the chunks before it."""
         rng = self._rng("chunk", number)
         made = Chunk()
         for origin in self._origins(rng, number):
@@ -138,11 +138,11 @@ class DataSet:
         return made
 
     def _rare_positions(self) -> dict[int, tuple[App, Source, Status]]:
-        """Runs whose number is the same in any data set, each kind spread over its app's time."""
+        """Return the rare runs by position: as many of each kind in any data set, spread over the time of its app."""
         main, quiet, unit = self.population.main_app, self.population.quiet_app, self.runs / (2 * WEBHOOK_RUNS)
         paused = {int((5 * i + 1.25) * unit): (main, Source.APP_RUN, Status.PAUSED) for i in range(PAUSED_RUNS)}
         webhooks = {int((2 * i + 1) * unit): (main, Source.WEBHOOK, Status.SUCCEEDED) for i in range(WEBHOOK_RUNS)}
-        # The fractions of the unit differ, so that no run is of two kinds.
+        # The kinds have different fractions of the unit, so that no run is of two kinds.
         until_quiet = {int((i + 0.75) * unit): (quiet, Source.WEBHOOK, Status.SUCCEEDED) for i in range(WEBHOOK_RUNS)}
         return paused | webhooks | until_quiet
 
@@ -176,7 +176,7 @@ class DataSet:
         return self.population.main_app if app is self.population.quiet_app and position >= self.runs // 2 else app
 
     def _positions_of_whale(self, rng: Random, positions: range) -> set[int]:
-        """Exactly half of them, and among these the rare runs of its main app."""
+        """Return exactly half of the positions, and among them those of the rare runs."""
         rare = {position for position in positions if position in self._rare}
         rest = [position for position in positions if position not in rare]
         return rare | set(rng.sample(rest, max(0, len(positions) // 2 - len(rare))))
@@ -229,7 +229,7 @@ class DataSet:
 
 
 def _workflow_of(rng: Random, origin: Origin) -> Workflow:
-    """The draft where it is debugged, else the version of that time, some callers a version behind."""
+    """Return the draft if the run is debugged; else the version of that time, or for some callers the one before."""
     draft, *published = origin.app.workflows
     if origin.source in {Source.DEBUGGING, Source.RAG_PIPELINE_DEBUGGING}:
         return draft

@@ -1,4 +1,4 @@
-"""The two databases that are measured: the same rows, on Dify's indexes alone and on Tidegate's beside them."""
+"""The two databases that are measured: the same rows, with Dify's indexes only and with Tidegate's beside them."""
 
 from __future__ import annotations
 
@@ -31,44 +31,44 @@ PLAIN: Final = "tidegate_bench_plain"
 BASELINE: Final = "tidegate_bench_baseline"
 SERVER_SETTINGS: Final[Mapping[str, str]] = {
     "shared_buffers": "256MB",
-    "autovacuum": "off",  # it would run in the midst of measuring; VACUUM ANALYZE is run before
+    "autovacuum": "off",  # it would run during the measurements; VACUUM ANALYZE is run before them
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "2GB",
 }
-"""What the embedded server is told, besides the settings every embedded server has."""
+"""The settings of the embedded server, beside those that every embedded server has."""
 
 _RUN_BYTES: Final = 15_000
 _LOG_BYTES: Final = 2_500_000_000
 _SERVER_BYTES: Final = 150_000_000
 _LATER_BYTES: Final = 3 * _SERVER_BYTES
-"""Of the servers of routing, and then of sharding, which are started when the first one is gone."""
+"""The bytes of the servers for routing, and then for sharding, which are started when the first server is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskNeed:
-    """Bytes on the disk: one copy of the rows, as many again for the baseline's, and the server's log."""
+    """Bytes on the disk: for one copy of the rows (the baseline needs a second one), and for the server's log."""
 
     copy_bytes: int
     log_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        """All of it, with the server itself, or what the servers after it need."""
+        """Return all bytes: with the server itself, or what the later servers need if that is more."""
         return max(2 * self.copy_bytes + self.log_bytes + _SERVER_BYTES, _LATER_BYTES)
 
     def __str__(self) -> str:
         return (
             f"{gigabytes(self.total_bytes)}: the rows {gigabytes(self.copy_bytes)}, "
             f"their second copy for the baseline {gigabytes(self.copy_bytes)}, "
-            f"the server and its log {gigabytes(self.log_bytes + _SERVER_BYTES)}, "
-            f"and when these are gone other servers {gigabytes(_LATER_BYTES)}"
+            f"the server and its log {gigabytes(self.log_bytes + _SERVER_BYTES)}; "
+            f"when these are removed, other servers {gigabytes(_LATER_BYTES)}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """Where the two databases are, how many rows each table has, and the bytes of each database with its indexes."""
+    """The URLs of the two databases, the number of rows of each table, and the bytes of each database with indexes."""
 
     plain: URL
     baseline: URL
@@ -78,20 +78,20 @@ class Databases:
 
 
 def gigabytes(size_bytes: int) -> str:
-    """A size for people to read."""
+    """Return a size as a person reads it."""
     return f"{size_bytes / 1e9:.1f} GB"
 
 
 def disk_need(runs: int) -> DiskNeed:
-    """What *runs* runs take; an estimate from above."""
+    """Estimate what *runs* runs need on the disk, rather too much than too little."""
     return DiskNeed(runs * _RUN_BYTES, min(_LOG_BYTES, 2 * runs * _RUN_BYTES))
 
 
 def check_disk(need: DiskNeed, folder: Path | None = None) -> None:
-    """Raise unless *folder* (None: where embedded servers live) has room.
+    """Raise if *folder* has too little room; None: the folder where embedded servers are.
 
     Raises:
-        BenchmarkError: it has not; the message says what is free, what is needed, and what to do.
+        BenchmarkError: there is too little room; the message says what is free, what is needed, and what to do.
     """
     folder = folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(folder).free
@@ -103,10 +103,10 @@ def check_disk(need: DiskNeed, folder: Path | None = None) -> None:
 
 
 def server_url(text: str) -> URL:
-    """The URL of a server of the caller's own, for psycopg.
+    """Return the URL of a server of the caller's own, for psycopg.
 
     Raises:
-        SettingsError: it is no SQLAlchemy URL of a PostgreSQL database.
+        SettingsError: *text* is no SQLAlchemy URL of a PostgreSQL database.
     """
     try:
         url = make_url(text)
@@ -126,12 +126,13 @@ def databases(server: URL, data_set: DataSet, steps: Steps) -> Iterator[Database
     """Make both databases on *server*, load them, and drop them at the end.
 
     Args:
-        server: any database of the server; it is connected to, and left as it is.
+        server: the URL of any database of the server; the benchmark connects to it, and changes nothing in it.
         data_set: the rows.
         steps: shows what is being done.
 
     Raises:
-        BenchmarkError: the database of *server* has rows of an application, or a database is there already.
+        BenchmarkError: the database of *server* has the tables of an application, or a database of the benchmark
+            exists.
     """
     _refuse_one_in_use(server)
     made: list[str] = []
@@ -149,7 +150,7 @@ def databases(server: URL, data_set: DataSet, steps: Steps) -> Iterator[Database
 
 
 def conninfo(url: URL) -> str:
-    """The same for libpq."""
+    """Return *url* as a connection string for libpq."""
     return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
@@ -158,18 +159,18 @@ def _refuse_one_in_use(server: URL) -> None:
     if found[0][0] is not None:
         raise BenchmarkError(
             f"database {server.database!r} has a table {WorkflowRun.__tablename__}: the benchmark does not load a "
-            "server that an application uses; give --url an empty database on a server for tests"
+            "server that an application uses; give --url an empty database on a test server"
         )
     query = SQL("SELECT datname FROM pg_database WHERE datname IN ({}, {}) ORDER BY 1").format(PLAIN, BASELINE)
     for (name,) in _execute(server, query):
         raise BenchmarkError(
-            f"the server has a database {name!r} already: another benchmark runs, or one was killed; "
+            f"the server already has a database {name!r}: another benchmark runs, or one was killed; "
             f"if none runs, drop it: DROP DATABASE {name}"
         )
 
 
 def _make(server: URL, name: str, made: list[str], template: str | None = None) -> None:
-    # The copy is of the files, so that both have the same rows in the same blocks.
+    # Copy the files, so that both databases have the same rows in the same blocks.
     how = SQL(" TEMPLATE {} STRATEGY file_copy").format(Identifier(template)) if template else SQL("")
     _execute(server, SQL("CREATE DATABASE {}").format(Identifier(name)) + how)
     made.append(name)

@@ -22,7 +22,7 @@ _TYPES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class GraphNode:
-    """What an execution of a node repeats of it."""
+    """What each execution of a node repeats of the node."""
 
     id: str
     type: str
@@ -38,7 +38,7 @@ class Graph:
 
 
 def make_graph(rng: Random, prose: Prose, target_bytes: int) -> Graph:
-    """A graph of about *target_bytes* bytes, never fewer than 2,000 or more than 60,000."""
+    """Make a graph of about *target_bytes* bytes, but of 2,000 at least and 60,000 at most."""
     most = MOST_GRAPH_BYTES - _LARGEST_NODE_BYTES
     target = min(max(target_bytes, LEAST_GRAPH_BYTES + 200), most)
     nodes = [_node(rng, prose, "start", 0, 300)]

@@ -1,4 +1,4 @@
-"""Node executions of one run, and offloads of some of them."""
+"""The node executions of one run, and the offloads of some of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Row = tuple[Any, ...]
 
 
 def node_rows(rng: Random, prose: Prose, run: Mapping[str, Any], graph: Graph) -> tuple[list[Row], list[Row]]:
-    """The rows of a run's node executions (as many as its ``total_steps``), and of their offloads."""
+    """Make the rows of a run's node executions (as many as its ``total_steps``), and those of their offloads."""
     nodes: list[Row] = []
     offloads: list[Row] = []
     for index in range(run["total_steps"]):

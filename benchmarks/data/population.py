@@ -1,4 +1,4 @@
-"""Who runs what: tenants by a Zipf law under one whale, their apps, and the workflows of these."""
+"""Who runs what: one whale and many tenants by a Zipf law, their apps, and the workflows of these."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class App:
 
 
 class Population:
-    """All tenants of a data set, and the law by which they run.
+    """Make all tenants of a data set, and choose whose app runs next.
 
     Args:
-        runs: how many runs the data set has: the more, the more tenants.
+        runs: how many runs the data set has; more runs mean more tenants.
         seed: the same seed gives the same population.
     """
 
@@ -56,8 +56,8 @@ class Population:
         rng = Random(f"{seed}:population")  # noqa: S311  # data, not secrets
         tenants = min(max(runs // _RUNS_PER_TENANT, _FEWEST_TENANTS), _MOST_TENANTS)
         whale = random_uuid(rng)
-        # Of the mean size whatever the seed: reading a graph costs what its bytes do, so that pages of the main app
-        # cost what pages cost on average.
+        # The newest graphs of the main app have the mean size, whatever the seed. The time to read a graph depends on
+        # its bytes, so pages of the main app cost what pages cost on average.
         mean = (MOST_GRAPH_BYTES - LEAST_GRAPH_BYTES) / log(MOST_GRAPH_BYTES / LEAST_GRAPH_BYTES)
         sizes = [round(mean), _graph_bytes(0.75), _graph_bytes(0.25), round(mean)]
         self.main_app = App(random_uuid(rng), whale, WorkflowType.WORKFLOW, _workflows(rng, sizes), 2_000)
@@ -80,20 +80,20 @@ class Population:
 
     @property
     def whale_id(self) -> str:
-        """The tenant that has half of the runs."""
+        """Return the tenant that has half of the runs."""
         return self.main_app.tenant_id
 
     def whale_app(self, rng: Random) -> App:
-        """An app of the whale: its main app in four of five cases; its second is the one that will be quiet."""
+        """Choose an app of the whale: in four of five cases its main app; its second app becomes quiet."""
         return rng.choices(self._whale_apps, cum_weights=self._whale_weights)[0]
 
     def other_app(self, rng: Random) -> App:
-        """An app of another tenant, by the laws of tenants and of their apps."""
+        """Choose an app of another tenant, by the laws of tenants and of their apps."""
         return rng.choices(self._other_apps, cum_weights=self._other_weights)[0]
 
 
 def random_uuid(rng: Random) -> str:
-    """A random UUID, in canonical form, that *rng* gives again."""
+    """Return a random UUID in canonical form; the same *rng* gives the same one."""
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
@@ -109,7 +109,7 @@ def _workflows(rng: Random, graph_bytes: Sequence[int]) -> tuple[Workflow, ...]:
 
 
 def _graph_bytes(share: float) -> int:
-    """The size below which *share* of the workflows have their graphs: evenly by its logarithm."""
+    """Return the size that *share* of the graphs do not exceed; sizes are spread evenly by their logarithm."""
     low, high = log(LEAST_GRAPH_BYTES), log(MOST_GRAPH_BYTES)
     return round(exp(low + share * (high - low)))
 

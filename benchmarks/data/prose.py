@@ -18,7 +18,7 @@ _POOL_CHARACTERS: Final = 262_144
 
 
 class Prose:
-    """A pool of text made once, of which :meth:`cut` gives pieces.
+    """Make a pool of text once; :meth:`cut` gives pieces of it.
 
     Args:
         seed: the same seed gives the same pool.
@@ -39,8 +39,12 @@ class Prose:
         self._pool = "".join(parts)
 
     def cut(self, rng: Random, characters: int) -> str:
-        """A piece of *characters* characters, from where *rng* says."""
+        """Return a piece of *characters* characters; *rng* decides where it begins.
+
+        Raises:
+            ValueError: the pool is not longer than that.
+        """
         if characters >= len(self._pool):
-            raise ValueError(f"a piece of text has fewer than {len(self._pool):,} characters, not {characters:,}")
+            raise ValueError(f"a piece of text must have fewer than {len(self._pool):,} characters, not {characters:,}")
         start = rng.randrange(len(self._pool) - characters)
         return self._pool[start : start + characters]

@@ -25,7 +25,7 @@ _LEAST_NODES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Whose runs: an app of a tenant."""
+    """An app of a tenant, whose runs are read."""
 
     tenant_id: str
     app_id: str
@@ -40,11 +40,11 @@ class NodePlace:
 
 
 class Targets:
-    """Finds what scenarios ask for in the database of *session*.
+    """Find what scenarios ask for, in the database of *session*.
 
     Args:
         session: on a database that holds the data set.
-        population: whose apps they are.
+        population: the population of the data set.
     """
 
     def __init__(self, session: Session, population: Population) -> None:
@@ -53,15 +53,16 @@ class Targets:
         self.quiet = Where(population.quiet_app.tenant_id, population.quiet_app.id)
 
     def runs_of_main(self, source: Source = Source.APP_RUN, status: str | None = None) -> int:
-        """How many runs the main app has from *source*, of one state or of all."""
+        """Count the runs that the main app has from *source*, of one state or of all (None)."""
         query = select(func.count()).select_from(Run).where(Run.app_id == self.main.app_id)
         query = query.where(Run.tenant_id == self.main.tenant_id, Run.triggered_from == source)
         return self._session.scalar(query.where(Run.status == status) if status else query) or 0
 
     def cursor(self, depth: int, source: Source = Source.APP_RUN, status: str | None = None) -> str:
-        """The run after which a page begins that *depth* runs lie before.
+        """Return the id of the run that *depth* runs lead up to: the page after it begins there.
 
-        Some runs deeper where runs of equal time would lie on both sides: the baseline would skip those of the page.
+        If runs of the same time would be on both sides of it, it is some runs deeper: the baseline would skip those of
+        them that belong on the page.
         """
         query = select(Run.id, Run.created_at).where(Run.tenant_id == self.main.tenant_id)
         query = query.where(Run.app_id == self.main.app_id, Run.triggered_from == source)
@@ -73,7 +74,7 @@ class Targets:
         return str(next(row.id for row, after in zip(rows, following, strict=True) if not _tied(row, after)))
 
     def ordinary_app(self) -> Where:
-        """An app of a tenant other than the whale, of about a hundred runs from the app itself."""
+        """Return an app of a tenant other than the whale, with about a hundred runs from the app itself."""
         runs = func.count()
         query = select(Run.tenant_id, Run.app_id).where(
             Run.triggered_from == Source.APP_RUN, Run.tenant_id != self.main.tenant_id
@@ -83,23 +84,23 @@ class Targets:
         return Where(found.tenant_id, found.app_id)
 
     def run_ids(self) -> list[str]:
-        """Some runs of the main app, from all of its time."""
+        """Return some runs of the main app, from all of its time."""
         of_main = select(Run.id).where(Run.tenant_id == self.main.tenant_id, Run.app_id == self.main.app_id)
         return list(self._session.scalars(of_main.order_by(Run.id).limit(_RUNS_BY_ID)))
 
     def runs_with_nodes(self) -> list[str]:
-        """Some runs of the main app with eight node executions or more, or the most there are."""
+        """Return some runs of the main app with eight node executions or more, or with the most that there are."""
         query = select(Run.id).where(Run.tenant_id == self.main.tenant_id, Run.app_id == self.main.app_id)
         many = query.order_by((Run.total_steps >= _LEAST_NODES).desc(), Run.total_steps, Run.id)
         return list(self._session.scalars(many.limit(_RUNS_BY_ID)))
 
     def node_ids(self) -> list[str]:
-        """Some node executions of the main app."""
+        """Return some node executions of the main app."""
         query = select(Node.id).where(Node.tenant_id == self.main.tenant_id, Node.app_id == self.main.app_id)
         return list(self._session.scalars(query.order_by(Node.id).limit(_NODES_BY_ID)))
 
     def busy_node(self) -> NodePlace:
-        """The node of the main app that was executed most often."""
+        """Return the node of the main app that was executed most often."""
         query = select(Node.workflow_id, Node.node_id).where(
             Node.tenant_id == self.main.tenant_id, Node.app_id == self.main.app_id
         )

@@ -1,1 +1,1 @@
-"""The routing's part."""
+"""The routing's part of the benchmark."""

@@ -1,4 +1,4 @@
-"""The routing's part of the benchmark, on a primary with two replicas of its own, of which two servers are killed."""
+"""The routing's part of the benchmark, on a primary with two replicas of its own; two of these servers are killed."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ if TYPE_CHECKING:
 
 ROUTING_US: Final = 10.0
 OPERATIONS: Final = 200
-"""A second, of the load whose reads are counted by the server that answers them."""
+"""How many calls a second the load has whose reads are counted by the server that answers them."""
 WRITES: Final = 0.05
 LAG_S: Final = 0.1
 TENANTS: Final = 256
 _PATIENCE_S: Final = 30.0
-_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a cache that is late is a number, not a fault
+_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a late answer is a slow call here, and no failure
 
 
 class Connecting(Idle):
-    """Takes a connection, and asks nothing: what the events on it cost is seen too."""
+    """Take a connection and ask nothing, so that the cost of the events on the connection is measured too."""
 
     def read(self, tenant_id: str, app_id: str) -> None:  # noqa: ARG002  # as the policy has them
-        """Begin a transaction that no server hears of."""
+        """Begin a transaction without sending anything to a server."""
         with self.session_maker() as session:
             session.connection()
 
 
 class RoutingBenchmark:
-    """Everything that is measured of the routing.
+    """Measure everything about the routing.
 
     Args:
-        size: how much.
+        size: how much is measured.
         seed: decides who is read and written.
         steps: shows what is being done.
     """
@@ -67,7 +67,12 @@ class RoutingBenchmark:
         self._weights = list(accumulate(1 / rank for rank in range(1, TENANTS + 1)))
 
     def run(self) -> RoutingReport:
-        """Start the servers, measure, and end them."""
+        """Start the servers, measure, and end them.
+
+        Raises:
+            BenchmarkError: something did not happen in time.
+            EmbeddedServerError: a server could not be started.
+        """
         cluster = Cluster(replicas=2)
         with self._steps.step("starting a primary with two replicas"):
             cluster.start()
@@ -92,7 +97,7 @@ class RoutingBenchmark:
 
     @contextmanager
     def _gate(self, cluster: Cluster) -> Iterator[Gate]:
-        """One whose entries are switched off: its marks say what a replica must have, and every read is a node's."""
+        """Make a gate whose entries are switched off: marks say what a replica must have reached, and nodes answer."""
         marks = CacheSettings(
             url=cluster.cache.url, off=("all",), connect_timeout_ms=_WAIT_MS, read_timeout_ms=_WAIT_MS
         )
@@ -119,13 +124,13 @@ class RoutingBenchmark:
             session.commit()
 
     def _overheads(self, cluster: Cluster) -> list[Floor]:
-        """A gate with replicas beside one without, both with no cache: what lies between is the routing."""
+        """Compare a gate with replicas with one without, both with no cache: the difference is the routing."""
         settings = cluster.settings().model_copy(update={"cache": CacheSettings()})
         shard = settings.shards[0].model_copy(update={"replicas": ()})
         with ExitStack() as stack:
             routed = stack.enter_context(tidegate.connect(settings))
             alone = stack.enter_context(tidegate.connect(settings.model_copy(update={"shards": (shard,)})))
-            alone.engine.pool._pre_ping = False  # noqa: SLF001  # a round trip that replicas' pools do without
+            alone.engine.pool._pre_ping = False  # noqa: SLF001  # a round trip that the pools of replicas do not make
             ways = {"call that asks nothing": Idle, "call that takes a connection": Connecting}
             return [self._overhead(text, repository, routed, alone) for text, repository in ways.items()]
 
@@ -163,10 +168,10 @@ class RoutingBenchmark:
 
     def _kill_replica(self, gate: Gate, killed: PostgresNode) -> Killed:
         before, failed_before = self._read_on(gate, self._size.seconds)
-        reader = threading.Thread(target=killed.kill)
-        reader.start()
+        killer = threading.Thread(target=killed.kill)
+        killer.start()
         after, failed = self._read_on(gate, self._size.seconds)
-        reader.join()
+        killer.join()
         return Killed(timing(before), timing(after), max(after) / 1e6, failed_before + failed)
 
     def _read_on(self, gate: Gate, seconds: float) -> tuple[list[int], int]:
@@ -210,13 +215,13 @@ def _primary(gate: Gate) -> str:
 
 
 def _until(done: Callable[[], bool], what: str) -> None:
-    """Try until it is done.
+    """Try until *done* returns True.
 
     Raises:
-        BenchmarkError: it is not in half a minute.
+        BenchmarkError: it does not within half a minute.
     """
     until_s = time.monotonic() + _PATIENCE_S
     while not done():
         if time.monotonic() > until_s:
-            raise BenchmarkError(f"not within {_PATIENCE_S:g} s: {what}")
+            raise BenchmarkError(f"this did not happen within {_PATIENCE_S:g} s: {what}")
         time.sleep(0.002)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """A load in which some calls write: how many reads the primary had to answer."""
+    """A load in which some calls write: how many reads there were, and how many of them the primary had to answer."""
 
     reads: int
     writes: int
@@ -29,13 +29,13 @@ class Offload:
 
     @property
     def share(self) -> float:
-        """Of the reads, answered by replicas; from 0 to 1."""
+        """Return the share of the reads that replicas answered, from 0 to 1."""
         return 1 - self.on_primary / self.reads
 
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """Reads before one of two replicas was killed, and from that moment on; the slowest of those in milliseconds."""
+    """Reads before one of two replicas was killed, and from that moment on; the slowest of these in milliseconds."""
 
     before: Timing
     after: Timing
@@ -45,12 +45,12 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Failover:
-    """From SIGKILL of the primary to the first write on the promoted one, in seconds, by its parts.
+    """The time from SIGKILL of the primary to the first write on the promoted one, in seconds, by its parts.
 
     Args:
         kill_s: until the process is gone.
         promote_s: the promotion, which is not Tidegate's.
-        follow_s: from its end until the gate has written there.
+        follow_s: from the end of the promotion until the gate has written there.
     """
 
     kill_s: float
@@ -59,7 +59,7 @@ class Failover:
 
     @property
     def total_s(self) -> float:
-        """All of it."""
+        """Return the whole time, in seconds."""
         return self.kill_s + self.promote_s + self.follow_s
 
 
@@ -75,7 +75,7 @@ class RoutingReport:
 
     @classmethod
     def of(cls, overheads: Sequence[Floor], offload: Offload, killed: Killed, failover: Failover) -> Self:
-        """With the goals, and what was measured of them."""
+        """Make the report, with the goals and what was measured of them."""
         goals = [
             Goal(f"{one.text} minus {one.floor_text}, us", one.value, one.bound, at_most=True)
             for one in overheads
@@ -86,7 +86,7 @@ class RoutingReport:
 
 
 def routing_json(report: RoutingReport) -> dict[str, Any]:
-    """As JSON takes it; times in milliseconds but for those that say another unit."""
+    """Return the report in the form that JSON takes; times in milliseconds unless the name says another unit."""
     return {
         "overheads": [asdict(one) | {"value": one.value} for one in report.overheads],
         "offload": asdict(report.offload) | {"share": report.offload.share},

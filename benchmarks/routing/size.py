@@ -8,11 +8,11 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class RoutingSize:
-    """How much is measured.
+    """How much of the routing is measured.
 
     Args:
-        rounds: of what a call costs; 20 calls each, by turns.
-        seconds: of the load, and of reading before and after a replica is killed.
+        rounds: how many rounds of what a call costs; each has 20 calls, by turns.
+        seconds: how long the load lasts, and how long to read before and after a replica is killed, in seconds.
     """
 
     rounds: int

@@ -1,4 +1,4 @@
-"""The sharding's part of the benchmark, on two primaries of its own, of which one is frozen and killed."""
+"""The sharding's part of the benchmark, on two primaries of its own; one of them is frozen and killed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class ShardingBenchmark:
-    """Everything that is measured of the sharding.
+    """Measure everything about the sharding.
 
-    What no fault belongs to is measured on databases of one server: what else there is to wait for would be the same.
+    What needs no fault is measured on several databases of one server: all other times to wait for would be the same.
 
     Args:
-        size: how much.
+        size: how much is measured.
         seed: decides ids, orders and who calls.
         steps: shows what is being done.
     """
@@ -38,7 +38,7 @@ class ShardingBenchmark:
         """Start the servers, measure, and end them.
 
         Raises:
-            BenchmarkError: shards answered otherwise than one database, or the machine is too busy to measure on.
+            BenchmarkError: shards answered differently from one database, or the machine is too busy to measure on.
             EmbeddedServerError: the servers could not be started.
         """
         size, seed, steps = self._size, self._seed, self._steps

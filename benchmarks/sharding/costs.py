@@ -1,4 +1,4 @@
-"""What a gate of several shards costs a call, beside a gate of one on the same server and the same rows."""
+"""What a gate of several shards costs a call, compared with a gate of one shard on the same server and rows."""
 
 from __future__ import annotations
 
@@ -30,35 +30,37 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.progress import Advance
     from tidegate.benchmarks.sharding.size import ShardingSize
     from tidegate.benchmarks.sharding.stock import Stock
+    from tidegate.cache.request import Answer
     from tidegate.proxy.call import Call
     from tidegate.proxy.gate import Gate
+    from tidegate.repositories.base import Binding
 
     Ask = Callable[[], object]
 
 ROUTING_US: Final = 5.0
 WAYS: Final = 3
-"""How often :meth:`Costs.overheads` advances."""
+"""How often :meth:`Costs.overheads` calls its *advance*."""
 _CALLS_A_PAIR: Final = 20
 _WARM_CALLS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """What one call takes on a gate of several shards and on the other, in us.
+    """What one call takes on a gate of several shards and on one of one shard, in microseconds.
 
-    What both wait for is the same where they send as many statements, and so are the round trips to the cache. So the
-    goal is one of what the calling thread does itself: on a machine that does other things too, a wait is as long as
-    it happens to be.
+    If both send as many statements, they wait for the same things, and their round trips to the cache are the same too.
+    So the goal is about what the calling thread does itself: on a machine that does other things as well, the length of
+    a wait is chance.
 
     Args:
         text: which call.
-        us: on several shards, the median, waits included.
-        beside_us: the other.
-        more: the difference of pairs in time of the calling thread on the processor.
-        longer: the difference of pairs, waits included.
-        statements: that the call sends.
-        beside_statements: the other.
-        bound: at most so much more; None: no goal.
+        us: the median on several shards, waits included.
+        beside_us: the median on one shard.
+        more: the difference of the pairs, in processor time of the calling thread.
+        longer: the difference of the pairs, waits included.
+        statements: how many statements the call sends on several shards.
+        beside_statements: how many it sends on one shard.
+        bound: the most that *more* may be; None: no goal.
     """
 
     text: str
@@ -72,21 +74,21 @@ class Overhead:
 
 
 class Reading(Idle):
-    """Sends one statement that reads nothing: what lies before it is seen best."""
+    """Send one statement that reads nothing, so that what comes before it is measured best."""
 
     def read(self, tenant_id: str, app_id: str) -> None:  # noqa: ARG002  # as the policy has them
-        """Ask the server for nothing."""
+        """Send a statement that reads nothing."""
         with self.session_maker() as session:
             session.connection().exec_driver_sql("SELECT 1")
 
 
 class Costs:
-    """Measures what sharding costs a call.
+    """Measure what sharding costs a call.
 
     Args:
         stock: the databases.
-        size: how much.
-        seed: decides orders, and where pages begin.
+        size: how much is measured.
+        seed: decides the orders.
     """
 
     def __init__(self, stock: Stock, size: ShardingSize, seed: int) -> None:
@@ -98,7 +100,7 @@ class Costs:
         self._engines: list[Engine] = []
 
     def overheads(self, advance: Advance) -> list[Overhead]:
-        """What routing by tenant costs; *advance* is told :data:`WAYS` times."""
+        """Return what routing by tenant costs; *advance* is called :data:`WAYS` times."""
         found = []
         for way in (self._uncached, self._near, self._cached):
             found += way()
@@ -106,7 +108,7 @@ class Costs:
         return found
 
     def _uncached(self) -> list[Overhead]:
-        """Nothing vouches for the shard of a read: it is asked first whether it owns the tenant."""
+        """Measure without a cache: nothing vouches for the shard, so each read first asks if it owns the tenant."""
         with self._gates(None) as (several, one):
             for engine in self._engines:
                 engine.pool._pre_ping = False  # noqa: SLF001  # a round trip, the same on both
@@ -124,7 +126,7 @@ class Costs:
             return [self._overhead("run by id, near bounded", self._by_id(several), self._by_id(one))]
 
     def _cached(self) -> list[Overhead]:
-        """What the cache cannot answer is read at once: its marks vouch for the shard."""
+        """Measure behind a cache: its marks vouch for the shard, so what it cannot answer is read at once."""
         with self._gates({"near": False}) as (several, one):
 
             def forget() -> None:
@@ -146,17 +148,26 @@ class Costs:
             yield several, one
 
     def _calling(self, repository: type[Idle], gate: Gate, *, vouched: bool = False) -> Ask:
-        """A call of *repository* through *gate*; *vouched*: as after a miss, by a root that has the tenant's shard."""
+        """Return a call of *repository* through *gate*.
+
+        Args:
+            repository: the repository.
+            gate: the gate.
+            vouched: whether the call is as after a miss, where a root vouches for the tenant's shard.
+        """
         made: Any = gate.wrap(repository, IDLE_POLICIES, ())(gate.session_maker)
         if vouched:
-            pipeline: Callable[[Call], object] = made.__dict__["_tidegate_pipeline"]
-            need = ReadRequirement(NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant]))
+            binding: Binding = made.tidegate_binding
+            layer: Any = binding.layer
+            vouching = ReadRequirement(
+                NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant])
+            )
 
-            def with_need(call: Call) -> object:
-                call.need = need
-                return pipeline(call)
+            def with_requirement(call: Call) -> Answer:
+                answer: Answer = layer(call.at(call.route._replace(requirement=vouching)))
+                return answer
 
-            made.__dict__["_tidegate_pipeline"] = with_need
+            made.tidegate_binding = binding._replace(layer=with_requirement)
         return lambda: made.read(self._tenant, self._app)
 
     def _by_id(self, gate: Gate) -> Ask:
@@ -165,7 +176,7 @@ class Costs:
 
     @staticmethod
     def _nothing() -> None:
-        """There is nothing to prepare."""
+        """Do nothing: there is nothing to prepare."""
 
     def _overhead(
         self,
@@ -176,7 +187,11 @@ class Costs:
         prepare: Ask | None = None,
         bound: float | None = ROUTING_US,
     ) -> Overhead:
-        """By pairs; with *prepare*, before each call and not timed, of single calls, else of many."""
+        """Measure one call on both gates, by pairs.
+
+        With *prepare*, each sample is one call, and *prepare* is called before it and not timed. Without, a sample is
+        the mean of many calls.
+        """
         prepared = prepare or self._nothing
         for way in (ask, beside):
             for _ in range(_WARM_CALLS):
@@ -192,7 +207,7 @@ class Costs:
         return Overhead(text, us, beside_us, more, longer, sent, beside_sent, bound)
 
     def _statements(self, prepare: Ask, ask: Ask) -> int:
-        """Sent by this thread; others of a gate, that look for what is left to do, send some of their own."""
+        """Count the statements that this thread sends; other threads of a gate, which look for work, send some too."""
         sent, mine = count(), threading.get_ident()
 
         def one(*_: Any) -> None:
@@ -210,7 +225,7 @@ class Costs:
         return next(sent)
 
     def _by_turns(self, ask: Ask, beside: Ask, rounds: int, calls: int, prepare: Ask) -> list[tuple[_Taken, _Taken]]:
-        """What a call of both takes, *rounds* pairs, whoever comes first."""
+        """Return what a call takes on both gates, for *rounds* pairs; either gate may come first in a pair."""
         found = []
         gc.collect()
         gc.freeze()
@@ -229,7 +244,7 @@ class Costs:
 
 
 class _Taken(NamedTuple):
-    """Of one call, in microseconds."""
+    """The times of one call, in microseconds."""
 
     processor_us: float
     elapsed_us: float

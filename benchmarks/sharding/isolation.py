@@ -1,4 +1,4 @@
-"""One shard of two that hangs or is gone, and calls of tenants on the other, before and meanwhile."""
+"""One shard of two hangs or is gone: how the calls of tenants on the other shard fare, before and meanwhile."""
 
 from __future__ import annotations
 
@@ -38,28 +38,29 @@ FROZEN: Final = "frozen by SIGSTOP"
 KILLED: Final = "killed by SIGKILL"
 POOL: Final = PoolSettings(size=4, overflow=2, timeout_s=0.25)
 _TENANTS_EACH: Final = 16
-_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a cache that is late is a number, not a fault
+_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a late answer is a slow call here, and no failure
 
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Calls of tenants on one shard, before another was ill and while it was.
+    """Calls of tenants on the well shard, before the other shard was ill and while it was.
 
     Args:
-        text: what was done to the other.
+        text: what was done to the other shard.
         times: how often.
-        alone: the calls while nobody called for tenants on the other.
-        before: those while others did, just before it was ill.
-        meanwhile: those that began while it was ill, and others still called.
+        alone: the calls while nobody called for tenants on the other shard.
+        before: the calls while others did, just before it was ill.
+        meanwhile: the calls that began while it was ill, and others still called.
         of_before: p99 meanwhile, divided by p99 before.
-        of_alone: p99 meanwhile, divided by p99 alone: what callers that get no answer take of the machine is in it.
-        calls: of tenants on the one, all along.
-        failed: of those.
-        attempts: calls of tenants on the other that began while it was ill.
-        answered: how many of those were answered before it was well again, as only the cache can.
-        taken: connections to one shard that calls of tenants on the other took, all along.
-        held: connections to the other at most.
-        most: as many as there may be.
+        of_alone: p99 meanwhile, divided by p99 alone; this includes what the callers without an answer take of the
+            machine.
+        calls: all calls of tenants on the well shard.
+        failed: how many of these failed.
+        attempts: the calls of tenants on the other shard that began while it was ill.
+        answered: how many of these were answered before it was well again, which only the cache can do.
+        taken: how many connections to the well shard were taken by calls of tenants on the other.
+        held: how many connections to the other shard there were at most.
+        most: how many there may be.
     """
 
     text: str
@@ -79,14 +80,14 @@ class Isolation:
 
 
 class Stretch(NamedTuple):
-    """When it began and ended, in ns."""
+    """When a stretch of time began and ended, in nanoseconds."""
 
     began_ns: int
     ended_ns: int
 
 
 class Times(NamedTuple):
-    """Nobody calls for the second shard; it is called and well; it is called and ill."""
+    """Three stretches: nobody calls for the second shard; it is called and well; it is called and ill."""
 
     alone: Stretch
     before: Stretch
@@ -94,11 +95,11 @@ class Times(NamedTuple):
 
 
 class Isolating:
-    """Makes the second shard of *cluster* ill among calls; it keeps the catalogue, too.
+    """Make the second shard of *cluster* ill among calls; that shard keeps the catalogue, too.
 
     Args:
-        cluster: of two shards, with nothing in their databases.
-        size: how much.
+        cluster: a cluster of two shards with empty databases.
+        size: how much is measured.
         seed: decides who calls.
     """
 
@@ -109,7 +110,7 @@ class Isolating:
         self._rng = Random(f"{seed}:isolation")  # noqa: S311  # a load, no secret
 
     def run(self, advance: Advance) -> list[Isolation]:
-        """Freeze it, and then kill it, as often as the size says; *advance* is told of each time."""
+        """Freeze the shard, and then kill it, as often as the size says; *advance* is called each time."""
         ill = self._cluster.shards[1].primary
         ways = {
             FROZEN: (ill.pause, ill.resume, self._size.freezes),
@@ -152,10 +153,10 @@ class Isolating:
         return made
 
     def _time(self, load: Load, fall_ill: Callable[[], None], recover: Callable[[], None], advance: Advance) -> Times:
-        """Ends when all callers for the shard that was ill are answered.
+        """Measure the three stretches once; return when all callers for the ill shard are answered again.
 
         Raises:
-            BenchmarkError: they are not in half a minute.
+            BenchmarkError: they are not within half a minute.
         """
         with load.without(ILL):
             alone = self._stretch()
@@ -177,15 +178,15 @@ class Isolating:
 
 
 def isolation_of(text: str, load: Load, connections: Connections, times: Sequence[Times], seed: int) -> Isolation:
-    """What came of the calls of *load* in those stretches of time.
+    """Return the result for the calls of *load* in those stretches of time.
 
     Raises:
-        BenchmarkError: there were none in one of them.
+        BenchmarkError: in one of them there were no calls.
     """
     alone, before, meanwhile = ([_ns(load, stretch) for stretch in kind] for kind in zip(*times, strict=True))
     ill = [(call, each.meanwhile) for each in times for call in load.between(ILL, *each.meanwhile)]
     if not ill or not all((*alone, *before, *meanwhile)):
-        raise BenchmarkError("nobody called for a while: this machine is too busy")
+        raise BenchmarkError("for a while no calls were made: this machine is too busy to measure on")
     return Isolation(
         text=text,
         times=len(times),
@@ -205,13 +206,13 @@ def isolation_of(text: str, load: Load, connections: Connections, times: Sequenc
 
 
 def _ns(load: Load, stretch: Stretch) -> list[int]:
-    """How long the calls took that began then, of tenants on the shard that is never ill."""
+    """Return how long the calls took that began in *stretch*, of tenants on the shard that is never ill."""
     return [call.ns for call in load.between(WELL, *stretch)]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A shard that is away is what is asked for here: no log has to warn of it."""
+    """Log no warnings: here a shard is away on purpose."""
     log = logging.getLogger("tidegate")
     before = log.level
     log.setLevel(logging.CRITICAL)

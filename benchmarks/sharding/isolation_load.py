@@ -1,4 +1,4 @@
-"""Threads that call for tenants of two shards at once, and the connections that they take."""
+"""Threads that call for tenants of two shards at the same time, and the connections that they take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WELL: Final = "s0"
 ILL: Final = "s1"
 CALLERS: Final = {WELL: 2, ILL: 8}
-"""Threads; those of the shard that hangs are more than its connections."""
+"""How many threads call for each shard; for the shard that hangs, more than it has connections."""
 PAUSES_S: Final = {WELL: 0.001, ILL: 0.05}
 _WRITES: Final = 0.2
 _LATEST: Final = 50
@@ -33,7 +33,7 @@ _PATIENCE_S: Final = 30.0
 
 
 class Called(NamedTuple):
-    """When a call began, how long it took, in ns, and whether it was answered."""
+    """When a call began and how long it took, both in nanoseconds, and whether it was answered."""
 
     began_ns: int
     ns: int
@@ -41,10 +41,10 @@ class Called(NamedTuple):
 
 
 class Load:
-    """Threads that call for tenants of both shards, each one call after another.
+    """Run threads that call for tenants of both shards, each one call after another.
 
     Args:
-        gate: that they call.
+        gate: the gate that they call.
         ids: tenant, app and run of each tenant, by shard.
         rng: decides what they ask.
     """
@@ -62,7 +62,7 @@ class Load:
         ]
 
     def start(self) -> None:
-        """Begin, and return when everybody was answered."""
+        """Start the threads, and return when every one of them has been answered."""
         for shard in CALLERS:
             self._may_call[shard].set()
         for thread in self._threads:
@@ -70,10 +70,10 @@ class Load:
         self.wait_answered(0)
 
     def stop(self) -> None:
-        """End, and return when the last call has.
+        """End the threads, and return when the last call has ended.
 
         Raises:
-            BenchmarkError: one has not in half a minute: it would be missing in what was measured.
+            BenchmarkError: a call does not end within half a minute: it would be missing in what was measured.
         """
         self._stop.set()
         for may_call in self._may_call.values():
@@ -81,11 +81,11 @@ class Load:
         for thread in self._threads:
             thread.join(_PATIENCE_S)
         if any(thread.is_alive() for thread in self._threads):
-            raise BenchmarkError(f"not within {_PATIENCE_S:g} s: the last calls end")
+            raise BenchmarkError(f"this did not happen within {_PATIENCE_S:g} s: the last calls end")
 
     @contextmanager
     def without(self, shard: str) -> Iterator[None]:
-        """Nobody calls for tenants of a shard while the block runs, but for calls that have begun."""
+        """Make no new calls for tenants of a shard while the block runs; calls that have begun go on."""
         self._may_call[shard].clear()
         try:
             yield
@@ -93,25 +93,27 @@ class Load:
             self._may_call[shard].set()
 
     def of(self, shard: str) -> list[Called]:
-        """All calls for tenants of a shard."""
+        """Return all calls for tenants of a shard."""
         return [call for calls in self._calls[shard] for call in list(calls)]
 
     def between(self, shard: str, began_ns: int, ended_ns: int) -> list[Called]:
-        """Those that began then."""
+        """Return the calls for tenants of a shard that began in that time."""
         return [call for call in self.of(shard) if began_ns <= call.began_ns < ended_ns]
 
     def wait_answered(self, since_ns: int) -> None:
-        """Return when everybody was answered a call that began after *since_ns*.
+        """Return when every thread has been answered a call that began after *since_ns*.
 
         Raises:
-            BenchmarkError: somebody was not in half a minute.
+            BenchmarkError: one of them has not been within half a minute.
         """
         until_s = time.monotonic() + _PATIENCE_S
         for of_all in self._calls.values():
             for calls in of_all:
                 while not any(call.answered and call.began_ns > since_ns for call in reversed(calls[-_LATEST:])):
                     if time.monotonic() > until_s:
-                        raise BenchmarkError(f"not within {_PATIENCE_S:g} s: a shard that is well again answers")
+                        raise BenchmarkError(
+                            f"this did not happen within {_PATIENCE_S:g} s: a shard that is well again answers"
+                        )
                     time.sleep(0.002)
 
     def _run(self, shard: str, calls: list[Called], rng: Random) -> None:
@@ -137,7 +139,7 @@ class Load:
 
 @contextmanager
 def loaded(gate: Gate, ids: Mapping[str, Sequence[tuple[str, str, str]]], rng: Random) -> Iterator[Load]:
-    """A load that ends with the block; see :class:`Load`."""
+    """Run a load (see :class:`Load`) while the block runs."""
     load = Load(gate, ids, rng)
     try:
         load.start()
@@ -150,7 +152,7 @@ _calling_for = threading.local()
 
 
 class Connections:
-    """Counts what is taken from each shard's pool, and for whose tenants."""
+    """Count the connections that are taken from each shard's pool, and for whose tenants."""
 
     def __init__(self, gate: Gate, stack: ExitStack) -> None:
         self._lock = threading.Lock()

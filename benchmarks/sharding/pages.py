@@ -1,4 +1,4 @@
-"""Pages whose rows are on every shard, beside the same pages of one database that has all the rows."""
+"""Pages whose rows are on all shards, compared with the same pages of one database that has all the rows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 PAGES: Final = (20, 200)
 WARM_PAGES: Final = 6
-"""Not timed: statements are prepared after some executions."""
+"""How many pages are read first and not timed: statements are prepared after some executions."""
 _FIRST: Final = datetime(2026, 1, 1)  # noqa: DTZ001  # columns are naive UTC
 _ALL: Final = datetime(2100, 1, 1)  # noqa: DTZ001
 
 
 @dataclass(frozen=True, slots=True)
 class ScatterPage:
-    """A page of all shards, and the same of one database that has all the rows; *times*: by pairs."""
+    """A page of all shards, and the same page of one database that has all rows; *times* is the quotient of pairs."""
 
     rows: int
     shards: int
@@ -39,12 +39,12 @@ class ScatterPage:
 
 
 class Pages:
-    """Measures them, by turns.
+    """Measure such pages, by turns.
 
     Args:
         stock: the databases.
-        count: of pages of each length.
-        seed: decides where they begin.
+        count: how many pages of each length.
+        seed: decides where the pages begin.
     """
 
     def __init__(self, stock: Stock, count: int, seed: int) -> None:
@@ -53,10 +53,10 @@ class Pages:
         self._rng = Random(f"{seed}:pages")  # noqa: S311  # an order, no secret
 
     def measure(self, advance: Advance) -> list[ScatterPage]:
-        """Pages that every shard has rows of.
+        """Measure pages that every shard has rows of.
 
         Raises:
-            BenchmarkError: one is not the page of the database with all rows.
+            BenchmarkError: a page differs from that of the database with all rows.
         """
         with self._stock.several() as several, self._stock.one() as one:
             return [self._of(several, one, rows, advance) for rows in PAGES]
@@ -70,7 +70,7 @@ class Pages:
             for page in self._rng.sample(asked, 2):
                 page.ask()
             if asked[0].ids != asked[1].ids:
-                raise BenchmarkError(f"a page of {rows} of all shards, after {after}, is not that of one database")
+                raise BenchmarkError(f"a page of {rows} rows of all shards, after {after}, differs from one database's")
             if number >= WARM_PAGES:
                 pairs.append((asked[0].ns, asked[1].ns))
             advance(1)
@@ -79,7 +79,7 @@ class Pages:
 
 
 class _Page:
-    """One page of one gate."""
+    """Read one page through one gate."""
 
     def __init__(self, gate: Gate, after: tuple[datetime, str], rows: int) -> None:
         self._gate = gate

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from tidegate.benchmarks.timing import Timing
 
 PERCENT: Final = 0.1
+"""How many percent of a warm gate's calls without a tenant may ask other shards."""
 _SLOWER: Final = 1.5
-"""Of the calls without a tenant of a warm gate, at most."""
+"""How many times as long a call on the other shard may take at p99 while one shard is ill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class ShardingReport:
         scattered: Sequence[Scattered],
         isolations: Sequence[Isolation],
     ) -> Self:
-        """With the goals, and what was measured of them."""
+        """Make the report, with the goals and what was measured of them."""
         goals = [
             Goal(f"{one.text}: us more than on one shard", one.more.value, one.bound, at_most=True)
             for one in overheads
@@ -71,7 +72,7 @@ class ShardingReport:
 
 
 def sharding_json(report: ShardingReport) -> dict[str, Any]:
-    """As JSON takes it; times in milliseconds but for those that say another unit."""
+    """Return the report in the form that JSON takes; times in milliseconds unless the name says another unit."""
     return {
         "overheads": [asdict(one) for one in report.overheads],
         "pages": [asdict(one) for one in report.pages],

@@ -1,4 +1,4 @@
-"""How many calls that name no tenant had to ask shards that have nothing of theirs, by what each shard was sent."""
+"""How many calls that name no tenant had to ask shards that have none of their rows, counted by what each shard got."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 COLD_CALLS: Final = 50
 _RUNS_EACH: Final = 4
-"""Of each tenant, that the calls are about."""
+"""How many runs of each tenant the calls are about."""
 _NEW: Final = 0.05
 _WEIGHTS: Final = {"run": 6, "node": 3, "pause": 1, "delete": 0.1}
 _DELETED_AT_ONCE: Final = 3
@@ -37,13 +37,13 @@ _LATE: Final = datetime(2099, 1, 1)  # noqa: DTZ001
 
 @dataclass(frozen=True, slots=True)
 class Scattered:
-    """Calls without a tenant, and how many of them sent a statement to a shard that has no row of theirs.
+    """Calls without a tenant, and how many of them sent a statement to a shard that has none of their rows.
 
     Args:
-        ids: by which they are.
-        calls: how many.
-        scattered: of them.
-        warm: whether the gate had come across all of the ids, in what it wrote or read by other methods.
+        ids: what kind of ids the calls have.
+        calls: how many calls there were.
+        scattered: how many of them asked another shard.
+        warm: whether the gate had seen all of the ids before, in what it wrote, or read by other methods.
     """
 
     ids: str
@@ -53,16 +53,16 @@ class Scattered:
 
     @property
     def percent(self) -> float:
-        """Of the calls."""
+        """Return the percentage of the calls that asked another shard."""
         return 100 * self.scattered / self.calls
 
 
 class Scatters:
-    """Counts, through a gate of several shards without a cache, so that every call asks a shard.
+    """Count such calls through a gate of several shards without a cache, so that every call asks a shard.
 
     Args:
         stock: the databases.
-        calls: of the warm gate.
+        calls: how many calls of the warm gate.
         seed: decides who is asked for.
     """
 
@@ -77,7 +77,7 @@ class Scatters:
         self._asked: set[str] = set()
 
     def count(self, advance: Advance) -> list[Scattered]:
-        """Of a gate that is new, of one that has come across the ids, and of ids that are gone."""
+        """Count for ids that the gate has never seen, for ids that it has seen, and for ids whose rows are gone."""
         with self._stock.several() as gate, ExitStack() as stack:
             for name, engine in engines_of(gate).items():
                 self._listen(name, engine, stack)
@@ -96,7 +96,7 @@ class Scatters:
         stack.callback(event.remove, engine, "before_cursor_execute", sent)
 
     def _warm(self, gate: Gate) -> None:
-        """Have every id that will be asked for pass by in a list, as pages and loops have them."""
+        """Let the gate see every id that will be asked for in a list, as pages and loops do."""
         for tenant in self._stock.tenants:
             gate.workflow_runs.get_expired_runs_batch(tenant, _ALL, _RUNS_EACH)
             gate.node_executions.get_expired_executions_batch(tenant, _ALL, _RUNS_EACH)
@@ -155,10 +155,10 @@ class Scatters:
         return Scattered(ids, len(calls), sum(self._scattered(call) for call in calls))
 
     def _scattered(self, call: _Call) -> bool:
-        """Whether a shard was asked that has none of the tenants.
+        """Make *call*, and tell whether it asked a shard that has none of the tenants.
 
         Raises:
-            BenchmarkError: none that has one was asked, so that nothing would be counted.
+            BenchmarkError: it did not ask a shard that has one of them, so that nothing could be counted.
         """
         self._asked.clear()
         call.ask()
@@ -169,7 +169,7 @@ class Scatters:
 
 
 class _Call(NamedTuple):
-    """One that names no tenant, and whose rows it is about."""
+    """A call that names no tenant, and the tenants whose rows it is about."""
 
     tenants: set[str]
     ask: Callable[[], object]

@@ -8,16 +8,18 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class ShardingSize:
-    """How much is measured.
+    """How much of the sharding is measured.
 
     Args:
-        rows: runs in the database that is compared with shards, as many as these have together.
-        rounds: of what a call costs; 20 calls each, by turns, or one that waits for a server.
-        pages: pairs of pages, of each length.
-        calls: without a tenant, once the gate is warm: of fewer than 1,000, one would be more than the goal.
+        rows: how many runs the single database has; the shards have as many together.
+        rounds: how many rounds of what a call costs: each has 20 calls, by turns, or one call that waits for a server.
+        pages: how many pairs of pages of each length.
+        calls: how many calls without a tenant, once the gate is warm. With fewer than 1,000, one such call would
+            already exceed the goal.
         freezes: how often a shard is frozen.
         kills: how often it is killed.
-        seconds: that calls are timed before each of these, once while nobody calls that shard, and meanwhile.
+        seconds: how long calls are timed before each of these, while nobody calls that shard, and meanwhile; each in
+            seconds.
     """
 
     rows: int

@@ -1,4 +1,4 @@
-"""What gates on shards are compared on: one database with all rows, and three that have them between them."""
+"""The databases that gates on shards are compared on: one that has all rows, and three that have them between them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 ONE: Final = "one"
 SHARDS: Final = ("s0", "s1", "s2")
 TENANTS: Final = 48
-_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a cache that is late is a number, not a fault
+_WAIT_MS: Final = 2_000  # a benchmark shares its machine: a late answer is a slow call here, and no failure
 
-# Runs of one number share a second with those of other tenants, so that pages have ties, across shards too.
+# The runs of all tenants with the same number have the same second, so that pages have ties, across shards too.
 _RUNS: Final = """
 INSERT INTO workflow_runs (id, tenant_id, app_id, workflow_id, type, triggered_from, version, graph, inputs, outputs,
                            status, created_by_role, created_by, created_at)
@@ -48,11 +48,11 @@ SELECT CAST(md5('node' || id) AS uuid), tenant_id, app_id, workflow_id, 'workflo
 
 
 class Stock:
-    """The databases, all on the first server of *cluster*; they end with it.
+    """Make the databases, all on the first server of *cluster*; they end with it.
 
     Args:
-        cluster: that runs.
-        rows: runs in all.
+        cluster: a cluster that runs.
+        rows: how many runs there are in all.
         seed: decides the ids.
     """
 
@@ -71,30 +71,30 @@ class Stock:
             _fill(self._urls[name], mine, self.each)
 
     def run(self, tenant: str, number: int) -> str:
-        """The id of a tenant's run, of which there are :attr:`each`, from 1."""
+        """Return the id of a tenant's run; each tenant has :attr:`each` runs, counted from 1."""
         return _id(f"run{tenant}{number}")
 
     def node(self, run_id: str) -> str:
-        """The id of the one node execution of a run."""
+        """Return the id of the one node execution of a run."""
         return _id(f"node{run_id}")
 
     def app(self, tenant: str) -> str:
-        """The id of a tenant's only app."""
+        """Return the id of a tenant's only app."""
         return _id(f"app{tenant}")
 
     def gate(self, names: Sequence[str], cache: Mapping[str, Any] | None) -> Gate:
-        """A gate on some of them, with a cache of these settings; None: with no cache."""
+        """Make a gate on some of the databases, with a cache of these settings; None: with no cache."""
         waits: dict[str, Any] = {"connect_timeout_ms": _WAIT_MS, "read_timeout_ms": _WAIT_MS}
         cached = CacheSettings() if cache is None else CacheSettings(url=self._cache_url, **waits, **cache)
         shards = tuple(ShardSettings(name=name, primary=self._urls[name]) for name in names)
         return tidegate.connect(Settings(shards=shards, cache=cached))
 
     def several(self, cache: Mapping[str, Any] | None = None) -> Gate:
-        """One on all shards."""
+        """Make a gate on all shards."""
         return self.gate(SHARDS, cache)
 
     def one(self, cache: Mapping[str, Any] | None = None) -> Gate:
-        """One on the database that has all the rows."""
+        """Make a gate on the database that has all the rows."""
         return self.gate((ONE,), cache)
 
 
@@ -118,5 +118,5 @@ def _id(text_: str) -> str:
 
 
 def engines_of(gate: Gate) -> Mapping[str, Engine]:
-    """The engine of each shard's primary, by the shard's name."""
-    return {parts.name: parts.engine for parts in gate._parts.shards}  # noqa: SLF001  # what nobody else has to count
+    """Return the engine of each shard's primary, by the shard's name."""
+    return {shard.name: shard.engine for shard in gate._shards.every}  # noqa: SLF001  # what nobody else has to count

@@ -64,6 +64,7 @@ class RedisStore:
             is void.
         most_bytes: the size of the largest answer that is stored, in bytes: body and large values together.
         pauses: when the circuit breaker opens, and for how long.
+        name: what the server is called in messages.
 
     Raises:
         ValueError: *ns* is something else.
@@ -78,7 +79,9 @@ class RedisStore:
         marks_ttl_ms: int = MARKS_TTL_MS,
         most_bytes: int = MOST_BYTES,
         pauses: Pauses = Pauses(),  # noqa: B008  # frozen
+        name: str = "redis",
     ) -> None:
+        self.name: Final = name
         self._client = client
         self._link: Link = link_of(client, pauses)
         self._keys = Keys(ns)
@@ -104,7 +107,9 @@ class RedisStore:
             SettingsError: the URL cannot work.
             StoreUnavailable: the cluster does not answer.
         """
-        return cls(client_of(Target.of_url(url), Timeouts(connect_timeout_ms, read_timeout_ms)), ns, **bounds)
+        target = Target.of_url(url)
+        client = client_of(target, Timeouts(connect_timeout_ms, read_timeout_ms))
+        return cls(client, ns, name=target.shown, **bounds)
 
     def close(self) -> None:
         """Close the idle connections. The store connects again if it is used again."""

@@ -1,19 +1,19 @@
-"""What one shard needs of its own: its servers, the way of its writes, and who answers its reads."""
+"""Assemble what one shard has of its own: its servers, the way of its writes, and who answers its reads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.orm import sessionmaker
 
 from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
 from tidegate.proxy.layers.routing import PrimaryOnly, Routing
-from tidegate.proxy.shards.registry import Shard
+from tidegate.proxy.shards.registry import ONLY_SHARD, Shard
 from tidegate.proxy.shards.sessions import CheckedSession
 from tidegate.proxy.writes.commit import IntentAndStamp
 from tidegate.proxy.writes.outbox import Applier, Outbox
 from tidegate.proxy.writes.watch import attach
-from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.replicas.admission import Admission
 from tidegate.routing.replicas.health import BackoffPolicy
 from tidegate.routing.replicas.own_writes import OwnWrites
@@ -23,50 +23,51 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.cache.root_recovery import Primary, RootRecovery
     from tidegate.cache.store import Change, Store
+    from tidegate.proxy.call import Layer
     from tidegate.proxy.layers.routing import ReadRequirements
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings
-    from tidegate.routing.sharding.shard_map import Ownership
+    from tidegate.proxy.shards.registry import Shards
+    from tidegate.repositories.policies import Tracked
 
 
-def primary_of(engine: Engine, shard: str, settings: Settings) -> PostgresPrimary | ClockPrimary:
-    """What the root recovery asks."""
-    if engine.dialect.name == "postgresql":
-        return PostgresPrimary(engine, shard)
-    return ClockPrimary(shard, settings.cache.transaction_timeout_s)
+class Shared(NamedTuple):
+    """What all shards of a gate have in common.
+
+    Args:
+        settings: of cache, pools and replicas.
+        shards: of the gate.
+        store: the cache that serves them; None: there is none.
+        recovery: advances its roots.
+        requirements: tells which node will do for a call that the caching has not asked about.
+        tracked: the models whose rows are watched from the beginning.
+        committed: told what commits have changed, once they have returned.
+        observe: told what happens.
+    """
+
+    settings: Settings
+    shards: Shards
+    store: Store | None
+    recovery: RootRecovery | None
+    requirements: ReadRequirements
+    tracked: Sequence[Tracked]
+    committed: Callable[[Sequence[Change]], None]
+    observe: Observer
 
 
-def assemble_shard(
-    name: str,
-    engine: Engine,
-    nodes: ShardNodes | None,
-    store: Store | None,
-    primary: PostgresPrimary | ClockPrimary,
-    needs: ReadRequirements,
-    settings: Settings,
-    observe: Observer,
-    *,
-    owned_units: Callable[[Sequence[str]], Sequence[Ownership]] | None = None,
-    make_root: Callable[[str], bool] | None = None,
-    committed: Callable[[Sequence[Change]], None] | None = None,
-) -> Shard:
-    """A shard's parts, on an engine that is watched from now on.
+def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: Shared) -> Shard:
+    """Assemble a shard on an engine, which is watched from now on.
 
     Args:
         name: the shard's, in marks.
         engine: its primary's.
-        nodes: see :func:`nodes_of`.
-        store: the cache that serves it.
-        primary: see :func:`primary_of`.
-        needs: tells which node will do for a call that the caching has not asked about.
-        settings: of cache, pools and replicas.
-        observe: told what happens.
-        owned_units: see :class:`IntentAndStamp`.
-        committed: see :class:`IntentAndStamp`.
-        make_root: see :func:`~tidegate.proxy.writes.outbox.apply`.
+        nodes: its servers; None: there is one, and nobody watches it.
+        shared: what it has in common with the others.
     """
+    settings, store = shared.settings, shared.store
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
     outbox = Outbox(notify=engine.dialect.name == "postgresql")
@@ -74,21 +75,21 @@ def assemble_shard(
         store,
         outbox,
         shard=name,
-        owned_units=owned_units,
+        owned_units=None if name == ONLY_SHARD else partial(shared.shards.ownerships_on, name),
         consistency=settings.cache.when_away == "refuse",
-        observe=observe,
+        observe=shared.observe,
         all_writes=all_writes,
         unmarked_writes=unmarked_writes,
-        committed=committed,
+        committed=None if store is None and name == ONLY_SHARD else shared.committed,
     )
     return Shard(
         name=name,
         engine=engine,
-        watch=attach(engine, TRACKED, commit, strict=settings.cache.strict_sql),
+        watch=attach(engine, shared.tracked, commit, strict=settings.cache.strict_sql),
         outbox=outbox,
-        applier=_applier(engine, store, nodes, make_root),
-        primary=primary,
-        routing=_routing(nodes, settings, name, needs, unmarked_writes, observe),
+        applier=_applier(name, engine, nodes, shared),
+        primary=_primary(engine, name, settings),
+        routing=_routing(name, nodes, unmarked_writes, shared),
         nodes=nodes,
         all_writes=all_writes,
         unmarked_writes=unmarked_writes,
@@ -96,39 +97,48 @@ def assemble_shard(
     )
 
 
+def _primary(engine: Engine, shard: str, settings: Settings) -> Primary:
+    """Make what the root recovery asks."""
+    if engine.dialect.name == "postgresql":
+        return PostgresPrimary(engine, shard)
+    return ClockPrimary(shard, settings.cache.transaction_timeout_s)
+
+
 def _own_writes(nodes: ShardNodes | None) -> OwnWrites | None:
-    """Waits for a commit that has not come back for so long that no replica that may be read from is without it."""
+    """Keep positions of writes, where replicas may be read from.
+
+    A commit that has not come back is waited for so long that no replica that may be read from is without it.
+    """
     return None if nodes is None else OwnWrites(unsure_s=max(30.0, 2 * nodes.most_lag_s()))
 
 
-def _applier(
-    engine: Engine, store: Store | None, nodes: ShardNodes | None, make_root: Callable[[str], bool] | None
-) -> Applier | None:
-    if store is None:
+def _applier(name: str, engine: Engine, nodes: ShardNodes | None, shared: Shared) -> Applier | None:
+    if shared.store is None:
         return None
-    return Applier(engine, store, url=None if nodes is None else nodes.primary_url, make_root=make_root)
+    make_root = None
+    if name != ONLY_SHARD and shared.recovery is not None:
+        make_root = partial(_make_root, shared.recovery, shared.shards, name)
+    return Applier(engine, shared.store, url=None if nodes is None else nodes.primary_url, make_root=make_root)
 
 
-def _routing(
-    nodes: ShardNodes | None,
-    settings: Settings,
-    shard: str,
-    needs: ReadRequirements,
-    unmarked_writes: OwnWrites | None,
-    observe: Observer,
-) -> Routing | PrimaryOnly:
+def _make_root(recovery: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:
+    """Make the root of a tenant; tell whether the tenant is on *shard* after that."""
+    recovery.create_root(tenant)
+    return shards.ownership(tenant).shard == shard
+
+
+def _routing(name: str, nodes: ShardNodes | None, unmarked_writes: OwnWrites | None, shared: Shared) -> Layer:
     if nodes is None or unmarked_writes is None:
         return PrimaryOnly()
-    routing, pool = settings.routing, settings.pool
+    routing, pool = shared.settings.routing, shared.settings.pool
     reads = routing.primary_reads or max(1, (pool.size + pool.overflow) * 4 // 5)
     return Routing(
         nodes,
-        shard=shard,
-        needs=needs.ask,
-        peek=needs.peek,
+        shard=name,
+        requirements=shared.requirements,
         own_writes=unmarked_writes,
         admission=Admission(reads, most_wait_s=routing.primary_wait_ms / 1000),
         silent_s=routing.silent_ms / 1000,
         bans=BackoffPolicy(routing.ban_ms / 1000, routing.most_ban_ms / 1000),
-        observe=observe,
+        observe=shared.observe,
     )

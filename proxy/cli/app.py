@@ -60,17 +60,17 @@ def init(
     url: Url = None,
     config: Config = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Drop what init made.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Drop the tables and indexes that init made.")] = False,
     cache_url: Annotated[
         str | None,
-        typer.Option(help="The cache that serves this database from now on; start every gate anew with it afterwards."),
+        typer.Option(help="The cache that serves this database from now on; afterwards restart every gate with it."),
     ] = None,
 ) -> None:
     """Create Tidegate's tables and indexes, while the database is in use.
 
-    Each index is created CONCURRENTLY, so no write waits. One that was broken off is found and built again; what is
-    there is left alone, so running this again is harmless. With a TOML file it is done for each of its shards; --url
-    goes before that.
+    Each index is created CONCURRENTLY, so no write waits. An index that was not built to the end is found and built
+    again. What is there already is left as it is, so it is safe to run this again. With a TOML file, this is done for
+    each of its shards; --url takes precedence over the file.
 
     Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
     """
@@ -111,11 +111,11 @@ def doctor(
     config: Config = None,
     processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
 ) -> None:
-    """Check a database, its cache and its servers for what Tidegate needs; exits with 1 if something is wrong.
+    """Check a database, its cache and its servers for what Tidegate needs; exit with 1 if something is wrong.
 
-    What merely costs something is a note. Nothing is changed. --url and --cache-url go before what a TOML file says.
-    With one, every server that it names is asked: whether it is what it should be, how far behind it is, and whether it
-    takes as many connections as the pools of all processes may open.
+    A note is something that only costs performance. Nothing is changed. --url and --cache-url take precedence over a
+    TOML file. With a TOML file, every server that it names is asked: whether it is what it should be, how far behind it
+    is, and whether it takes as many connections as the pools of all processes may open.
 
     Example: tidegate doctor --config tidegate.toml --processes 8
     """
@@ -135,7 +135,7 @@ def doctor(
 
 
 def _examined_databases(settings: Settings) -> tuple[list[Finding], list[str]]:
-    """What is wrong with the databases and the cache, and what is said where nothing gravely is."""
+    """Return what is wrong with the databases and the cache, and the lines to print if nothing is gravely wrong."""
     if len(settings.shards) > 1:
         with _databases(settings) as databases, _console.status("") as status:
             return examine_databases(databases, lambda name: status.update(f"asking the database of {name} ..."))
@@ -146,7 +146,7 @@ def _examined_databases(settings: Settings) -> tuple[list[Finding], list[str]]:
 
 
 def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
-    """What a gate would be made of."""
+    """Return the settings that a gate would be made of."""
     file = config or (None if url else os.environ.get("TIDEGATE_CONFIG"))
     given = Settings.from_toml(Path(file)) if file else Settings()
     if url or not given.shards:
@@ -173,7 +173,7 @@ def _show(bars: Bars) -> Callable[[Progress], None]:
 
 @contextmanager
 def _engine(url: str | None) -> Iterator[Engine]:
-    """An engine, and its errors as one line without the password, and exit status 2."""
+    """Give an engine; print its errors as one line without the password, and exit with status 2."""
     engine = _refused_in_one_line(lambda: _engine_for(url or os.environ.get("TIDEGATE_DATABASE_URL")))
     try:
         yield engine
@@ -188,13 +188,13 @@ def _engine(url: str | None) -> Iterator[Engine]:
 
 @contextmanager
 def _databases(settings: Settings) -> Iterator[Databases]:
-    """Those of several shards, and their errors as one line without passwords, and exit status 2."""
+    """Give the databases of several shards; print their errors as one line without passwords, with exit status 2."""
     with _refused_in_one_line(lambda: Databases(settings)) as databases:
         try:
             yield databases
         except (TidegateError, SQLAlchemyError) as error:
-            said = first_line(error) if isinstance(error, SQLAlchemyError) else str(error)
-            typer.echo(f"error: {databases.without_passwords(said)}", err=True)
+            message = first_line(error) if isinstance(error, SQLAlchemyError) else str(error)
+            typer.echo(f"error: {databases.without_passwords(message)}", err=True)
             raise typer.Exit(2) from None
 
 
@@ -211,7 +211,7 @@ def _engine_for(given: str | None) -> Engine:
         raise SettingsError("no database: give --url or set TIDEGATE_DATABASE_URL, like postgresql+psycopg://host/dify")
     try:
         return create_engine(make_url(given))
-    except (ArgumentError, ImportError, ValueError) as error:  # whose messages may hold the URL
+    except (ArgumentError, ImportError, ValueError) as error:  # their messages may hold the URL, and so the password
         raise SettingsError(
             f"the database's URL cannot be used ({type(error).__name__}); expected postgresql+psycopg://user@host/dify"
         ) from None

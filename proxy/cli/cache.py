@@ -37,7 +37,7 @@ def invalidate(
     run: Annotated[str | None, typer.Option(help="Only answers about this run and its node executions.")] = None,
     config: Config = None,
 ) -> None:
-    """Void what is cached of a tenant: after a change that no gate saw, like SQL by hand.
+    """Invalidate what is cached of a tenant: after a change that no gate saw, like SQL by hand.
 
     Nothing is searched for and nothing is deleted: the tenant's marks are raised, and entries below them are stale.
 
@@ -50,12 +50,15 @@ def invalidate(
 
 def switch(
     state: Annotated[str, typer.Argument(help="on or off.")],
-    name: Annotated[str, typer.Argument(help="all, method:get_workflow_run_by_id, or tenant:<id>.")] = "all",
+    name: Annotated[
+        str, typer.Argument(help="all, method:NAME (like method:get_workflow_run_by_id), or tenant:ID.")
+    ] = "all",
     config: Config = None,
 ) -> None:
     """Switch the cache off or on for every gate on this database, within about a second.
 
-    What is off is read from the database; writes go on marking what they change, so nothing is stale afterwards.
+    What is off is read from the database. Writes go on marking what they change, so nothing is stale when it is on
+    again.
 
     Example: tidegate switch off method:get_workflow_runs_count
     """
@@ -67,16 +70,20 @@ def switch(
 
 
 def explain(
-    method: Annotated[str, typer.Argument(help="get_workflow_run_by_id, or node_executions.get_execution_by_id.")],
+    method: Annotated[
+        str, typer.Argument(help="A method, like get_workflow_run_by_id or node_executions.get_execution_by_id.")
+    ],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(help="In the method's order, or as NAME=VALUE; lists as JSON, moments as 2025-01-31T00:00."),
+        typer.Argument(
+            help="Its arguments, in its order or as NAME=VALUE; lists as JSON, dates and times as 2025-01-31T00:00."
+        ),
     ] = None,
     config: Config = None,
 ) -> None:
-    """Say what would answer a call if it were made now, and why nobody before that; only looks.
+    """Say what would answer a call if it were made now, and why nothing before that would; change nothing.
 
-    It is said of a process that has just begun: another one's near cache is its own, and cannot be seen from here.
+    The answer is that of a process that has just begun: the near cache of another process cannot be seen from here.
 
     Example: tidegate explain get_workflow_run_by_id 7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10 APP-ID RUN-ID
     """
@@ -97,7 +104,9 @@ def _method(gate: Gate, name: str) -> Callable[..., object]:
         found = getattr(repository, method, None)
         if POLICY in getattr(found, "__dict__", {}):
             return cast("Callable[..., object]", found)
-    raise typer.BadParameter(f"{name!r} is no method of workflow_runs or node_executions")
+    raise typer.BadParameter(
+        f"{name!r} is no method of workflow_runs or node_executions; expected a name like get_workflow_run_by_id"
+    )
 
 
 def _given(method: Callable[..., object], texts: list[str]) -> tuple[list[Any], dict[str, Any]]:
@@ -115,7 +124,7 @@ def _given(method: Callable[..., object], texts: list[str]) -> tuple[list[Any], 
 
 
 def _value(kind: str, text: str) -> Any:
-    """As the method would be given it: another type would be another call."""
+    """Return *text* as a value of the parameter's type: a value of another type would make another call."""
     try:
         if text.startswith("[") or text == "null":
             return json.loads(text)

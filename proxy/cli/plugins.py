@@ -1,4 +1,4 @@
-"""Commands of parts that the command line may not import: found by their entry points, ``tidegate.commands``."""
+"""Commands of parts that the command line may not import, found by their entry points, ``tidegate.commands``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ GROUP: Final = "tidegate.commands"
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Give *app* a command for each entry point: a function with typer's annotations, under the entry point's name."""
+    """Add a command to *app* for each entry point: a function with typer's annotations, named like the entry point."""
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         app.command(name=point.name)(point.load())

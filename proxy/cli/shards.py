@@ -1,4 +1,4 @@
-"""``tidegate shards``: the shard map, what lies where, and handing slots over; from the settings, without a gate."""
+"""``tidegate shards``: the shard map, what each shard has, and flipping slots; from the settings, without a gate."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ RowsCopied = Annotated[
     bool,
     typer.Option(
         "--rows-copied",
-        help="The rows of these slots' tenants were copied to the new shard, and their writers stand still.",
+        help="Confirm that the rows of these slots' tenants were copied to the new shard, and that no writer runs.",
     ),
 ]
 DrainS = Annotated[
-    float, typer.Option(min=0.1, help="Seconds that writes which have begun may take to end; new ones are refused.")
+    float, typer.Option(min=0.1, help="How many seconds begun writes may take to end; new ones are refused meanwhile.")
 ]
 
 shards_app = typer.Typer(invoke_without_command=True)
@@ -57,16 +57,17 @@ shards_app = typer.Typer(invoke_without_command=True)
 def shards(
     context: typer.Context,
     config: Config = None,
-    top: Annotated[int, typer.Option(min=0, help="How many of its busiest tenants are progress of each shard.")] = 5,
-    hours: Annotated[float, typer.Option(min=0.01, help="Runs of how many hours make a tenant busy.")] = 24,
+    top: Annotated[int, typer.Option(min=0, help="How many of the busiest tenants to show for each shard.")] = 5,
+    hours: Annotated[float, typer.Option(min=0.01, help="Count the runs of the last so many hours.")] = 24,
 ) -> None:
     """Show the shard map, and of each shard its slots, its tables and its busiest tenants.
 
-    Rows and tenants of tables of up to 16 MiB are counted; of larger ones ~ marks what the statistics say, and - that
-    nothing was analyzed yet. Sizes are with indexes and TOAST. The busiest tenants are those with the most runs created
-    in the last day, found by the index on created_at: the larger the time, the more is read.
+    Rows and tenants of tables of up to 16 MiB are counted. For larger ones, ~ marks a number from the statistics, and -
+    means that the table was not analyzed yet. Sizes include indexes and TOAST. The busiest tenants are those with the
+    most runs created in the last 24 hours (--hours), found by the index on created_at: the longer the time, the more is
+    read.
 
-    Exits with 1 if a shard does not answer. The other commands change what is shown here, or prove it.
+    Exits with 1 if a shard does not answer. The other commands change what is shown here, or check it.
 
     Example: tidegate shards --config tidegate.toml --top 3 --hours 1
     """
@@ -90,13 +91,14 @@ def shards(
 
 @shards_app.command()
 def check(context: typer.Context, config: Config = None) -> None:
-    """Prove that every row lies on the shard that owns its tenant, and that the shards own what the map says.
+    """Check that every row is on the shard that owns its tenant, and that the shards own what the map says.
 
-    Of tables with a tenant each distinct one is looked up in the map, by an index where one begins with the tenant;
-    rows without a tenant (pauses, their reasons) must lie with the row that they name. Nothing is changed, and gates go
-    on meanwhile. Tables of other repositories than Tidegate's own are not known here.
+    In tables with a tenant, each distinct tenant is looked up in the map, by an index where one begins with the tenant.
+    Rows without a tenant (pauses, their reasons) must be on the same shard as the row that they name. Nothing is
+    changed, and gates go on meanwhile. Tables of repositories other than Tidegate's own are not checked.
 
-    Exits with 0 if all agrees, with 1 and a line for each if something does not or could not be asked.
+    Exits with 0 if all agrees. Exits with 1, and prints a line for each problem, if something does not agree or could
+    not be asked.
 
     Example: tidegate shards check --config tidegate.toml
     """
@@ -115,17 +117,18 @@ def check(context: typer.Context, config: Config = None) -> None:
 @shards_app.command()
 def flip(
     context: typer.Context,
-    slots: Annotated[str, typer.Option(help=f"Like 5-7,9: from 0 to {SLOTS - 1}.")],
+    slots: Annotated[str, typer.Option(help=f"Slots from 0 to {SLOTS - 1}, like 5-7,9.")],
     to: Annotated[str, typer.Option(help="The shard that gets them.")],
     config: Config = None,
     rows_copied: RowsCopied = False,
     drain_s: DrainS = 5.0,
 ) -> None:
-    """Hand slots to another shard. It hands over slots, and moves no rows.
+    """Flip slots to another shard. This changes the owner of the slots, and moves no rows.
 
-    Refused while tenants of these slots have rows, where they are or where they shall go: before it begins, and once
-    more when no write is under way. Slots that several shards hold are one flip each; those that the new shard has
-    already are left alone, so running this again is harmless. Broken off, it is finished by tidegate shards finish.
+    It is refused while tenants of these slots have rows, on the old shard or on the new one. This is checked before it
+    begins, and once more when no write is under way. If several shards own these slots, there is one flip for each of
+    them. Slots that the new shard owns already are left alone, so it is safe to run this again. If it is interrupted,
+    tidegate shards finish completes it.
 
     Example: tidegate shards flip --slots 1024-1535 --to s3
     """
@@ -134,14 +137,14 @@ def flip(
         moves = SlotMoves(databases, report, rows_copied=rows_copied, drain_s=drain_s)
         planned = moves.to(wanted, to)
         moves.verify_empty(planned)
-        _carry_out(moves, planned, f"{to} holds these slots already")
+        _carry_out(moves, planned, f"{to} owns these slots already")
 
 
 @shards_app.command()
 def finish(
     context: typer.Context, config: Config = None, rows_copied: RowsCopied = False, drain_s: DrainS = 5.0
 ) -> None:
-    """Finish a flip whose owner died or was broken off; harmless where there is none.
+    """Finish a flip that was interrupted, or whose process died; do nothing if there is none.
 
     Example: tidegate shards finish
     """
@@ -157,7 +160,9 @@ def finish(
 @shards_app.command()
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Of the new shard; the settings have a \\[\\[shards]] section for it.")],
+    name: Annotated[
+        str, typer.Argument(help="The new shard's name; the settings must have a \\[\\[shards]] section for it.")
+    ],
     config: Config = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show which slots would move, and change nothing.")
@@ -165,11 +170,11 @@ def add(
     rows_copied: RowsCopied = False,
     drain_s: DrainS = 5.0,
 ) -> None:
-    """Add a shard to the map, and give it its share of slots, from each of the others in proportion.
+    """Add a shard to the map, and flip its share of slots to it, in proportion from each of the others.
 
-    First give every gate a [[shards]] section for it, and its database the application's tables and Tidegate's own
-    (tidegate init --url). Refused while tenants of the slots that would move have rows: moving rows is not built.
-    Broken off, it is taken up where it was by running it again.
+    First add a [[shards]] section for it to the settings of every gate. Then give its database the application's
+    tables, and Tidegate's own (tidegate init --url). It is refused while tenants of the slots that would move have
+    rows: moving rows is not built. If it is interrupted, run it again: it goes on where it was.
 
     Example: tidegate shards add s3 --dry-run
     """
@@ -187,10 +192,10 @@ def add(
 
 @shards_app.command()
 def repair(context: typer.Context, config: Config = None) -> None:
-    """Make the catalogue say what the shards own, where a failover lost its newest map; harmless where none is lost.
+    """Publish what the shards own as the map, where a failover lost the catalogue's newest map; else do nothing.
 
     Every unit must have one owner, and every shard must answer. The map gets an epoch that no gate has had, so that all
-    follow it. Nothing is taken from a shard or given to one.
+    gates follow it. No shard gets or loses anything.
 
     Example: tidegate shards repair
     """
@@ -204,9 +209,9 @@ def repair(context: typer.Context, config: Config = None) -> None:
 
 @shards_app.command()
 def ddl(
-    citus: Annotated[bool, typer.Option("--citus", help="For Citus, the one there is.")] = False,
+    citus: Annotated[bool, typer.Option("--citus", help="For Citus, the only extension that is supported.")] = False,
 ) -> None:
-    """Print the statements that have an extension of PostgreSQL place the rows instead; needs no database.
+    """Print the statements that make an extension of PostgreSQL place the rows instead; needs no database.
 
     With Citus, a gate runs unsharded on its coordinator. docs/sharding.md says what of that was tried, and which
     methods cannot work there.
@@ -214,7 +219,7 @@ def ddl(
     Example: tidegate shards ddl --citus > citus.sql
     """
     if not citus:
-        raise typer.BadParameter("say for what: tidegate shards ddl --citus")
+        raise typer.BadParameter("name the extension: tidegate shards ddl --citus")
     for part in citus_ddl():
         typer.echo(part)
 
@@ -236,18 +241,20 @@ def _slots(text: str) -> list[int]:
     for part in text.split(","):
         matched = _STRETCH(part)
         if matched is None:
-            raise typer.BadParameter(f"--slots {text!r}: {part.strip()!r} is none; expected slots like 5-7,9")
+            raise typer.BadParameter(f"--slots {text!r}: {part.strip()!r} is no slot or range; expected 5-7,9 or alike")
         first, last = matched.groups()
         numbers = range(int(first), int(last or first) + 1)
         if not numbers or numbers[-1] >= SLOTS:
-            raise typer.BadParameter(f"--slots {text!r}: {part.strip()!r} is not in order from 0 to {SLOTS - 1}")
+            raise typer.BadParameter(
+                f"--slots {text!r}: {part.strip()!r} is not in rising order, or not from 0 to {SLOTS - 1}"
+            )
         found += numbers
     return found
 
 
 @contextmanager
 def _databases(config: Path | None) -> Iterator[Databases]:
-    """The shards' databases, and their errors as one line without passwords, and exit status 2."""
+    """Give the shards' databases; print their errors as one line without passwords, and exit with status 2."""
     say: Callable[[str], str] = str
     try:
         if config is None and not {"TIDEGATE_CONFIG", "TIDEGATE_DATABASE_URL"} & os.environ.keys():
@@ -259,7 +266,7 @@ def _databases(config: Path | None) -> Iterator[Databases]:
     except (TidegateError, SQLAlchemyError) as error:
         _fail(say(first_line(error) if isinstance(error, SQLAlchemyError) else str(error)), 2)
     except KeyboardInterrupt:
-        _fail("broken off; whether a flip was left is shown by: tidegate shards", _INTERRUPTED)
+        _fail("interrupted; to see whether a flip is still under way, run: tidegate shards", _INTERRUPTED)
 
 
 def _fail(message: str, status: int) -> NoReturn:

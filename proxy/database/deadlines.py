@@ -1,7 +1,7 @@
-"""What runs for a scatter ends on the server when the scatter does: nobody waits for it any more.
+"""What runs for a scatter ends on the server when the scatter ends: nobody waits for it any more.
 
-Its thread, its connection and its work on the server would else go on as long as the statement takes, and the next
-scatters would find no thread of that shard's free.
+Otherwise its thread, its connection and its work on the server would go on for as long as the statement takes, and the
+next scatters would find no free thread for that shard.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tidegate.routing.sharding.scatter import time_left_s
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-# A shorter time that the server, the user or the settings have set stays.
+# A shorter time-out stays, whether the server, the user or the settings have set it.
 _SET: Final = text(
     """
     SELECT set_config('statement_timeout', CASE
@@ -27,9 +27,9 @@ _SET: Final = text(
 
 
 def set_statement_deadline(connection: Connection) -> None:
-    """Have each statement of the transaction that begins on *connection* take no longer than the scatter it is for.
+    """Limit each statement of the transaction that begins on *connection* to the time that its scatter has left.
 
-    One round trip, and none outside of a scatter.
+    This takes one round trip, and none outside of a scatter.
     """
     left_s = time_left_s()
     if left_s is not None:
@@ -37,10 +37,14 @@ def set_statement_deadline(connection: Connection) -> None:
 
 
 def check_deadline() -> None:
-    """Commit nothing for a scatter that has ended: its caller was told that this part failed. Costs next to nothing.
+    """Refuse to commit for a scatter that has ended, because its caller was told that this part failed.
+
+    This asks no server, and costs almost nothing.
 
     Raises:
-        TimeoutError: it has.
+        TimeoutError: the scatter has ended.
     """
     if time_left_s() == 0:
-        raise TimeoutError("whoever asked for this does not wait any more; nothing was committed")
+        raise TimeoutError(
+            "the call that this transaction belongs to has reached its time limit: nothing was committed"
+        )

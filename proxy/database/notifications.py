@@ -1,4 +1,4 @@
-"""What follows a PostgreSQL server in a thread of its own: notified by it, and looking now and then all the same."""
+"""Following a PostgreSQL server in a thread of its own, by its notifications, and by looking regularly all the same."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ _log: Final = logging.getLogger(__name__)
 
 
 class Listener:
-    """Waits for NOTIFY on a connection of its own, by psycopg; with another driver it only waits.
+    """Wait for NOTIFY on a connection of its own, by psycopg; with another driver, only let the time pass.
 
     Args:
-        url: of the database, as SQLAlchemy's.
-        channel: a name of the program's own: it stands in the statement.
-        name: shown as the connection's application name.
+        url: the database's URL, as SQLAlchemy has it.
+        channel: the channel's name. It must be a name of the program's own, since it is put into the statement as it
+            is.
+        name: is shown as the connection's application name.
 
     Raises:
-        psycopg.Error: the database does not answer; so do all methods.
+        psycopg.Error: the database does not answer; the methods raise it too.
     """
 
     def __init__(self, url: URL, channel: str, name: str) -> None:
@@ -46,7 +47,7 @@ class Listener:
                 raise
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
-        """Return at a notification, or after *seconds*; where there is nothing to listen to, once *stop* is set."""
+        """Return at a notification, or after *seconds*; with nothing to listen to, also once *stop* is set."""
         if self._connection is None:
             stop.wait(seconds)
             return
@@ -54,7 +55,7 @@ class Listener:
             return
 
     def interrupt(self) -> None:
-        """Have whoever waits fail at once; it cannot be used any more."""
+        """Make :meth:`wait` fail at once, in whatever thread it waits; the listener cannot be used any more."""
         if self._connection is not None:
             self._line.shut()
 
@@ -67,16 +68,16 @@ class Listener:
 
 
 class NotifiedThread:
-    """A thread that does something when it is notified, and every *poll_s*.
+    """Run a thread that does something at each notification, and every *poll_s* seconds.
 
     Args:
-        name: the thread's.
-        listen: makes what waits for a notification.
-        do: what; raises where the server does not answer, and gives False where it was of no use now: then nothing is
-            listened to for *poll_s*.
-        failed: what to say then, with one ``%s`` for the error.
-        poll_s: how often without a notification, in seconds.
-        again_s: how long to wait after a failure, in seconds.
+        name: the thread's name.
+        listen: makes the listener that waits for notifications.
+        do: the work. It raises where the server does not answer. It returns False where it could do nothing now: then
+            the thread waits *poll_s* without listening.
+        failed: the warning to log at an error; has one ``%s`` for the error.
+        poll_s: how long to wait for a notification before working all the same, in seconds.
+        again_s: how long to wait after an error, in seconds.
     """
 
     def __init__(
@@ -114,12 +115,13 @@ class NotifiedThread:
         while not stop.is_set():
             try:
                 listener = self._listener = listener or self._listen()
-                # After LISTEN: what came before it is seen here, and what comes after it is notified.
+                # Work after LISTEN, not before: this sees all that happened before LISTEN, and what happens after it
+                # is notified. So nothing is missed in between.
                 if self._do():
                     listener.wait(self._poll_s, stop)
                 else:
                     stop.wait(self._poll_s)
-            except Exception as error:  # noqa: BLE001  # the server is away
+            except Exception as error:  # noqa: BLE001  # the server does not answer
                 if not stop.is_set():
                     _log.warning(self._failed, first_line(error))
                 if listener is not None:

@@ -1,7 +1,7 @@
-"""Whose data a connection shows: asked once, when the connection is opened, and noted whenever one is checked out.
+"""Whose data a connection shows: it is asked once, when the connection opens, and noted at each checkout.
 
 What a read may store depends on the server that answered it. A connection stays with its server, and the timeline of a
-primary changes only when it ceases to be one; so the answer of the connection's first moment holds for its life.
+primary changes only when it stops being one. So the answer that a new connection gives holds for its whole life.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ _ASK: Final = (
 
 @contextmanager
 def origins_seen() -> Iterator[set[Origin | None]]:
-    """The origins of the connections that are checked out meanwhile, here and in what is called from here."""
+    """Collect the origins of the connections that are checked out meanwhile, here and in what is called from here.
+
+    Yields:
+        The set that they are added to; None in it stands for a standby.
+    """
     seen: set[Origin | None] = set()
     token = _seen.set(seen)
     try:
@@ -38,7 +42,7 @@ def origins_seen() -> Iterator[set[Origin | None]]:
 
 
 def note_origins(engine: Engine, shard: str) -> None:
-    """Have every connection of *engine* tell its origin; once an engine."""
+    """Have every connection of *engine* note its origin, on *shard*. A second call for one pool does nothing."""
     if getattr(engine.pool, "_tidegate_origins", False):
         return
     engine.pool._tidegate_origins = True  # type: ignore[attr-defined]  # noqa: SLF001  # a mark of our own
@@ -48,7 +52,7 @@ def note_origins(engine: Engine, shard: str) -> None:
         record.info[_KEY] = _ask(raw, shard) if postgresql else Origin(0, 0, shard)
 
     def note(raw: Any, record: Any, _proxy: Any) -> None:
-        if _KEY not in record.info:  # opened before this engine was a gate's
+        if _KEY not in record.info:  # the connection was opened before a gate took this engine
             ask(raw, record)
         if (seen := _seen.get()) is not None:
             seen.add(record.info[_KEY])
@@ -58,13 +62,13 @@ def note_origins(engine: Engine, shard: str) -> None:
 
 
 def timeline_of(info: Any) -> int | None:
-    """The timeline of the primary that a connection with this record's *info* goes to; None: it goes to a standby."""
+    """Return the timeline of the primary that a connection with this record's *info* goes to; None for a standby."""
     origin: Origin | None = info.get(_KEY)
     return None if origin is None else origin.timeline
 
 
 def _ask(raw: Any, shard: str) -> Origin | None:
-    """None on a standby: what it shows depends on the moment."""
+    """Ask a new connection for its origin; None on a standby, since what a standby shows depends on the moment."""
     cursor = raw.cursor()
     try:
         cursor.execute(_ASK)

@@ -1,12 +1,13 @@
-"""What a shard owns, on the shard itself: the last word on whether a write may be made there.
+"""What a shard owns, as the shard itself records it: this decides at last whether a write may be made there.
 
-One row a unit (a slot, or a pinned tenant): since which epoch the shard owns it, or does not any more. A write reads
-the row of its tenant's unit FOR SHARE, in its own transaction, and is refused unless the shard owns it since the very
-epoch that the writer's map says. Whoever takes the unit away updates the row, and so waits until those writes have
-ended and refuses those that come. Writers of one unit share its row; those of others never meet them.
+There is one row for each unit (a slot, or a pinned tenant). It says since which epoch the shard owns the unit, or does
+not own it any more. A write reads the row of its tenant's unit FOR SHARE, in its own transaction. It is refused unless
+the shard owns the unit since exactly the epoch that the writer's map says. Whoever takes the unit away updates the row.
+So he waits until those writes have ended, and the writes that come later are refused. Writers of one unit share its
+row; writers of different units never meet.
 
-Sharers do not queue behind an update that waits, so writes that overlap without end could keep it waiting for ever. A
-row in ``tidegate_closing`` turns new ones away before the update begins to wait.
+PostgreSQL lets new sharers pass an update that waits. So writes that overlap without end could keep the update waiting
+for ever. Therefore a row in ``tidegate_closing`` refuses new writes before the update begins to wait.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _NOT_SERIALIZABLE: Final = "40001"
 _UNITS: Final = OWNERSHIP.c.unit.in_(bindparam("units", expanding=True))
-# In one order, so that of two transactions with several units neither waits for the other.
+# All transactions lock their units in one order, so that two of them cannot deadlock.
 _ROWS: Final = select(OWNERSHIP.c.unit, OWNERSHIP.c.since, OWNERSHIP.c.owned).order_by(OWNERSHIP.c.unit)
 _ASKED: Final = _ROWS.where(_UNITS)
 _NEWEST: Final = select(func.coalesce(func.max(OWNERSHIP.c.since), 0))
@@ -60,25 +61,29 @@ class Executing(Protocol):
 
 
 def check_ownership(connection: Executing, ownerships: Sequence[Ownership]) -> None:
-    """See that this shard owns some units as a map says, and hold them until the transaction has ended: before a write.
+    """Check, before a write, that this shard owns some units as a map says, and keep it so until the transaction ends.
 
-    One statement, of as many indexed rows as there are *ownerships*. It may wait for a flip of one of them to get by.
+    This is one statement, which reads as many indexed rows as there are *ownerships*. It may wait for a flip of one of
+    the units to end.
 
     Args:
         connection: in the transaction that writes, on the shard's primary.
-        ownerships: of the tenants whose rows are written, from the map by which the shard was chosen.
+        ownerships: those of the tenants whose rows are written, from the map by which the shard was chosen.
 
     Raises:
-        StaleShardMap: it does not, or is about to give one away; names it. The transaction must be rolled back.
+        StaleShardMap: the shard does not own one of the units, or is about to give it away; the message names it. The
+            transaction must be rolled back.
     """
     _compare(_held(connection, _SHARED, ownerships), ownerships)
 
 
 def check_ownership_at_commit(connection: Executing, ownerships: Sequence[Ownership]) -> tuple[str, Position]:
-    """The same, and the transaction's id and position by the same statement, which a commit asks for anyway.
+    """Do as :func:`check_ownership` does, and return the transaction's id and position, in the same statement.
+
+    A commit asks for these two anyway.
 
     Raises:
-        StaleShardMap: see :func:`check_ownership`.
+        StaleShardMap: as in :func:`check_ownership`.
     """
     rows = _held(connection, _WITH_TRANSACTION, ownerships)
     _compare(rows, ownerships)
@@ -89,54 +94,60 @@ def _held(connection: Executing, statement: Executable, ownerships: Sequence[Own
     try:
         return list(connection.execute(statement, {"units": [row.unit for row in ownerships]}))
     except DBAPIError as error:
-        # A transaction that keeps its first snapshot is told of a flip since then by this.
+        # This is how a transaction that keeps its first snapshot learns that a flip came after that snapshot.
         if getattr(error.orig, "sqlstate", None) != _NOT_SERIALIZABLE:
             raise
-        raise StaleShardMap(f"{ownerships[0].unit} changed hands while this transaction ran") from error
+        raise StaleShardMap(f"{ownerships[0].unit} was flipped while this transaction ran") from error
 
 
 def check_ownership_to_read(connection: Executing, ownerships: Sequence[Ownership]) -> None:
-    """The same for a read, which holds nothing: before the rows are read, in the same transaction, on any node.
+    """Check, before a read, that this shard owns some units as a map says; lock nothing.
 
-    Units that are about to go may still be read here: until the next map is published, nobody writes them elsewhere.
+    This must run before the rows are read, in the same transaction, on any node. Units that are about to leave the
+    shard may still be read here: until the next map is published, nobody writes them elsewhere.
 
     Raises:
-        StaleShardMap: the shard does not own one of them since the epoch that the map says. Unless the catalogue has a
-            newer map, it is on its way and what lies here is still the newest.
+        StaleShardMap: the shard does not own one of the units since the epoch that the map says. If the catalogue has
+            no newer map, a flip is under way, and the rows here are still the newest.
     """
     _compare(connection.execute(_ASKED, {"units": [row.unit for row in ownerships]}), ownerships)
 
 
 def check_epoch_to_read(connection: Executing, epoch: int) -> None:
-    """See that this shard has given nothing away since a map of *epoch*: before or after rows of nobody in particular.
+    """Check that this shard knows no later epoch than *epoch*, before or after rows of any tenants are read.
 
-    One statement, of all rows that the shard has: a few thousand at most.
+    This is one statement over all rows of the ownership table: a few thousand at most.
 
     Raises:
-        StaleShardMap: it knows of a later epoch, so there may be rows where that map would not look for them.
+        StaleShardMap: the shard knows a later epoch than that of the map, so there may be rows where the map does not
+            look.
     """
     refuse_newer_epoch(newest_epoch(connection), epoch)
 
 
 def newest_epoch(connection: Executing) -> int:
-    """Since when this shard has, or has given away, what it has last got or given: an epoch, 0 of a new one."""
+    """Return the epoch at which this shard last got or gave away a unit; 0 if it never did."""
     newest: int = next(iter(connection.execute(_NEWEST)))[0]
     return newest
 
 
 def refuse_newer_epoch(newest: int, epoch: int) -> None:
-    """Refuse the map of *epoch* for a shard's *newest* one; see :func:`check_epoch_to_read`."""
+    """Raise if a shard's *newest* epoch is later than the map's *epoch*; see :func:`check_epoch_to_read`.
+
+    Raises:
+        StaleShardMap: *newest* is later than *epoch*.
+    """
     if newest > epoch:
         raise StaleShardMap(
             f"a shard knows of epoch {newest}, and the shard map that was used here is of epoch {epoch}: some tenants "
-            "were moved, or are on their way"
+            "were flipped to another shard, or are being flipped now"
         )
 
 
 def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
-    """Make a shard own what the first map says, if it has never owned anything; otherwise see that it does.
+    """Make a shard own what the first map says, if it has never owned anything; otherwise check that it does own that.
 
-    Nothing is claimed by a later map: a shard that has lost its rows, or the wrong database, owns nothing.
+    A later map makes no shard own anything: a shard that has lost its rows owns nothing, and so does a wrong database.
 
     Raises:
         SettingsError: the shard owns something else than the map says; the message names the first difference.
@@ -147,7 +158,8 @@ def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
         if not found and shard_map.epoch == FIRST_EPOCH and connection.execute(_ROWS.limit(1)).first() is None:
             connection.execute(_CLAIM, {"claimed": [row.unit for row in wanted]})
             found = owned(connection)
-        # Raised inside the transaction: of two gates that claim by different settings at once, the later takes nothing.
+        # Raise inside the transaction. If two gates with different settings come at once, the later one then records
+        # nothing.
         different = sorted({row.unit: row.since_epoch for row in wanted}.items() ^ found.items())
         if different:
             raise SettingsError(
@@ -156,12 +168,12 @@ def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
 
 
 def verify_existing(engine: Engine, shard: str, shard_map: ShardMap) -> None:
-    """See that a database that no gate has named yet is *shard*: its own table knows all that a later map says of it.
+    """Check that a database which no gate has named yet is *shard*: its own table must know all that a later map says.
 
-    Units that are about to leave are there still, since a later epoch.
+    Units that are about to leave the shard are still in that table, with a later epoch.
 
     Raises:
-        SettingsError: it does not; the message names the first difference.
+        SettingsError: the table does not know a unit; the message names the first one.
     """
     with engine.connect() as connection:
         found = {row.unit: row.since for row in connection.execute(_ROWS)}
@@ -172,7 +184,7 @@ def verify_existing(engine: Engine, shard: str, shard_map: ShardMap) -> None:
 
 
 def owned(connection: Connection) -> dict[str, int]:
-    """All that a shard owns: units, and since which epoch."""
+    """Return all units that a shard owns, each with the epoch since which it owns it."""
     return {row.unit: row.since for row in connection.execute(_ROWS.where(OWNERSHIP.c.owned))}
 
 
@@ -182,7 +194,7 @@ def _compare(rows: Any, ownerships: Sequence[Ownership]) -> None:
         if found.get(ownership.unit) != ownership.since_epoch:
             raise StaleShardMap(
                 f"the shard {ownership.shard} does not own {ownership.unit} since epoch {ownership.since_epoch}, as "
-                "the shard map that was used here says: it was moved, or is on its way"
+                "the shard map that was used here says: the unit was flipped to another shard, or is being flipped now"
             )
 
 
@@ -192,6 +204,7 @@ def _difference(shard: str, unit: str, wanted: dict[str, int], found: dict[str, 
 
     return (
         f"shards.{shard}: by the shard map it {shown(wanted.get(unit))} ({unit}), by its own table it "
-        f"{shown(found.get(unit))}. Rows lie where they were written, so ranges and pins cannot be changed by the "
-        "settings: go back to those that the shards were begun with, or see that its URL leads to the right database"
+        f"{shown(found.get(unit))}. Rows stay where they were written, so ranges and pins cannot be changed by the "
+        "settings: go back to the settings that the shards began with, or check that this shard's URL leads to the "
+        "right database"
     )

@@ -1,4 +1,4 @@
-"""What the root recovery asks of a primary, as SQL; and what stands in for it on databases without transaction ids."""
+"""What the root recovery asks of a primary, as SQL; and what replaces it on databases without transaction ids."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _HERE: Final = "pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wa
 _POSITION: Final = f"SELECT {_HERE}"
 _TRANSACTION: Final = f"SELECT pg_current_xact_id()::text, {_HERE}"
 _OLDEST: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
-# A transaction id of the future is one of another history: nothing here waits for it, and pg_xact_status raises. The
-# snapshot's xmax tells none: it is the last *completed* id and one, and what runs or is prepared may be above it. An id
-# of one's own does, and once that has ended xmax is above it, so that no id is used up at the next question.
+# An id that this server has not given out yet comes from another history: no transaction here has it, and
+# pg_xact_status would raise. The snapshot's xmax cannot tell whether an id was given out: it is one above the last
+# *completed* id, and transactions that run or are prepared may have ids above it. An id of our own can tell: all ids
+# below it were given out. Once our transaction has ended, xmax is above that id, so the next question uses up no id.
 _IN_PROGRESS: Final = (
     "SELECT x FROM unnest(%s::text[]) x WHERE CASE"
     " WHEN x::xid8 < pg_snapshot_xmax(pg_current_snapshot()) OR x::xid8 < pg_current_xact_id()"
@@ -27,7 +28,7 @@ _IN_PROGRESS: Final = (
 
 
 class PostgresPrimary:
-    """The primary of one shard.
+    """Answer the questions of the root recovery for the primary of one shard.
 
     Args:
         engine: the primary's engine; each question is a transaction of its own on it.
@@ -39,27 +40,27 @@ class PostgresPrimary:
         self._shard = shard
 
     def epoch(self, _tenant: str) -> int:
-        """Of the only shard."""
+        """Return 0: there is only one shard."""
         return 0
 
     def origin(self, _tenant: str) -> Origin:
-        """Whose data the primary holds; asked each time, as a failover may have come between."""
+        """Return whose data the primary holds. It is asked each time, since a failover may have come in between."""
         return Origin(0, self._position().timeline, self._shard)
 
     def transaction(self, _tenant: str) -> tuple[str, Position]:
-        """A transaction id of its own, and the position."""
+        """Return a transaction id that no transaction had yet, and the position."""
         ((xid, lsn, file),) = self._rows(_TRANSACTION)
         return xid, Position.parse(lsn, file)
 
     def oldest_running(self, _tenant: str) -> tuple[int, Position]:
-        """The id below which all transactions have ended, and the position read after that."""
+        """Return the id below which all transactions have ended, and the position read after that."""
         ((xmin,),) = self._rows(_OLDEST)
         return int(xmin), self._position()
 
     def ended(self, _tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
-        """Those of *xids* that are not in progress, and the position read after that."""
-        asked = [xid for xid in xids if xid.isdecimal()]
-        running = {row[0] for row in self._rows(_IN_PROGRESS, (asked,))}
+        """Return those of *xids* that are not in progress, and the position read after that."""
+        decimal = [xid for xid in xids if xid.isdecimal()]
+        running = {row[0] for row in self._rows(_IN_PROGRESS, (decimal,))}
         return [xid for xid in xids if xid not in running], self._position()
 
     def _position(self) -> Position:
@@ -72,12 +73,12 @@ class PostgresPrimary:
 
 
 class ClockPrimary:
-    """For databases that cannot tell how a transaction ended: it has, once it is older than a time-out.
+    """Answer for a database that cannot tell how a transaction ended: it has ended once it is older than a time-out.
 
     Args:
         shard: the shard's name.
         timeout_s: how long a transaction of this database may take, in seconds.
-        now_ms: wall clock in milliseconds.
+        now_ms: returns the wall clock in milliseconds.
     """
 
     def __init__(
@@ -88,27 +89,27 @@ class ClockPrimary:
         self._now_ms = now_ms
 
     def epoch(self, _tenant: str) -> int:
-        """Of the only shard."""
+        """Return 0: there is only one shard."""
         return 0
 
     def origin(self, _tenant: str) -> Origin:
-        """Always the same."""
+        """Return the origin, which never changes."""
         return self._origin
 
     def transaction(self, _tenant: str) -> tuple[str, Position]:
-        """The time stands in for a transaction id."""
+        """Return the time in milliseconds in place of a transaction id, and ``NOWHERE``."""
         return str(self._now_ms()), NOWHERE
 
     def oldest_running(self, _tenant: str) -> tuple[int, Position]:
-        """What began before the time-out has ended."""
+        """Return the time from which a transaction may still run, in milliseconds, and ``NOWHERE``."""
         return self._now_ms() - self._timeout_ms + 1, NOWHERE
 
     def ended(self, _tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
-        """Those that began before the time-out; ids are ``clock_xid``'s."""
+        """Return those of *xids*, made by :func:`clock_xid`, that began before the time-out; and ``NOWHERE``."""
         before = self._now_ms() - self._timeout_ms
         return [xid for xid in xids if int(xid.partition("-")[0]) <= before], NOWHERE
 
 
 def clock_xid(nonce: str) -> str:
-    """An id for a transaction of a database that has none: when, and a nonce."""
+    """Make an id for a transaction of a database that has none: the time in milliseconds, and *nonce*."""
     return f"{time.time_ns() // 1_000_000}-{nonce}"

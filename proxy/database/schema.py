@@ -41,8 +41,9 @@ STATE: Final = Table(
     Column("name", String(63), primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""Named facts; "cache" is the server that serves this database, as :func:`cache_name` says it; "cluster" the
-shards that it is one of; "shard" which of them it is."""
+"""Named facts. "cache" is the URL of the cache that serves this database, without its password; "cluster" is the id of
+the shards that this database is one of; "shard" is the name of the shard that it is; "id" is the id of a database that
+is not PostgreSQL."""
 OUTBOX: Final = Table(
     "tidegate_outbox",
     METADATA,
@@ -52,7 +53,7 @@ OUTBOX: Final = Table(
     Column("tags", Text, nullable=False),
     Column("whole", Boolean, nullable=False),
 )
-"""What was changed while the cache could not be told: a tenant, tags as JSON, or all of it."""
+"""What was changed while the cache could not be told of it: a tenant, and either tags as JSON or the whole tenant."""
 CATALOGUE: Final = Table(
     "tidegate_catalogue",
     METADATA,
@@ -62,8 +63,8 @@ CATALOGUE: Final = Table(
     Column("map", Text, nullable=False),
     Column("flip", Text),
 )
-"""One row, on the shard that keeps the catalogue: the shard map and its epoch, the last epoch that any map or flip was
-given, and the flip that is under way."""
+"""One row, on the shard that keeps the catalogue: the shard map and its epoch, the last epoch that was given to any map
+or flip, and the flip that is under way."""
 OWNERSHIP: Final = Table(
     "tidegate_ownership",
     METADATA,
@@ -71,7 +72,7 @@ OWNERSHIP: Final = Table(
     Column("since", BigInteger, nullable=False),
     Column("owned", Boolean, nullable=False),
 )
-"""A row for each unit that this shard owns, or has owned: since which epoch it does, or does not any more."""
+"""A row for each unit that this shard owns or has owned: since which epoch it owns it, or does not own it any more."""
 CLOSING: Final = Table(
     "tidegate_closing",
     METADATA,
@@ -79,8 +80,9 @@ CLOSING: Final = Table(
     Column("since", BigInteger, nullable=False),
     Column("closed", Boolean, nullable=False),
 )
-"""Units that are about to leave this shard at that epoch: no new write begins, while those that have begun may end. Not
-closed: they were, and stayed, and no flip of that epoch or an older one may close them again."""
+"""Units that are about to leave this shard at that epoch. While a unit is closed, no new write to it begins, and the
+writes that have begun may end. A row that is not closed: the unit was closed and stayed here after all, and no flip of
+that epoch or an older one may close it again."""
 
 _NAMESPACE: Final = (
     "SELECT (SELECT system_identifier FROM pg_control_system())::text, current_database(), current_schema()"
@@ -88,7 +90,10 @@ _NAMESPACE: Final = (
 
 
 def namespace(engine: Engine) -> str:
-    """The database's own name for its keys: of system identifier, database and schema; 16 hexadecimal digits."""
+    """Return the name that this database has in the cache's keys; 16 hexadecimal digits.
+
+    It is made of system identifier, database and schema; on a database other than PostgreSQL, of a stored id.
+    """
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             (named,) = connection.exec_driver_sql(_NAMESPACE).all()
@@ -99,39 +104,49 @@ def namespace(engine: Engine) -> str:
 
 
 def cluster_id(engine: Engine, first: str | None) -> str | None:
-    """Which cluster of shards this database is one of; *first* if it was none yet."""
+    """Return the id of the cluster of shards that this database belongs to.
+
+    Args:
+        engine: the primary's engine.
+        first: the id to store if the database belongs to no cluster yet. None: store nothing.
+
+    Returns:
+        The stored id; None if there is none.
+    """
     return _found(engine, _CLUSTER) if first is None else _state_value(engine, _CLUSTER, first)
 
 
 def is_named(engine: Engine, shard: str) -> bool:
-    """Whether it was said which of several shards this database is, and so that it is *shard*.
+    """Tell whether a gate has recorded which of several shards this database is.
 
     Raises:
-        SettingsError: it is another one.
+        SettingsError: it is recorded as another shard than *shard*.
     """
     named = _found(engine, _SHARD)
     if named not in (None, shard):
-        raise SettingsError(f"shards.{shard}: its URL leads to the database of {named}; see the URLs of both")
+        raise SettingsError(
+            f"shards.{shard}: its URL leads to the database of the shard {named}; check the URLs of both shards"
+        )
     return named is not None
 
 
 def name_shard(engine: Engine, shard: str) -> None:
-    """Say that this database is *shard*.
+    """Record that this database is *shard*.
 
     Raises:
-        SettingsError: somebody was faster, and has said that it is another one.
+        SettingsError: another gate was faster, and has recorded that it is another shard.
     """
     _state_value(engine, _SHARD, shard)
     is_named(engine, shard)
 
 
 def cluster_namespace(cluster: str) -> str:
-    """The name for the keys of all shards of a cluster: a tenant keeps its keys wherever it moves."""
+    """Return the name in the cache's keys for all shards of a cluster: a tenant keeps its keys after a flip."""
     return blake2b(f"cluster\0{cluster}".encode(), digest_size=8).hexdigest()
 
 
 def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:
-    """The statements that make the tables, or drop them."""
+    """Return the statements that make the tables; with *undo*, those that drop them."""
     from sqlalchemy.dialects import postgresql, sqlite
 
     dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -142,18 +157,18 @@ def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:
 
 
 def missing_tables(engine: Engine) -> list[str]:
-    """The names of the tables that are not there."""
+    """Return the names of the tables that the database does not have."""
     return [table.name for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name)]
 
 
 def make_tables(engine: Engine) -> list[str]:
-    """Make what is missing.
+    """Make the tables that are missing.
 
     Returns:
         The names of the tables that were made.
 
     Raises:
-        SettingsError: they are missing, and this user may not make them.
+        SettingsError: tables are missing, and this user may not make them.
     """
     missing = [METADATA.tables[name] for name in missing_tables(engine)]
     try:
@@ -163,30 +178,31 @@ def make_tables(engine: Engine) -> list[str]:
             return []
         names = ", ".join(table.name for table in missing)
         raise SettingsError(
-            f"the database has no {names}, and this user may not make them: run 'tidegate init' as one who may"
+            f"the database has no tables {names}, and this user may not make them: run 'tidegate init' as a user who "
+            "may"
         ) from error
     return [table.name for table in missing]
 
 
 def drop_tables(engine: Engine) -> list[str]:
-    """Drop those that are there, and return their names."""
+    """Drop the tables that are there, and return their names."""
     there = [table for table in METADATA.sorted_tables if inspect(engine).has_table(table.name)]
     METADATA.drop_all(engine, tables=there)
     return [table.name for table in there]
 
 
 def serving_cache(engine: Engine, name: str | None) -> str | None:
-    """The cache that serves this database: the first that a gate came with, or None while none has.
+    """Return the cache that serves this database: the first one that a gate came with; None while no gate had one.
 
     Args:
-        engine: the primary's.
-        name: of the cache that this gate comes with, None for none.
+        engine: the primary's engine.
+        name: the cache that this gate comes with, as its URL without the password; None: it has none.
     """
     return _state_value(engine, CACHE, name) if name is not None else _found(engine, CACHE)
 
 
 def replace_serving_cache(engine: Engine, name: str) -> None:
-    """Say that another cache serves this database from now on; every gate must be started anew with it."""
+    """Record that another cache serves this database from now on; every gate must be restarted with it."""
     serving_cache(engine, name)
     with engine.begin() as connection:
         connection.execute(update(STATE).where(STATE.c.name == CACHE).values(value=name))

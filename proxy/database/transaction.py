@@ -19,16 +19,16 @@ TRANSACTION: Final = (
     func.pg_walfile_name(func.pg_current_wal_insert_lsn(), type_=String),
     cast(func.pg_current_wal_insert_lsn(), String),
 )
-"""The transaction's id, and the position: log file, LSN."""
+"""The columns that give the transaction's id, and its position as log file and LSN."""
 
 
 def transaction_of(row: Sequence[Any]) -> tuple[str, Position]:
-    """The id and position in a row of :data:`TRANSACTION`."""
+    """Return the id and the position in a row of :data:`TRANSACTION`."""
     return row[0], Position.parse(row[2], row[1])
 
 
 def transaction_id(connection: Connection) -> tuple[str, Position]:
-    """The transaction's id and the position now, in one statement; ("", NOWHERE) without a log."""
+    """Return the transaction's id and the position of now, in one statement; ("", NOWHERE) without a log."""
     if connection.dialect.name != "postgresql":
         return "", NOWHERE
     return transaction_of(connection.execute(select(*TRANSACTION)).one())

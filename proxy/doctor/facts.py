@@ -1,4 +1,4 @@
-"""What a database and its cache are asked so that somebody can be told what is wrong with them; changes nothing."""
+"""The questions to a database and its cache, whose answers tell what is wrong with them; they change nothing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from tidegate.proxy.settings import CacheSettings
 
 PATIENCE_MS: Final = 2_000
-"""How long a server of the cache is waited for: longer than a gate waits, so that one that is slow is told from one
-that is away."""
+"""How long to wait for a server of the cache, in milliseconds. It is longer than a gate waits, so that a slow server is
+not taken for one that does not answer."""
 _NO_NAMESPACE: Final = "0"
-# Only those with an id hold a quarantine up, and the lowest id of all does, in whatever database of the server it is.
+# Only transactions that have an id prolong a quarantine. The one with the lowest id does so for longest, in whatever
+# database of the server it runs.
 _OLDEST: Final = text(
     "SELECT x::text AS xid, pid, gid, state, program, owner, EXTRACT(EPOCH FROM clock_timestamp() - since) AS age_s"
     " FROM (SELECT backend_xid AS x, pid, '' AS gid, state, application_name AS program, usename::text AS owner,"
@@ -41,11 +42,12 @@ class Running:
 
     Args:
         xid: its id.
-        age_s: how long ago it began, or was prepared, in seconds; None: it is another user's, who does not tell.
-        pid: of its process; None: it is prepared, and has none.
+        age_s: how long ago it began, or was prepared, in seconds; None: it is another user's, and this user may not see
+            it.
+        pid: the number of its process; None: it is prepared, and has no process.
         gid: the name under which it was prepared.
         state: "active", "idle in transaction", ..., or "prepared".
-        program: as it calls itself.
+        program: the name that its program gave (application_name).
         owner: the user.
     """
 
@@ -60,17 +62,18 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
-    """What Tidegate needs of the primary.
+    """What the primary says about what Tidegate needs.
 
     Args:
-        indexes: "valid", "invalid" or "missing", by name.
-        missing_tables: those of Tidegate's own.
-        closed_tables: those of them that this user may not read, and which are as good as empty in what follows.
-        serving: the cache that serves this database; None: no gate has come with one yet.
-        oldest: the transaction that would hold up a quarantine for longest; None: none is running.
-        waiting: rows in the outbox.
-        waiting_s: how long the oldest has been there, in seconds.
-        cluster: of shards, that it is one of; None: none that is known.
+        indexes: "valid", "invalid" or "missing", by the index's name.
+        missing_tables: the tables of Tidegate's own that are missing.
+        closed_tables: the tables of Tidegate's own that this user may not read. The facts below are as if they were
+            empty.
+        serving: the cache that serves this database; None: no gate has come with a cache yet.
+        oldest: the transaction that would prolong a quarantine for longest; None: no transaction has an id.
+        waiting: how many rows are in the outbox.
+        waiting_s: how long the oldest of them has been there, in seconds.
+        cluster: the id of the cluster of shards that it belongs to; None: none is known.
     """
 
     indexes: Mapping[str, str]
@@ -85,14 +88,14 @@ class DatabaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class CacheFacts:
-    """The cache that the settings name.
+    """What the cache that the settings name says.
 
     Args:
-        name: its URL, without a password.
-        most_ms: how long a gate waits for one answer.
-        servers: what they say.
+        name: its URL, without the password.
+        most_ms: how long a gate waits for one answer, in milliseconds.
+        servers: what its servers say.
         away: why it did not answer; empty: it did.
-        refused: what it said to a question as a gate puts it, where it refused that.
+        refused: its error message, if it refused a question as a gate asks it; empty: it did not.
     """
 
     name: str
@@ -104,7 +107,7 @@ class CacheFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of it; *cache* is None where the settings name none."""
+    """What the database and the cache say; *cache* is None where the settings name none."""
 
     database: DatabaseFacts
     cache: CacheFacts | None
@@ -161,7 +164,7 @@ def _oldest(engine: Engine) -> Running | None:
 
 
 def _outbox(engine: Engine) -> tuple[int, float]:
-    # As gates write it: their sessions are in UTC.
+    # Gates write created_at in UTC, since their sessions are in UTC.
     utc = func.timezone("UTC", func.now()) if engine.dialect.name == "postgresql" else func.current_timestamp()
     with engine.connect() as connection:
         count, oldest, now = connection.execute(
@@ -171,10 +174,10 @@ def _outbox(engine: Engine) -> tuple[int, float]:
 
 
 def cache_facts(settings: CacheSettings) -> CacheFacts | None:
-    """Ask the cache that the settings name, if they do.
+    """Ask the cache that the settings name; return None if they name none.
 
     Raises:
-        SettingsError: its URL cannot work.
+        SettingsError: the cache's URL cannot work.
     """
     return None if settings.url is None else _cache(settings, settings.url)
 

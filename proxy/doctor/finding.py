@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong.
+    """One thing that is wrong.
 
     Args:
         about: the index, the table, the cache, the node or the setting.
-        wrong: what is wrong with it.
+        wrong: what is wrong with it, as the rest of a sentence that begins with *about*.
         cure: what it costs, and what would help.
-        grave: whether something is not used for it, or is missing; else it only costs.
+        grave: True if something is missing, or is not used because of it; False if it only costs something.
     """
 
     about: str
@@ -22,5 +22,5 @@ class Finding:
     grave: bool = True
 
     def text(self) -> str:
-        """One line."""
+        """Return the finding as one line."""
         return f"{self.about} {self.wrong}: {self.cure}"

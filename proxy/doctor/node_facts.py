@@ -1,4 +1,4 @@
-"""What a server is asked so that somebody can be told what is wrong with it."""
+"""The questions to one server, whose answers tell what is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.topology import View
 
 CATCHES_UP_S: Final = 2.0
-"""How long a replica is given to show what the primary had written when that was asked."""
+"""How long a replica has to show what the primary had written when the primary was asked, in seconds."""
 _POLL_S: Final = 0.05
 _FACTS: Final = (
     "SELECT current_setting('timezone'),"
@@ -33,16 +33,16 @@ _FACTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What a server has said of itself.
+    """What a server says of itself.
 
     Args:
-        view: as its monitor would see it.
-        timezone: of a connection that does not set one.
+        view: what its monitor would see.
+        timezone: the time zone of a connection that does not set one.
         retry_ms: ``wal_retrieve_retry_interval``, in milliseconds.
-        connections: as many may be open, besides those that are kept for superusers.
-        sees_receiver: whether this user is told the timeline that a standby receives.
-        user: who was asked as.
-        receives: whether a standby is connected to whom it replicates from.
+        connections: how many connections may be open, without those that are reserved.
+        sees_receiver: whether this user may see the timeline that a standby receives.
+        user: the user who asked.
+        receives: whether a standby is connected to the server that it replicates from.
         shown_age_s: how old the newest commit is that a standby shows, in seconds; None: it shows none yet.
     """
 
@@ -55,18 +55,18 @@ class NodeFacts:
     receives: bool
     shown_age_s: float | None
     flushed_lsn: int = 0
-    """How far a primary's log can be sent: what is written and not flushed stays for up to 15 s if nobody commits."""
+    """How far a primary can send its log, in bytes: what is written and not flushed may stay behind for up to 15 s."""
 
 
 def facts_of(url: URL, reach_lsn: int | None = None) -> NodeFacts | str:
     """Ask a server.
 
     Args:
-        url: where.
-        reach_lsn: wait for a moment until it has replayed up to this.
+        url: the server's URL.
+        reach_lsn: wait for at most :data:`CATCHES_UP_S` until the server has replayed up to this; None: do not wait.
 
     Returns:
-        What it said, or why it did not answer, in words without a password.
+        What it said; or, as a text without a password, why it did not answer.
     """
     engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
     try:
@@ -92,6 +92,6 @@ def _asked(raw: Any, reach_lsn: int | None) -> NodeFacts:
 
 
 def behind(facts: NodeFacts, primary: NodeFacts) -> NodeFacts:
-    """*facts* with an age of nothing where a standby shows all that *primary* had written when it was asked."""
+    """Return *facts*, with an age of 0 if the standby shows all that *primary* had written when that was asked."""
     caught_up = facts.view.position.lsn >= primary.flushed_lsn
     return replace(facts, shown_age_s=0.0) if caught_up else facts

@@ -1,4 +1,4 @@
-"""What is wrong with the servers of a shard, in plain words; pure but for :func:`examine`, which asks them."""
+"""What is wrong with the servers of a shard, in plain words. Only :func:`examine` asks them; all else is pure."""
 
 from __future__ import annotations
 
@@ -22,36 +22,41 @@ if TYPE_CHECKING:
 _UTC: Final = frozenset({"UTC", "Etc/UTC", "GMT", "Etc/GMT", "Etc/UCT", "UCT", "Zulu", "Etc/Zulu", "Universal"})
 _SLOW_RETRY_MS: Final = 1000
 _SUPERVISION: Final = 2
-"""Connections to the primary beside the pool's: its monitor's, and the one that is told of the outbox."""
+"""Connections to the primary beside the pool's: that of its monitor, and the one that listens for the outbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A shard's servers: what is wrong, and how many connections the pools may open against what each server takes."""
+    """What is wrong with a shard's servers; and, for each server, how many connections the pools may open."""
 
     findings: tuple[Finding, ...]
     budgets: tuple[str, ...]
 
 
 def examine(shard: ShardSettings, settings: Settings, processes: int = 1) -> Examined:
-    """Ask every server of *shard*, as one of so many *processes* would use them."""
+    """Ask every server of *shard*, and judge the answers for a program of so many *processes*."""
     known, findings = _known(shard, settings)
     first = {address.name: facts_of(address.url) for address in known}
     primary = _primary(known, first)
-    # Once more, the others after the primary: what they show is compared with what that had written before.
-    told = first | {one.name: _caught_up(one, primary) for one in known if _is_standby(first[one.name])}
-    findings += findings_of(known, told)
+    # Ask the standbys a second time, after the primary: what they show is compared with what it had written by then.
+    answers = first | {one.name: _caught_up(one, primary) for one in known if _is_standby(first[one.name])}
+    findings += findings_of(known, answers)
     catalogue = len(settings.shards) > 1 and settings.sharding.catalogue == shard.name
-    budgets = [budget(address, told[address.name], settings, processes, catalogue=catalogue) for address in known]
+    budgets = [budget(address, answers[address.name], settings, processes, catalogue=catalogue) for address in known]
     return Examined(
         (*findings, *(found for _, found in budgets if found is not None)), tuple(line for line, _ in budgets)
     )
 
 
 def findings_of(known: Sequence[Address], told: Mapping[str, NodeFacts | str]) -> list[Finding]:
-    """What is wrong with the servers that are *known*, by what each has *told*; texts say why one did not answer."""
+    """Return what is wrong with the servers.
+
+    Args:
+        known: the servers.
+        told: what each server said, by name; a text says why it did not answer.
+    """
     findings = [
-        Finding(name, f"does not answer ({facts})", "start it, or take it out of the settings")
+        Finding(name, f"does not answer ({facts})", "start it, or remove it from the settings")
         for name, facts in told.items()
         if isinstance(facts, str)
     ]
@@ -69,12 +74,12 @@ def _of_node(address: Address, facts: NodeFacts, primary: tuple[str, NodeFacts] 
     findings = []
     if primary is not None and facts.view.server.system != primary[1].view.server.system:
         wrong = f"is of another cluster than {primary[0]} (its system identifier is {facts.view.server.system})"
-        return [Finding(address.name, wrong, "it is not read from; correct its URL")]
+        return [Finding(address.name, wrong, "no gate reads from it; correct its URL")]
     if facts.view.standby:
         findings += _of_standby(address, facts, primary)
     elif primary is not None and address.name != primary[0]:
         wrong = f"is not a standby, and {primary[0]} is the primary"
-        findings.append(Finding(address.name, wrong, "it is used for nothing; make it follow the primary"))
+        findings.append(Finding(address.name, wrong, "no gate uses it; make it follow the primary"))
     if facts.timezone not in _UTC:
         cure = "set timezone = 'UTC' there, or in the options of the engine that the gate is put on"
         findings.append(Finding(address.name, f"has the time zone {facts.timezone}, not UTC", cure, grave=False))
@@ -91,7 +96,7 @@ def _of_standby(address: Address, facts: NodeFacts, primary: tuple[str, NodeFact
         cure = "it falls behind until somebody calls pg_wal_replay_resume() there"
         findings.append(Finding(name, "has its replay paused", cure))
     if not facts.receives:
-        cure = "look at its log, at primary_conninfo, and whether its slot is there"
+        cure = "look at its log and at primary_conninfo, and check that its replication slot exists"
         findings.append(Finding(name, "receives nothing from its primary", cure))
     if primary is not None and facts.shown_age_s != 0.0:
         age = "none yet" if facts.shown_age_s is None else f"{facts.shown_age_s:.1f} s old"
@@ -101,11 +106,11 @@ def _of_standby(address: Address, facts: NodeFacts, primary: tuple[str, NodeFact
             f"lags: {CATCHES_UP_S:g} s later it has not replayed what the primary had written ({bytes_behind:,} bytes; "
             f"the newest commit that it shows is {age})"
         )
-        cure = f"it is read from while it is less than {address.max_lag_s:g} s behind (max_lag_s)"
+        cure = f"gates read from it only while it is less than {address.max_lag_s:g} s behind (max_lag_s)"
         findings.append(Finding(name, wrong, cure, grave=too_far))
     if not facts.sees_receiver:
         wrong = f"does not tell {facts.user} from which timeline it receives"
-        cure = f"after a failover it is used some minutes later than it could be; GRANT pg_monitor TO {facts.user}"
+        cure = f"after a failover, gates use it some minutes later than they could; GRANT pg_monitor TO {facts.user}"
         findings.append(Finding(name, wrong, cure, grave=False))
     return findings
 
@@ -126,10 +131,17 @@ def _twins(told: Mapping[str, NodeFacts | str]) -> list[Finding]:
 def budget(
     address: Address, facts: NodeFacts | str, settings: Settings, processes: int, *, catalogue: bool = False
 ) -> tuple[str, Finding | None]:
-    """How many connections to a server the pools of *processes* may open, as one line; and whether that is too many.
+    """Return, as one line, how many connections to a server the pools may open; and a finding if these are too many.
 
-    Any replica may become the primary, and gets the primary's pool then; and one connection more, where its shard keeps
-    the *catalogue*, by which that is followed.
+    Any replica may become the primary, and gets the primary's pool then. Where its shard keeps the catalogue, one more
+    connection follows that.
+
+    Args:
+        address: the server.
+        facts: what it said; a text says why it did not answer.
+        settings: all settings.
+        processes: how many processes have a gate.
+        catalogue: whether the server's shard keeps the catalogue.
     """
     pools = (address.pool, settings.pool)
     each = max(pool.size + pool.overflow for pool in pools) + _SUPERVISION + catalogue
@@ -152,13 +164,13 @@ def _known(shard: ShardSettings, settings: Settings) -> tuple[list[Address], lis
     troubles: list[str] = []
     Discovery(shard.patroni, members.extend, troubles.append, every_s=0.0).ask_now()
     found = {address.name: address for address in (address_of(member, known[0]) for member in members)}
-    cure = "servers that it names are not used"
+    cure = "gates do not use the servers that only Patroni names; correct the URLs in patroni, or start it"
     findings = [Finding("Patroni", f"does not answer ({why})", cure) for why in troubles]
     return list((found | {address.name: address for address in known}).values()), findings
 
 
 def _primary(known: Sequence[Address], told: Mapping[str, NodeFacts | str]) -> tuple[str, NodeFacts] | None:
-    """Whom a gate takes for the primary: by the same rules."""
+    """Return the node that a gate would take for the primary, by the same rules; None if it does not answer as one."""
     topology = Topology([address.node() for address in known])
     for node in topology.nodes:
         if not isinstance(facts := told[node.name], str):

@@ -1,4 +1,4 @@
-"""What is wrong with a database and its cache, in plain words; pure: :mod:`tidegate.proxy.doctor.facts` asks them."""
+"""What is wrong with a database and its cache, in plain words. All is pure: :mod:`tidegate.proxy.doctor.facts` asks."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
     from tidegate.proxy.doctor.facts import CacheFacts, DatabaseFacts, Facts
 
 LONG_S: Final = 60.0
-"""A transaction that runs for longer holds up what waits for its end for longer than anybody would expect, seconds."""
+"""How long a transaction may run before it is a finding, in seconds: a quarantine would last as long."""
 APPLIED_S: Final = 5.0
-"""Within this, what is in the outbox is applied where a gate reaches the cache, in seconds."""
+"""How long a row may stay in the outbox before it is a finding, in seconds. A gate that reaches the cache is faster."""
 _OLDEST_VERSION: Final = (6, 2)
-_RIGHT_POLICY: Final = "volatile-ttl is right: it takes answers first, for marks are kept for longer"
+_RIGHT_POLICY: Final = "volatile-ttl is right: it evicts answers first, because marks have a longer time to live"
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """What is wrong."""
+    """Return what is wrong with the database and the cache."""
     return database_findings(facts) + cache_findings(facts.cache)
 
 
 def database_findings(facts: Facts) -> list[Finding]:
-    """What is wrong with the database, and with the cache for it."""
+    """Return what is wrong with the database, and whether the cache is the one that serves it."""
     found = [finding for check in _OF_THE_DATABASE for finding in check(facts.database)]
     return found if facts.cache is None else [*found, *check_serving_cache(facts.cache, facts.database)]
 
 
 def cache_findings(cache: CacheFacts | None) -> list[Finding]:
-    """What is wrong with the cache, whatever it serves."""
+    """Return what is wrong with the cache itself, whatever database it serves."""
     return [] if cache is None else [finding for check in _OF_THE_CACHE for finding in check(cache)]
 
 
 def all_is_well(facts: Facts) -> list[str]:
-    """Lines for when nothing is gravely wrong."""
+    """Return the lines to print if nothing is gravely wrong."""
     lines = ["all indexes and tables are there"]
     cache, serving = facts.cache, facts.database.serving
     if cache is not None:
@@ -50,25 +50,25 @@ def all_is_well(facts: Facts) -> list[str]:
 
 
 def check_indexes(database: DatabaseFacts) -> Iterator[Finding]:
-    """Indexes that are missing, or were never finished."""
+    """Yield a finding for each index that is missing or was not built to the end."""
     for name, state in database.indexes.items():
         if state != "valid":
-            cure = "pages cost more the larger an app is; run: tidegate init"
+            cure = "without it, a page costs more the more runs an app has; run: tidegate init"
             yield Finding(f"index {name}", f"is {state}", cure)
 
 
 def check_tables(database: DatabaseFacts) -> Iterator[Finding]:
-    """Tidegate's own tables."""
+    """Yield a finding for each of Tidegate's own tables that is missing, or that this user may not read."""
     for name in database.missing_tables:
-        yield Finding(f"table {name}", "is missing", "a gate makes it if it may; run: tidegate init")
+        yield Finding(f"table {name}", "is missing", "a gate makes it if its user may; or run: tidegate init")
 
     for name in database.closed_tables:
-        cure = "what it says was not looked at; a gate's user must read and write it: GRANT ALL ON it TO that user"
+        cure = f"its rows were not checked; a gate's user must read and write it: GRANT ALL ON {name} TO that user"
         yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
 
 
 def check_transactions(database: DatabaseFacts) -> Iterator[Finding]:
-    """The oldest transaction, if it is long: a quarantine lasts until it has ended."""
+    """Yield a finding for the oldest transaction, if it is long: a quarantine lasts until it has ended."""
     oldest = database.oldest
     if oldest is None or oldest.age_s is None or oldest.age_s < LONG_S:
         return
@@ -79,76 +79,80 @@ def check_transactions(database: DatabaseFacts) -> Iterator[Finding]:
         who = f"process {oldest.pid}{named}, {oldest.state}"
         end = f"SELECT pg_terminate_backend({oldest.pid}) ends it"
     wrong = f"has been running for {oldest.age_s:.0f} s ({who}, of {oldest.owner})"
-    cure = f"tenants whose marks are lost meanwhile are in quarantine, and not cached, until it has ended; {end}"
+    cure = f"a tenant whose marks are lost now is in quarantine, and not cached, until it has ended; {end}"
     yield Finding(f"transaction {oldest.xid}", wrong, cure, grave=False)
 
 
 def check_outbox(database: DatabaseFacts) -> Iterator[Finding]:
-    """Changes that the cache has not been told of."""
+    """Yield a finding if the outbox holds changes that the cache should have been told of by now."""
     if database.waiting and database.waiting_s >= APPLIED_S:
         rows = "1 change" if database.waiting == 1 else f"{database.waiting:,} changes"
         wrong = f"has {rows} that the cache was not told of, the oldest for {database.waiting_s:.0f} s"
         cure = (
-            "answers from the cache may be older by as much; a gate whose cache.url is "
-            f"{database.serving or 'the cache that serves this database'}, and which reaches it, applies them"
+            "answers from the cache may be older by this time; a gate applies them if its cache.url is "
+            f"{database.serving or 'the cache that serves this database'} and it can reach that cache"
         )
         yield Finding("the outbox", wrong, cure)
 
 
 def check_serving_cache(cache: CacheFacts, database: DatabaseFacts) -> Iterator[Finding]:
-    """The cache that the settings name is not the one that serves this database."""
+    """Yield a finding if the cache that the settings name is not the one that serves this database."""
     if database.serving is not None and database.serving != cache.name:
         cure = (
-            "a gate with it reads from the database, and its writes go to the outbox; set cache.url to that one, or "
-            "run tidegate init with --cache-url and start every gate anew"
+            "a gate with these settings caches nothing, and its writes go to the outbox; set cache.url to the cache "
+            "that serves the database, or run tidegate init with --cache-url and restart every gate"
         )
         yield Finding(f"the cache {cache.name}", f"does not serve this database: {database.serving} does", cure)
 
 
 def check_reachable(cache: CacheFacts) -> Iterator[Finding]:
-    """It cannot be reached, or refuses what a gate asks."""
+    """Yield a finding if the cache cannot be reached, or refuses what a gate asks."""
     about = f"the cache {cache.name}"
     if cache.away:
-        cure = "gates read from the database, and writes go to the outbox; start it, or correct cache.url"
+        cure = "gates read from the database, and writes use the outbox; start the cache, or correct cache.url"
         yield Finding(about, f"cannot be reached ({cache.away})", cure)
     elif cache.refused and all(server.role == "master" and _is_new_enough(server) for server in cache.servers):
-        cure = "nothing is cached; docs/redis.md lists the rights that its user needs"
+        cure = "nothing is cached; docs/redis.md lists the rights that the cache's user needs"
         yield Finding(about, f"refuses what a gate asks ({cache.refused})", cure)
 
 
 def check_latency(cache: CacheFacts) -> Iterator[Finding]:
-    """It takes longer to answer than a gate waits."""
+    """Yield a finding for each server that takes longer to answer than a gate waits."""
     for about, server in _named(cache):
         if server.answer_ms > cache.most_ms:
             wrong = f"takes {server.answer_ms:.0f} ms to answer, and a gate waits for {cache.most_ms} ms"
-            yield Finding(about, wrong, "nothing is cached; raise cache.read_timeout_ms, or bring it nearer")
+            cure = "nothing is cached; raise cache.read_timeout_ms, or run the cache nearer to the gates"
+            yield Finding(about, wrong, cure)
 
 
 def check_versions(cache: CacheFacts) -> Iterator[Finding]:
-    """Servers that are too old."""
+    """Yield a finding for each server that is too old."""
     for about, server in _named(cache):
         if not _is_new_enough(server):
             yield Finding(about, f"is {server.product} {server.version}", "Redis 6.2 or later, or Valkey, is needed")
 
 
 def check_roles(cache: CacheFacts) -> Iterator[Finding]:
-    """Replicas: they take no marks."""
+    """Yield a finding for each server that is a replica, since replicas take no marks."""
     for about, server in _named(cache):
         if server.role != "master":
-            cure = "no mark can be written there, so it is not used; name its master, or redis+sentinel://host/service"
+            cure = (
+                "no mark can be written there, so no gate uses it; set cache.url to its master, or to "
+                "redis+sentinel://host/service"
+            )
             yield Finding(about, "is a replica", cure)
 
 
 def check_eviction(cache: CacheFacts) -> Iterator[Finding]:
-    """Policies by which a full server drops marks while it keeps the answers that they vouch for."""
+    """Yield a finding for each server that drops marks when it is full, and keeps the answers that depend on them."""
     for about, server in _named(cache):
         policy = server.eviction
         if policy in ("", "noeviction", "volatile-ttl"):
             continue
         when = "when it is full" if server.most_bytes else "once maxmemory is set and reached"
-        cure = f"nothing stale is served, but all that is cached of such a tenant is void; {_RIGHT_POLICY}"
+        cure = f"no stale answer is served, but all cached answers of such a tenant are lost; {_RIGHT_POLICY}"
         if policy.startswith("allkeys-"):
-            cure = f"kill switches too, which are then on again; {cure}"
+            cure = f"it may also evict kill switches, and what they switched off is then on again; {cure}"
         yield Finding(about, f"may evict marks {when} (maxmemory-policy {policy})", cure, grave=False)
 
 

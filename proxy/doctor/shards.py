@@ -1,4 +1,4 @@
-"""What is wrong with the databases of several shards, and with them together."""
+"""What is wrong with the databases of several shards, each and together."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ if TYPE_CHECKING:
     from tidegate.proxy.shard_admin.databases import Databases
 
 _LEFT: Final = (
-    "that the shards own what the map says, and every row lies where it belongs, proves: tidegate shards check"
+    "to prove that the shards own what the map says, and that every row is on the right shard, run: tidegate shards "
+    "check"
 )
 
 
 def examine_databases(databases: Databases, report: Callable[[str], None]) -> tuple[list[Finding], list[str]]:
-    """Ask the primary of each shard, and the cache once.
+    """Ask the primary of each shard, and ask the cache once.
 
     Args:
-        databases: of the shards.
-        report: told of each shard that is asked.
+        databases: the databases of the shards.
+        report: is called with the name of each shard before it is asked.
 
     Returns:
-        What is wrong, and lines for when nothing gravely is.
+        What is wrong; and the lines to print if nothing is gravely wrong.
 
     Raises:
         SettingsError: the cache's URL cannot work.
     """
     cache = cache_facts(databases.settings.cache)
-    told: dict[str, DatabaseFacts] = {}
+    answers: dict[str, DatabaseFacts] = {}
     found = cache_findings(cache)
     for name in databases.names:
         report(name)
@@ -46,25 +47,23 @@ def examine_databases(databases: Databases, report: Callable[[str], None]) -> tu
             facts = Facts(database_facts(databases.engine(name)), cache)
         except (SQLAlchemyError, NoNodeAvailable) as error:
             wrong = f"cannot be asked ({databases.without_passwords(first_line(error))})"
-            found.append(
-                Finding(f"shard {name}", wrong, "its tenants alone are without it; start it, or correct its URL")
-            )
+            found.append(Finding(f"shard {name}", wrong, "calls for its tenants fail; start it, or correct its URL"))
             continue
-        told[name] = facts.database
+        answers[name] = facts.database
         found += [replace(one, about=f"shard {name}, {one.about}") for one in database_findings(facts)]
-    found += _strangers(told)
+    found += _strangers(answers)
     if any(finding.grave for finding in found):
         return found, []
-    well = [f"{name}: {line}" for name, facts in told.items() for line in all_is_well(Facts(facts, cache))]
+    well = [f"{name}: {line}" for name, facts in answers.items() for line in all_is_well(Facts(facts, cache))]
     return found, [*well, _LEFT]
 
 
-def _strangers(told: Mapping[str, DatabaseFacts]) -> list[Finding]:
-    """Shards that a gate would refuse to have in one cluster."""
-    clusters = {name: facts.cluster for name, facts in told.items() if facts.cluster is not None}
+def _strangers(answers: Mapping[str, DatabaseFacts]) -> list[Finding]:
+    """Return a finding for each shard that a gate would refuse to have in one cluster with the first."""
+    clusters = {name: facts.cluster for name, facts in answers.items() if facts.cluster is not None}
     first = next(iter(clusters), "")
     return [
-        Finding(f"shard {name}", f"belongs to another cluster of shards than {first}", "no gate starts; see its URL")
+        Finding(f"shard {name}", f"belongs to another cluster of shards than {first}", "no gate starts; check its URL")
         for name, cluster in clusters.items()
         if cluster != clusters[first]
     ]

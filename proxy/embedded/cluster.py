@@ -1,4 +1,4 @@
-"""Shards of a primary and its replicas, and a cache, in a temporary folder."""
+"""Shards, each a primary with its replicas, and a cache, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ class Shard:
 
 
 class Cluster:
-    """Real servers on free loopback ports; a context manager, or :meth:`start` and :meth:`close`.
+    """Run real servers on free loopback ports. Use it in a ``with`` block, or call :meth:`start` and :meth:`close`.
 
-    They are gone, with their folder, on a normal end, an exception, SIGTERM, SIGHUP and SIGINT; after a SIGKILL of
-    this process, the next start on the machine removes them. Only a main thread can take signals: of a cluster that
-    another thread started, SIGTERM and SIGHUP leave what SIGKILL leaves.
+    The servers and their folder are removed at a normal end, an exception, SIGTERM, SIGHUP and SIGINT. After a SIGKILL
+    of this process, the next start on the machine removes them. Only a main thread can take signals: if another thread
+    started the cluster, SIGTERM and SIGHUP leave what SIGKILL leaves.
 
     Args:
-        shards: how many primaries, 1 to 16.
-        replicas: how many replicas each has, 0 to 16.
-        cache: whether there is a Valkey.
+        shards: how many primaries, from 1 to 16.
+        replicas: how many replicas each primary has, from 0 to 16.
+        cache: whether there is a Valkey server.
         postgres_settings: settings of PostgreSQL to add or replace.
-        folder: where the temporary folder is made; None: the system's place.
+        folder: where to make the temporary folder; None: where the system has such folders.
 
     Raises:
         SettingsError: a number is out of range.
-        EmbeddedServerError: a program is missing, the disk is short, or a server does not start.
+        EmbeddedServerError: a program is missing, the disk is too full, or a server does not start.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Cluster:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """The shards, once started."""
+        """Return the shards; none before :meth:`start`."""
         return self._shards
 
     @property
     def cache(self) -> ValkeyNode:
-        """The cache server.
+        """Return the cache server.
 
         Raises:
             EmbeddedServerError: this cluster was made without one, or has not been started.
@@ -98,11 +98,15 @@ class Cluster:
 
     @property
     def ended(self) -> bool:
-        """Whether it does not run: not started yet, or closed."""
+        """Tell whether the cluster does not run: it was not started yet, or was closed."""
         return self._folder is None
 
     def start(self) -> Self:
-        """Start every server; all answer, and replicas stream, when this returns."""
+        """Start every server. When this returns, all of them answer and the replicas stream.
+
+        Raises:
+            EmbeddedServerError: the cluster runs already, or a server does not start.
+        """
         if self._folder is not None:
             raise EmbeddedServerError("this cluster runs already; close() it first")
         cleanup.remove_orphans(self._parent)
@@ -110,7 +114,8 @@ class Cluster:
         self._folder = Path(tempfile.mkdtemp(prefix=cleanup.PREFIX, dir=self._parent))
         self._owner_pid = os.getpid()
         cleanup.claim(self._folder)
-        # The servers' user must pass through; others learn no names, and each server's folder is its own.
+        # The servers' user must be able to enter the folder. Other users can enter it too, but not list it, and each
+        # server's own folder is closed to them.
         self._folder.chmod(0o711)
         atexit.register(self.close)
         self._take_signals()
@@ -129,7 +134,7 @@ class Cluster:
         return self
 
     def close(self) -> None:
-        """End every server and remove the folder; harmless when repeated, and in a forked child."""
+        """End every server and remove the folder. It does nothing when it is repeated, or in a forked process."""
         if self._folder is None or os.getpid() != self._owner_pid:
             return
         folder, self._folder = self._folder, None
@@ -143,7 +148,7 @@ class Cluster:
         atexit.unregister(self.close)
 
     def settings(self) -> Settings:
-        """What another process needs to use these servers; can be pickled."""
+        """Return the settings for these servers, which another process can use; they can be pickled."""
         shards = tuple(
             ShardSettings(
                 name=f"s{i}", primary=s.primary.url, replicas=tuple(ReplicaSettings(url=r.url) for r in s.replicas)
@@ -178,7 +183,8 @@ class Cluster:
                 self._start_cache(folder)
             list(started)
         finally:
-            # Interrupted: shards that are starting go on until they run, and are ended then; others never start.
+            # After an interrupt, shards that are starting go on until they run, and are ended then. The others never
+            # start.
             pool.shutdown(cancel_futures=True)
 
     def _node(self, folder: Path, name: str, programs: Path) -> PostgresNode:
@@ -219,13 +225,14 @@ class Cluster:
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in list(self._handlers):
-            # A cluster that started later passes signals on to this one: it stays in the chain until that one ends.
+            # A cluster that started later has its own handler in place of this one, and passes signals on to it. So
+            # leave the handlers as they are until that cluster ends.
             if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, self._handler_before(self, signum))
 
     @staticmethod
     def _handler_before(cluster: Cluster, signum: int) -> Any:
-        """The handler that was there before *cluster*, and before those that have ended meanwhile."""
+        """Return the handler that was there before *cluster*, and before those clusters that have ended meanwhile."""
         before = cluster._handlers.pop(signum, signal.SIG_DFL)
         earlier = getattr(before, "__self__", None)
         if isinstance(earlier, Cluster) and earlier.ended:
@@ -234,11 +241,11 @@ class Cluster:
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
         if os.getpid() == self._owner_pid and self._starting:
-            # Threads are starting servers: close() must come after them, or it would miss some.
+            # Threads are starting servers. close() must come after them, or it would miss some servers.
             raise _SignalWhileStarting(signum)
         before = self._handlers.get(signum, signal.SIG_DFL)
         self.close()
-        # The host program, or the shell that started it, must see this signal as if nobody had been here.
+        # The host program, or the shell that started it, must see this signal as if this handler did not exist.
         signal.signal(signum, before)
         os.kill(os.getpid(), signum)
 
@@ -250,7 +257,7 @@ class _SignalWhileStarting(BaseException):  # ends a start as KeyboardInterrupt 
 
 
 def _temporary_folder() -> Path:
-    # root's own may be closed to others (macOS, pam_tmpdir), and the servers run as nobody then.
+    # root's own temporary folder may be closed to others (macOS, pam_tmpdir), and root's servers run as nobody.
     usual = Path(tempfile.gettempdir())
     return usual if servers_pass_through(usual) else Path("/tmp")  # noqa: S108  # mkdtemp makes a folder of its own in it
 

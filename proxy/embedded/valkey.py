@@ -1,4 +1,4 @@
-"""One Valkey server, without persistence; several that are one cluster."""
+"""One Valkey server without persistence, and several that are one cluster."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SLOTS: Final = 16384
 
 
 class ValkeyNode:
-    """A handle on the cache server; every method returns when the change has taken effect.
+    """Run one cache server; every method returns when its change has taken effect.
 
     Args:
-        folder: its working folder.
-        program: the server's.
-        options: to add to the command line.
+        folder: the server's working folder.
+        program: the server's program.
+        options: options to add to its command line.
     """
 
     def __init__(self, folder: Path, program: Path, options: Sequence[str] = ()) -> None:
@@ -34,16 +34,16 @@ class ValkeyNode:
 
     @property
     def url(self) -> str:
-        """A ``redis://`` URL."""
+        """Return the server's ``redis://`` URL."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def running(self) -> bool:
-        """Whether the server process runs."""
+        """Tell whether the server process runs."""
         return self._server.running
 
     def start(self) -> None:
-        """Start it, empty."""
+        """Start the server, with no data."""
         network = ("--bind", "127.0.0.1", "--port", str(self.port))
         memory = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
         self._server.start(
@@ -51,23 +51,23 @@ class ValkeyNode:
         )
 
     def stop(self) -> None:
-        """Shut down in good order."""
+        """Shut the server down in good order (SIGTERM)."""
         self._server.end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL: all it held is gone."""
+        """Kill the server (SIGKILL): all its data are gone."""
         self._server.end(signal.SIGKILL)
 
     def flush(self) -> None:
-        """Forget everything."""
+        """Delete all data of the server."""
         self._client().flushall()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, and nothing answers."""
+        """Stop the process for a while (SIGSTOP): connections stay open, and nothing answers."""
         self._server.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Let the process go on (SIGCONT) after :meth:`pause`."""
         self._server.signal(signal.SIGCONT)
 
     def _client(self) -> redis.Redis:
@@ -104,6 +104,6 @@ def join(nodes: Sequence[ValkeyNode]) -> None:
         infos = [client.cluster("INFO") for client in clients]
         return all(i["cluster_state"] == "ok" and i["cluster_known_nodes"] == str(len(nodes)) for i in infos)
 
-    wait_for(agree, f"{len(nodes)} Valkeys agree to be a cluster")
+    wait_for(agree, f"{len(nodes)} Valkey servers agree to be a cluster")
     for client in clients:
         client.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import uniform
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.codec.values import Undecodable
 from tidegate.cache.events import NearChecked, StoreFailed, served
@@ -12,6 +12,7 @@ from tidegate.cache.near.lru import NearEntry
 from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.tags import template
+from tidegate.proxy.layers.caching_explained import explained
 from tidegate.proxy.layers.fingerprint import fingerprint_of
 from tidegate.repositories.policies import GUARD, Read
 
@@ -27,13 +28,14 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Hit, Store
     from tidegate.cache.switches import Switches
     from tidegate.proxy.call import Call, Layer
+    from tidegate.proxy.explanation import Explanation
     from tidegate.repositories.policies import NearMode
 
 _JITTER: Final = 0.1
 
 
 class Caching:
-    """Answers reads from the cache where their policy lets it, and passes on the rest.
+    """Answer reads from the cache where their policy lets it, and pass on the rest.
 
     Args:
         read_through: the read path.
@@ -73,11 +75,11 @@ class Caching:
         self._near_modes = near_modes
         self.below = below
         self.keep_alive = keep_alive
-        self._switches = switches
+        self.switches = switches
         self._observe = observe
 
-    def __call__(self, call: Call) -> object:
-        """The answer, never older than the newest change visible on the primary as the call began."""
+    def __call__(self, call: Call) -> Answer:
+        """Answer *call*, never older than the newest change that was visible on the primary as it began."""
         request = self._request(call)
         if request is None:
             return self.below(call)
@@ -86,15 +88,18 @@ class Caching:
             vouched = request.near == "bounded" and self._is_vouched_for(request, kept)
             fresh = kept is not None and (vouched or self._is_fresh(request, kept))
             if fresh is None:  # the cache does not answer, and a call waits for that once
-                return request.query(ONLY_PRIMARY).value
+                return request.query(ONLY_PRIMARY)
             if kept is not None and fresh:
                 self._observe(served(request.tenant, "near"))
-                call.answered = "near"
-                return self.codec.build(kept.decoded, request.session_maker)
+                return Answer(self.codec.build(kept.decoded, call.home), answered_by="near")
         # Only now: what is near is found by its fingerprint alone.
         if not request.expand_guard():
             return self.below(call)
         return self._read_through(request)
+
+    def explain(self, call: Call) -> Explanation:
+        """Explain what each of the two caches has, and which nodes would answer where neither does."""
+        return explained(self, call)
 
     def _is_vouched_for(self, request: CachedCall, kept: NearEntry | None) -> bool:
         pushes = self._pushes
@@ -106,44 +111,39 @@ class Caching:
         return vouched and kept is not None and kept.version == request.version
 
     def epoch(self, tenant: str) -> int | None:
-        """Since when *tenant* is where the newest shard map of this process has it; None: there is one shard."""
+        """Return since when *tenant* is where the newest shard map of this process has it; None: there is one shard."""
         asked = self._read_through.epoch
         return None if asked is None else asked(tenant)
 
-    @property
-    def switches(self) -> Switches:
-        """What is switched off."""
-        return self._switches
-
     def peek(self, call: Call) -> CachedCall | None:
-        """The call as it is looked up; None if it is none of the cache's business. Only looks."""
+        """Return the call as it is looked up; None if it is none of the cache's business. Change nothing."""
         request = self._request(call)
         return request if request is not None and request.expand_guard() else None
 
     def vouches_for(self, tenant: str, kept: NearEntry) -> bool:
-        """Whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
+        """Tell whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
         pushes = self._pushes
         return pushes is not None and pushes.alive() and kept.version == pushes.version(tenant)
 
     def near_mode(self, call: Call, policy: Read) -> NearMode:
-        """How the answers of a call are kept in this process."""
+        """Return how the answers of a call are kept in this process."""
         modes = self._near_modes
-        return modes.get(call.method, modes.get("all", policy.near)) if modes else policy.near
+        return modes.get(call.method.name, modes.get("all", policy.near)) if modes else policy.near
 
     def _request(self, call: Call) -> CachedCall | None:
-        """The call as a request of the read path; None if it is none of the cache's business."""
+        """Return the call as a request of the read path; None if it is none of the cache's business."""
         policy, tenant = call.policy, call.tenant
-        if not isinstance(policy, Read) or policy.guard is None or tenant is None or not call.cacheable:
+        if not isinstance(policy, Read) or policy.guard is None or tenant is None or not call.route.cacheable:
             return None
         if policy.when is not None and not policy.when(call.arguments):
             return None
-        if self._switches.are_off(call.method, tenant):
+        if self.switches.are_off(call.method.name, tenant):
             return None
         fingerprint = fingerprint_of(call)
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)
 
     def _is_fresh(self, request: CachedCall, kept: NearEntry) -> bool | None:
-        """Whether *kept* is; None: the cache does not answer."""
+        """Tell whether *kept* is fresh; None: the cache does not answer."""
         if request.near == "bounded":
             self._observe(NearChecked(request.tenant))
         try:
@@ -160,7 +160,7 @@ class Caching:
 
 
 class CachedCall:
-    """One call on its way through the read path; see :class:`~tidegate.cache.request.Request`."""
+    """One call on its way through the read path: a :class:`~tidegate.cache.request.Request`."""
 
     __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "entry", "guard", "near", "tenant", "version")
 
@@ -175,20 +175,15 @@ class CachedCall:
         self._policy = policy
         self._fingerprint = fingerprint
 
-    def query(self, need: ReadRequirement) -> Answer:
+    def query(self, requirement: ReadRequirement) -> Answer:
         """Ask a node by the layers below."""
         self._layer.keep_alive()
-        call = self._call
-        call.need, call.tell_origin, call.origin, call.answered = need, True, None, "node"
-        return Answer(self._layer.below(call), call.origin)
-
-    @property
-    def session_maker(self) -> Any:
-        """What the repository opens sessions with."""
-        return self._call.home or self._call.repository.__dict__["_tidegate_session_maker"]
+        route = self._call.route._replace(requirement=requirement, wants_origin=True)
+        answer = self._layer.below(self._call.at(route))
+        return Answer(answer.value, answer.origin, answer.node, "node")
 
     def expand_guard(self) -> bool:
-        """Whether the arguments name the guard; without one the call cannot be cached."""
+        """Tell whether the arguments name the guard, and keep it; without one the call cannot be cached."""
         guard = template(self._policy.guard or "").expand(self._call.arguments)
         if not isinstance(guard, str):
             return False
@@ -196,36 +191,35 @@ class CachedCall:
         return True
 
     def tags(self, value: object) -> tuple[str, ...]:
-        """The guard, or what the policy says of the answer."""
+        """Return the guard, or what the policy says of the answer."""
         if self._policy.answer_tags is None:
             return (self.guard,)
         tags = self._policy.answer_tags(self._call.arguments, value)
         return tuple(self.guard if tag == GUARD else tag for tag in tags)
 
     def ttl_ms(self, value: object) -> int:
-        """The policy's, jittered, so that what was stored together does not end together."""
+        """Return the policy's time, jittered, so that what was stored together does not end together."""
         ttl = self._policy.negative_ttl if value is None else self._policy.ttl
         return int(ttl.total_seconds() * 1000 * uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311  # no secret
 
     def freeze(self, value: object) -> tuple[bytes, Mapping[str, bytes]]:
-        """The answer as bytes."""
+        """Encode an answer as (body, blobs)."""
         encoded = self._layer.codec.encode(self.tenant, self._fingerprint, value)
         for name, blob in encoded.blobs.items():
             self._layer.blobs.put(self.tenant, name, blob, len(blob))
         return encoded.body, encoded.blobs
 
     def thaw(self, body: bytes, hit: Hit | None) -> object:
-        """A new answer; keeps what was parsed where the policy lets a near cache."""
+        """Build a new answer of a body, and keep what was parsed where the policy lets a near cache."""
         layer = self._layer
         decoded = layer.codec.decode(self.tenant, self._fingerprint, body)
         if decoded.blobs:
             decoded = self._resolved(decoded)
         keeps = self.near != "off" and hit is not None
-        value = layer.codec.build(decoded, self.session_maker, shared=keeps)
+        value = layer.codec.build(decoded, self._call.home, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
             kept = NearEntry(decoded, hit.noted, hit.tags, decoded.size_bytes, self.version)
             layer.near.put(self.tenant, self.entry, kept, kept.size)
-        self._call.answered = "flight" if hit is None else "store"
         return value
 
     def _may_be_near(self, value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Methods that take the caller's session, where there are several shards: a session is on one.
+"""Run methods that take the caller's session. Where there are several shards, a session is on one of them.
 
 A session of no tenant yet becomes that of the first call which says whose rows it is about. A read of several tenants
 is answered from their shards, with sessions of its own, if the caller's has done nothing yet; its rows are detached.
@@ -16,7 +16,8 @@ from tidegate.cache.tags import as_text
 from tidegate.errors import TenantSwitch
 from tidegate.ids import is_no_id
 from tidegate.proxy.call import bound_copy
-from tidegate.proxy.shards.registry import ownership_checks, with_newest_map
+from tidegate.proxy.shards.ownership_checks import ownership_checks
+from tidegate.proxy.shards.registry import with_newest_map
 from tidegate.proxy.shards.sessions import RoutedSession
 from tidegate.repositories.base import batches
 from tidegate.repositories.scopes import CallerSession
@@ -37,18 +38,18 @@ _Split: TypeAlias = "tuple[int | None, Mapping[str, tuple[Ownership, ...]]]"
 
 
 class CallerSessions:
-    """Runs methods in their callers' sessions.
+    """Run methods in their callers' sessions.
 
     Args:
         shards: all of them.
-        scatter: asks them.
-        find: whose ids are whose.
+        scatter: asks them at once.
+        search: finds whose ids are whose.
     """
 
-    def __init__(self, shards: Shards, scatter: Scatter, find: IdSearch) -> None:
+    def __init__(self, shards: Shards, scatter: Scatter, search: IdSearch) -> None:
         self._shards: Final = shards
         self._scatter: Final = scatter
-        self._find: Final = find
+        self._search: Final = search
 
     def __call__(
         self,
@@ -64,6 +65,8 @@ class CallerSessions:
             TenantSwitch: it asks for rows of others than the session's tenant, and cannot be answered elsewhere.
         """
         twin = bound_copy(repository, None)
+        if self._shards.only is not None:
+            return plain(twin, *args, **kwargs)
         arguments = _bound(plain, args, kwargs)
         scope = policy.scope
         session = None if arguments is None else arguments.get("session")
@@ -76,28 +79,28 @@ class CallerSessions:
                 arguments[name] = list(given) or given  # an iterator that gives none is none the less not left out
         if _is_refused(scope, arguments):
             return self._at(self._shards.names()[0], (), None, twin, plain, arguments)
-        tenants, left = self._owners(session, scope, arguments)
-        if tenants and session.tenant is None and not left and len(tenants) == 1:
+        tenants, orphans = self._owners(session, scope, arguments)
+        if tenants and session.tenant is None and not orphans and len(tenants) == 1:
             session.become(tenants[0])
-        if session.tenant is not None and not self._are_others(session.tenant, tenants, left):
+        if session.tenant is not None and not self._are_others(session.tenant, tenants, orphans):
             return plain(twin, **arguments)
         if session.has_begun or (scope.writes and tenants != []):
             raise TenantSwitch(
                 f"{plain.__qualname__} is about rows of {_shown(tenants)}, and the session is that of the tenant "
                 f"{session.tenant}: use gate.session() of each tenant"
             )
-        return self._elsewhere(twin, plain, scope, arguments, partial(self._split, tenants, left))
+        return self._elsewhere(twin, plain, scope, arguments, partial(self._split, tenants, orphans))
 
-    def _are_others(self, tenant: str, tenants: Sequence[str] | None, left: Mapping[str, str]) -> bool:
+    def _are_others(self, tenant: str, tenants: Sequence[str] | None, orphans: Mapping[str, str]) -> bool:
         here = {self._shards.ownership(tenant).shard}
-        return tenants is None or not {tenant} >= set(tenants) or not here >= set(left.values())
+        return tenants is None or not {tenant} >= set(tenants) or not here >= set(orphans.values())
 
-    def _split(self, tenants: Sequence[str] | None, left: Mapping[str, str]) -> _Split:
+    def _split(self, tenants: Sequence[str] | None, orphans: Mapping[str, str]) -> _Split:
         """The shards with rows of *tenants*, each with what it has of them, and those with what is nobody's.
 
         Of everybody's, by a map of which epoch besides.
         """
-        names, epoch = self._shards.all() if tenants is None else (left.values(), None)
+        names, epoch = self._shards.all() if tenants is None else (orphans.values(), None)
         parts: dict[str, tuple[Ownership, ...]] = dict.fromkeys(names, ())
         for tenant in tenants or ():
             ownership = self._shards.ownership(tenant)
@@ -114,11 +117,12 @@ class CallerSessions:
             return list(dict.fromkeys(map(as_text, given))) if given else None, {}
         items = [arguments[scope.ids]] if scope.ids is not None else arguments[scope.lists or ""]
         ids = [item for item in items if not hasattr(item, "tenant_id")]
-        found = (partial(self._find.within, session) if session.has_begun else self._find)(scope.kind, ids)
+        kind = scope.kind or ""
+        found = (partial(self._search.within, session) if session.has_begun else self._search)(kind, ids)
         of_rows = [as_text(item.tenant_id) for item in items if hasattr(item, "tenant_id")]
         nobodys = [] if scope.writes else [key for key in ids if key not in found]
-        left = self._find.orphans(scope.kind, nobodys) if nobodys else {}
-        return list(dict.fromkeys([*of_rows, *found.values()])), left
+        orphans = self._search.orphans(kind, nobodys) if nobodys else {}
+        return list(dict.fromkeys([*of_rows, *found.values()])), orphans
 
     def _elsewhere(
         self,

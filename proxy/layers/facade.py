@@ -1,4 +1,4 @@
-"""Gated repositories: a plain class whose public methods are calls through the layers. The only code with their names.
+"""The facade: a plain class whose public methods are calls through the layers. The only code with their names.
 
 ::
 
@@ -18,26 +18,24 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegate.cache.tags import as_text
 from tidegate.ids import canonical_id, is_canonical
-from tidegate.proxy.call import Call, bound_copy
+from tidegate.proxy.call import NO_ROUTE, UNCACHEABLE, Call, Method, bound_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.proxy.call import Layer
+    from tidegate.repositories.base import Binding
     from tidegate.repositories.policies import Policy, PolicyTable
 
 C = TypeVar("C")
 
-IN_SESSION: Final = "_tidegate_in_session"
-"""What a repository of several shards has, to run methods that take the caller's session."""
 _EMPTY: Final = inspect.Parameter.empty
 POLICY: Final = "_tidegate_policy"
-"""By this name a method that is a call has its policy."""
+"""The attribute in which a method that is a call keeps its policy."""
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def gated(policies: PolicyTable, *, sharded: bool = False) -> Callable[[type[C]], type[C]]:
-    """Make the public methods of a class calls.
+    """Make the public methods of a class calls through the layers.
 
     Args:
         policies: one row for each.
@@ -65,14 +63,18 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
     signature = _Signature.of(plain)
     names, tails = signature.names, signature.tails
     ids = tuple(name for name in names if name in policies.ids)
-    full_name, tenant_name = f"{cls.__module__}.{cls.__qualname__}.{name}", policies.tenant
+    known, scope, tenant_name = (
+        Method(name, f"{cls.__module__}.{cls.__qualname__}.{name}", plain),
+        policy.scope,
+        policies.tenant,
+    )
     directly = _directly(plain, policy)
     has_tenant, tenant_is_id = tenant_name in names, tenant_name in ids
 
     @functools.wraps(plain)
     def method(self: Any, *args: Any, **kwargs: Any) -> object:
-        pipeline: Layer | None = self._tidegate_pipeline
-        if pipeline is None:
+        binding: Binding | None = self.tidegate_binding
+        if binding is None or binding.layer is None:
             return plain(self, *args, **kwargs)
         arguments: dict[str, Any] | None
         if kwargs or len(args) >= len(tails):
@@ -81,8 +83,8 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
             tail = tails[len(args)]
             arguments = None if tail is None else dict(zip(names, args), **tail)  # noqa: B905  # the tail is the rest
         if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
-            return directly(self, args, kwargs)
-        cacheable = True
+            return directly(self, binding, args, kwargs)
+        route = NO_ROUTE
         for key in ids:
             value = arguments[key]
             if value.__class__ is not str or not is_canonical(value):
@@ -90,22 +92,23 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
                 if canonical is not None:
                     arguments[key] = canonical
                 elif value is not None:  # left for the database to refuse
-                    cacheable = False
+                    route = UNCACHEABLE
         tenant = arguments[tenant_name] if has_tenant else None
         if tenant is not None and (not tenant_is_id or tenant.__class__ is not str):
             tenant = as_text(tenant)
-        return pipeline(Call(self, full_name, name, plain, policy, arguments, tenant, cacheable=cacheable))
+        answer: object = binding.layer(Call(self, known, policy, arguments, tenant, scope, route)).value
+        return answer
 
     return method
 
 
 def _directly(plain: Callable[..., object], policy: Policy) -> Callable[..., object]:
-    """What runs a method that no layer is asked about."""
+    """Return what runs a method that no layer is asked about."""
     takes_session = tuple(inspect.signature(plain).parameters)[1:2] == ("session",)
 
-    def run(repository: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-        if takes_session and (in_session := repository.__dict__.get(IN_SESSION)) is not None:
-            answer: object = in_session(repository, plain, policy, args, kwargs)
+    def run(repository: Any, binding: Binding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        if takes_session and binding.caller_sessions is not None:
+            answer: object = binding.caller_sessions(repository, plain, policy, args, kwargs)
             return answer
         return plain(bound_copy(repository, None), *args, **kwargs)
 
@@ -114,7 +117,7 @@ def _directly(plain: Callable[..., object], policy: Policy) -> Callable[..., obj
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    """What binds arguments to a method's parameters.
+    """Bind arguments to a method's parameters.
 
     Args:
         names: of the parameters; none, where the method takes the caller's session, or any arguments: it runs plain.
@@ -141,7 +144,7 @@ class _Signature:
         return cls(names, positional, defaults, tuple(tails) if names else ())
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """Every argument by name, in the order of the signature; None where the call does not fit it."""
+        """Return every argument by name, in the order of the signature; None where the call does not fit it."""
         if len(args) > self.positional or not self.names:
             return None
         given = dict(zip(self.names, args))  # noqa: B905  # names that are left over are in kwargs, or get their defaults

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from tidegate.cache.request import Answer
 from tidegate.cache.tags import as_text
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
 from tidegate.ids import is_no_id
+from tidegate.proxy.call import OneShard
 from tidegate.proxy.layers.partial_results import may_be_missing
-from tidegate.proxy.shards.registry import of_all_shards, ownership_checks, with_newest_map
+from tidegate.proxy.shards.ownership_checks import ownership_checks
+from tidegate.proxy.shards.registry import of_all_shards, with_newest_map
 from tidegate.proxy.shards.retry import StaleMapRetry
 from tidegate.repositories.policies import Read
 from tidegate.repositories.scopes import AllShards, AllShardsInOrder, ByRowIds
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.shards.id_search import IdSearch
     from tidegate.proxy.shards.registry import Shards
-    from tidegate.repositories.scopes import ByRowId, Scope
+    from tidegate.repositories.scopes import ByRowId
     from tidegate.repositories.tenant_directory import Kind
     from tidegate.routing.sharding.scatter import Scatter
     from tidegate.routing.sharding.shard_map import Ownership
@@ -50,48 +52,65 @@ _Asked: TypeAlias = "Mapping[str, Callable[[], Any]]"
 
 
 class FanOut:
-    """Splits calls, and merges what their parts answer.
+    """Split calls, have the shards answer their parts at once, and merge the answers.
+
+    With one shard nothing is split: the layers below answer the call as it is.
 
     Args:
         below: the layers that answer for one shard.
         shards: all of them.
         scatter: runs parts at once.
-        find: whose ids are whose.
-        patience_s: how long a part waits for a flip to get by, in seconds.
+        search: finds whose ids are whose.
+        flip_wait_s: how long a part waits for a flip to get by, in seconds.
     """
 
-    def __init__(self, below: Layer, shards: Shards, scatter: Scatter, find: IdSearch, flip_wait_s: float) -> None:
+    def __init__(self, below: Layer, shards: Shards, scatter: Scatter, search: IdSearch, flip_wait_s: float) -> None:
         self._below: Final = below
         self._shards: Final = shards
         self._scatter: Final = scatter
-        self.find: Final = find
+        self._search: Final = search
         self._flip_wait_s: Final = flip_wait_s
 
-    def __call__(self, call: Call, scope: Scope) -> object:
-        """The answer of a call that is about no single id."""
+    def __call__(self, call: Call) -> Answer:
+        """Answer a call that is about no single id."""
+        scope = call.scope
+        if self._shards.only is not None or scope is None:
+            return self._below(call)
         if isinstance(scope, ByRowIds):
-            return self.by_ids(call, scope)
+            return Answer(self._by_ids(call, scope))
         if isinstance(scope, AllShards):
-            return self.everywhere(call, scope)
+            return Answer(self._on_all(call, scope))
         if isinstance(scope, AllShardsInOrder):
-            return self.in_turn(call, scope)
-        return call.run_plain()  # it touches no row
+            return Answer(self._in_order(call, scope))
+        return Answer(call.run())  # it touches no row
 
-    def on_first(self, call: Call, new: Mapping[str, Any] | None = None) -> object:
-        """The answer of a shard of which nothing is known: to say what one database with no such row would."""
-        return self._on(call, self._shards.names()[0], new or {})
+    def tenant_of(self, kind: Kind, key: str) -> str | None:
+        """Find the tenant of an id that the directory does not know; None: there is none, or one shard has all."""
+        if self._shards.only is not None or is_no_id(key):
+            return None
+        return self._search(kind, [key]).get(key)
 
-    def of_nobody(self, call: Call, kind: Kind, key: str) -> object:
-        """The answer about an id that is no tenant's: of the shard where something of it was left, or of any."""
-        left = {} if is_no_id(key) else self.find.orphans(kind, [key])
-        return self._on(call, left.get(key, self._shards.names()[0]), {})
+    def on_first(self, call: Call) -> Answer:
+        """Answer from a shard of which nothing is known: to say what one database with no such row would."""
+        return self._below(call) if self._shards.only is not None else self._on_some(call, {})
 
-    def searched(self, call: Call, scope: ByRowId) -> object:
-        """The row that the call finds on any shard; of several the first. One that has it will do, if others fail.
+    def of_nobody(self, call: Call, kind: Kind, key: str) -> Answer:
+        """Answer about an id that is no tenant's: from the shard where something of it was left, or from any."""
+        if self._shards.only is not None:
+            return self._below(call)
+        orphans = {} if is_no_id(key) else self._search.orphans(kind, [key])
+        return Answer(self._on(call, orphans.get(key, self._shards.names()[0]), {}))
+
+    def searched(self, call: Call, scope: ByRowId) -> Answer:
+        """Answer with the row that the call finds on any shard; of several with the first.
+
+        One shard that has it will do, if others fail.
 
         Raises:
             PartialResult: no shard that answered has it, and one did not answer.
         """
+        if self._shards.only is not None:
+            return self._below(call)
 
         def ask(names: Sequence[str], epoch: int | None) -> object:
             asked = {name: partial(self._on, call, name, {}, epoch=epoch) for name in names}
@@ -104,32 +123,35 @@ class FanOut:
                 return None
             return min(found, key=attrgetter(*scope.first)) if scope.first else found[0]
 
-        return of_all_shards(self._shards, ask)
+        return Answer(of_all_shards(self._shards, ask))
 
-    def by_ids(self, call: Call, scope: ByRowIds) -> object:
-        """The sum of the parts, each one transaction on its shard.
+    def _on_some(self, call: Call, new: Mapping[str, Any]) -> Answer:
+        return Answer(self._on(call, self._shards.names()[0], new))
+
+    def _by_ids(self, call: Call, scope: ByRowIds) -> object:
+        """Return the sum of the parts, each one transaction on its shard.
 
         Raises:
             PartialResult: a shard failed, after which the others had done their parts.
         """
         items = call.arguments[scope.argument]
         if not items or isinstance(items, str):
-            return self.on_first(call)
+            return self._on_some(call, {}).value
         items = list(items)
         if not items or any(is_no_id(_id(item)) for item in items):
-            return self.on_first(call, {scope.argument: items})
+            return self._on_some(call, {scope.argument: items}).value
         owners = self._owners(scope, items)
         if isinstance(call.policy, Read):
             return _added(self._read(call, scope.argument, owners).values())
         return self._written(call, scope, owners)
 
-    def everywhere(self, call: Call, scope: AllShards) -> object:
-        """The rows of all shards, or of those that the named tenants are on, in order."""
+    def _on_all(self, call: Call, scope: AllShards) -> object:
+        """Return the rows of all shards, or of those that the named tenants are on, in order."""
         tenants = call.arguments[scope.tenants] if scope.tenants else None
         if scope.tenants and tenants and not isinstance(tenants, str):
             named = list(tenants)
             if not named or any(map(is_no_id, named)):  # nobody's, as an iterator at its end says, and not everybody's
-                return self.on_first(call, {scope.tenants: named or tenants})
+                return self._on_some(call, {scope.tenants: named or tenants}).value
             rows = self._read(call, scope.tenants, [_Owned(tenant, as_text(tenant)) for tenant in named])
         else:
             rows = of_all_shards(self._shards, partial(self._each, call))
@@ -137,8 +159,8 @@ class FanOut:
             return next(iter(rows.values()))
         return merged(rows.values(), attrgetter(*scope.order), limit=call.arguments[scope.limit])
 
-    def in_turn(self, call: Call, scope: AllShardsInOrder) -> object:
-        """What was done, on whichever shard, in order.
+    def _in_order(self, call: Call, scope: AllShardsInOrder) -> object:
+        """Return what was done, on whichever shard, in order.
 
         Raises:
             PartialResult: one of them failed; what had been done before is in it.
@@ -147,7 +169,7 @@ class FanOut:
 
         def find(names: Sequence[str], epoch: int | None) -> Mapping[str, Any]:
             asked = {name: partial(self._run, call, name, scope.find, *given, epoch=epoch) for name in names}
-            return self._scatter(call.name, asked)
+            return self._scatter(call.method.qualified_name, asked)
 
         found = of_all_shards(self._shards, find)
         most = scope.most if call.arguments[scope.limit] is None else call.arguments[scope.limit]
@@ -162,7 +184,7 @@ class FanOut:
             except Exception as error:
                 if not answer:
                     raise
-                raise PartialResult(call.name, done, {name: error}) from error
+                raise PartialResult(call.method.qualified_name, done, {name: error}) from error
         return answer
 
     def _do(self, call: Call, name: str, *step: Any) -> bool:
@@ -183,18 +205,18 @@ class FanOut:
                 raise stale
             names = self._shards.names()
 
-    def _written(self, call: Call, scope: ByRowIds, left: Sequence[_Owned]) -> object:
+    def _written(self, call: Call, scope: ByRowIds, remaining: Sequence[_Owned]) -> object:
         done: dict[str, Any] = {}
         again = StaleMapRetry(self._shards, self._flip_wait_s)
-        while left:
-            parts = self._split(left)
+        while remaining:
+            parts = self._split(remaining)
             succeeded, failed = self._answers(self._asked(call, scope.argument, parts, check=True))
             for name, answer in succeeded.items():
                 done[name] = answer if name not in done else _added([done[name], answer])
             stale = {name: error for name, error in failed.items() if isinstance(error, StaleShardMap)}
             if failed and (stale.keys() != failed.keys() or not again(next(iter(stale.values())))):
                 _raise_if_failed(call, done, failed)
-            left = [owned for name in stale for owned in parts[name].owned]
+            remaining = [owned for name in stale for owned in parts[name].owned]
         return _added(done.values())
 
     def _read(self, call: Call, argument: str, owned: Sequence[_Owned]) -> Mapping[str, Any]:
@@ -210,11 +232,11 @@ class FanOut:
         ids = [_id(item) for item in items]
         named = [getattr(item, "tenant_id", None) for item in items]
         unknown = [key for key, tenant in zip(ids, named, strict=True) if tenant is None]
-        found = self.find(scope.kind, unknown) if unknown else {}
+        found = self._search(scope.kind, unknown) if unknown else {}
         nobodys = [key for key in unknown if key not in found]
-        left = self.find.orphans(scope.kind, nobodys) if nobodys else {}
+        orphans = self._search.orphans(scope.kind, nobodys) if nobodys else {}
         tenants = [found.get(key) if name is None else as_text(name) for key, name in zip(ids, named, strict=True)]
-        return [_Owned(item, tenants[at], left.get(ids[at])) for at, item in enumerate(items)]
+        return [_Owned(item, tenants[at], orphans.get(ids[at])) for at, item in enumerate(items)]
 
     def _split(self, owned: Iterable[_Owned]) -> _ByShard:
         parts: dict[str, _ShardItems] = {}
@@ -255,7 +277,7 @@ class FanOut:
         self, call: Call, shard: str, new: Mapping[str, Any], *ownerships: Ownership, epoch: int | None = None
     ) -> Any:
         with ownership_checks(*ownerships, epoch=epoch):  # and nothing of what a call checks that has made this one
-            return self._below(replace(call, arguments={**call.arguments, **new}, shard=shard))
+            return self._below(call._replace(arguments={**call.arguments, **new}, scope=OneShard(shard))).value
 
     def _run(self, call: Call, shard: str, method: str, *given: Any, epoch: int | None = None) -> Any:
         """A method of the repository's own, on one shard."""
@@ -264,7 +286,7 @@ class FanOut:
             return getattr(repository, method)(*given)
 
         with ownership_checks(epoch=epoch):
-            return self._below(replace(call, plain=step, shard=shard))
+            return self._below(call._replace(method=call.method._replace(plain=step), scope=OneShard(shard))).value
 
 
 def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[str, BaseException]) -> None:
@@ -281,7 +303,7 @@ def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[s
         raise about_the_call[0]
     if succeeded and isinstance(call.policy, Read) and may_be_missing(failed):
         return
-    raise PartialResult(call.name, succeeded, failed) from first
+    raise PartialResult(call.method.qualified_name, succeeded, failed) from first
 
 
 def _any_row(answers: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The digest of a call, under which its answer is stored: its method, on what, with which arguments."""
+"""The fingerprint of a call, under which its answer is stored: its method, on what, with which arguments."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ if TYPE_CHECKING:
     from tidegate.proxy.call import Call
 
 DIGEST_BYTES: Final = 16
-_MADE_WITH: Final = "_tidegate_made_with"
 
 
 def fingerprint_of(call: Call) -> bytes | None:
-    """The digest, 16 bytes; None where the call cannot be told apart from others for sure.
+    """Return the digest of *call*, 16 bytes; None where it cannot be told apart from others for sure.
 
     Of the repository its class counts, which may override what the method uses, and what it was made with, which may
     have changed since.
     """
     repository = call.repository
     try:
-        packed = msgpack.packb((repository.__dict__.get(_MADE_WITH, ()), *call.arguments.values()), default=_plain)
+        packed = msgpack.packb((call.binding.made_with, *call.arguments.values()), default=_plain)
     except (Uncacheable, TypeError, ValueError, OverflowError):
         return None
-    digest = _begun(repository.__class__, call.name).copy()
+    digest = _begun(repository.__class__, call.method.qualified_name).copy()
     digest.update(packed)
     return digest.digest()
 
 
 @lru_cache(maxsize=1024)
 def _begun(cls: type[Any], name: str) -> blake2b:
-    """What all calls of a method on a class begin with; what follows cannot be taken for a part of it."""
+    """Return what all calls of a method on a class begin with; what follows cannot be taken for a part of it."""
     return blake2b(msgpack.packb([name, cls.__module__, cls.__qualname__]), digest_size=DIGEST_BYTES)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tidegate.proxy.layers.facade import gated
-from tidegate.repositories.models import Base
+from tidegate.public import public
+from tidegate.repositories.base import Bindable
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
@@ -18,38 +19,36 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session, sessionmaker
 
-    from tidegate.proxy.call import Layer
     from tidegate.repositories.policies import PolicyTable
 
 C = TypeVar("C")
-DIFY_MODELS = tuple(mapper.class_ for mapper in Base.registry.mappers)
-
-
-class Gated:
-    """What a gated class has of its own: where its calls go, and the session maker it was made with."""
-
-    _tidegate_pipeline: Layer | None = None
 
 
 @gated(WORKFLOW_RUN_POLICIES, sharded=True)
-class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository, Gated):
+@public
+class WorkflowRuns(DifyAPISQLAlchemyWorkflowRunRepository):
     """The run repository behind a gate; plain until a gate makes it its own."""
 
 
 @gated(NODE_EXECUTION_POLICIES, sharded=True)
-class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository, Gated):
+@public
+class NodeExecutions(DifyAPISQLAlchemyWorkflowNodeExecutionRepository):
     """The node execution repository behind a gate; plain until a gate makes it its own."""
 
 
 def subclass(
-    cls: type[C], policies: PolicyTable, adopt: Callable[[C, sessionmaker[Session]], C], *, sharded: bool
+    cls: type[C],
+    policies: PolicyTable,
+    adopt: Callable[[C, sessionmaker[Session], tuple[Any, ...]], C],
+    *,
+    sharded: bool,
 ) -> type[C]:
-    """A subclass of *cls* whose objects are a gate's as soon as they are made.
+    """Make a subclass of *cls* whose objects are a gate's as soon as they are made.
 
     Args:
         cls: takes a ``session_maker`` first, or by that name.
         policies: one row for each public method.
-        adopt: makes an object the gate's.
+        adopt: makes an object the gate's, given its session maker and what else its constructor was given.
         sharded: whether the gate has several shards.
 
     Raises:
@@ -60,8 +59,7 @@ def subclass(
         cls.__init__(self, *args, **kwargs)
         session_maker = kwargs["session_maker"] if "session_maker" in kwargs else args[0]
         others = [value for value in (*args, *sorted(kwargs.items())) if value is not session_maker]
-        self.__dict__["_tidegate_made_with"] = [other for other in others if other != ("session_maker", session_maker)]
-        adopt(self, session_maker)
+        adopt(self, session_maker, tuple(other for other in others if other != ("session_maker", session_maker)))
 
     members = {"__init__": made, "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    return cast("type[C]", gated(policies, sharded=sharded)(type(cls.__name__, (cls, Gated), members)))
+    return cast("type[C]", gated(policies, sharded=sharded)(type(cls.__name__, (cls, Bindable), members)))

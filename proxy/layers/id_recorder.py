@@ -1,85 +1,114 @@
-"""What passes by tells whose ids are whose: rows that a node answered, and rows that were committed.
+"""Record whose ids are whose, as they come by: of rows that a node answered, and of rows that were committed.
 
-It stands below the caching, so a hit costs nothing.
+The layer stands below the caching, so a hit costs nothing.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.tags import as_text
-from tidegate.proxy.layers.explained import nodes_explained
-from tidegate.repositories.entities.workflow_pause import WorkflowPauseEntity
-from tidegate.repositories.models import WorkflowArchiveLog, WorkflowNodeExecutionModel, WorkflowRun
+from tidegate.proxy.writes.invalidation import is_by_hand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from tidegate.cache.request import Answer
     from tidegate.cache.store import Change
     from tidegate.proxy.call import Call, Layer
-    from tidegate.proxy.layers.explained import NodeLine
+    from tidegate.proxy.explanation import Explanation
+    from tidegate.repositories.policies import Tracked
     from tidegate.repositories.tenant_directory import Kind, TenantDirectory
-
-# Of the rows themselves: "nodes:" says of a row that it names a run, which may be another tenant's.
-_BY_TAG: Final[dict[str, Kind]] = {"run": "run", "node": "node"}
 
 
 class IdRecorder:
-    """Notes the rows of answers in the directory.
+    """Record the ids of answers in the directory.
 
     Args:
-        directory: whose ids are whose.
+        directory: knows whose ids are whose.
+        tracked: the models whose rows may be in answers.
         below: the layer that asks a node.
     """
 
-    def __init__(self, directory: TenantDirectory, below: Layer) -> None:
+    def __init__(self, directory: TenantDirectory, tracked: Sequence[Tracked], below: Layer) -> None:
         self._directory: Final = directory
         self._below: Final = below
+        self._of_model: Final = {row.model: row for row in tracked if row.identifies is not None}
 
-    def explain(self, call: Call) -> Sequence[NodeLine]:
-        """See ``Explains``."""
-        return nodes_explained(self._below, call)
+    def explain(self, call: Call) -> Explanation:
+        """Have the layer below explain."""
+        return self._below.explain(call)
 
-    def __call__(self, call: Call) -> object:
-        """The answer."""
+    def __call__(self, call: Call) -> Answer:
+        """Have the layer below answer, and record whose ids are in it."""
         answer = self._below(call)
-        if answer is None:
-            return None
-        if isinstance(answer, WorkflowPauseEntity):
-            if call.tenant is not None:
-                self._directory.record("pause", [(answer.id, call.tenant)])
+        value = answer.value
+        if value is None:
             return answer
-        for row in _rows(answer):
-            if isinstance(row, WorkflowRun):
-                self._directory.record("run", [(row.id, row.tenant_id)])
-            elif isinstance(row, WorkflowNodeExecutionModel):
-                self._directory.record("node", [(row.id, row.tenant_id)])
-            elif isinstance(row, WorkflowArchiveLog):
-                self._directory.record("run", [(row.workflow_run_id, row.tenant_id)])
-            else:
-                break
-            if call.tenant is not None and as_text(row.tenant_id) != as_text(call.tenant):
-                # Another's by now: what changes it from here on is told to that tenant's marks, not to this one's.
-                call.origin = None
-        return answer
+        if (kind := call.policy.answer_kind) is not None:
+            if call.tenant is not None:
+                self._directory.record(kind, [(_id_of(value), call.tenant)])
+            return answer
+        rows = _rows(value)
+        tracked = self._tracked(type(rows[0])) if rows else None
+        if tracked is None or not self._record(tracked, rows, call.tenant):
+            return answer
+        # Another's by now: what changes the row from here on is told to that tenant's marks, not to this one's.
+        return answer._replace(origin=None)
+
+    def _record(self, tracked: Tracked, rows: Sequence[Any], tenant: str | None) -> bool:
+        """Record all rows at once; tell whether one of them is another tenant's."""
+        if tracked.identifies is None or tracked.tenant is None:
+            return False
+        (column, kind), owner = tracked.identifies, tracked.tenant
+        found = [(getattr(row, column), getattr(row, owner)) for row in rows if type(row) is type(rows[0])]
+        self._directory.record(kind, found)
+        if tenant is None:
+            return False
+        canonical = as_text(tenant)
+        return any(as_text(other) != canonical for other in {other for _, other in found})
+
+    def _tracked(self, cls: type[Any]) -> Tracked | None:
+        return next((self._of_model[base] for base in cls.__mro__ if base in self._of_model), None)
 
 
-def _rows(answer: Any) -> Iterable[Any]:
-    if isinstance(answer, list):
-        return answer
-    page = getattr(answer, "data", None)
-    return page if isinstance(page, list) else (answer,)
+def _id_of(value: Any) -> str:
+    return str(value.id)
 
 
-def record_committed(directory: TenantDirectory, changes: Sequence[Change]) -> None:
-    """Note the rows that a commit has changed, by their tags."""
+def _rows(value: Any) -> Sequence[Any]:
+    if isinstance(value, list):
+        return value
+    page = getattr(value, "data", None)
+    return page if isinstance(page, list) else (value,)
+
+
+def commit_recorder(directory: TenantDirectory, tracked: Iterable[Tracked]) -> Callable[[Sequence[Change]], None]:
+    """Return what records the rows that a commit has changed.
+
+    Args:
+        directory: knows whose ids are whose.
+        tracked: tells by which tags rows name their own id: "run:{id}", but not "nodes:{workflow_run_id}", since a
+            node execution may name a run that is another tenant's.
+    """
+    kinds = {
+        tag.partition(":")[0]: row.identifies[1]
+        for row in tracked
+        if row.identifies is not None
+        for tag in row.tags
+        if tag.partition(":")[2] == f"{{{row.identifies[0]}}}"
+    }
+    return partial(_record_commit, directory, kinds)
+
+
+def _record_commit(directory: TenantDirectory, kinds: Mapping[str, Kind], changes: Sequence[Change]) -> None:
     for change in changes:
         found: dict[Kind, list[tuple[str, str]]] = {}
         for tag in change.tags:
             name, _, key = tag.partition(":")
-            if f"nodesof:{key}" in change.tags:  # an invalidation by hand, which proves nothing
+            if (kind := kinds.get(name)) is None or ":" in key or is_by_hand(tag, change):  # which proves nothing
                 continue
-            if (kind := _BY_TAG.get(name)) is not None and ":" not in key:
-                found.setdefault(kind, []).append((key, change.tenant))
+            found.setdefault(kind, []).append((key, change.tenant))
         for kind, ids in found.items():
             directory.record(kind, ids)

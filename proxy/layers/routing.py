@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.cache.read_needs import ReadNeeds
-from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
+from tidegate.cache.request import ONLY_PRIMARY, Answer, ReadRequirement
 from tidegate.cache.tags import as_text, template
 from tidegate.errors import Overloaded, PolicyError
 from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.database.origins import origins_seen
+from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.explained import explained
 from tidegate.repositories.policies import Read
 from tidegate.routing.events import Banned, Passed, Refused
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Call
-    from tidegate.proxy.layers.explained import NodeExplained
+    from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.routing.events import Observer
     from tidegate.routing.replicas.admission import Admission
@@ -44,20 +45,28 @@ ANYWHERE: Final = ReadRequirement(NOWHERE, primary=False)
 """Nobody knows of a write that a replica would have to show."""
 
 
+UNSURE: Final = "a write may be under way, or the tenant's marks do not tell"
+"""Why only the primary will do, as the marks say it."""
+
+
 class ReadRequirements(NamedTuple):
-    """What tells which node will do for a call that the caching has not asked about."""
+    """What tells which node will do for a call that the caching has not asked about.
+
+    Args:
+        ask: asks the marks, and advances a root that is not clean.
+        peek: the same, but changes nothing.
+    """
 
     ask: Callable[[Call], ReadRequirement]
     peek: Callable[[Call], ReadRequirement]
-    """The same, and changes nothing."""
 
 
-def needs_of(store: Store | None, recovery: RootRecovery | None) -> ReadRequirements:
-    """What tells which node will do, by the marks.
+def read_requirements(store: Store | None, recovery: RootRecovery | None) -> ReadRequirements:
+    """Make what tells which node will do, by the marks.
 
     Args:
         store: where the marks are; None: nobody knows of any write.
-        recovery: brings them on.
+        recovery: advances roots.
     """
     if store is None:
         return ReadRequirements(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
@@ -65,48 +74,46 @@ def needs_of(store: Store | None, recovery: RootRecovery | None) -> ReadRequirem
 
 
 def _asking(store: Store, recovery: RootRecovery | None) -> Callable[[Call], ReadRequirement]:
-    marks = ReadNeeds(store, recovery)
+    needs = ReadNeeds(store, recovery)
 
     def ask(call: Call) -> ReadRequirement:
         policy = call.policy
         guard = template(policy.guard).expand(call.arguments) if isinstance(policy, Read) and policy.guard else None
-        if not call.cacheable or not isinstance(guard, str):
+        if not call.route.cacheable or not isinstance(guard, str):
             return ONLY_PRIMARY
-        return marks(as_text(call.tenant), guard)
+        return needs(as_text(call.tenant), guard)
 
     return ask
 
 
 class PrimaryOnly:
-    """Runs every call on the primary, with the repository's own session maker."""
+    """Run every call on the primary, with the session maker of its route."""
 
-    def __call__(self, call: Call) -> object:
-        """The plain answer; notes whose data it is, where that is asked for."""
-        if not call.tell_origin:
-            return call.run_plain()
+    def __call__(self, call: Call) -> Answer:
+        """Run the plain method; tell whose data it has read, where somebody wants to know."""
+        if not call.route.wants_origin:
+            return Answer(call.run())
         with origins_seen() as seen:
-            answer = call.run_plain()
+            value = call.run()
         # Several sessions may have answered together; where they do not agree, nothing may be stored.
-        call.origin = seen.pop() if len(seen) == 1 else None
-        return answer
+        return Answer(value, seen.pop() if len(seen) == 1 else None)
 
-
-_NOBODY: Final = object()
-"""No replica has answered; None is an answer."""
+    def explain(self, call: Call) -> Explanation:
+        """Explain nothing of nodes: there is only one."""
+        return uncached(call.shown())
 
 
 class TryAnotherNode(Exception):  # noqa: N818  # no mistake: the read goes on
-    """This replica did not answer."""
+    """Say that this replica did not answer."""
 
 
 class Routing:
-    """Chooses the node for each call of one shard.
+    """Choose the node for each call of one shard.
 
     Args:
         nodes: the servers.
         shard: the shard's name, as origins have it.
-        needs: which node will do for a call that no layer above has asked about.
-        peek: the same, and changes nothing.
+        requirements: tells which node will do for a call that no layer above has asked about.
         own_writes: positions that the marks do not have: of tokens, and of writes the cache could not be told of.
         admission: to the primary, of reads.
         silent_s: how old what is known of a node may be, in seconds.
@@ -119,8 +126,7 @@ class Routing:
         nodes: ShardNodes,
         *,
         shard: str,
-        needs: Callable[[Call], ReadRequirement],
-        peek: Callable[[Call], ReadRequirement],
+        requirements: ReadRequirements,
         own_writes: OwnWrites,
         admission: Admission,
         silent_s: float,
@@ -129,8 +135,7 @@ class Routing:
     ) -> None:
         self._nodes: Final = nodes
         self._shard: Final = shard
-        self._needs: Final = needs
-        self._peek: Final = peek
+        self._requirements: Final = requirements
         self._own_writes: Final = own_writes
         self._admission: Final = admission
         self._silent_s: Final = silent_s
@@ -138,16 +143,15 @@ class Routing:
         self._observe: Final = observe
         self._primary: Final = PrimaryOnly()
 
-    def __call__(self, call: Call) -> object:
-        """The answer of a node that has reached the position; of the primary, where none has, or may."""
+    def __call__(self, call: Call) -> Answer:
+        """Have a node answer that has reached the position; the primary, where none has, or may."""
         self._nodes.ensure_started()
         if not isinstance(call.policy, Read):
-            call.node = self._nodes.topology.primary.name
-            return self._primary(call)
-        wanted = self._wanted(call, self._needs)
-        if isinstance(wanted, str):
+            return self._at_primary(call)
+        required = self._required(call, self._requirements.ask)
+        if isinstance(required, str):
             return self._on_primary(call)
-        if (found := self._on_replicas(call, wanted)) is not _NOBODY:
+        if (found := self._on_replicas(call, required)) is not None:
             return found
         self._nodes.want()
         try:
@@ -155,69 +159,77 @@ class Routing:
         except DBAPIError as error:
             if verdict(error) is not Verdict.BAN:
                 raise
-            self._observe(Passed(call.node, first_line(error)))
+            self._observe(Passed(self._nodes.topology.primary.name, first_line(error)))
         # The primary has failed in the middle. Replicas may have reached the position since; or it is back at once.
-        found = self._on_replicas(call, wanted)
-        return found if found is not _NOBODY else self._on_primary(call)
+        found = self._on_replicas(call, required)
+        return self._on_primary(call) if found is None else found
 
-    def _on_replicas(self, call: Call, wanted: ReplicaRequirement) -> object:
-        """The answer of one of them; ``_NOBODY`` if none has one."""
+    def _on_replicas(self, call: Call, required: ReplicaRequirement) -> Answer | None:
+        """Have one of them answer; None if none does."""
         passed: list[Node] = []
-        while (node := self._choice(wanted, passed) or self._later_choice(wanted, passed)) is not None:
+        while (node := self._choice(required, passed) or self._later_choice(required, passed)) is not None:
             try:
-                return self._on_replica(call, node, wanted)
+                return self._on_replica(call, node, required)
             except TryAnotherNode as why:
                 passed.append(node)
                 self._observe(Passed(node.name, str(why)))
-        return _NOBODY
+        return None
 
-    def explain(self, call: Call) -> tuple[NodeExplained, ...]:
-        """Which nodes would answer *call*, and why the others would not; the primary first. Changes nothing."""
+    def explain(self, call: Call) -> Explanation:
+        """Explain which nodes would answer *call*, and why the others would not; the primary first."""
         self._nodes.look()
-        return explained(self._nodes.topology, self._wanted(call, self._peek), time.monotonic())
+        nodes = explained(self._nodes.topology, self._required(call, self._requirements.peek), time.monotonic())
+        return uncached(call.shown(), nodes)
 
-    def _wanted(self, call: Call, needs: Callable[[Call], ReadRequirement]) -> ReplicaRequirement | str:
-        """What a replica must have to answer a read; a text: why only the primary will do."""
+    def _required(self, call: Call, ask: Callable[[Call], ReadRequirement]) -> ReplicaRequirement | str:
+        """Return what a replica must have to answer a read; a text: why only the primary will do."""
         if not isinstance(call.policy, Read):
             return "writes are the primary's"
         if call.policy.node != "any":
             return "the method's policy names the primary"
         if call.tenant is None:
             return "the call names no tenant"
-        need = call.need if call.need is not None else needs(call)
-        if need.primary:
-            return "a write may be under way, or the tenant's marks do not tell"
+        requirement = call.route.requirement
+        if requirement is None:
+            requirement = ask(call)
+        if requirement.primary:
+            return UNSURE
         own = self._own_writes.position(as_text(call.tenant))
         if own is None:
             return "a commit of this process has not come back"
-        return ReplicaRequirement(need.position if own is NOWHERE else need.position.merged(own), self._silent_s)
+        position = requirement.position if own is NOWHERE else requirement.position.merged(own)
+        return ReplicaRequirement(position, self._silent_s)
 
-    def _choice(self, wanted: ReplicaRequirement, passed: list[Node]) -> Node | None:
-        return choose(self._nodes.topology, wanted, time.monotonic(), random.random, passed)
+    def _choice(self, required: ReplicaRequirement, passed: list[Node]) -> Node | None:
+        return choose(self._nodes.topology, required, time.monotonic(), random.random, passed)
 
-    def _later_choice(self, wanted: ReplicaRequirement, passed: list[Node]) -> Node | None:
-        return self._choice(wanted, passed) if self._nodes.look_again(wanted) else None
+    def _later_choice(self, required: ReplicaRequirement, passed: list[Node]) -> Node | None:
+        return self._choice(required, passed) if self._nodes.look_again(required) else None
 
-    def _on_primary(self, call: Call) -> object:
-        call.node = self._nodes.topology.primary.name
+    def _on_primary(self, call: Call) -> Answer:
         try:
             with self._admission.admitted(call.tenant or ""):
-                return self._primary(call)
+                return self._at_primary(call)
         except Overloaded:
             self._observe(Refused(call.tenant or ""))
             raise
 
-    def _on_replica(self, call: Call, node: Node, wanted: ReplicaRequirement) -> object:
+    def _at_primary(self, call: Call) -> Answer:
+        name = self._nodes.topology.primary.name
+        answer = self._primary(call)
+        return Answer(answer.value, answer.origin, name)
+
+    def _on_replica(self, call: Call, node: Node, required: ReplicaRequirement) -> Answer:
         view = node.view
-        maker = self._nodes.session_maker(node, call.sessions or call.repository.__dict__["_tidegate_session_maker"])
+        maker = self._nodes.session_maker(node, call.route.sessions or call.binding.home)
         if view is None or maker is None:
             raise TryAnotherNode("its connections are not to be had here")
-        attempt = Attempt(node, view, wanted.position, time.monotonic())
+        attempt = Attempt(node, view, required.position, time.monotonic())
         if not self._nodes.enter(attempt):
             raise TryAnotherNode("all its connections are in use")
         token = current.set(attempt)
         try:
-            answer = call.run_plain(maker)
+            value = call.run(maker)
         except Exception as error:
             self._judge(call, attempt, error)
             raise
@@ -226,9 +238,7 @@ class Routing:
             current.reset(token)
         if node.health.failures:
             node.health = HEALTHY
-        call.node = node.name
-        call.origin = Origin(0, attempt.timeline, self._shard) if attempt.timeline else None
-        return answer
+        return Answer(value, Origin(0, attempt.timeline, self._shard) if attempt.timeline else None, node.name)
 
     def _judge(self, call: Call, attempt: Attempt, error: Exception) -> None:
         """Return where the caller is to see the error.
@@ -245,8 +255,8 @@ class Routing:
         why = first_line(error)
         if found is Verdict.NO_READ:
             raise PolicyError(
-                f"{call.name} is declared Read, and a standby refused it ({why}): declare it Write, or "
-                "Read(node=PRIMARY) if it only locks"
+                f"{call.method.qualified_name} is declared Read, and a standby refused it ({why}): declare it Write, "
+                "or Read(node=PRIMARY) if it only locks"
             ) from error
         if found is Verdict.BAN:
             self._ban(attempt.node, why)

@@ -1,4 +1,4 @@
-"""The telemetry layer: times and counts calls."""
+"""The telemetry layer: times and counts calls. It stands above all others, so it measures what a caller waits for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tidegate.cache.request import Answer
     from tidegate.proxy.call import Call, Layer
+    from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.observe import Counters
 
 
 class Telemetry:
-    """Times and counts calls.
+    """Time and count calls.
 
     Args:
         counters: told of each call.
@@ -19,21 +21,20 @@ class Telemetry:
     """
 
     def __init__(self, counters: Counters, below: Layer) -> None:
-        self._add = counters.add
+        self._counters = counters
         self._below = below
 
-    def __call__(self, call: Call) -> object:
-        """The answer, or the exception, of the layer below."""
+    def __call__(self, call: Call) -> Answer:
+        """Have the layer below answer; count the answer, or that it failed."""
         began = perf_counter_ns()
         try:
             answer = self._below(call)
         except BaseException:
-            self._add(call, perf_counter_ns() - began, 1)
+            self._counters.add_failed(call, perf_counter_ns() - began)
             raise
-        self._add(call, perf_counter_ns() - began)
+        self._counters.add(call, answer, perf_counter_ns() - began)
         return answer
 
-    @property
-    def below(self) -> Layer:
-        """The layer that answers."""
-        return self._below
+    def explain(self, call: Call) -> Explanation:
+        """Have the layer below explain; nothing is counted."""
+        return self._below.explain(call)

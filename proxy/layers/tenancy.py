@@ -1,7 +1,8 @@
-"""The tenants layer: whose call it is, before the cache is asked; and calls of several tenants, part by part.
+"""The tenancy layer: whose call it is, before the cache is asked; and calls of several tenants, part by part.
 
-A method that names no tenant says where its rows are (see :mod:`tidegate.repositories.scopes`). With one shard that
-only tells whose the answer is, so that it can be cached; what is not known is simply asked.
+A method that names no tenant says where its rows are (see :mod:`tidegate.repositories.scopes`). The directory knows the
+tenants of ids that came by. With one shard that only tells whose the answer is, so that it can be cached, and what is
+not known is simply asked; with several, the fan-out finds the shard.
 """
 
 from __future__ import annotations
@@ -10,78 +11,71 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from tidegate.ids import is_no_id
-from tidegate.proxy.shards.sessions import for_canonical_tenant
 from tidegate.repositories.scopes import ByRowId
 
 if TYPE_CHECKING:
-    from tidegate.proxy.call import Call, Layer
+    from tidegate.cache.request import Answer
+    from tidegate.proxy.call import Call, CallScope, Layer
+    from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.layers.fan_out import FanOut
+    from tidegate.proxy.shards.registry import Shards
     from tidegate.repositories.tenant_directory import TenantDirectory
 
 
 class Tenancy:
-    """Gives calls their tenants.
+    """Give calls their tenants.
 
     Args:
         below: the layers that answer for one tenant.
-        directory: whose ids are whose.
-        parted: answers calls of several tenants; None: there is one shard, which answers them as they are.
+        directory: knows whose ids are whose.
+        shards: of the gate.
+        fan_out: answers calls of several tenants, and of ids whose tenant the directory does not know.
     """
 
-    def __init__(self, below: Layer, directory: TenantDirectory, parted: FanOut | None = None) -> None:
-        self.below: Final = below
+    def __init__(self, below: Layer, directory: TenantDirectory, shards: Shards, fan_out: FanOut) -> None:
+        self._below: Final = below
         self._directory: Final = directory
-        self._parted: Final = parted
+        self._shards: Final = shards
+        self._fan_out: Final = fan_out
 
-    def __call__(self, call: Call) -> object:
-        """The answer."""
-        scope = call.policy.scope
+    def __call__(self, call: Call) -> Answer:
+        """Answer for the tenant of *call*, or of what it names; fan out what is of several."""
         if call.tenant is not None:
-            return self._of_tenant(call, call.tenant)
-        if isinstance(scope, ByRowId):
-            return self._of_id(call, scope)
-        if self._parted is None or scope is None:
-            return self.below(call)
-        return self._parted(call, scope)
+            return self._below(self._shards.at_home(call))
+        if isinstance(call.scope, ByRowId):
+            return self._by_row_id(call, call.scope)
+        return self._fan_out(call)
 
-    def name(self, call: Call) -> None:
-        """Say whose *call* is, as answering it would, if the directory knows; nobody is asked."""
-        scope = call.policy.scope
-        found = _value(call, scope) if call.tenant is None and isinstance(scope, ByRowId) else None
+    def explain(self, call: Call) -> Explanation:
+        """Explain for the tenant that answering would find, if the directory knows it; nobody is asked."""
+        found = _id(call, call.scope) if call.tenant is None else None
         if found is not None:
             scope, key = found
-            call.tenant = self._directory.tenant(scope.kind, key)
-            if call.tenant is not None and scope.tenant is not None:
-                call.arguments = {**call.arguments, scope.tenant: call.tenant}
+            tenant = self._directory.tenant(scope.kind, key)
+            if tenant is not None:
+                call = _of(call, scope, tenant)
+        return self._below.explain(call)
 
-    def _of_tenant(self, call: Call, tenant: str) -> object:
-        if self._parted is not None:
-            call.home = for_canonical_tenant(call.repository.__dict__["_tidegate_session_maker"], tenant)
-        return self.below(call)
-
-    def _of_id(self, call: Call, scope: ByRowId) -> object:
-        found = _value(call, scope)
+    def _by_row_id(self, call: Call, scope: ByRowId) -> Answer:
+        found = _id(call, scope)
         if found is None:  # the plain method says what is wrong
-            return self.below(call) if self._parted is None else self._parted.on_first(call)
+            return self._fan_out.on_first(call)
         scope, key = found
         tenant = self._directory.tenant(scope.kind, key)
-        if tenant is None and self._parted is not None and not scope.search and not is_no_id(key):
-            tenant = self._parted.find(scope.kind, [key]).get(key)
+        if tenant is None and not scope.search:
+            tenant = self._fan_out.tenant_of(scope.kind, key)
         if tenant is not None:
-            given = call.arguments
-            if scope.tenant is not None:
-                call.arguments = {**given, scope.tenant: tenant}
-            call.tenant = tenant
-            answer = self._of_tenant(call, tenant)
-            if answer is not None or not scope.is_row:
+            answer = self._below(self._shards.at_home(_of(call, scope, tenant)))
+            if answer.value is not None or not scope.is_row:
                 return answer
             self._directory.evict(scope.kind, [key])
-            call.arguments, call.tenant, call.home, call.need = given, None, None, None
         # Gone, or nobody knows whose: there, it may be anybody's.
-        if self._parted is None:
-            return self.below(call)
-        return self._parted.searched(call, scope) if scope.search else self._parted.of_nobody(call, scope.kind, key)
+        return self._fan_out.searched(call, scope) if scope.search else self._fan_out.of_nobody(call, scope.kind, key)
+
+
+def _of(call: Call, scope: ByRowId, tenant: str) -> Call:
+    """Return *call* as one of *tenant*, which is named in its arguments too where they have a place for it."""
+    return call.of(tenant, call.arguments if scope.tenant is None else {**call.arguments, scope.tenant: tenant})
 
 
 @cache
@@ -90,9 +84,9 @@ def _path(argument: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(attributes)
 
 
-def _value(call: Call, scope: ByRowId | None) -> tuple[ByRowId, str] | None:
-    """The id that a call is about; of two places that may have it, the first that has."""
-    while scope is not None:
+def _id(call: Call, scope: CallScope) -> tuple[ByRowId, str] | None:
+    """Return the id that a call is about; of two places that may have it, the first that has it."""
+    while isinstance(scope, ByRowId):
         name, attributes = _path(scope.argument)
         value: Any = call.arguments[name]
         for attribute in attributes:

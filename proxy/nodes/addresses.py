@@ -1,4 +1,4 @@
-"""Where the servers of a shard are, as the settings name them."""
+"""The addresses of a shard's servers, as the settings name them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One server, as the settings name it; *founding*: as a primary."""
+    """One server, as the settings name it.
+
+    Args:
+        name: "host:port".
+        url: SQLAlchemy's URL for this one host.
+        weight: its share of reads, relative to the other replicas; 0: none.
+        max_lag_s: how many seconds behind the primary it may be and still be read from.
+        pool: the connections of one process to it.
+        founding: whether the settings name it as a primary.
+    """
 
     name: str
     url: URL
@@ -26,17 +35,17 @@ class Address:
     founding: bool = False
 
     def node(self) -> Node:
-        """What is known of it: nothing yet."""
+        """Make the node for this server; nothing is known of its state yet."""
         return Node(self.name, self.weight, self.max_lag_s, self.pool.size + self.pool.overflow, self.founding)
 
 
 def addresses(shard: ShardSettings, settings: Settings, primary: URL | None = None) -> list[Address]:
-    """The servers of a shard; those of the primary's URL come first.
+    """Return the servers of a shard, each once; those of the primary's URL come first.
 
     Args:
-        shard: the shard.
-        settings: all of them.
-        primary: of an engine that the program has already, instead of the shard's.
+        shard: the shard's settings.
+        settings: all settings.
+        primary: the URL of an engine that the program has already, instead of the shard's; None: the shard's.
 
     Raises:
         SettingsError: a URL cannot be used.

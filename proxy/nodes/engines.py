@@ -1,7 +1,7 @@
 """Engines: the primary's, which goes where the primary is, and one for the reads of each replica.
 
-The replicas' engines have the primary engine's options: what a program gave ``create_engine`` for the primary, its
-driver's arguments above all, is noted when that connects, and used for the others.
+The replicas' engines have the options of the primary's engine. What a program gave ``create_engine`` for the primary,
+above all the arguments for its driver, is noted when that engine connects, and used for the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S: Final = 5
 _REPLICA_CONNECT_S: Final = 2
-"""Of a replica, in whose place another node can answer; the least that libpq takes."""
+"""The time-out to connect to a replica, in seconds. Another node can answer instead; libpq takes no shorter one."""
 _ADDRESS: Final = frozenset(
     {
         "dbname",
@@ -44,25 +44,31 @@ _ADDRESS: Final = frozenset(
     }
 )
 _SEVERAL: Final = ("host", "port", "hostaddr", "load_balance_hosts", "target_session_attrs")
-"""What of a URL's query chooses among several hosts, and means nothing for one of them."""
+"""The parameters of a URL that choose among several hosts; they mean nothing in a URL of one host."""
 _DEFAULTS: Final[dict[str, Any]] = {
     "connect_timeout": _CONNECT_S,
-    # A peer that vanished without a word is noticed after a minute, rather than after two hours as Linux would.
+    # With these, a server that vanished without closing the connection is noticed after a minute. Linux would take two
+    # hours.
     "keepalives": 1,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # keepalives are for a connection at rest; this, for one that has sent a statement
+    "tcp_user_timeout": 60_000,  # in ms. Keepalives watch an idle connection; this, one that has sent a statement
 }
-# Prepared, a statement is planned for tenants as they are on average; one tenant may have half of all rows.
+# A prepared statement gets a plan for an average tenant; but one tenant may have half of all rows.
 _UNPREPARED: Final[dict[str, Any]] = {"prepare_threshold": None}
 
 
 def checked_url(text: str, where: str) -> URL:
-    """*text* as a URL.
+    """Return *text* as a URL.
+
+    Args:
+        text: a URL in SQLAlchemy's form.
+        where: the name of the setting, for the message.
 
     Raises:
-        SettingsError: it is none; the message names the setting, and not the URL, which may hold a password.
+        SettingsError: it is no URL that can be used. The message names the setting, and not the URL, which may hold a
+            password.
     """
     try:
         url = make_url(text)
@@ -76,12 +82,12 @@ def checked_url(text: str, where: str) -> URL:
 
 
 def hosts(url: URL) -> list[URL]:
-    """One URL for each host of *url*, which may have several in its query, in any of SQLAlchemy's forms."""
+    """Return one URL for each host of *url*, which may name several in its query, in any of SQLAlchemy's forms."""
     if url.get_backend_name() != "postgresql" or "host" not in url.query:
         return [url]
     given = _arguments(url.get_dialect()(), url)
     names = str(given["host"]).split(",")
-    if names[0].startswith("/"):  # the folder of a socket
+    if names[0].startswith("/"):  # a folder with a socket, not a host
         return [url]
     ports = str(given.get("port") or "," * (len(names) - 1)).split(",")
     rest = {key: value for key, value in url.query.items() if key not in _SEVERAL}
@@ -92,7 +98,11 @@ def hosts(url: URL) -> list[URL]:
 
 
 def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
-    """The engine that a gate makes for its primary."""
+    """Make the engine for a shard's primary.
+
+    Raises:
+        SettingsError: the shard's URL cannot be used.
+    """
     url = checked_url(shard.primary, f"shards.{shard.name}.primary")
     if url.get_backend_name() != "postgresql":
         return create_engine(url)
@@ -110,13 +120,14 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
 
 
 def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like: ConnectArguments) -> Engine:
-    """The engine for reads on one replica, checked as :mod:`tidegate.routing.replicas.attempt` says."""
+    """Make the engine for reads on one replica, whose attempts :mod:`tidegate.routing.replicas.attempt` watches."""
     engine = create_engine(
         url,
         poolclass=QueuePool,
         pool_size=pool.size,
         max_overflow=pool.overflow,
-        # Who comes when all are in use is better served elsewhere, and so is a read that fails: no ping before use.
+        # If all connections are in use, another node answers sooner: so the wait is short. A read that fails is tried
+        # on another node too: so there is no ping before use.
         pool_timeout=0.05,
         connect_args=_soon(url),
     )
@@ -126,7 +137,7 @@ def replica_engine(url: URL, pool: PoolSettings, routing: RoutingSettings, like:
 
 
 def monitor_engine(url: URL, like: ConnectArguments) -> Engine:
-    """The engine for a monitor's own connection."""
+    """Make the engine for a monitor's own connection."""
     engine = create_engine(url, poolclass=NullPool, connect_args=_soon(url))
     like.use_for(engine, ("-c statement_timeout=5000",))
     return engine
@@ -137,7 +148,7 @@ def _soon(url: URL) -> dict[str, Any]:
 
 
 def _defaults(url: URL) -> dict[str, Any]:
-    """What the driver is given where neither the URL nor the program says otherwise."""
+    """Return what the driver is given where neither the URL nor the program says otherwise."""
     drivers = _UNPREPARED if url.get_driver_name() == "psycopg" else {}
     return {key: value for key, value in (_DEFAULTS | drivers).items() if key not in url.query}
 
@@ -157,10 +168,12 @@ class _Noted(Exception):  # noqa: N818  # no mistake: there is no need to connec
 
 
 class ConnectArguments:
-    """What the primary engine gives its driver, but for the address: noted whenever it connects.
+    """Note what the primary's engine gives its driver, except the address, and use it for other engines.
+
+    It is noted each time that the engine connects.
 
     Args:
-        engine: the primary's.
+        engine: the primary's engine.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -169,11 +182,14 @@ class ConnectArguments:
         event.listen(engine, "do_connect", self._note)
 
     def learn(self, engine: Engine) -> None:
-        """Note them without connecting: the primary may be away, and the others are asked with them who is one."""
+        """Note the arguments without connecting.
+
+        The primary may be away, and the other servers are asked with these arguments which of them is the primary.
+        """
         aside = engine.pool.recreate()
         self._learning = threading.get_ident()
         try:
-            aside.connect().close()  # only an engine that makes its connections by a function of its own gets so far
+            aside.connect().close()  # this line returns only for an engine that has a function of its own to connect
         except _Noted:
             pass
         finally:
@@ -186,7 +202,7 @@ class ConnectArguments:
             raise _Noted
 
     def use_for(self, engine: Engine, options: Sequence[str]) -> None:
-        """Have *engine* connect with them, and with these *options* of the server's; its URL's own come first."""
+        """Have *engine* connect with these arguments and some *options* of the server. Its own URL comes first."""
         defaults, own = _defaults(engine.url), _own_options(engine.url)
 
         def connects(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
@@ -199,18 +215,20 @@ class ConnectArguments:
 
 
 def follow_primary(engine: Engine, topology: Topology, url_of: Callable[[str], URL]) -> None:
-    """Have *engine* connect to whoever is the primary, and drop connections to one that was demoted.
+    """Have *engine* connect to the node that is the primary, and drop connections to one that was demoted.
 
     Args:
-        engine: watched and told of origins (see :mod:`tidegate.proxy.database.origins`).
-        topology: knows who that is; its first node is the one that *engine* was made for.
-        url_of: the URL of a node by its name; nodes may come and go.
+        engine: the engine, which is watched, and whose connections note their origins (see
+            :mod:`tidegate.proxy.database.origins`).
+        topology: knows which node is the primary. Its first node is the one that *engine* was made for.
+        url_of: returns the URL of a node by its name; nodes may come and go.
     """
-    configured = topology.nodes[0].name  # not the primary's: that may be another one since before this program began
+    # The node that the engine's URL names. It need not be the primary: that may have changed before this program began.
+    configured = topology.nodes[0].name
 
     def connects(dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
         name = topology.primary.name
-        # As it was given, which may be a socket or a service, while nobody else has taken over.
+        # While no other node has taken over, use the address as it was given: it may be a socket or a service.
         if name == configured and not several:
             return
         for key in _ADDRESS - {"user", "password"}:
@@ -222,7 +240,7 @@ def follow_primary(engine: Engine, topology: Topology, url_of: Callable[[str], U
         if timeline is None:
             raise NoNodeAvailable(
                 f"{topology.primary.name} is a standby, and no other server is known to be the primary: "
-                "a promotion may be under way; see 'tidegate doctor'"
+                "a promotion may be under way; 'tidegate doctor' shows the state of each server"
             )
         if timeline < topology.timeline:
             raise DisconnectionError("this primary was demoted")
@@ -231,11 +249,11 @@ def follow_primary(engine: Engine, topology: Topology, url_of: Callable[[str], U
         timeline = timeline_of(connection.info)
         if timeline is not None and timeline >= topology.timeline:
             return
-        # Another one was promoted while the transaction ran: it would be lost with this server, and is not committed.
+        # Another node was promoted while the transaction ran. A commit here would be lost with this server: refuse it.
         connection.invalidate()
         raise NoNodeAvailable(
-            f"the primary that this transaction was begun on was demoted, and {topology.primary.name} is it now: "
-            "nothing was committed, and all of it can be done again"
+            f"the primary that this transaction began on was demoted, and {topology.primary.name} is the primary now: "
+            "nothing was committed; run the whole transaction again"
         )
 
     several = len(hosts(engine.url)) > 1
@@ -251,7 +269,7 @@ def _arguments(dialect: Any, url: URL) -> dict[str, Any]:
 
 
 def forgotten_in_children(engine: Engine) -> Engine:
-    """Have a process that is forked off begin with an empty pool: the connections are its parent's."""
+    """Have a forked process begin with an empty pool, since the connections belong to its parent; return *engine*."""
     known = weakref.ref(engine)
 
     def forget() -> None:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 class PostgresMonitorConnection:
-    """See :class:`tidegate.routing.replicas.monitor.MonitorConnection`.
+    """Ask one PostgreSQL server for its state, on a connection of its own.
+
+    The contract is :class:`tidegate.routing.replicas.monitor.MonitorConnection`.
 
     Args:
-        engine: gives connections that nobody else uses.
+        engine: opens connections that nobody else uses.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -34,8 +36,11 @@ class PostgresMonitorConnection:
         reset_after_fork(self._forked)
 
     def ask(self) -> View:
-        """One question."""
-        with self._asking:  # the first question may still be under way when the monitor is started
+        """Ask the server once, and return what it shows.
+
+        Any error closes the connection; the next question opens a new one.
+        """
+        with self._asking:  # the gate's first question may still be under way when the monitor starts
             try:
                 raw = self._raw or self._connect()
                 asked_s = time.monotonic()
@@ -45,7 +50,7 @@ class PostgresMonitorConnection:
                 raise
 
     def cut(self) -> None:
-        """End the one that is under way."""
+        """Make the question that is under way fail, from another thread."""
         if (line := line_of(self._info)) is not None:
             line.shut()
 
@@ -63,13 +68,13 @@ class PostgresMonitorConnection:
 
     def _connect(self) -> Any:
         pooled = self._engine.raw_connection()
-        pooled.detach()  # so that in a child no pool gives it back: it is the parent's there
+        pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
         raw: Any = pooled.dbapi_connection
         raw.autocommit = True  # one statement is one round trip
         self._raw = raw
         return raw
 
     def _forked(self) -> None:
-        # Kept, not closed: to close it would say goodbye to the server in the parent's name.
+        # Keep the parent's connection, and do not close it: closing would tell the server that the parent has ended.
         self._parents.append((self._raw, self._info))
         self._raw, self._info, self._asking = None, {}, threading.Lock()

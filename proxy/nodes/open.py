@@ -21,11 +21,26 @@ if TYPE_CHECKING:
 
 
 def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, observe: Observer) -> ShardNodes | None:
-    """The servers of a shard, with its engine bound to whoever is the primary; None where there is one only."""
+    """Return the servers of a shard, and bind its engine to whichever is the primary.
+
+    Args:
+        engine: the engine of the shard's primary.
+        shard: the shard's settings; None: the program brought the engine, and there are no settings for servers.
+        settings: all settings.
+        observe: is told of promotions, and where Patroni does not answer.
+
+    Returns:
+        The servers; None where there is one only.
+
+    Raises:
+        SettingsError: a URL cannot be used, or a shard with replicas is not PostgreSQL.
+    """
     if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
         return None
     if engine.dialect.name != "postgresql":
-        raise SettingsError(f"shards.{shard.name}.replicas: only PostgreSQL's are read from, not {engine.dialect.name}")
+        raise SettingsError(
+            f"shards.{shard.name}.replicas: only replicas of PostgreSQL can be read from, not of {engine.dialect.name}"
+        )
 
     def changed(before: Node, now: Node) -> None:
         observe(Promoted(now.name, before.name, nodes.topology.timeline))

@@ -1,4 +1,4 @@
-"""What Patroni names becomes nodes, and ceases to be; what the settings name stays."""
+"""The members that Patroni names become nodes, and stop being nodes; the servers that the settings name stay."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class PatroniMembers:
-    """Told the members; adds and removes nodes.
+    """Add and remove nodes as Patroni's members come and go.
 
     Args:
-        nodes: the shard's.
-        like: the primary's address: user, password, database and options are the same for all.
+        nodes: the nodes of the shard.
+        like: the primary's address. All members have its user, password, database and options.
     """
 
     def __init__(self, nodes: ShardNodes, like: Address) -> None:
@@ -27,7 +27,7 @@ class PatroniMembers:
         self._added: set[str] = set()
 
     def __call__(self, members: Sequence[Member]) -> None:
-        """These are the members now."""
+        """Add a node for each new member, and remove the nodes whose members are gone. *members* are all of now."""
         named = {address.name: address for address in (address_of(member, self._like) for member in members)}
         for name in self._added - named.keys():
             if self._nodes.remove(name):
@@ -38,6 +38,6 @@ class PatroniMembers:
 
 
 def address_of(member: Member, like: Address) -> Address:
-    """Where a *member* is; all else is as of the primary's address."""
+    """Return the address of *member*; everything but host and port is as in the primary's address *like*."""
     url = like.url.set(host=member.host, port=member.port).difference_update_query(["host", "port"])
     return replace(like, name=f"{member.host}:{member.port}", url=url)

@@ -1,7 +1,7 @@
-"""The servers of one shard in this process: for each a monitor, and an engine made when it is first read from.
+"""The servers of one shard in this process. Each has a monitor, and an engine that is made at its first read.
 
-Nothing here decides anything: who is the primary is :mod:`tidegate.routing.replicas.topology`'s to say, and which node
-answers :mod:`tidegate.routing.replicas.choose`'s.
+Nothing here decides anything: :mod:`tidegate.routing.replicas.topology` says which node is the primary, and
+:mod:`tidegate.routing.replicas.choose` says which node answers.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.topology import View
 
 _FIRST_S: Final = 4.0
-"""How long a gate that is being made waits for its servers to say who they are."""
+"""How long a gate that is being made waits for its servers to say what they are, in seconds."""
 _LOOK_S: Final = 0.02
-"""How long a read waits to hear whether a replica has replayed further, before it goes to the primary."""
+"""How long a read waits to hear whether a replica has replayed further, before it goes to the primary, in seconds."""
 
 
 class ShardNodes:
-    """One shard's servers.
+    """Keep the servers of one shard: their addresses, monitors, engines and session makers.
 
     Args:
-        engine: the primary's.
+        engine: the primary's engine.
         known: the servers, as the settings name them.
         routing: times and bounds.
-        changed: told when another node has become the primary: (before, now).
+        changed: is called when another node has become the primary, with the node before and the node now.
     """
 
     def __init__(
@@ -81,19 +81,23 @@ class ShardNodes:
         reset_after_fork(self._forked)
 
     def url_of(self, name: str) -> URL:
-        """Where the node called *name* is."""
+        """Return the URL of the node called *name*."""
         return self.addresses[name].url
 
     def primary_url(self) -> URL:
-        """Where the primary is now."""
+        """Return the URL where the primary is now."""
         return self.url_of(self.topology.primary.name)
 
     def most_lag_s(self) -> float:
-        """How far behind any replica may be and still be read from."""
+        """Return how many seconds behind any replica may be and still be read from: the greatest of their bounds."""
         return max(address.max_lag_s for address in self.addresses.values())
 
     def find_primary(self) -> None:
-        """Ask every server once who it is: first the one that is to say which cluster this is, then all at a time."""
+        """Ask every server once what it is, and wait at most some seconds.
+
+        The first server is asked before the others: it says which cluster this is. Then all others are asked at the
+        same time.
+        """
         pool = ThreadPoolExecutor(max_workers=min(8, len(self._monitors)), thread_name_prefix="tidegate-first")
         first, *others = self._monitors.values()
         try:
@@ -104,7 +108,7 @@ class ShardNodes:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def look(self) -> None:
-        """See to it that something is known of the servers, also where nobody has read from them yet."""
+        """Ask the servers what they are, unless this process monitors them already."""
         if self._pid != os.getpid():
             self.find_primary()
 
@@ -113,11 +117,11 @@ class ShardNodes:
         self._like.learn(self._engine)
 
     def ensure_started(self) -> None:
-        """Have this process watch the servers."""
+        """Start the monitors in this process, if they do not run."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        self._news = threading.Condition()  # in a process that was forked off, nobody would let it go
+        self._news = threading.Condition()  # in a forked process the old one may be locked for ever
         for monitor in list(self._monitors.values()):
             monitor.ensure_started()
         self.cutter.ensure_started()
@@ -125,36 +129,40 @@ class ShardNodes:
             self._discovery.ensure_started()
 
     def want(self) -> None:
-        """A read went to the primary that a replica would have answered, had it been further."""
+        """Have replicas polled more often: a read went to the primary, because no replica had replayed far enough."""
         for node in self.topology.replicas:
-            if (monitor := self._monitors.get(node.name)) is not None:  # else it has just been removed
+            if (monitor := self._monitors.get(node.name)) is not None:  # None: the node has just been removed
                 monitor.want()
 
     def look_again(self, wanted: ReplicaRequirement) -> bool:
-        """Have replicas asked that may have replayed further meanwhile; whether any has come to what is *wanted*.
+        """Ask replicas that may have replayed further meanwhile, and tell whether one has now reached what is *wanted*.
 
-        Waits for a short time, and for their monitors, which one question serves all who wait: a replica that says
-        nothing costs no more than that.
+        This waits for a short time, for the answers of their monitors. One question serves all reads that wait. A
+        replica that does not answer costs no more than that time.
         """
         now_s = time.monotonic()
-        asked = worth_asking(self.topology, wanted, now_s, self._pace.least_s)
-        if not asked:
+        nodes = worth_asking(self.topology, wanted, now_s, self._pace.least_s)
+        if not nodes:
             return False
-        for node in asked:
+        for node in nodes:
             if (monitor := self._monitors.get(node.name)) is not None:
                 monitor.ask_soon()
 
         def reached() -> bool:
-            return any(node.view is not None and node.view.position.reached(wanted.position) for node in asked)
+            return any(node.view is not None and node.view.position.reached(wanted.position) for node in nodes)
 
         with self._news:
             self._news.wait_for(
-                lambda: reached() or all(node.view is None or node.view.asked_s >= now_s for node in asked), _LOOK_S
+                lambda: reached() or all(node.view is None or node.view.asked_s >= now_s for node in nodes), _LOOK_S
             )
         return reached()
 
     def enter(self, attempt: Attempt) -> bool:
-        """A read begins; False: it must not, since others came between the choice of the node and this."""
+        """Begin a read on its node. Return False if it must not begin there.
+
+        That is so if the node was removed, or if other reads came between the choice of the node and this call and took
+        its last place.
+        """
         node = attempt.node
         with self._lock:
             if node not in self.topology.nodes or node.outstanding >= (1 if node.health.on_probation else node.budget):
@@ -164,16 +172,21 @@ class ShardNodes:
         return True
 
     def leave(self, attempt: Attempt) -> None:
-        """It has ended."""
+        """End a read on its node."""
         self.cutter.discard(attempt)
         with self._lock:
-            attempt.node.outstanding = max(0, attempt.node.outstanding - 1)  # a child begins at 0 in the middle of one
+            # A process that was forked during a read begins at 0, and that read ends in it too: so not below 0.
+            attempt.node.outstanding = max(0, attempt.node.outstanding - 1)
             left = None if attempt.node.outstanding else self._leaving.pop(attempt.node, None)
         if left is not None:
             left.dispose()
 
     def session_maker(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
-        """One like *home* that reads on *node*; None if what *home* makes decides for itself where it reads."""
+        """Return a session maker like *home* that reads on *node*.
+
+        Returns:
+            The maker. None: the node was removed, or the sessions of *home* choose by themselves where they read.
+        """
         makers = self._makers.get(node.name)
         if makers is None:
             makers = self._makers.setdefault(node.name, WeakKeyDictionary())
@@ -183,12 +196,12 @@ class ShardNodes:
         if engine is None:
             return None
         made = makers[home] = _made_like(home, engine)
-        if node not in self.topology.nodes:  # removed meanwhile: another one may come under its name
+        if node not in self.topology.nodes:  # it was removed meanwhile, and another node may get its name
             self._makers.pop(node.name, None)
         return made
 
     def add(self, address: Address) -> bool:
-        """A server that was found; whether it is a new one."""
+        """Add a server that was found. Tell whether it is a new one."""
         with self._lock:
             if address.name in self.addresses:
                 return False
@@ -201,9 +214,9 @@ class ShardNodes:
         return True
 
     def remove(self, name: str) -> bool:
-        """A server that is no more; the primary stays until there is another: whether it is gone.
+        """Remove a server that is gone, so that reads on it go elsewhere. Tell whether it is removed.
 
-        Reads on it go elsewhere.
+        A primary stays until there is another one.
         """
         with self._lock:
             node = self.topology.node(name)
@@ -215,17 +228,17 @@ class ShardNodes:
             del self.addresses[name]
             monitor = self._monitors.pop(name)
         self._drop_engine(node)
-        self.cutter.cut(node)  # nobody watches the server any more: it may never answer
+        self.cutter.cut(node)  # nobody monitors the server any more, and it may never answer
         monitor.close()
         return True
 
     def discover(self, discovery: Discovery) -> None:
-        """Have *discovery*, which adds and removes, run as long as the nodes are used; asks it once."""
+        """Run *discovery*, which adds and removes nodes, as long as the nodes are used; ask it once now."""
         self._discovery = discovery
         discovery.ask_now()
 
     def close(self) -> None:
-        """End monitors, and close connections to replicas."""
+        """End the monitors, and close the connections to replicas."""
         if self._discovery is not None:
             self._discovery.close()
         self.cutter.close()
@@ -235,7 +248,7 @@ class ShardNodes:
             engine.dispose()
 
     def _engine_of(self, node: Node) -> Engine | None:
-        """None where it has been removed."""
+        """Return the engine for reads on *node*, made at its first read; None if the node was removed."""
         with self._lock:
             engine = self._engines.get(node.name)
             address = self.addresses.get(node.name)
@@ -245,7 +258,7 @@ class ShardNodes:
             return engine
 
     def _drop_engine(self, node: Node) -> None:
-        """Close the connections for reads on a node: those in use as the last read leaves."""
+        """Close the connections for reads on a node; those in use are closed when the last read leaves."""
         with self._lock:
             self._makers.pop(node.name, None)
             engine = self._engines.pop(node.name, None)
@@ -277,7 +290,7 @@ class ShardNodes:
 
     def _changed(self, before: Node, now: Node) -> None:
         self._drop_engine(now)
-        # What is under way on the one that was demoted would be lost with it, and may wait there for ever.
+        # What is under way on the node that was demoted would be lost with it, and might wait there for ever: cut it.
         timeline = self.topology.timeline
         self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
         self._told(before, now)
@@ -285,7 +298,7 @@ class ShardNodes:
     def _forked(self) -> None:
         self._lock = threading.Lock()
         self._news = threading.Condition()
-        for node in self.topology.nodes:  # what is under way is the parent's
+        for node in self.topology.nodes:  # the reads that are under way are the parent's
             node.outstanding = 0
 
 

@@ -1,1 +1,1 @@
-"""tidegate shards: showing, checking and handing over."""
+"""tidegate shards: showing the map, checking it, and flipping slots."""

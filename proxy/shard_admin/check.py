@@ -1,4 +1,4 @@
-"""``tidegate shards check``: the map against the shards' own tables, and every row against the map."""
+"""``tidegate shards check``: compare the map with the shards' own tables, and every row with the map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AT_ONCE: Final = 8
 
 @dataclass(slots=True)
 class Result:
-    """What disagrees or could not be asked, what to do, and what was looked at."""
+    """What disagrees or could not be asked, what to do about it, and a summary of what was checked."""
 
     wrong: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
@@ -34,7 +34,12 @@ class Result:
 
 
 def check(databases: Databases, report: Progress) -> Result:
-    """Check all shards of the map and of the settings; shards that do not answer are among what is wrong."""
+    """Check all shards of the map and of the settings; a shard that does not answer is among what is wrong.
+
+    Args:
+        databases: the databases of the shards.
+        report: is told what is being done on each shard.
+    """
     result, before = Result(), databases.known()
     names = list(dict.fromkeys((*before.shard_map.shards, *databases.names)))
     engines = _each(names, databases.own_engine, result)
@@ -48,34 +53,36 @@ def check(databases: Databases, report: Progress) -> Result:
     after = databases.known()
     if after.entry != before.entry:
         result.wrong.append(
-            f"the map has changed from epoch {before.last_epoch} to {after.last_epoch} while this ran, so some of this "
-            "may be of before and some of after; run this again"
+            f"the map has changed from epoch {before.last_epoch} to {after.last_epoch} while this ran, so some lines "
+            "may be about the old map and some about the new one; run this again"
         )
     result.summary = _summary(before, recorded, found, result.wrong)
     return result
 
 
 def _each(names: Sequence[str], ask: Callable[[str], T], result: Result) -> dict[str, T]:
-    """Ask several shards at once; those that fail are named in *result*, and left out."""
+    """Ask several shards at once. Those that fail are named in *result*, and left out of the answer."""
 
-    def asked(name: str) -> T | Exception:
+    def answer(name: str) -> T | Exception:
         try:
             return ask(name)
         except (TidegateError, SQLAlchemyError) as error:
             return error
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = dict(zip(names, pool.map(asked, names), strict=True))
+        answers = dict(zip(names, pool.map(answer, names), strict=True))
     result.wrong += [f"{n} was not checked: {first_line(a)}" for n, a in answers.items() if isinstance(a, Exception)]
     return {name: answer for name, answer in answers.items() if not isinstance(answer, Exception)}
 
 
 def _verify_apart(databases: Databases, names: Sequence[str], result: Result) -> None:
-    """See that no two shards are one database, by two URLs."""
+    """Check that no two shards are one database under two URLs."""
     seen: dict[object, str] = {}
     for name, identity in _each(names, databases.identity, result).items():
         if (other := seen.setdefault(identity, name)) != name:
-            result.wrong.append(f"the URLs of {other} and {name} lead to the same database; a shard has its own")
+            result.wrong.append(
+                f"the URLs of {other} and {name} lead to the same database; each shard needs a database of its own"
+            )
 
 
 def _advise(known: Known, recorded: dict[str, Records], databases: Databases, result: Result) -> None:
@@ -85,9 +92,9 @@ def _advise(known: Known, recorded: dict[str, Records], databases: Databases, re
             f"{len(flip.slots)} slots are on their way from {flip.from_shard} to {flip.to_shard}, "
             f"at epoch {flip.since_epoch}"
         )
-        result.advice.append("if nobody is at that flip any more, run: tidegate shards finish")
+        result.advice.append("if no process works on that flip any more, run: tidegate shards finish")
     result.advice += [
-        f"{name} owns nothing: a gate that starts has it claim what the first map says; later maps are never claimed"
+        f"{name} owns nothing: a gate that starts makes it own what the first map says; no later map does that"
         for name, of_shard in recorded.items()
         if not of_shard.owned and not of_shard.gone and known.shard_map.slots_of(name)
     ]
@@ -97,13 +104,13 @@ def _advise(known: Known, recorded: dict[str, Records], databases: Databases, re
     catalogue = databases.settings.sharding.catalogue
     if catalogue is None:
         result.advice.append(
-            f"shards were told of epoch {newer}, so these slots have a catalogue: set sharding.catalogue to its shard"
+            f"shards know of epoch {newer}, so there is a catalogue for them: set sharding.catalogue to its shard"
         )
         return
     result.advice.append(
-        f"shards were told of epoch {newer}, and the catalogue on {catalogue} has given out {known.last_epoch}: it has "
-        "lost its newest map, as in a failover. Gates that have that map go on with it; others are refused the writes "
-        "of what it moved. Do not flip. Once all shards answer, "
+        f"shards know of epoch {newer}, and the last epoch of the catalogue on {catalogue} is {known.last_epoch}: it "
+        "has lost its newest map, as happens in a failover. Gates that have that map go on with it; the writes of "
+        "other gates to the slots that it flipped are refused. Do not flip. Once all shards answer, "
         + ("run: tidegate shards finish, then check and repair" if known.flip else "run: tidegate shards repair")
         + "; and replicate that shard synchronously"
     )
@@ -113,6 +120,7 @@ def _summary(known: Known, asked: Iterable[str], found: Found, wrong: Sequence[s
     shards = len({*asked} & {*known.shard_map.shards})
     looked_at = (
         f"{shards} of {len(known.shard_map.shards)} shards, epoch {known.shard_map.epoch}; {found.tenants:,} tenants "
-        f"of tables; {found.by_parent:,} rows without a tenant, of which {found.orphans:,} name a row that is nowhere"
+        f"looked up; {found.by_parent:,} rows without a tenant, of which {found.orphans:,} name a row that is on no "
+        "shard"
     )
     return f"{len(wrong)} wrong: {looked_at}" if wrong else f"all agrees: {looked_at}"

@@ -1,4 +1,4 @@
-"""Whether what the shards own, by their own tables, is what the shard map says; and what to do where it is not."""
+"""Whether the shards own, by their own tables, what the shard map says; and a map of what they own, where not."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from tidegate.proxy.shard_admin.databases import Known
     from tidegate.proxy.shards.catalogue import FlipPlan
 
-# A gate may have had maps that were lost and moved nothing, and follows none that is older than the one it has.
+# A gate may have a map that was lost and flipped nothing, so that no shard knows its epoch. It follows no map with an
+# older epoch than that. So the new map's epoch must be above all of these.
 _EPOCHS_LOST_AT_MOST = 1000
 
 
 class Records(NamedTuple):
-    """What a shard has written down of units: since when it owns them, or does not any more, and those it closes."""
+    """What a shard's own tables say of units: which it owns, gave away, or is closing, and since which epoch."""
 
     owned: Mapping[str, int]
     gone: Mapping[str, int]
@@ -33,12 +34,12 @@ class Records(NamedTuple):
 
     @property
     def last_epoch(self) -> int:
-        """The last that it was told of."""
+        """Return the last epoch that the shard knows; 0 if it knows none."""
         return max(chain(self.owned.values(), self.gone.values(), self.closing.values()), default=0)
 
 
 def records(engine: Engine) -> Records:
-    """Those of one shard, in one snapshot; none where it has no such tables yet."""
+    """Read the records of one shard, in one snapshot; they are empty where it has no such tables yet."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         if not inspect(connection).has_table(OWNERSHIP.name):
             return Records({}, {}, {})
@@ -51,33 +52,33 @@ def records(engine: Engine) -> Records:
 
 
 def disagreements(known: Known, recorded: Mapping[str, Records]) -> list[str]:
-    """Where they differ, one line for each stretch of slots and each pin that differ alike.
+    """Return where the map and the shards differ, one line for each range of slots and each pin that differ alike.
 
     Args:
-        known: the map, and the flip that is under way, whose slots may be anywhere between its steps.
-        recorded: of the shards that answer; nothing is said of what only one of the others can own.
+        known: the map, and the flip that is under way. The slots of that flip may be at any of its steps.
+        recorded: the records of the shards that answer. A unit that only another shard can own is left out.
     """
-    told = [(unit, _told(unit, known, recorded)) for unit in _units(known.shard_map, recorded)]
-    told += [
+    found = [(unit, _told(unit, known, recorded)) for unit in _units(known.shard_map, recorded)]
+    found += [
         (unit, f"{shard} refuses writes for a flip at epoch {since} that is not under way: flip them again")
         for shard, of_shard in recorded.items()
         for unit, since in of_shard.closing.items()
         if known.flip is None or unit not in _flipped(known.flip)
     ]
-    return list(_lines((unit, text) for unit, text in told if text))
+    return list(_lines((unit, text) for unit, text in found if text))
 
 
 def newer_epoch(known: Known, recorded: Mapping[str, Records]) -> int | None:
-    """The last epoch that a shard was told of, where the map's source has never given it out; else None."""
+    """Return the last epoch that a shard knows, if it is later than all that the map's source has given; else None."""
     last = max((of_shard.last_epoch for of_shard in recorded.values()), default=0)
     return last if last > known.last_epoch else None
 
 
 def rebuilt(known: Known, recorded: Mapping[str, Records]) -> ShardMap:
-    """The map that says what the shards own, under an epoch that no gate can have had.
+    """Make the map that says what the shards own, with an epoch that no gate can have had.
 
     Raises:
-        SettingsError: a unit has no owner, or several; names the first.
+        SettingsError: a unit has no owner, or several; the message names the first such unit.
     """
     owners: dict[str, list[Owner]] = {}
     for shard, of_shard in recorded.items():
@@ -99,7 +100,7 @@ def rebuilt(known: Known, recorded: Mapping[str, Records]) -> ShardMap:
 
 
 def _units(shard_map: ShardMap, recorded: Mapping[str, Records]) -> list[str]:
-    """All, the slots in order first."""
+    """Return all units: first the slots in order, then the pinned tenants."""
     slots = [slot_unit(slot) for slot in range(SLOTS)]
     pins = {tenant_unit(tenant) for tenant in shard_map.pins}
     for of_shard in recorded.values():
@@ -108,7 +109,7 @@ def _units(shard_map: ShardMap, recorded: Mapping[str, Records]) -> list[str]:
 
 
 def _told(unit: str, known: Known, recorded: Mapping[str, Records]) -> str | None:
-    """What is wrong with a unit, if something is."""
+    """Return what is wrong with a unit; None if nothing is."""
     owners = [Owner(shard, found.owned[unit]) for shard, found in recorded.items() if unit in found.owned]
     held = _held(unit, known.shard_map)
     if held is None:
@@ -128,7 +129,11 @@ def _held(unit: str, shard_map: ShardMap) -> Owner | None:
 
 
 def _on_its_way(owners: list[Owner], held: Owner, flip: FlipPlan) -> bool:
-    """Fenced, and granted or not yet, by this attempt or one before; until then it is owned as the map says."""
+    """Tell whether a unit is between two steps of *flip*.
+
+    Until it is fenced, it is owned as the map says. Then nobody owns it, and then *to_shard* does, by this attempt or
+    an earlier one.
+    """
     return len(owners) <= 1 and all(
         o.shard == flip.to_shard and held.since_epoch < o.since_epoch <= flip.since_epoch for o in owners
     )
@@ -142,18 +147,18 @@ def _owners(owners: list[Owner]) -> str:
     return " and ".join(f"{held.shard} since epoch {held.since_epoch}" for held in owners) or "nobody"
 
 
-def _lines(told: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _lines(found: Iterable[tuple[str, str]]) -> Iterator[str]:
     number = 0
 
     def together(item: tuple[str, str]) -> tuple[str, int | str]:
-        # Slots that follow each other have the same difference of number and place among what is wrong.
+        # For slots that follow each other, the slot's number minus its place in this list stays the same.
         nonlocal number
         number += 1
         unit, text = item
         kind, _, name = unit.partition(":")
         return text, int(name) - number if kind == "slot" and name.isdigit() else unit
 
-    for (text, _), group in groupby(told, key=together):
+    for (text, _), group in groupby(found, key=together):
         units = [unit for unit, _ in group]
         first, last = units[0].partition(":")[2], units[-1].partition(":")[2]
         name = units[0].replace(":", " ") if len(units) == 1 else f"slots {first}-{last}"

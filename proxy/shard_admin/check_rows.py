@@ -1,10 +1,10 @@
-"""Whether every row lies on the shard that owns its tenant.
+"""Whether every row is on the shard that owns its tenant.
 
-Of tables with a tenant each distinct one is looked up in the map. A row without a tenant belongs where the row is that
-it names (a pause where its run is), so it must find that on its own shard; whose tenant is checked in its turn. A row
-whose parent is nowhere belongs to nobody any more: it is counted, and is not wrong.
+In a table with a tenant, each distinct tenant is looked up in the map. A row without a tenant belongs to the row that
+it names (a pause to its run), so it must find that row on its own shard; the tenant of that row is checked with its own
+table. A row whose parent is on no shard belongs to nobody any more: it is counted, and is not wrong.
 
-Tenants and ids are streamed, a thousand at a time, and of what is wrong some are named and the others counted.
+Tenants and ids are streamed, a thousand at a time. Of the wrong rows some are named, and the others are counted.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NAMED: Final = 10
 
 @dataclass(slots=True)
 class Found:
-    """What came of it; threads may add to it.
+    """What the check found; several threads may add to it.
 
     Args:
-        wrong: lines that say what lies where it must not.
-        tenants: how many were looked up, each once for every shard and table that it has rows in.
-        by_parent: how many rows without a tenant were looked at.
-        orphans: how many of those name a row that is on no shard.
+        wrong: lines that say what is on a wrong shard.
+        tenants: how many tenants were looked up; each counts once for every shard and table that it has rows in.
+        by_parent: how many rows without a tenant were checked.
+        orphans: how many of these name a row that is on no shard.
     """
 
     wrong: list[str] = field(default_factory=list)
@@ -59,20 +59,23 @@ class Found:
 
 
 def check_rows(shard: str, engines: Mapping[str, Engine], shard_map: ShardMap, found: Found, report: Progress) -> None:
-    """Check all tracked tables of one shard.
+    """Check all tracked tables of one shard, and add the result to *found*.
 
     Args:
-        shard: whose rows are looked at.
-        engines: of all shards that answer: where the parents of rows are looked for that lie without them.
-        shard_map: who owns which tenant.
-        found: is added to.
-        report: shows how far it is.
+        shard: the shard whose rows are checked.
+        engines: the engines of all shards that answer. The parents of rows are looked for there if they are not on
+            *shard*.
+        shard_map: says which shard owns which tenant.
+        found: takes the result.
+        report: is told what is being done.
     """
     with engines[shard].connect() as connection:
         gone = missing(connection)
-        # A shard that is in no map yet need not have them.
+        # A shard that is not in the map yet need not have these tables.
         if gone and shard in shard_map.shards:
-            found.add([f"{shard} has no table {', '.join(gone)}: does its URL lead to the application's database?"])
+            found.add(
+                [f"{shard} has no table {', '.join(gone)}: check that its URL leads to the application's database"]
+            )
         for one in WITH_TENANT:
             if one.table.name not in gone:
                 _check_tenants(connection, one, shard, shard_map, found, report)
@@ -93,7 +96,7 @@ def _check_tenants(
         ownership = shard_map.ownership(tenant)
         if ownership.shard != shard:
             misplaced.add(tenant, f"(slot {slot_of(tenant)}), which {ownership.shard} owns")
-    # Counted afterwards: the tenants are still being streamed above.
+    # Count the rows only now: above, this connection was still streaming the tenants.
     lines = misplaced.lines(lambda tenant: f"{_rows(connection, one, tenant)} of tenant")
     found.add(lines, tenants=number)
 
@@ -122,7 +125,7 @@ def _check_children(
 
 
 def _children(child: ParentTable, after: str | None) -> Select[Any]:
-    """The next rows, what they name, and whether that is there: in one snapshot."""
+    """Return the statement for the next rows, what they name, and whether that is there; all in one snapshot."""
     above = [] if after is None else [child.key > after]
     page = select(child.key.label("key"), child.field.label("parent")).where(*above).order_by(child.key).limit(_PAGE)
     rows = page.subquery()
@@ -131,13 +134,13 @@ def _children(child: ParentTable, after: str | None) -> Select[Any]:
 
 
 def _elsewhere(child: ParentTable, parents: set[str], shard: str, engines: Mapping[str, Engine]) -> dict[str, str]:
-    """On which other shard each of some parents lies, if on any."""
-    asked = select(child.parent).where(child.parent.in_(parents))
+    """Return, for those of *parents* that are on another shard, which shard that is."""
+    statement = select(child.parent).where(child.parent.in_(parents))
     found: dict[str, str] = {}
     for other, engine in engines.items():
         if other != shard:
             with engine.connect() as connection:
-                found |= dict.fromkeys(connection.scalars(asked), other)
+                found |= dict.fromkeys(connection.scalars(statement), other)
     return found
 
 
@@ -148,7 +151,7 @@ def _rows(connection: Connection, one: TenantTable, tenant: str) -> str:
 
 
 class _Named:
-    """Some that are named, and the number of the others."""
+    """Name some wrong things, and count the others."""
 
     def __init__(self, where: str, what: str) -> None:
         self._where = where

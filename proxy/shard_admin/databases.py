@@ -1,4 +1,4 @@
-"""The shards' primaries and their map, as commands use them: from the settings alone, without a gate."""
+"""The shards' primaries and their map, as the commands use them: from the settings alone, without a gate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _CONNECT: Final[dict[str, Any]] = {
     "application_name": "tidegate shards",
     "options": "-c timezone=UTC",
 }
-# Copies of one folder have one identifier, and one server has several databases; but no two start in one microsecond.
+# Copies of one data folder have the same identifier, so the start time is asked too: no two servers start in the same
+# microsecond. One server may have several databases, so the name is asked too.
 _IDENTITY: Final = text(
     "SELECT s.system_identifier, pg_postmaster_start_time(), current_database() FROM pg_control_system() s"
 )
@@ -35,12 +36,13 @@ _IDENTITY: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The map that gates go by now.
+    """The map that gates use now.
 
     Args:
         shard_map: the map.
-        where: where it is from, to be shown.
-        entry: what the catalogue holds; None: there is none, or it is empty, and the map is that of the settings.
+        where: where the map is from, in words to be shown.
+        entry: what the catalogue holds; None: there is no catalogue, or it is empty, and the map is that of the
+            settings.
     """
 
     shard_map: ShardMap
@@ -49,24 +51,24 @@ class Known:
 
     @property
     def flip(self) -> FlipPlan | None:
-        """The flip that is under way."""
+        """Return the flip that is under way; None if there is none."""
         return None if self.entry is None else self.entry.flip
 
     @property
     def last_epoch(self) -> int:
-        """The last that any map or flip was given."""
+        """Return the last epoch that was given to any map or flip."""
         return self.shard_map.epoch if self.entry is None else self.entry.next_epoch - 1
 
 
 @dataclass(slots=True)
 class Databases:
-    """The primary of each shard, found where it is now; a context manager.
+    """Connect to the primary of each shard, wherever it is now; a context manager.
 
     Args:
-        settings: which name the shards.
+        settings: the settings, which name the shards.
 
     Raises:
-        SettingsError: they name none, or sharding that cannot work.
+        SettingsError: the settings name no shard, or their sharding cannot work.
     """
 
     settings: Settings
@@ -76,7 +78,7 @@ class Databases:
     def __post_init__(self) -> None:
         if not self.settings.shards:
             raise SettingsError(
-                "shards: the settings name none; give --config a file with a [[shards]] section for each"
+                "shards: the settings name no shard; give --config a file with a [[shards]] section for each shard"
             )
         self.settings.shard_map()
 
@@ -89,15 +91,15 @@ class Databases:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all shards in the settings, in their order."""
+        """Return the names of all shards in the settings, in their order."""
         return tuple(shard.name for shard in self.settings.shards)
 
     def engine(self, name: str) -> Engine:
-        """The primary's; found at the first call.
+        """Return the engine of a shard's primary, which is looked for at the first call.
 
         Raises:
-            SettingsError: the settings have no such shard, or a URL that cannot be used.
-            NoNodeAvailable: none of its servers answers as a primary; says what each does.
+            SettingsError: the settings have no such shard, or have a URL that cannot be used.
+            NoNodeAvailable: none of its servers answers as a primary; the message says what each of them does.
         """
         with self._finding:
             found = self._engines.get(name)
@@ -108,10 +110,11 @@ class Databases:
         return found
 
     def own_engine(self, name: str) -> Engine:
-        """The same, of a database that no gate knows as another shard's.
+        """Return the same as :meth:`engine`, after checking that no gate has recorded the database as another shard's.
 
         Raises:
-            SettingsError: gates do; or see :meth:`engine`.
+            SettingsError: it is recorded as another shard's; or as for :meth:`engine`.
+            NoNodeAvailable: as for :meth:`engine`.
         """
         engine = self.engine(name)
         if inspect(engine).has_table(STATE.name):
@@ -119,12 +122,12 @@ class Databases:
         return engine
 
     def catalogue(self) -> Catalogue | None:
-        """The catalogue, if the settings name one."""
+        """Return the catalogue; None if the settings name none."""
         name = self.settings.sharding.catalogue
         return None if name is None else Catalogue(self.engine(name))
 
     def known(self) -> Known:
-        """The map: the catalogue's, or that of the settings."""
+        """Return the map that gates use now: the catalogue's, or that of the settings."""
         name = self.settings.sharding.catalogue
         if name is None:
             return Known(self.settings.shard_map(), "the settings: sharding.catalogue is not set")
@@ -136,16 +139,16 @@ class Databases:
         return Known(entry.shard_map, f"the catalogue on {name}", entry)
 
     def identity(self, name: str) -> tuple[Any, ...]:
-        """What no other database has."""
+        """Return what no other database has in common with this one: identifier, start time and name."""
         with self.engine(name).connect() as connection:
             return tuple(connection.execute(_IDENTITY).one())
 
     def without_passwords(self, message: str) -> str:
-        """*message* with no password of a shard's URL in it."""
+        """Return *message* without the passwords of the shards' URLs."""
         for shard in self.settings.shards:
             try:
                 urls = [address.url for address in addresses(shard, self.settings)]
-            except SettingsError:  # whose own message has no URL in it
+            except SettingsError:  # its message holds no URL
                 continue
             for url in urls:
                 message = message.replace(str(url.password), "***") if url.password else message
@@ -156,11 +159,13 @@ class Databases:
             if shard.name == name:
                 return shard
         known = ", ".join(self.names)
-        raise SettingsError(f"the settings have no database for the shard {name!r}, only for {known}: add a [[shards]]")
+        raise SettingsError(
+            f"the settings have no database for the shard {name!r}, only for {known}: add a [[shards]] section for it"
+        )
 
 
 def _primary(shard: ShardSettings, settings: Settings) -> Engine:
-    said = []
+    troubles = []
     for address in addresses(shard, settings):
         if address.url.get_backend_name() != "postgresql":
             raise SettingsError(f"shards.{shard.name}: sharding needs PostgreSQL, not {address.url.get_backend_name()}")
@@ -169,8 +174,8 @@ def _primary(shard: ShardSettings, settings: Settings) -> Engine:
             with engine.connect() as connection:
                 if not connection.scalar(text("SELECT pg_is_in_recovery()")):
                     return engine
-            said.append(f"{address.name} is a standby")
+            troubles.append(f"{address.name} is a standby")
         except DBAPIError as error:
-            said.append(f"{address.name}: {first_line(error)}")
+            troubles.append(f"{address.name}: {first_line(error)}")
         engine.dispose()
-    raise NoNodeAvailable(f"the shard {shard.name} has no primary that answers: {'; '.join(said)}")
+    raise NoNodeAvailable(f"the shard {shard.name} has no primary that answers: {'; '.join(troubles)}")

@@ -1,21 +1,21 @@
-"""Handing slots from one shard to another: at no moment do two shards accept writes for one slot.
+"""Flipping slots from one shard to another: at no moment do two shards accept writes for one slot.
 
-Five steps, each a transaction, and each harmless when repeated::
+There are five steps. Each is a transaction, and each is harmless when it is repeated::
 
     plan      in the catalogue: which slots, from where to where, at which epoch. From now on anybody can finish it
-    close     on the shard that gives: new writes of these slots are turned away, those that have begun may end
-    fence     on the shard that gives: it owns them no more. Waits for those that had begun
+    close     on the shard that gives: new writes to these slots are refused, and those that have begun may end
+    fence     on the shard that gives: it owns them no more. This waits for the writes that had begun
     grant     on the shard that gets: it owns them, since that epoch
     publish   in the catalogue: the map of that epoch, and the plan is done
 
-Before the fence the one shard accepts writes, after it none does: a write needs a shard that owns the slot *since the
-epoch that the writer's map says*, and no map says this epoch until it is published. Reads go on where the rows are.
+Before the fence one shard accepts writes; after it, no shard does. For a write needs a shard that owns the slot *since
+the epoch that the writer's map says*, and no map says this epoch until it is published. Reads go on where the rows are.
 
-Who dies leaves a plan; :meth:`Flipper.finish` takes it over, with an epoch of its own, and goes through the steps
-again. Who was only slow, and comes back, does no harm: neither a shard's rows nor the catalogue go back to an older
-epoch.
+If the process that flips dies, the plan stays. :meth:`Flipper.finish` takes it over, with an epoch of its own, and goes
+through all steps again. If the first process was only slow, and comes back, it does no harm: neither the rows of a
+shard nor the catalogue go back to an older epoch.
 
-This hands over slots, not rows: those of their tenants must have been copied before, or there must be none.
+This flips slots, and moves no rows: the rows of their tenants must have been copied before, or there must be none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _UNITS: Final[BindParameter[Any]] = bindparam("units", expanding=True)
 _ROWS: Final = (
     select(OWNERSHIP.c.unit, OWNERSHIP.c.since, OWNERSHIP.c.owned)
     .where(OWNERSHIP.c.unit.in_(_UNITS))
-    .order_by(OWNERSHIP.c.unit)  # as writes lock them, so that none waits for another in a circle
+    .order_by(OWNERSHIP.c.unit)  # the order in which writes lock them, so that there is no deadlock
 )
 _LOCKED: Final = _ROWS.with_for_update(key_share=True)
 _NOTICES: Final = (
@@ -57,14 +57,14 @@ _NOTICES: Final = (
 
 
 class Flipper:
-    """Hands slots over, one flip at a time for all that share a catalogue.
+    """Flip slots, one flip at a time for all who share a catalogue.
 
     Args:
-        catalogue: where the map and the plan are.
-        engines: of the shards' primaries, by name; at least those of the two shards.
+        catalogue: holds the map and the plan.
+        engines: the engines of the shards' primaries, by name; at least those of the two shards.
         drain_s: how long writes that had begun may take to end, in seconds; new ones are refused meanwhile.
-        objection: asked on the shard that gives, when no write is under way there any more and it owns the slots still:
-            what stands against the flip, like rows that would be left behind; None: nothing.
+        objection: is asked on the shard that gives, when no write is under way there any more and the shard still owns
+            the slots. It returns a reason against the flip, like rows that would be left behind; None: there is none.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Flipper:
         self._objection = objection
 
     def flip(self, slots: Iterable[int], from_shard: str, to_shard: str) -> ShardMap:
-        """Hand *slots* over, and give the map in which that is done; harmless when it is done already.
+        """Flip *slots*, and return the map that says so. If it is done already, change nothing.
 
         Raises:
-            SettingsError: a shard is not known or its primary a standby, or *from_shard* does not hold a slot.
-            RoutingError: another flip is under way, writes did not end in time, or *objection* had something to say;
-                nothing was changed.
-            StaleShardMap: somebody else has changed the map meanwhile, or taken this flip over.
+            SettingsError: a shard is not known, its primary is a standby, or *from_shard* does not own a slot.
+            RoutingError: another flip is under way, writes did not end in time, or there was an objection. Nothing was
+                flipped.
+            StaleShardMap: somebody else has changed the map meanwhile, or has taken this flip over.
         """
         entry = self._entry()
         wanted = tuple(sorted(set(slots)))
@@ -106,10 +106,10 @@ class Flipper:
         return self._carry_out(plan, entry)
 
     def finish(self) -> ShardMap:
-        """Finish the flip that is under way, whoever began it, and give the map; harmless where there is none.
+        """Finish the flip that is under way, whoever began it, and return the map. If there is none, change nothing.
 
         Raises:
-            RoutingError, StaleShardMap: see :meth:`flip`.
+            RoutingError, StaleShardMap: as for :meth:`flip`.
         """
         entry = self._entry()
         if entry.flip is None:
@@ -123,7 +123,10 @@ class Flipper:
         return entry
 
     def _check(self, plan: FlipPlan, shard_map: ShardMap) -> None:
-        """What can be known before anything is done; asks both shards, so that one that is down costs no write."""
+        """Check what can be checked before anything is done.
+
+        It asks both shards, so that a flip with a shard that is down refuses no write.
+        """
         for slot in plan.slots:
             if (holder := shard_map.slots[slot].shard) != plan.from_shard:
                 raise SettingsError(f"slot {slot} is held by {holder}, not by {plan.from_shard}")
@@ -144,7 +147,7 @@ class Flipper:
             self._give_up(plan, shard_map)
             raise RoutingError(
                 f"writes on {plan.from_shard} that had begun did not end within {self._drain_s:g} s, so nothing was "
-                "flipped; the oldest transaction stands in pg_stat_activity or pg_prepared_xacts"
+                "flipped; look for the oldest transaction in pg_stat_activity and pg_prepared_xacts"
             ) from error.__cause__
         except _Objected as error:
             self._give_up(plan, shard_map)
@@ -160,7 +163,8 @@ class Flipper:
         with self._engines[plan.from_shard].begin() as connection:
             noted = insert(CLOSING).values(notices)
             values = {"since": noted.excluded.since, "closed": noted.excluded.closed}
-            # Waits for the fence of whoever had this flip before, and is not done where somebody has it after.
+            # This waits for the fence of an earlier attempt at this flip. It changes nothing where a later attempt has
+            # taken the flip over: then fewer rows come back.
             done = noted.on_conflict_do_update(
                 index_elements=["unit"], set_=values, where=CLOSING.c.since <= noted.excluded.since
             )
@@ -177,7 +181,7 @@ class Flipper:
             try:
                 rows = connection.execute(_LOCKED, units).all()
             except DBAPIError as error:
-                # Given up only where it was not fenced in an attempt before this: then it can but go on.
+                # Give the flip up only if no earlier attempt has fenced it: after a fence, it can only go forward.
                 raise error if was_fenced or not _is_canceled(error) else _NotDrained from error
             self._check_rows(plan, shard_map, rows)
             if not was_fenced and (objection := self._objection(connection, plan)):
@@ -187,7 +191,7 @@ class Flipper:
             connection.execute(delete(CLOSING).where(CLOSING.c.unit.in_(_UNITS)), units)
 
     def _check_rows(self, plan: FlipPlan, shard_map: ShardMap, rows: Iterable[Any]) -> None:
-        """They are owned as the map says; or fenced since, by an attempt before this one."""
+        """Check that the units are owned as the map says, or were fenced by an earlier attempt at this flip."""
         found = {row.unit: (row.owned, row.since) for row in rows}
         for slot in plan.slots:
             since = shard_map.slots[slot].since_epoch
@@ -196,11 +200,12 @@ class Flipper:
             if not (as_mapped or fenced_before):
                 raise StaleShardMap(
                     f"by the catalogue {plan.from_shard} owns slot {slot} since epoch {since}; by its own table it "
-                    f"{'owns it' if owned else 'does not'}, since epoch {really}"
+                    f"{'owns it' if owned else 'does not own it'}, since epoch {really}"
                 )
 
     def _give_up(self, plan: FlipPlan, shard_map: ShardMap) -> None:
-        # What stays in the table keeps whoever had this flip before, and is only slow, from closing the slots again.
+        # The rows stay in the table. If an earlier attempt at this flip is only slow, they keep it from closing the
+        # slots again.
         self._close(plan, closed=False)
         self._catalogue.give_up(plan, shard_map.epoch)
 
@@ -217,7 +222,8 @@ class Flipper:
                     where=OWNERSHIP.c.since < granted.excluded.since,
                 )
             )
-            # Not so where this shard has had them at a later epoch: then this is an old flip, come back.
+            # If the shard does not own them at this epoch, it has had them at a later one: then this attempt is an old
+            # one that was slow.
             if not self._owns(connection, units, plan.since_epoch):
                 raise _taken_over(plan)
 
@@ -235,7 +241,7 @@ class _NotDrained(Exception):  # noqa: N818  # caught here
 
 
 class _Objected(Exception):  # noqa: N818  # caught here
-    """Something stands against the flip."""
+    """There is a reason against the flip."""
 
 
 def _units(plan: FlipPlan) -> list[str]:

@@ -1,4 +1,4 @@
-"""Handing slots over as commands do: none whose tenants have rows, unless somebody says that those were copied."""
+"""Flipping slots as the commands do it: none whose tenants have rows, unless somebody says that these were copied."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NAMED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Slots that one shard would give to another."""
+    """The slots that one shard gives to another."""
 
     from_shard: str
     to_shard: str
@@ -39,13 +39,13 @@ class Move:
 
 
 class SlotMoves:
-    """Plans moves, sees that they leave no row behind, and carries them out, each as one flip.
+    """Plan moves, check that they leave no row behind, and carry them out, each as one flip.
 
     Args:
-        databases: of the shards; their settings name a catalogue.
-        report: shows how far it is.
-        rows_copied: somebody has said that the rows of these slots' tenants were copied; they are not looked for.
-        drain_s: see :class:`~tidegate.proxy.shard_admin.flip.Flipper`.
+        databases: the databases of the shards; their settings name a catalogue.
+        report: is told what is being done.
+        rows_copied: somebody has said that the rows of these slots' tenants were copied, so no rows are looked for.
+        drain_s: how long writes that had begun may take to end, in seconds; new ones are refused meanwhile.
 
     Raises:
         SettingsError: there is no catalogue, so the settings are the map.
@@ -57,8 +57,8 @@ class SlotMoves:
         catalogue = databases.catalogue()
         if catalogue is None:
             raise SettingsError(
-                "sharding.catalogue is not set, so these settings are the map of every gate and nothing can be handed "
-                f"over: name the shard that shall keep the map ({', '.join(databases.names)})"
+                "sharding.catalogue is not set, so these settings are the map of every gate and no slot can be "
+                f"flipped: set it to the shard that shall keep the map ({', '.join(databases.names)})"
             )
         self._databases = databases
         self._catalogue: Catalogue = catalogue
@@ -67,7 +67,7 @@ class SlotMoves:
         self._drain_s = drain_s
 
     def to(self, slots: Sequence[int], target: str) -> list[Move]:
-        """The moves after which *target* has *slots*: one for each shard that has some; none where it has them all.
+        """Return the moves after which *target* has *slots*: one for each other shard that has some of them.
 
         Raises:
             SettingsError: the map does not know *target*.
@@ -80,7 +80,7 @@ class SlotMoves:
         return [Move(giver, target, tuple(given)) for giver, given in giving.items() if giver != target]
 
     def to_add(self, shard: str) -> list[Move]:
-        """The moves after which a new shard has its share; what is left of them, where that was broken off.
+        """Return the moves after which a new shard has its share, or the rest of them after an interruption.
 
         Raises:
             SettingsError: the settings have no database of that name, or it is not ready.
@@ -94,10 +94,12 @@ class SlotMoves:
         return [Move(giver, shard, tuple(slots)) for giver, slots in shares.items() if slots]
 
     def verify_empty(self, moves: Sequence[Move]) -> None:
-        """See that no tenant of these slots has a row, where they are or where they shall go; reads no row twice.
+        """Check that no tenant of these slots has a row, on the shards that give them and on those that get them.
+
+        Each shard is read once.
 
         Raises:
-            RoutingError: some have; names them.
+            RoutingError: some tenants have rows; the message names some of them.
         """
         if self._rows_copied:
             return
@@ -109,9 +111,10 @@ class SlotMoves:
                     raise RoutingError(f"{said}; nothing was changed")
 
     def make_known(self, shard: str) -> None:
-        """Publish a map that knows *shard*, which holds nothing yet; nothing where it is known.
+        """Publish a map that knows *shard*, which owns nothing yet; do nothing if the map knows it.
 
         Raises:
+            SettingsError: the catalogue has no map yet.
             RoutingError: somebody else has changed the map meanwhile, or a flip is under way.
         """
         entry = self._catalogue.load()
@@ -122,41 +125,41 @@ class SlotMoves:
             self._catalogue.publish(known, entry.shard_map.epoch)
 
     def carry_out(self, moves: Sequence[Move], done: Callable[[Move], None]) -> ShardMap:
-        """Flip one move after the other, tell *done* of each, and give the newest map.
+        """Flip one move after the other, call *done* after each, and return the newest map.
 
         Raises:
-            RoutingError: see :meth:`~tidegate.proxy.shard_admin.flip.Flipper.flip`; those before it are done.
+            RoutingError: as for :meth:`~tidegate.proxy.shard_admin.flip.Flipper.flip`. The moves before it are done.
         """
         flipper = self._flipper()
         for move in moves:
-            self._report(move.from_shard, f"handing {len(move.slots)} slots to {move.to_shard}")
+            self._report(move.from_shard, f"flipping {len(move.slots)} slots to {move.to_shard}")
             flipper.flip(move.slots, move.from_shard, move.to_shard)
             self._report(move.from_shard, "")
             done(move)
         return self._map()
 
     def finish(self) -> tuple[FlipPlan | None, ShardMap]:
-        """Finish the flip that is under way: which, if there was one, and the map.
+        """Finish the flip that is under way. Return that flip, or None if there was none, and the map.
 
         Raises:
-            RoutingError: see :meth:`~tidegate.proxy.shard_admin.flip.Flipper.finish`.
+            RoutingError: as for :meth:`~tidegate.proxy.shard_admin.flip.Flipper.finish`.
         """
         entry = self._catalogue.load()
         return (None if entry is None else entry.flip), self._flipper().finish()
 
     def repair(self) -> ShardMap | None:
-        """Publish a map of what the shards own, where the catalogue has lost its newest; None where it has not.
+        """Publish a map of what the shards own, if the catalogue has lost its newest map; return None if it has not.
 
         Raises:
             SettingsError: a unit has no owner, or several.
-            RoutingError: the catalogue has a flip under way: that one comes first.
+            RoutingError: a flip is under way in the catalogue, and must be finished first.
         """
         known = self._databases.known()
         recorded = {name: records(self._databases.own_engine(name)) for name in self._all_shards(known.shard_map)}
         if newer_epoch(known, recorded) is None:
             return None
         if known.flip is not None:
-            raise RoutingError("a flip is under way in the catalogue; run: tidegate shards finish, and this again")
+            raise RoutingError("a flip is under way in the catalogue; run: tidegate shards finish, then run this again")
         made = rebuilt(known, recorded)
         self._catalogue.publish(made, known.shard_map.epoch)
         return made
@@ -172,7 +175,7 @@ class SlotMoves:
         return Flipper(self._catalogue, engines, drain_s=self._drain_s, objection=self._objection)
 
     def _objection(self, connection: Connection, plan: FlipPlan) -> str | None:
-        """Rows that came since :meth:`see_empty`; no more can come."""
+        """Return which rows came since :meth:`verify_empty`, or None; no more can come."""
         if self._rows_copied:
             return None
         try:
@@ -181,14 +184,16 @@ class SlotMoves:
         except OperationalError as error:
             if getattr(error.orig, "sqlstate", None) != _CANCELED:
                 raise
-            return f"whether {plan.from_shard} has rows of these slots could not be told within {self._drain_s:g} s"
+            return f"{plan.from_shard} could not be searched for rows of these slots within {self._drain_s:g} s"
 
     def _verify_ready(self, shard: str) -> None:
         engine = self._databases.own_engine(shard)
         identity = self._databases.identity(shard)
         for other in self._databases.names:
             if other != shard and self._databases.identity(other) == identity:
-                raise SettingsError(f"the URLs of {other} and {shard} lead to the same database; a shard has its own")
+                raise SettingsError(
+                    f"the URLs of {other} and {shard} lead to the same database; each shard needs a database of its own"
+                )
         if gone := missing_tables(engine):
             raise SettingsError(f"{shard} has no table {', '.join(gone)}: run tidegate init --url with its URL")
         with engine.connect() as connection:
@@ -197,7 +202,7 @@ class SlotMoves:
 
 
 class _Engines(dict[str, "Engine"]):
-    """Those that are asked for, found then: a shard that takes no part may be away."""
+    """Find the engines of those shards that are asked for, when they are: a shard that takes no part may be away."""
 
     def __init__(self, databases: Databases) -> None:
         super().__init__()
@@ -214,12 +219,15 @@ class _Engines(dict[str, "Engine"]):
 
 
 def _without(shard_map: ShardMap, shard: str) -> ShardMap:
-    """The map as it was before it knew a shard that holds nothing."""
+    """Return the map as it was before it knew a shard that owns nothing."""
     return replace(shard_map, shards=tuple(name for name in shard_map.shards if name != shard))
 
 
 def _rest(shard_map: ShardMap, shard: str) -> dict[str, list[int]]:
-    """What a shard lacks to its share, from those that have most: of an even map, those that have not given yet."""
+    """Return the slots that a shard still lacks of its share, taken from the shards that have most.
+
+    In an even map these are the shards that have not given yet.
+    """
     sizes = Counter({name: len(shard_map.slots_of(name)) for name in shard_map.shards if name != shard})
     taken: Counter[str] = Counter()
     for _ in range(SLOTS // len(shard_map.shards) - len(shard_map.slots_of(shard))):
@@ -238,11 +246,14 @@ def _rows_of(
     *,
     indexed_only: bool,
 ) -> str | None:
-    """Whose rows, of these slots, a shard has; None if it has none. Pinned tenants belong to no slot."""
+    """Return a sentence that names tenants of these slots with rows on a shard; None if there are none.
+
+    Pinned tenants belong to no slot.
+    """
     found: dict[str, str] = {}
     for one in WITH_TENANT:
-        # A table whose tenants no index knows is read whole, which cannot be done while writes wait. Its rows come with
-        # rows of their parents, which are found.
+        # A table without an index on the tenant must be read whole, which takes too long while writes wait. It can be
+        # left out: its rows come together with rows of their parents, and those are found.
         if indexed_only and not is_indexed(connection, one):
             continue
         report(shard, f"looking for rows in {one.table.name}")
@@ -257,7 +268,7 @@ def _rows_of(
     some = ", ".join(f"{tenant} (slot {slot_of(tenant)}, {table})" for tenant, table in list(found.items())[:_NAMED])
     more = " and others" if len(found) > _NAMED else ""
     return (
-        f"{shard} has rows of tenants in these slots: {some}{more}. A flip hands over slots; moving rows is not built, "
-        "and these tenants would find nothing. Copy their rows to the new shard first, with their writers stopped, and "
-        "say --rows-copied; or choose slots without rows"
+        f"{shard} has rows of tenants in these slots: {some}{more}. A flip changes the owner of slots and copies no "
+        "rows (moving rows is not built), so these tenants would find nothing. Stop their writers, copy their rows to "
+        "the new shard, and add --rows-copied; or choose slots without rows"
     )

@@ -1,4 +1,4 @@
-"""What a command is doing, shown once it takes longer than two seconds: a line that changes, or one now and then."""
+"""What a command is doing, shown once it takes longer than two seconds: a line that changes, or a line every 10 s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Progress = Callable[[str, str], None]
-    """Told of which shard, and what is being done there; threads may call it."""
+    """Takes the name of a shard, and what is being done there; several threads may call it."""
 
 _FIRST_S: Final = 2.0
 _LINE_S: Final = 10.0
@@ -22,13 +22,16 @@ _CHANGE_S: Final = 0.2
 
 @contextmanager
 def progress(title: str, *, first_s: float = _FIRST_S) -> Iterator[Progress]:
-    """Show *title* and what each shard is at on standard error, from *first_s* on, while the block runs."""
+    """Show *title*, and what is being done on each shard, on standard error while the block runs.
+
+    It begins after *first_s* seconds.
+    """
     console = Console(stderr=True)
-    began, doing, over = time.monotonic(), dict[str, str](), threading.Event()
+    began_s, doing, over = time.monotonic(), dict[str, str](), threading.Event()
 
     def line() -> str:
         details = ", ".join(f"{shard}: {what}" for shard, what in list(doing.items()) if what)
-        return f"{title}, {time.monotonic() - began:.0f} s{f' ({details})' if details else ''}"
+        return f"{title}, {time.monotonic() - began_s:.0f} s{f' ({details})' if details else ''}"
 
     def show() -> None:
         if over.wait(first_s):

@@ -26,14 +26,14 @@ _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was asked of one shard.
+    """What one shard answered.
 
     Args:
-        name: of the shard.
-        where: its primary, or why it is not known.
-        answers: whether it did.
-        sizes: of its tables.
-        busiest: its tenants with most runs.
+        name: the shard's name.
+        where: the address of its primary; or why it did not answer.
+        answers: whether it answered.
+        sizes: the sizes of its tables.
+        busiest: its tenants with the most runs.
     """
 
     name: str
@@ -44,7 +44,15 @@ class Seen:
 
 
 def look(databases: Databases, name: str, report: Progress, *, hours: float, most: int) -> Seen:
-    """Ask one shard; that it does not answer is part of what is shown."""
+    """Ask one shard. That it does not answer is part of what is shown, and raises nothing.
+
+    Args:
+        databases: the databases of the shards.
+        name: the shard's name.
+        report: is told what is being done.
+        hours: runs of the last so many hours count.
+        most: how many of the busiest tenants to return; 0: none.
+    """
     found: list[Size] = []
     try:
         engine = databases.engine(name)
@@ -65,7 +73,7 @@ def look(databases: Databases, name: str, report: Progress, *, hours: float, mos
 
 
 def map_lines(known: Known, names: Sequence[str]) -> Iterator[str]:
-    """The map; *names* are the shards that the settings have databases of."""
+    """Yield the lines that show the map; *names* are the shards that the settings have databases for."""
     shard_map = known.shard_map
     yield f"epoch {shard_map.epoch} of {known.where}"
     yield from aligned([("slots", "shard", "since epoch"), *_stretches(shard_map)])
@@ -75,15 +83,16 @@ def map_lines(known: Known, names: Sequence[str]) -> Iterator[str]:
         flip = known.flip
         yield (
             f"flip under way: {_number(len(flip.slots), 'slot')} ({slots_text(flip.slots)}) from {flip.from_shard} to "
-            f"{flip.to_shard}, at epoch {flip.since_epoch}; if nobody is at it any more, run: tidegate shards finish"
+            f"{flip.to_shard}, at epoch {flip.since_epoch}; if no process works on it any more, run: tidegate shards "
+            "finish"
         )
     for name in names:
         if name not in shard_map.shards:
-            yield f"the shard {name} has a database and is not in the map; run: tidegate shards add {name}"
+            yield f"the shard {name} has a database, but is not in the map; run: tidegate shards add {name}"
 
 
 def shard_lines(seen: Seen, shard_map: ShardMap, hours: float) -> Iterator[str]:
-    """One shard."""
+    """Yield the lines that show one shard."""
     slots = len(shard_map.slots_of(seen.name))
     pins = sum(held.shard == seen.name for held in shard_map.pins.values())
     yield f"shard {seen.name}: {_number(slots, 'slot')} ({slots / SLOTS:.1%}), {_number(pins, 'pinned tenant')}"
@@ -99,7 +108,7 @@ def shard_lines(seen: Seen, shard_map: ShardMap, hours: float) -> Iterator[str]:
 
 
 def slots_text(slots: Sequence[int]) -> str:
-    """Slots in order as a person writes them: "5-7, 9"."""
+    """Return slots, which are in order, as a person writes them: "5-7, 9"."""
     parts: list[list[int]] = []
     for slot in slots:
         if parts and slot == parts[-1][1] + 1:
@@ -110,7 +119,7 @@ def slots_text(slots: Sequence[int]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines: the first column to the left, the others to the right."""
+    """Yield rows as lines: the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for first, *others in rows:
         cells = [first.ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]

@@ -1,4 +1,4 @@
-"""What rows a shard has: of which tenants, how many, how large, and whose are most of the new ones."""
+"""What rows a shard has: of which tenants, how many, how large, and which tenants have most of the new ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TenantTable(NamedTuple):
 
 
 class ParentTable(NamedTuple):
-    """A tracked table without a tenant: *field* names a row of *parent*, by whose key, whose tenant it is."""
+    """A tracked table without a tenant: its *field* names the key of a row of *parent*, whose tenant is its own too."""
 
     table: Table
     key: Column[Any]
@@ -54,7 +54,7 @@ class ParentTable(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Of one table: rows and tenants, exact or estimated (None: nobody knows), and bytes with indexes and TOAST."""
+    """The size of one table: rows and tenants, exact or estimated (None: not known), and bytes with indexes and all."""
 
     table: str
     rows: int | None
@@ -64,7 +64,7 @@ class Size(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """A tenant, its runs, and those of all tenants of the shard, in the time that was asked for."""
+    """A tenant, its number of runs, and that of all tenants of the shard, in the time that was asked for."""
 
     tenant: str
     runs: int
@@ -94,21 +94,21 @@ TABLES: Final = (*(one.table for one in WITH_TENANT), *(one.table for one in WIT
 
 
 def missing(connection: Connection) -> list[str]:
-    """The tracked tables that are not there."""
+    """Return the names of the tracked tables that are not there."""
     there = set(inspect(connection).get_table_names())
     return [table.name for table in TABLES if table.name not in there]
 
 
 def is_indexed(connection: Connection, one: TenantTable) -> bool:
-    """Whether the tenants of a table can be told without reading all of it: an index begins with them."""
+    """Tell whether an index begins with the table's tenant, so that its tenants are found without reading all of it."""
     return bool(connection.scalar(_INDEXED, {"table": one.table.name, "column": one.tenant.name}))
 
 
 def tenants(connection: Connection, one: TenantTable) -> Iterator[str]:
-    """Each tenant that has a row in a table, in order, streamed.
+    """Yield each tenant that has a row in a table, in order, streamed.
 
-    Where an index begins with the tenant, it is searched once a tenant, however many rows that has; so 1,000 tenants
-    are one statement. Where none does, the table is read once.
+    Where an index begins with the tenant, it is searched once for each tenant, however many rows that tenant has; one
+    statement brings 1,000 tenants. Where none does, the table is read once.
     """
     if not is_indexed(connection, one):
         every = select(one.tenant).distinct().order_by(one.tenant)
@@ -125,7 +125,7 @@ def tenants(connection: Connection, one: TenantTable) -> Iterator[str]:
 
 
 def _page(tenant: Column[Any], after: str | None) -> Select[Any]:
-    """The next tenants after one: each the least above the one before, which is one descent of the index."""
+    """Return the statement for the next tenants after one: each is the least above the last, found by one search."""
     start = select(_least(tenant, after).label("tenant"), literal(1).label("number"))
     found = start.cte("found", recursive=True)
     following = select(_least(tenant, found.c.tenant), found.c.number + 1)
@@ -140,7 +140,10 @@ def _least(tenant: Column[Any], above: Any) -> ScalarSelect[Any]:
 
 
 def sizes(connection: Connection) -> Iterator[Size]:
-    """Of each tracked table that is there. Tables of 16 MiB and less are counted, of others the statistics tell."""
+    """Yield the size of each tracked table that is there.
+
+    Tables of up to 16 MiB are counted; for larger ones the statistics are used.
+    """
     having = {one.table.name: one.tenant for one in WITH_TENANT}
     for table in TABLES:
         row = connection.execute(_SIZES, {"table": table.name}).one_or_none()
@@ -161,7 +164,7 @@ def _counted(connection: Connection, table: Table, tenant: Column[Any] | None) -
 def _estimated(
     connection: Connection, row: Any, table: Table, tenant: Column[Any] | None
 ) -> tuple[int | None, int | None]:
-    if row.reltuples < 0:  # never vacuumed or analyzed
+    if row.reltuples < 0:  # the table was never vacuumed or analyzed
         return None, None
     rows = int(row.reltuples)
     found = None
@@ -169,19 +172,19 @@ def _estimated(
         found = connection.scalar(_DISTINCT, {"table": table.name, "column": tenant.name})
     if found is None:
         return rows, None
-    return rows, round(-found * rows if found < 0 else found)  # a negative one is a share of the rows
+    return rows, round(-found * rows if found < 0 else found)  # a negative number is a share of the rows
 
 
 def busiest(connection: Connection, *, hours: float, most: int) -> list[Busy]:
-    """The tenants with the most runs that were created in the last *hours*, at most so many of them.
+    """Return the tenants with the most runs that were created in the last *hours*, at most *most* of them.
 
-    By the index on created_at that the tables come with: it reads the runs of that time, and no others.
+    It uses the index on created_at that comes with the table, so it reads the runs of that time and no others.
     """
     return [Busy(*row) for row in connection.execute(busiest_statement(hours, most))]
 
 
 def busiest_statement(hours: float, most: int) -> Select[str, int, int]:
-    """The statement of :func:`busiest`."""
+    """Return the statement of :func:`busiest`."""
     runs = func.count()
     all_runs = over(func.sum(runs))
     return (

@@ -1,8 +1,9 @@
-"""The catalogue: the shard map as data, in a table that one shard keeps, changed by compare-and-set, followed by all.
+"""The catalogue: the shard map as data, in a table on one shard, changed by compare-and-set; all gates follow it.
 
-A map replaces another only where the epoch is still the one that its maker read. Whoever follows it is notified, and
-asks now and then all the same. While the catalogue is away everyone goes on with the map they have: what a shard owns
-stands on the shard itself, so an old map is refused there and leads no write astray.
+A new map replaces the old one only if the epoch is still the one that the new map was made from. A gate that follows
+the catalogue is notified, and also asks regularly. While the catalogue does not answer, every gate goes on with the map
+that it has. This is safe: what a shard owns is recorded on the shard itself, so a gate with an old map is refused
+there, and no write goes to a wrong place.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class FlipPlan:
     """A flip that is under way.
 
     Args:
-        slots: that change hands, in order.
-        from_shard: who gives them.
-        to_shard: who gets them.
-        since: the epoch of the map in which they have. Every attempt has one of its own, whoever takes a flip over
-            too, so that of two who carry it out the shards can tell who came later.
+        slots: the slots that are flipped, in order.
+        from_shard: the shard that gives them.
+        to_shard: the shard that gets them.
+        since_epoch: the epoch of the map in which *to_shard* owns them. Every attempt has an epoch of its own, also the
+            attempt that takes over somebody else's flip. So if two processes carry out one flip, the shards can tell
+            which of them came later.
     """
 
     slots: tuple[int, ...]
@@ -53,18 +55,18 @@ class FlipPlan:
     since_epoch: int
 
     def as_text(self) -> str:
-        """JSON; equal plans have equal texts."""
+        """Return the plan as JSON; equal plans have equal texts."""
         return json.dumps([self.slots, self.from_shard, self.to_shard, self.since_epoch])
 
     @classmethod
     def of_text(cls, text: str) -> FlipPlan:
-        """The plan that :meth:`as_text` wrote."""
+        """Return the plan that :meth:`as_text` wrote."""
         slots, *rest = json.loads(text)
         return cls(tuple(slots), *rest)
 
 
 class Entry(NamedTuple):
-    """What the catalogue holds: the map, the flip that is under way, and the next epoch that nobody was given."""
+    """What the catalogue holds: the map, the flip that is under way, and the next epoch that nothing has been given."""
 
     shard_map: ShardMap
     flip: FlipPlan | None
@@ -72,20 +74,20 @@ class Entry(NamedTuple):
 
 
 class Catalogue:
-    """The catalogue on one shard's primary. Errors of the database pass unchanged.
+    """Read and change the catalogue on one shard's primary. Errors of the database pass unchanged.
 
     Args:
-        engine: the primary's.
+        engine: the primary's engine.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def load(self) -> Entry | None:
-        """What is there, in one query; None where no map was published yet.
+        """Return what the catalogue holds, in one query; None if no map was published yet.
 
         Raises:
-            SettingsError: what is there is no map that this release reads.
+            SettingsError: it holds a map that this release cannot read.
         """
         columns = (CATALOGUE.c.map, CATALOGUE.c.flip, CATALOGUE.c.last_epoch)
         with self._engine.connect() as connection:
@@ -96,15 +98,16 @@ class Catalogue:
         return Entry(ShardMap.of_text(row.map), flip, row.last_epoch + 1)
 
     def publish(self, shard_map: ShardMap, expected_epoch: int | None, *, ending: FlipPlan | None = None) -> None:
-        """Replace the map, if it is still that of *expected_epoch*, and notify all who follow it.
+        """Replace the map, if its epoch is still *expected_epoch*, and notify all gates that follow it.
 
         Args:
-            shard_map: the new one; its epoch is the next that nobody was given, or that of the flip that ends.
-            expected_epoch: of the map it was made from; None: there is none yet.
-            ending: the flip that ends with it; None: there must be none under way.
+            shard_map: the new map. Its epoch is the next one that was given to nothing yet, or that of the flip that
+                ends.
+            expected_epoch: the epoch of the map that the new one was made from; None: there is no map yet.
+            ending: the flip that ends with this map; None: no flip may be under way.
 
         Raises:
-            StaleShardMap: the catalogue has another epoch, or another flip is under way; nothing was changed.
+            StaleShardMap: the catalogue has another epoch, or another flip is under way. Nothing was changed.
         """
         if expected_epoch is None:
             self._found(shard_map)
@@ -115,19 +118,24 @@ class Catalogue:
         self._replace(expected_epoch, [_is(ending), free], values, notify=True)
 
     def plan(self, flip: FlipPlan, expected_epoch: int, *, instead_of: FlipPlan | None = None) -> None:
-        """Note a flip that begins, or is taken over, before anything of it is done.
+        """Record a flip that begins or is taken over, before anything of it is done.
+
+        Args:
+            flip: the flip.
+            expected_epoch: the epoch of the map that it begins with.
+            instead_of: the flip that it takes over; None: no flip may be under way.
 
         Raises:
-            StaleShardMap: the catalogue has another epoch, or another flip is under way.
+            StaleShardMap: the catalogue has another epoch, or another flip is under way. Nothing was changed.
         """
         values = {"flip": flip.as_text(), "last_epoch": flip.since_epoch}
         self._replace(expected_epoch, [_is(instead_of), CATALOGUE.c.last_epoch < flip.since_epoch], values)
 
     def give_up(self, flip: FlipPlan, expected_epoch: int) -> None:
-        """Forget a flip of which nothing was done.
+        """Remove the record of a flip of which nothing was done.
 
         Raises:
-            StaleShardMap: somebody has taken it over.
+            StaleShardMap: somebody has taken the flip over.
         """
         self._replace(expected_epoch, [_is(flip)], {"flip": None})
 
@@ -139,7 +147,7 @@ class Catalogue:
                 connection.execute(insert(CATALOGUE).values(row))
                 connection.execute(_NOTIFY)
         except IntegrityError as error:
-            raise StaleShardMap("the catalogue has a shard map already; load it and change that one") from error
+            raise StaleShardMap("the catalogue has a shard map already: load that map, and change it") from error
 
     def _replace(
         self, epoch: int, conditions: list[ColumnElement[bool]], values: dict[str, object], *, notify: bool = False
@@ -155,44 +163,49 @@ class Catalogue:
 
 
 class MapSource(Protocol):
-    """Where a gate has its shard map from."""
+    """Give a gate its shard map."""
 
     def current(self) -> ShardMap:
-        """The map that this process has.
+        """Return the map that this process has.
 
         Raises:
-            UnknownTenant: it never had one.
+            UnknownTenant: the shard map was never read.
         """
         ...
 
     def refresh(self) -> bool:
-        """Read the map again now; whether where it comes from has answered, so that it is the newest."""
+        """Read the map again now. Tell whether its source answered, so that the map is the newest."""
         ...
 
 
 class StaticMap:
-    """A map that never changes: that of the settings."""
+    """Give the map of the settings, which never changes.
+
+    Args:
+        shard_map: the map of the settings.
+    """
 
     def __init__(self, shard_map: ShardMap) -> None:
         self._map = shard_map
 
     def current(self) -> ShardMap:
-        """See :class:`MapSource`."""
+        """Return the map of the settings."""
         return self._map
 
     def refresh(self) -> bool:
-        """Never: where a shard says otherwise, no newer map explains it."""
+        """Return False: if a shard contradicts the settings, no newer map can explain it."""
         return False
 
 
 class Follower:
-    """Follows a catalogue: by notification, and by asking every *poll_s*.
+    """Follow a catalogue: by its notifications, and by asking every *poll_s* seconds.
 
     Args:
-        catalogue: whose map it is.
-        listen: makes what waits for a notification.
-        poll_s: how often it asks without one, in seconds.
-        answer_s: how long who asks waits for an answer, in seconds: one that hangs is away for them.
+        catalogue: the catalogue.
+        listen: makes the listener that waits for notifications.
+        poll_s: how long to wait for a notification before asking all the same, in seconds.
+        answer_s: how long a caller of :meth:`refresh` waits for an answer, in seconds. A catalogue that takes longer
+            counts as away.
     """
 
     def __init__(
@@ -224,7 +237,14 @@ class Follower:
         poll_s: float = 1.0,
         answer_s: float = _ANSWER_S,
     ) -> Follower:
-        """A follower of the catalogue on *engine*; *url* tells where that primary is now."""
+        """Make a follower of the catalogue on *engine*.
+
+        Args:
+            engine: the engine of the primary that keeps the catalogue.
+            url: returns the URL where that primary is now; None: the URL of *engine*.
+            poll_s: as for the class, in seconds.
+            answer_s: as for the class, in seconds.
+        """
         here = url or (lambda: engine.url)
 
         def listen() -> Listener:
@@ -233,18 +253,28 @@ class Follower:
         return cls(Catalogue(engine), listen, poll_s=poll_s, answer_s=answer_s)
 
     def current(self) -> ShardMap:
-        """See :class:`MapSource`; starts following in this process, and costs no query once there is a map."""
+        """Return the map that this process has, and start following the catalogue in this process.
+
+        Once there is a map, this costs no query.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         self._notified.ensure_started()
         if self._map is None:
             self.refresh()
         if self._map is None:
             raise UnknownTenant(
-                "the shard map was never read: its catalogue does not answer, or has none yet; no shard is guessed"
+                "the shard map was never read: its catalogue does not answer, or holds no map yet; without a map no "
+                "tenant's shard is known"
             )
         return self._map
 
     def refresh(self) -> bool:
-        """See :class:`MapSource`. Of many who ask at once one asks the catalogue for all."""
+        """Read the map again now. Tell whether the catalogue answered in time.
+
+        If many callers ask at once, one query answers all of them.
+        """
         return self._question()
 
     def close(self) -> None:
@@ -255,18 +285,19 @@ class Follower:
     def _load(self) -> bool:
         try:
             entry = self._catalogue.load()
-        except Exception as error:  # noqa: BLE001  # away, or unreadable: what this process has goes on
-            _log.warning("the catalogue cannot be read, the shard map stays as it is: %s", first_line(error))
+        except Exception as error:  # noqa: BLE001  # it is away, or unreadable: this process keeps the map that it has
+            _log.warning("the catalogue cannot be read, and the shard map stays as it is: %s", first_line(error))
             return False
         if entry is not None:
             self._take(entry.shard_map)
         return True
 
     def _take(self, found: ShardMap) -> None:
-        had = self._map
-        if had is not None and found.epoch < had.epoch:
-            # A failover of the catalogue's shard may have lost the newest map; the shards' own rows have not forgotten.
-            _log.warning("the catalogue went back from epoch %s to %s; the newer map stays", had.epoch, found.epoch)
+        before = self._map
+        if before is not None and found.epoch < before.epoch:
+            # A failover of the catalogue's shard may have lost the newest map. The ownership rows on the other shards
+            # still say what that map said, so keep it.
+            _log.warning("the catalogue went back from epoch %s to %s; the newer map stays", before.epoch, found.epoch)
             return
         self._map = found
 

@@ -1,4 +1,4 @@
-"""A question that may hang, asked by a thread for all who want its answer at once, each of whom waits for so long."""
+"""A question that may hang: a thread asks it for all who come at the same time, and each waits for a bounded time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _CLOSE_S: Final = 1.0
 
 
 class CoalescedCall:
-    """Whether something has answered, which no time-out of its own makes it do.
+    """Ask a question that may hang and has no time-out of its own, once for all who want the answer at the same time.
 
-    Those who come while one question is under way share the next, so that none is given what was asked before it came.
+    A caller who comes while the question is being asked shares the next one. So nobody gets an answer to a question
+    that was asked before he came.
 
     Args:
-        ask: the question; raises nothing.
-        answer_s: how long who comes waits, in seconds; while one question takes longer than that, nobody waits.
+        ask: asks the question; raises nothing.
+        answer_s: how long a caller waits, in seconds. While one question has taken longer than that, new callers do not
+            wait.
     """
 
     def __init__(self, ask: Callable[[], bool], answer_s: float) -> None:
@@ -35,7 +37,7 @@ class CoalescedCall:
         reset_after_fork(self._forget)
 
     def __call__(self) -> bool:
-        """Ask, or share a question that begins after this call did; whether there was an answer, and it was True."""
+        """Ask, or share a question that begins after this call did. Return its answer; False if none came in time."""
         with self._lock:
             if self._under_way and time.monotonic() - self._asked_at_s > self._answer_s:
                 return False
@@ -47,23 +49,23 @@ class CoalescedCall:
         return mine.done.wait(self._answer_s) and mine.answer
 
     def close(self) -> None:
-        """Wait a second at most for a question that is under way: its connection goes back to a pool that is closed."""
+        """Wait at most one second for a question that is under way: its connection belongs to a pool that closes."""
         if (thread := self._thread) is not None:
             thread.join(timeout=_CLOSE_S)
 
     def _run(self) -> None:
         while True:
             with self._lock:
-                asked, self._next = self._next, None
-                if asked is None:
+                question, self._next = self._next, None
+                if question is None:
                     self._under_way = False
                     return
                 self._asked_at_s = time.monotonic()
-            asked.answer = self._ask()
-            asked.done.set()
+            question.answer = self._ask()
+            question.done.set()
 
     def _forget(self) -> None:
-        # New ones in a process forked off: it has none of the parent's threads, and the lock may have been held.
+        # A forked process makes all of it new: it has none of its parent's threads, and the lock may have been held.
         self._lock = threading.Lock()
         self._next = None
         self._thread = None
@@ -71,7 +73,7 @@ class CoalescedCall:
 
 
 class _Asked:
-    """One question, for all who came before it began."""
+    """One question, for all callers who came before it began."""
 
     def __init__(self) -> None:
         self.done = threading.Event()

@@ -1,6 +1,6 @@
-"""How a gate joins its shards: their tables, one name for the keys of all, one cache, and what each of them owns.
+"""How a gate joins its shards: it makes their tables, and checks that they have one cluster, one cache and a right map.
 
-A shard that is away when the gate is made is joined when it is first needed.
+A shard that does not answer when the gate is made is joined when it is first needed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tidegate.proxy.database.schema import (
 from tidegate.proxy.nodes.engines import primary_engine
 from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
+from tidegate.proxy.shards.joined import Joined
 from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
 from tidegate.routing.threads.fork_hooks import reset_after_fork
@@ -48,17 +49,19 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 
-class Joined(NamedTuple):
-    """What a gate of several shards begins with: by shard, engines and servers; the map, and how shards are joined."""
-
-    engines: Mapping[str, Engine]
-    nodes: Mapping[str, ShardNodes | None]
-    maps: MapSource
-    joining: Joining
-
-
 def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
-    """Make the engines of all shards, and join those that answer; what was made goes to *undo*."""
+    """Make the engines of all shards, and join the shards that answer.
+
+    Args:
+        settings: the gate's settings.
+        observe: is told what happens on the way to a server.
+        undo: gets what closes all that was made.
+
+    Raises:
+        SettingsError: a setting cannot work, or the shards do not belong together.
+        DBAPIError: the first shard does not answer, and no other shard knows the cluster's id.
+        NoNodeAvailable: no shard answers, or the first one has no primary just now and no other knows the cluster's id.
+    """
     first, kept_by = settings.shard_map(), settings.sharding.catalogue
     engines = {shard.name: _engine(shard, settings, undo) for shard in settings.shards}
     nodes = {shard.name: nodes_of(engines[shard.name], shard, settings, observe) for shard in settings.shards}
@@ -78,35 +81,37 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     joining.begin()
     if catalogue is not None:
         _warn_of_ignored(settings, first, maps)
-    return Joined(engines, nodes, maps, joining)
+    return Joined(engines, nodes, maps, joining, joining.serving, joining.namespace)
 
 
 def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine:
     engine = primary_engine(shard, settings)
     undo.callback(engine.dispose)
     if (name := engine.dialect.name) != "postgresql":
-        raise SettingsError(f"shards.{shard.name}.primary: of several shards each is PostgreSQL, not {name}")
+        raise SettingsError(
+            f"shards.{shard.name}.primary: it is {name}, and where there are several shards each must be PostgreSQL"
+        )
     note_origins(engine, shard.name)
     return engine
 
 
 class _Failed(NamedTuple):
-    """The last attempt to join a shard."""
+    """The last attempt to join a shard: when it began, on a monotonic clock, and the error."""
 
     began_at_s: float
     error: Exception
 
 
 class Joining:
-    """Joins shards, each once.
+    """Join shards, each once.
 
     Args:
-        engines: of the primaries, by shard.
-        nodes: their servers, where there are several.
+        engines: the engines of the primaries, by shard.
+        nodes: the servers of each shard; None for a shard that has one server.
         first: the map of the settings.
-        maps: where the map comes from that is in force.
-        catalogue: of the shard that keeps it, by that shard's name; None: the settings are the map.
-        cache: the name of the cache that the settings name, None for none.
+        maps: the source of the map that is in force.
+        catalogue: the name of the shard that keeps the catalogue, and the catalogue; None: the settings are the map.
+        cache: the cache that the settings name, as its URL without the password; None: they name none.
     """
 
     def __init__(
@@ -133,31 +138,35 @@ class Joining:
         reset_after_fork(self._make_locks)
 
     def begin(self) -> None:
-        """Join all shards that answer; the one with the catalogue first, else the first one: it names the cluster.
+        """Join all shards that answer, beginning with the one that gives the cluster its id.
+
+        That is the shard with the catalogue; without a catalogue, the first shard of the settings.
 
         Raises:
-            SettingsError: shards do not belong together, or a shard owns something else than the settings say.
-            DBAPIError: the first shard does not answer, and no other knows the cluster's name.
-            NoNodeAvailable: no shard answers; or the same, where the first shard has no primary just now.
+            SettingsError: the shards do not belong together, or a shard owns something else than the settings say.
+            DBAPIError: the first shard does not answer, and no other shard knows the cluster's id.
+            NoNodeAvailable: no shard answers, or the first one has no primary just now and no other knows the cluster's
+                id.
         """
         names = sorted(self._engines, key=lambda name: name != self._first_shard)
         for name in names:
             try:
                 self(name)
-            except (DBAPIError, NoNodeAvailable) as error:  # the second: a promotion is under way there
+            except (DBAPIError, NoNodeAvailable) as error:  # NoNodeAvailable: a promotion is under way there
                 if name == self._first_shard and not self._is_named():
                     raise
-                _log.warning("the shard %s does not answer, and is joined later: %s", name, first_line(error))
+                _log.warning("the shard %s does not answer, and will be joined later: %s", name, first_line(error))
             except UnknownTenant as error:
-                _log.warning("the shard %s is joined later: %s", name, error)
+                _log.warning("the shard %s will be joined later: %s", name, error)
         if self.cluster is None:
             raise NoNodeAvailable(f"no shard answers: {', '.join(names)}")
 
     def _make_locks(self) -> None:
-        self._locks = {name: threading.Lock() for name in self._engines}  # new ones: the parent's may have been held
+        # A forked process makes new ones: those of its parent may have been held.
+        self._locks = {name: threading.Lock() for name in self._engines}
 
     def _is_named(self) -> bool:
-        """Whether another shard knows what the cluster is called."""
+        """Tell whether another shard knows the cluster's id, and take it and the serving cache from there."""
         for engine in self._engines.values():
             with suppress(DBAPIError, NoNodeAvailable):
                 self.cluster = self.cluster or cluster_id(engine, None)
@@ -165,14 +174,15 @@ class Joining:
         return self.cluster is not None
 
     def namespace(self) -> str:
-        """The name for the keys of all shards."""
+        """Return the name in the cache's keys that all shards of the cluster share."""
         return cluster_namespace(self.cluster or "")
 
     def __call__(self, shard: str) -> None:
-        """Join *shard*, if this process has not.
+        """Join *shard*, if this process has not joined it yet.
 
         Raises:
-            SettingsError: see :meth:`begin`.
+            SettingsError: as for :meth:`begin`.
+            DBAPIError, NoNodeAvailable: the shard does not answer.
             UnknownTenant: the shard map was never read.
         """
         if shard in self._joined:
@@ -183,7 +193,8 @@ class Joining:
                 return
             failed = self._failed.get(shard)
             if failed is not None and failed.began_at_s >= came_at_s:
-                # Of many who wait here each would wait for a shard that hangs in its turn, one after the other.
+                # Many callers may wait here for a shard that hangs. If each of them tried again, they would wait for
+                # it one after the other. So those who came before the last attempt began share its error.
                 raise failed.error
             began_at_s = time.monotonic()
             try:
@@ -196,20 +207,20 @@ class Joining:
 
     def _join(self, shard: str, engine: Engine) -> None:
         make_tables(engine)
-        # Only the shard that comes first in all gates gives the cluster its name: else two gates might give two.
+        # Only one shard gives the cluster its id, the same in all gates. Otherwise two gates might give it two ids.
         found = cluster_id(engine, self.cluster or (uuid4().hex if shard == self._first_shard else None))
         if found is None or self.cluster not in (None, found):
-            raise SettingsError(f"shards.{shard}: its database belongs to another cluster of shards; see its URL")
+            raise SettingsError(f"shards.{shard}: its database belongs to another cluster of shards; check its URL")
         serving = serving_cache(engine, self._cache)
         if self.cluster is not None and serving != self.serving:
             raise SettingsError(
-                f"shards.{shard}: its database is served by the cache {serving}, and the other shards' by "
-                f"{self.serving}; see tidegate init --cache-url"
+                f"shards.{shard}: its database is served by the cache {serving}, and those of the other shards by "
+                f"{self.serving}: all must have the same cache; see 'tidegate init --cache-url'"
             )
         self.cluster, self.serving = found, serving
         named = is_named(engine, shard)
         self._own(shard, engine, named=named)
-        if not named:  # only now: a name that a wrong URL has given would stay
+        if not named:  # last, after all checks: a name that came from a wrong URL could not be taken back
             name_shard(engine, shard)
 
     def _own(self, shard: str, engine: Engine, *, named: bool) -> None:
@@ -217,7 +228,7 @@ class Joining:
             _publish(self._catalogue[1], self._first)
         current = self._maps.current()
         if named and self._catalogue is not None:
-            return  # it was claimed before it was named, and a flip of its slots may be under way
+            return  # its ownership was recorded before its name was, and a flip of its slots may be under way
         if current.epoch == FIRST_EPOCH:
             record_ownership(engine, shard, current)
         else:
@@ -225,7 +236,7 @@ class Joining:
 
 
 def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> None:
-    """Name what the settings place elsewhere than the map does, though nothing was handed over since it was begun."""
+    """Warn of pins and ranges of the settings that the catalogue's map does not have, although no flip explains it."""
     try:
         current = maps.current()
     except UnknownTenant:  # the catalogue is away
@@ -243,8 +254,8 @@ def _warn_of_ignored(settings: Settings, first: ShardMap, maps: MapSource) -> No
     ]
     if pins or ranges:
         _log.warning(
-            "sharding.pins and sharding.ranges are the catalogue's first map alone, which was made before these "
-            "settings: it does not have the %s; see 'tidegate shards'",
+            "sharding.pins and sharding.ranges are used for the catalogue's first map only, and that was made before "
+            "these settings: it does not have the %s; see 'tidegate shards'",
             ", nor the ".join([*pins, *ranges]),
         )
 

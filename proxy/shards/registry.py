@@ -1,21 +1,23 @@
-"""The shards of a gate, and which of them has a tenant: what every layer that must know a shard asks."""
+"""The shards of a gate, and which shard has a tenant: every layer that must know a shard asks here."""
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tidegate.errors import NoNodeAvailable, StaleShardMap
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from tidegate.errors import NoNodeAvailable, PolicyError, StaleShardMap
+from tidegate.position import NOWHERE
+from tidegate.proxy.shards.sessions import for_canonical_tenant, is_routed, routed_maker
+from tidegate.routing.replicas.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session, sessionmaker
-
-    from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
-    from tidegate.proxy.layers.routing import PrimaryOnly, Routing
+    from tidegate.cache.root_recovery import Primary
+    from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.shards.catalogue import MapSource
     from tidegate.proxy.writes.outbox import Applier, Outbox
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.own_writes import OwnWrites
     from tidegate.routing.sharding.shard_map import Ownership, ShardMap
 
+ONLY_SHARD: Final = ""
+"""In marks the one shard has no name: gates that call it differently would take each other for strangers."""
 _MOST_FOUND: Final = 16_384
-"""Of tenants whose ownership is remembered while the map is the same."""
+"""How many tenants' ownerships are remembered while the map stays the same."""
 
 
 P = TypeVar("P")
@@ -33,20 +37,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a gate has of one shard; see ``build``.
+    """What a gate has of one shard; ``assemble_shard`` makes it.
 
     Args:
-        name: the shard's; "" where it is the only one.
-        engine: the primary's, watched.
-        watch: of that engine.
-        outbox: where changes go that the cache cannot be told of.
-        applier: takes them out again; None: this gate has no cache.
-        primary: what the root recovery asks.
-        routing: runs a call on one of its nodes.
-        nodes: its servers; None: there is one, and nobody watches it.
+        name: the shard's name; "" where there is only one shard.
+        engine: the primary's engine, which is watched.
+        watch: the watch of that engine.
+        outbox: takes the changes that the cache cannot be told of.
+        applier: applies the outbox; None: this gate has no cache.
+        primary: answers the questions of the root recovery.
+        routing: runs a call on one of the shard's nodes.
+        nodes: the shard's servers; None: there is one server, which nobody monitors.
         all_writes: positions of all writes of this process; None where there is one server.
-        unmarked_writes: those that the marks do not have.
-        sessions: makes sessions of no tenant on its primary.
+        unmarked_writes: positions of the writes that the marks do not have; None where there is one server.
+        sessions: makes sessions on the primary for no particular tenant.
     """
 
     name: str
@@ -54,20 +58,37 @@ class Shard:
     watch: Watch
     outbox: Outbox
     applier: Applier | None
-    primary: PostgresPrimary | ClockPrimary
-    routing: Routing | PrimaryOnly
+    primary: Primary
+    routing: Layer
     nodes: ShardNodes | None
     all_writes: OwnWrites | None
     unmarked_writes: OwnWrites | None
     sessions: sessionmaker[Session]
 
     def keep_alive(self) -> None:
-        """Start what this process has to run for itself."""
+        """Start the threads that this process needs."""
         if self.applier is not None:
             self.applier.ensure_started()
 
+    def reach(self, tenant: str, token: Token) -> None:
+        """Have reads of *tenant* in this process show from now on what *token* stands for."""
+        if self.unmarked_writes is None:
+            return
+        # A position in the log of a shard that had the tenant before says nothing here; what was moved is here by now.
+        position = token.position if token.shard == self.name else self.primary.transaction("")[1]
+        self.unmarked_writes.reach(tenant, position)
+
+    def token(self, tenant: str | None) -> Token:
+        """Return where the writes of this process stand, those of *tenant* alone if one is named."""
+        position = None
+        if self.all_writes is not None:
+            position = self.all_writes.newest if tenant is None else self.all_writes.position(tenant)
+        if position is None or position == NOWHERE:  # a commit is on its way, or nobody keeps count: now is late enough
+            position = self.primary.transaction("")[1]
+        return Token(position, self.name)
+
     def close(self) -> None:
-        """End what runs beside the program."""
+        """End the threads that run beside the program, and close the connections to replicas."""
         if self.applier is not None:
             self.applier.close()
         if self.nodes is not None:
@@ -75,51 +96,121 @@ class Shard:
 
 
 class Shards:
-    """All shards of a gate that has several.
+    """Tell which shard has a tenant. One shard is a case of many: it has every tenant, and is asked for nothing.
 
     Args:
-        maps: where the shard map comes from.
-        ready: called before a shard is used, with its name; raises what its database raises while that is away.
+        maps: the source of the shard map.
+        ready: is called with a shard's name before the shard is used. It raises what the database raises while that
+            does not answer.
+        session_maker: makes the sessions of the gate; None: sessions on the shard of their tenant.
     """
 
-    def __init__(self, maps: MapSource, ready: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        maps: MapSource,
+        ready: Callable[[str], None] = lambda _name: None,
+        session_maker: sessionmaker[Session] | None = None,
+    ) -> None:
         self._maps = maps
         self._ready = ready
-        self._parts: dict[str, Shard] = {}
+        self._by_name: dict[str, Shard] = {}
         self._found: tuple[ShardMap | None, dict[str, Ownership]] = (None, {})
+        self.only: Shard | None = None
+        """The one shard that has every tenant; None where there are several."""
+        self.session_maker: Final = routed_maker(self) if session_maker is None else session_maker
 
-    def add(self, parts: Shard) -> None:
-        """One of the shards; all are added before the first call."""
-        self._parts[parts.name] = parts
+    def add(self, shard: Shard) -> None:
+        """Add one of the shards; all are added before the first call."""
+        self._by_name[shard.name] = shard
+        self.only = shard if shard.name == ONLY_SHARD else None
 
     @property
-    def parts(self) -> Mapping[str, Shard]:
-        """By name."""
-        return self._parts
+    def by_name(self) -> Mapping[str, Shard]:
+        """Return all shards by name."""
+        return self._by_name
+
+    @property
+    def every(self) -> tuple[Shard, ...]:
+        """Return all shards, as they were added."""
+        return tuple(self._by_name.values())
 
     def keep_alive(self) -> None:
-        """Start what this process has to run for itself."""
-        for parts in self._parts.values():
-            parts.keep_alive()
+        """Start the threads that this process needs."""
+        for shard in self.every:
+            shard.keep_alive()
+
+    def close(self) -> None:
+        """End what runs beside the program."""
+        for shard in self.every:
+            shard.close()
+
+    @property
+    def since_epoch(self) -> Callable[[str], int] | None:
+        """Return what tells since when a tenant is where the map has it; None: there is one shard."""
+        return None if self.only is not None else lambda tenant: self.ownership(tenant).since_epoch
+
+    def home(self, session_maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
+        """Return what opens sessions like *session_maker*, on the primary of a tenant in canonical form."""
+        return session_maker if self.only is not None else for_canonical_tenant(session_maker, tenant)
+
+    def at_home(self, call: Call) -> Call:
+        """Return *call* with what opens sessions where its tenant's rows are."""
+        if self.only is not None or call.tenant is None:
+            return call
+        return call.at(call.route._replace(home=for_canonical_tenant(call.binding.home, call.tenant)))
+
+    def of_tenant(self, tenant: str) -> Shard:
+        """Return the shard of a tenant in canonical form, once it can be used."""
+        return self.only or self.at(self.ownership(tenant).shard)
+
+    def check_session_maker(self, session_maker: Any) -> None:
+        """See that a repository with this session maker reads and writes where the gate does.
+
+        Raises:
+            PolicyError: it does not: what it reads is not what the gate's entries hold, or its writes are not watched.
+        """
+        if self.only is None:
+            if not is_routed(session_maker, self):
+                raise PolicyError(f"a repository of this gate needs its session_maker, not {session_maker!r}")
+            return
+        bind = session_maker.kw.get("bind") if isinstance(session_maker, sessionmaker) else None
+        if not isinstance(bind, Engine) or bind.dialect is not self.only.engine.dialect:
+            raise PolicyError(
+                f"a repository of this gate needs a sessionmaker bound to its engine, not {session_maker!r}"
+            )
+        if bind.get_execution_options().get("schema_translate_map"):
+            raise PolicyError("a repository behind a gate must not translate schemas: they would share one cache")
 
     def names(self) -> tuple[str, ...]:
-        """The shards of the newest map."""
+        """Return the names of the shards of the newest map that this process has.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         return self._maps.current().shards
 
     def epoch(self) -> int:
-        """That map's."""
+        """Return the epoch of the newest map that this process has.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         return self._maps.current().epoch
 
     def all(self) -> tuple[tuple[str, ...], int]:
-        """The same, and that map's epoch."""
+        """Return the names of the shards and the epoch, both of the same map.
+
+        Raises:
+            UnknownTenant: the shard map was never read.
+        """
         shard_map = self._maps.current()
         return shard_map.shards, shard_map.epoch
 
     def ownership(self, tenant: str) -> Ownership:
-        """Who has a tenant by the newest map that this process has.
+        """Return the unit of a tenant, and its shard, by the newest map that this process has.
 
         Raises:
-            UnknownTenant: it never had one.
+            UnknownTenant: the shard map was never read.
         """
         shard_map = self._maps.current()
         found_by, found = self._found
@@ -132,42 +223,47 @@ class Shards:
         return ownership
 
     def ownerships_on(self, shard: str, tenants: Sequence[str]) -> Sequence[Ownership]:
-        """The units of *tenants*, which are all on *shard*.
+        """Return the ownerships of *tenants*, which must all be on *shard*.
 
         Raises:
             StaleShardMap: by the newest map one of them is on another shard.
+            UnknownTenant: the shard map was never read.
         """
         ownerships = [self.ownership(tenant) for tenant in tenants]
         for ownership in ownerships:
             if ownership.shard != shard:
-                raise StaleShardMap(f"{ownership.unit} is on {ownership.shard}, and this transaction on {shard}")
+                raise StaleShardMap(
+                    f"{ownership.unit} is on the shard {ownership.shard}, and this transaction is on {shard}"
+                )
         return ownerships
 
     def at(self, shard: str) -> Shard:
-        """The parts of a shard, once it can be used.
+        """Return what the gate has of *shard*, after joining it if this process has not.
 
         Raises:
-            NoNodeAvailable: the shard map has it, and this gate's settings have not.
+            NoNodeAvailable: the shard map has the shard, and this gate's settings do not; or the shard does not answer.
         """
-        parts = self._parts.get(shard)
-        if parts is None:
-            raise NoNodeAvailable(f"the shard map names {shard!r}, and these settings have no such shard: add it")
+        found = self._by_name.get(shard)
+        if found is None:
+            raise NoNodeAvailable(
+                f"the shard map names {shard!r}, and this gate's settings have no such shard: add it to them"
+            )
         self._ready(shard)
-        return parts
+        return found
 
     def refresh(self) -> bool:
-        """Read the map again; whether where it comes from has answered."""
+        """Read the map again. Tell whether its source answered."""
         return self._maps.refresh()
 
     def moved(self, tenant: str, ownership: Ownership, refused: StaleShardMap) -> bool:
         """Read the map again, after a shard has refused *ownership*.
 
         Returns:
-            Whether the tenant is held otherwise now. If not, nobody has written elsewhere yet: a flip may be under way,
-            and what lies where the map says is still the newest.
+            Whether the tenant's ownership is another one now. If it is not, nobody has written the tenant's rows
+            elsewhere yet. A flip may be under way, and the rows that are where the map says are still the newest.
 
         Raises:
-            StaleShardMap: *refused*, where nobody could say that there is no newer map.
+            StaleShardMap: *refused*, if nobody could say whether there is a newer map.
         """
         answered = self._maps.refresh()
         if self.ownership(tenant) != ownership:
@@ -178,16 +274,16 @@ class Shards:
 
 
 def with_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P], T], plainly: Callable[[P], T]) -> T:
-    """What shards answer that are asked for rows of several tenants.
+    """Run a read that touches rows of several tenants, again with a newer map as long as shards refuse it.
 
     Args:
-        shards: all of them.
-        split: the parts by the map at hand; equal where the map says the same of them.
-        checked: reads the parts, where each shard sees first that it owns what its part is about.
-        plainly: reads them as they are.
+        shards: the shards of the gate.
+        split: splits the read by the map at hand. Two results are equal if the maps say the same of them.
+        checked: runs the read; each shard first checks that it owns what its part is about.
+        plainly: runs the read without that check.
 
     Raises:
-        StaleShardMap: nobody could say that there is no newer map, or tenants change hands all the time.
+        StaleShardMap: nobody could say whether there is a newer map, or tenants are flipped again and again.
     """
     moves = 0
     while True:
@@ -201,51 +297,23 @@ def with_newest_map(shards: Shards, split: Callable[[], P], checked: Callable[[P
                 continue
             if split() != parts or not answered:
                 raise
-        # Nobody has written elsewhere: what lies there is the newest, whatever the shards' tables say by now.
+        # Nobody has written these rows elsewhere: they are the newest, whatever the shards' own tables say by now.
         return plainly(parts)
 
 
 def of_all_shards(shards: Shards, ask: Callable[[Sequence[str], int | None], T]) -> T:
-    """What all shards answer that are asked for rows of nobody in particular, or of somebody nobody knows.
+    """Ask all shards for rows that belong to no known tenant, again with a newer map as long as shards refuse.
 
     Args:
-        shards: all of them.
-        ask: asks those of these names, where each sees that it knows of no later epoch than this; None: of any.
+        shards: the shards of the gate.
+        ask: asks the shards of these names. Each checks first that it knows no later epoch than the one given; None: it
+            does not check.
 
     Raises:
-        StaleShardMap: see :func:`with_newest_map`.
+        StaleShardMap: as for :func:`with_newest_map`.
     """
     return with_newest_map(shards, shards.all, lambda every: ask(*every), lambda every: ask(every[0], None))
 
 
-_NOTHING: Final[tuple[Sequence[Ownership], int | None]] = ((), None)
-_to_check: ContextVar[tuple[Sequence[Ownership], int | None]] = ContextVar("tidegate_to_check", default=_NOTHING)
-
-
-class ownership_checks:  # noqa: N801  # used as a function is; a generator in its place takes a microsecond of every read
-    """Have the sessions of a shard that begin meanwhile see first that it owns these units, and nothing else.
-
-    Args:
-        ownerships: the units, and since when.
-        epoch: that the shard must know of no later one; None: it may.
-    """
-
-    __slots__ = ("_to_check", "_token")
-
-    def __init__(self, *ownerships: Ownership, epoch: int | None = None) -> None:
-        self._to_check = ownerships, epoch
-
-    def __enter__(self) -> None:
-        self._token = _to_check.set(self._to_check)
-
-    def __exit__(self, *_: object) -> None:
-        _to_check.reset(self._token)
-
-
-def current_checks() -> tuple[Sequence[Ownership], int | None]:
-    """What a session that begins now has to check: units, and the epoch."""
-    return _to_check.get()
-
-
 MOST_MOVES: Final = 5
-"""How often one call follows a tenant that changes hands all the time."""
+"""How often one call follows a tenant that is flipped again and again."""

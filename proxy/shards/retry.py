@@ -1,4 +1,4 @@
-"""Trying again what a shard has refused: at once by a newer map, a little later where a flip is under way."""
+"""When to try again what a shard has refused: at once by a newer map, or a little later while a flip is under way."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LONGEST_WAIT_S: Final = 0.1
 
 
 class StaleMapRetry:
-    """Whether what shards have refused may be tried again; waits where a flip is under way.
+    """Tell whether a transaction that a shard has refused may be tried again; wait while a flip is under way.
 
-    Made before the transaction, and for no other: its patience begins with the first refusal.
+    It is made before a transaction, for that one only. Its time runs from the first refusal.
 
     Args:
-        shards: all of them.
-        patience_s: how long it may go on, in seconds.
+        shards: the shards of the gate.
+        flip_wait_s: how long the transaction may be tried again, in seconds.
     """
 
     def __init__(self, shards: Shards, flip_wait_s: float) -> None:
@@ -31,16 +31,17 @@ class StaleMapRetry:
         self._wait_s = _FIRST_WAIT_S
 
     def __call__(self, _refused: StaleShardMap) -> bool:
-        """After a refusal, with nothing committed."""
+        """Tell whether to try again, after a refusal with nothing committed. This may sleep for up to 0.1 s."""
         now_s = time.monotonic()
         if self._until_s is None:
             self._until_s = now_s + self._flip_wait_s
-        # Somebody may have read the map since the refused transaction began.
+        # Another thread may have read the map since the refused transaction began: then do not read it again.
         answered = self._shards.epoch() != self._epoch or self._shards.refresh()
-        had, self._epoch = self._epoch, self._shards.epoch()
-        if self._epoch != had:
+        before, self._epoch = self._epoch, self._shards.epoch()
+        if self._epoch != before:
             return now_s < self._until_s
-        if not answered or now_s + self._wait_s >= self._until_s:  # nobody could say that a flip is under way
+        # Without an answer, nobody could say that a flip is under way.
+        if not answered or now_s + self._wait_s >= self._until_s:
             return False
         time.sleep(self._wait_s)
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)

@@ -1,4 +1,4 @@
-"""Sessions of a gate with several shards: on the shard of their tenant, or on one that a call has chosen."""
+"""Sessions of a gate with several shards: on the shard of their tenant, or on a shard that a call has chosen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tidegate.cache.tags import as_text
 from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import check_epoch_to_read, check_ownership_to_read
-from tidegate.proxy.shards.registry import current_checks
+from tidegate.proxy.shards.ownership_checks import current_checks
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 
 class RoutedSession(Session):
-    """A session on the primary of its tenant's shard; which that is, is asked anew for each transaction.
+    """Work on the primary of the tenant's shard, which is looked up anew for each transaction.
 
-    The first thing a transaction does is to see that the shard owns the tenant. What it writes must be its tenant's.
+    The first thing that a transaction does is to check that the shard owns the tenant. All that it writes must belong
+    to the tenant.
 
     Args:
-        shards: of the gate.
-        tenant: whose rows; None: it can do nothing.
-        options: of ``Session``.
+        shards: the shards of the gate.
+        tenant: the tenant whose rows it works on; None: it can do nothing yet.
+        options: of SQLAlchemy's ``Session``.
     """
 
     def __init__(self, *, shards: Shards, tenant: str | None = None, **options: Any) -> None:
@@ -41,32 +42,32 @@ class RoutedSession(Session):
 
     @property
     def tenant(self) -> str | None:
-        """Whose rows it works on."""
+        """Return the tenant whose rows the session works on; None while it has none."""
         return self._tenant
 
     @property
     def has_begun(self) -> bool:
-        """Whether its transaction has asked its shard for anything."""
+        """Tell whether the session's transaction has asked its shard for anything."""
         transaction = self.get_transaction()
         return transaction is not None and self._chosen is not None and self._chosen[0] is transaction
 
     def become(self, tenant: str) -> None:
-        """Of no tenant yet, work on the rows of *tenant* from now on."""
+        """Take *tenant* as the session's tenant, from now on; the session had none before."""
         self._tenant = as_text(tenant)
 
     def get_bind(self, mapper: Any = None, *, bind: Any = None, **_kw: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's
-        """The engine of the tenant's shard.
+        """Return the engine of the tenant's shard.
 
         Raises:
-            UnknownTenant: the session has no tenant.
+            UnknownTenant: the session has no tenant, or the shard map was never read.
             StaleShardMap: this transaction was refused as it began, and its connection must not be used.
         """
         if bind is not None:
             return bind
         if self._tenant is None:
             raise UnknownTenant(
-                "this gate has several shards, and a session of gate.session_maker does not say whose rows it is for: "
-                "use gate.session(tenant_id)"
+                "this gate has several shards, and a session of gate.session_maker does not name the tenant whose rows "
+                "it works on: use gate.session(tenant_id)"
             )
         transaction = self.get_transaction()
         if self._chosen is None or transaction is None or self._chosen[0] is not transaction:
@@ -78,17 +79,19 @@ class RoutedSession(Session):
         return self._chosen[2]
 
     def begun(self, connection: Connection) -> None:
-        """Its transaction has begun on *connection*.
+        """Check that the shard owns the tenant, as the session's transaction begins on *connection*.
 
         Raises:
-            StaleShardMap: the shard does not own the tenant; the map has been read again, so the next may find it.
+            StaleShardMap: the shard does not own the tenant. The map has been read again, so a new transaction may find
+                the right shard.
         """
         if self._chosen is None or self._tenant is None:
             return
-        # The engine of a first statement is asked for before there is a transaction; from now on it is this one's.
+        # For a first statement, SQLAlchemy asks for the engine before there is a transaction. From now on the choice
+        # belongs to the transaction that has just begun.
         _, ownership, engine = self._chosen
         self._chosen = (self.get_transaction(), ownership, engine)
-        self._shards.parts[ownership.shard].watch.collected(connection).only = self._tenant
+        self._shards.by_name[ownership.shard].watch.collected(connection).only = self._tenant
         try:
             check_ownership_to_read(connection, [ownership])
         except StaleShardMap as refused:
@@ -100,13 +103,13 @@ class RoutedSession(Session):
 
 
 class ShardSession(Session):
-    """A session on one shard, whatever the tenants."""
+    """Work on one shard, for rows of any tenants."""
 
 
 class CheckedSession(ShardSession):
-    """One whose context says what it checks first, and how long it may take.
+    """Work on one shard, where the context says what each transaction checks first, and how long it may take.
 
-    The first comes from :class:`~tidegate.proxy.shards.registry.ownership_checks`, the second from
+    The checks come from :class:`~tidegate.proxy.shards.ownership_checks.ownership_checks`, the time from
     :func:`~tidegate.proxy.database.deadlines.set_statement_deadline`.
     """
 
@@ -135,23 +138,23 @@ event.listen(CheckedSession, "after_begin", _checked_begins)
 
 
 def routed_maker(shards: Shards, **options: Any) -> sessionmaker[Session]:
-    """Makes sessions of no tenant yet; see :func:`for_tenant`."""
+    """Make a session maker whose sessions have no tenant yet; :func:`for_tenant` gives them one."""
     made: Any = sessionmaker(class_=RoutedSession, shards=shards, **options)
     return cast("sessionmaker[Session]", made)
 
 
 def is_routed(maker: Any, shards: Shards) -> bool:
-    """Whether *maker* was made by :func:`routed_maker` for these shards."""
+    """Tell whether *maker* was made by :func:`routed_maker` for these shards."""
     return isinstance(maker, sessionmaker) and maker.kw.get("shards") is shards
 
 
 def for_tenant(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
-    """One like *maker*, which is a routed one, for a tenant."""
+    """Return a copy of *maker*, which :func:`routed_maker` made, whose sessions work on the rows of *tenant*."""
     return for_canonical_tenant(maker, as_text(tenant))
 
 
 def for_canonical_tenant(maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
-    """The same for a tenant as writers name it, as a call has it; costs next to nothing."""
+    """Do as :func:`for_tenant` does, for a tenant id that is canonical already, as a call has it."""
     twin: sessionmaker[Session] = object.__new__(maker.__class__)
     twin.__dict__.update(maker.__dict__)
     twin.kw = kw = maker.kw.copy()
@@ -160,14 +163,23 @@ def for_canonical_tenant(maker: sessionmaker[Session], tenant: str) -> sessionma
 
 
 class ShardMakers:
-    """Session makers of one shard, each like a routed one."""
+    """Make session makers for one shard, each with the options of a routed one.
+
+    Args:
+        engine: the engine of the shard.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._made: dict[bool, dict[type[Any], sessionmaker[Session]]] = {False: {}, True: {}}
 
     def like(self, routed: sessionmaker[Session], *, checked: bool) -> sessionmaker[Session]:
-        """The one like *routed*, or like what :func:`for_tenant` made of it; *checked*: of :class:`CheckedSession`."""
+        """Return a session maker on this shard with the class and options of *routed*.
+
+        Args:
+            routed: a maker that :func:`routed_maker` or :func:`for_tenant` made.
+            checked: whether its sessions are of :class:`CheckedSession`, or else of :class:`ShardSession`.
+        """
         made = self._made[checked].get(routed.class_)
         if made is None:
             options = {key: value for key, value in routed.kw.items() if key not in ("shards", "tenant", "bind")}

@@ -1,11 +1,12 @@
-"""Writing: an intent before COMMIT, a stamp after it, and the outbox where the cache does not answer.
+"""Open an intent before COMMIT and stamp after it; use the outbox where the cache does not answer.
 
     before COMMIT   open the intent: readers of these tags go to the primary, and nothing read meanwhile is stored
     COMMIT
     after COMMIT    stamp: new generations, the position of the commit, the intent closed
 
-Once the intent is open only a COMMIT that returned closes it, or whoever meets it and asks ``pg_xact_status``; so a
-writer may die anywhere, and an answer to COMMIT may be lost. Nothing raises after COMMIT.
+An open intent is closed in two ways only: by the writer, after a COMMIT that returned, or by a reader that meets the
+intent and asks ``pg_xact_status`` how the transaction ended. So a writer may die at any moment, and the answer to a
+COMMIT may be lost. Nothing raises after COMMIT.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What was opened before a COMMIT, to be closed after it."""
+    """What a transaction opened before its COMMIT, and must close after it."""
 
     changes: Sequence[Change]
     xid: str
-    parts: Mapping[Origin, Sequence[Change]]
-    """What the cache was told, by origin; nothing, where only the process keeps the position."""
+    by_origin: Mapping[Origin, Sequence[Change]]
+    """The changes whose intents are open in the cache, by origin. Empty where only the process keeps the position."""
     begun: tuple[tuple[OwnWrites, int], ...] = ()
-    """Where the process keeps the position, and its tickets there."""
+    """Where this process keeps the commit's position: each place, with the ticket that it gave for this commit."""
 
 
 class Outbox(Protocol):
-    """Where changes go, inside their transaction, when the cache cannot be told."""
+    """Take the changes that the cache cannot be told of, and write them inside their own transaction."""
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
         """Write *changes* in the connection's transaction."""
@@ -52,20 +53,21 @@ class Outbox(Protocol):
 
 
 class IntentAndStamp:
-    """The write path over one store, for the engines of one shard.
+    """Run the commit protocol for the engines of one shard, over one store.
 
     Args:
-        store: marks; None for a gate that must not or cannot speak to the cache, and writes the outbox.
-        outbox: where changes go then; None: they are refused.
+        store: holds the marks. None: this gate must not or cannot speak to the cache, and uses the outbox.
+        outbox: takes the changes that the cache cannot be told of. None: such a write is refused.
         shard: the shard's name.
-        owned_units: the units of some tenants by the newest map; raises if one is not on this shard. None: there is
-            one shard, which owns everything.
+        owned_units: returns the units of some tenants by the newest shard map, and raises if one of them is not on this
+            shard. None: there is one shard, and it owns everything.
         consistency: refuse a write with ``CacheUnavailable`` rather than use the outbox.
-        observe: told what happened.
-        nonce: gives a text never used before.
-        all_writes: positions of all writes, for tokens and for gates without a cache; None: nobody reads from replicas.
-        unmarked_writes: positions of writes that the marks do not have.
-        committed: told what commits have changed, once they have returned.
+        observe: is told what happened.
+        nonce: returns a text that was never used before.
+        all_writes: keeps the positions of all writes, for tokens and for gates without a cache. None: nobody reads from
+            replicas.
+        unmarked_writes: keeps the positions of the writes that the marks do not have. None: nobody reads from replicas.
+        committed: is told what each commit has changed, once that commit has returned.
     """
 
     def __init__(
@@ -94,35 +96,37 @@ class IntentAndStamp:
         self._nonce: Final = nonce
 
     def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
-        """Open the intents of a transaction, or write its outbox.
+        """Open the intents of a transaction, or write its changes to the outbox.
 
         Returns:
-            What :meth:`after_commit` must close; None if nothing was opened for sure.
+            The ticket that :meth:`after_commit` must close. None: nothing is to be done after the commit. An intent may
+            be open all the same, if the cache's answer was lost; its readers resolve it.
 
         Raises:
-            CacheUnavailable: the cache does not answer, and the outbox must not be used; nothing is committed.
-            StaleShardMap: this shard does not own a tenant; nothing is committed.
+            CacheUnavailable: the cache does not answer, and the outbox must not be used. Nothing is committed.
+            StaleShardMap: this shard does not own one of the tenants. Nothing is committed.
+            UnknownTenant: the shard map was never read. Nothing is committed.
         """
-        # First: a write that is refused must leave no intent.
+        # Check ownership first: a write that is refused must leave no intent.
         ownerships = self._owned(connection, [change.tenant for change in changes])
-        reason = "this gate has none"
+        reason = "this gate uses no cache"
         if self._store is not None:
             xid, position = connection.transaction_id()
             xid = xid or clock_xid(self._nonce())
-            parts = self._parts(changes, position.timeline, ownerships)
+            by_origin = self._by_origin(changes, position.timeline, ownerships)
             try:
-                for origin, some in parts.items():
+                for origin, some in by_origin.items():
                     self._store.open(some, xid, origin, [self._nonce() for _ in some])
             except StoreUnavailable as error:
-                # The intent may have been opened all the same; then a reader will ask how the transaction ended.
+                # The cache may have opened the intent all the same. Then a reader asks how the transaction ended.
                 reason = str(error)
                 self._observe(StoreFailed("open", reason))
             else:
-                return self._begun(changes, xid, parts)
+                return self._begun(changes, xid, by_origin)
         if self._consistency or self._outbox is None:
             raise CacheUnavailable(
-                f"the cache cannot be told of this write ({reason}), and writes must not go on without it: "
-                "nothing was committed; availability = true lets them use the outbox"
+                f"the cache cannot be told of this write ({reason}), and cache.when_away = 'refuse' forbids writes "
+                "without it: nothing was committed; cache.when_away = 'outbox' lets such writes use the outbox"
             )
         self._outbox.put(connection, changes)
         if self._unmarked_writes is None and self._committed is None:
@@ -130,10 +134,11 @@ class IntentAndStamp:
         return self._begun(changes, "", {})
 
     def verify_ownership(self, connection: Committing, tenant: str) -> None:
-        """See that this shard owns *tenant*, and hold it until the transaction has ended.
+        """Check that this shard owns *tenant*, and keep it so until the transaction has ended.
 
         Raises:
-            StaleShardMap: it does not; nothing is committed.
+            StaleShardMap: this shard does not own the tenant. Nothing is committed.
+            UnknownTenant: the shard map was never read. Nothing is committed.
         """
         self._owned(connection, [tenant])
 
@@ -144,7 +149,7 @@ class IntentAndStamp:
         connection.verify_ownership(list({ownership.unit: ownership for ownership in ownerships}.values()))
         return ownerships
 
-    def _parts(
+    def _by_origin(
         self, changes: Sequence[Change], timeline: int, ownerships: Sequence[Ownership] | None
     ) -> Mapping[Origin, Sequence[Change]]:
         if ownerships is None:
@@ -155,16 +160,19 @@ class IntentAndStamp:
         return parts
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
-        """Stamp what a COMMIT that returned has changed. What fails here is left to be resolved by a reader."""
+        """Stamp what a transaction has changed, after its COMMIT has returned. Never raise.
+
+        If the stamp fails, the intent stays open, and a reader resolves it.
+        """
         try:
             if self._committed is not None:
                 self._committed(ticket.changes)
-            if not ticket.parts and self._unmarked_writes is None:
+            if not ticket.by_origin and self._unmarked_writes is None:
                 return
             position = connection.position()
             self._note(ticket, position)
             if self._store is not None:
-                for origin, changes in ticket.parts.items():
+                for origin, changes in ticket.by_origin.items():
                     self._store.stamp(changes, ticket.xid, origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             self._observe(StoreFailed("stamp", str(error)))
@@ -176,9 +184,9 @@ class IntentAndStamp:
         for written, begun in ticket.begun:
             written.end(tenants, position, begun)
 
-    def _begun(self, changes: Sequence[Change], xid: str, parts: Mapping[Origin, Sequence[Change]]) -> Ticket:
+    def _begun(self, changes: Sequence[Change], xid: str, by_origin: Mapping[Origin, Sequence[Change]]) -> Ticket:
         """The ticket, with the commit noted wherever its position is to be kept."""
-        kept = {self._all_writes} if parts else {self._all_writes, self._unmarked_writes}
+        kept = {self._all_writes} if by_origin else {self._all_writes, self._unmarked_writes}
         tenants = [change.tenant for change in changes]
         begun = tuple((written, written.begin(tenants)) for written in kept if written is not None)
-        return Ticket(changes, xid, parts, begun)
+        return Ticket(changes, xid, by_origin, begun)

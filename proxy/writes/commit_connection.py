@@ -1,4 +1,4 @@
-"""The connection that commits, as the commit protocol sees it."""
+"""The connection that commits, in the form that the commit protocol uses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 _POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
 _HAS_ID: Final = select(func.pg_current_xact_id_if_assigned().is_not(None))
 _FAILED: Final = 3
-"""The transaction status of libpq: the transaction has failed, and COMMIT will roll it back."""
+"""libpq's transaction status "in error": the transaction has failed, and COMMIT will roll it back."""
 
 
 class CommittingConnection:
-    """One transaction on its way through COMMIT; see :class:`~tidegate.proxy.writes.commit_protocol.Committing`.
+    """Give the commit protocol what it needs of one transaction during its COMMIT.
+
+    The contract is :class:`~tidegate.proxy.writes.commit_protocol.Committing`.
 
     Args:
-        connection: that commits.
-        transaction: its id and position, if a statement has brought them already.
+        connection: the connection that commits.
+        transaction: the transaction's id and position, if a statement has brought them already.
     """
 
     def __init__(self, connection: Connection, transaction: tuple[str, Position] | None = None) -> None:
@@ -38,29 +40,34 @@ class CommittingConnection:
         self._transaction = transaction
 
     def transaction_id(self) -> tuple[str, Position]:
-        """See ``Committing``."""
+        """Return the transaction's id, and the position of now; in at most one statement, and before COMMIT only."""
         if self._transaction is None:
             self._transaction = transaction_id(self._connection)
         return self._transaction
 
     def has_written(self) -> bool:
-        """Whether the transaction has written anything, which gives it an id; in at most one statement."""
+        """Tell whether the transaction has written anything, which gives it an id; in at most one statement."""
         return self._transaction is not None or bool(self._connection.scalar(_HAS_ID))
 
     def verify_ownership(self, ownerships: Sequence[Ownership]) -> None:
-        """See ``Committing``."""
+        """Check that the shard owns these units, and keep it so until the transaction ends; before COMMIT only.
+
+        Raises:
+            StaleShardMap: the shard does not own one of them.
+            TimeoutError: the scatter that this transaction belongs to has ended.
+        """
         if self._transaction is None:
             self._transaction = check_ownership_at_commit(self._connection, ownerships)
         else:
             check_ownership(self._connection, ownerships)
-        check_deadline()  # it may have waited for a flip
+        check_deadline()  # the check may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
-        """See ``Committing``."""
+        """Run *statement* inside the transaction; before COMMIT only."""
         return self._connection.execute(statement, parameters)
 
     def position(self) -> Position:
-        """See ``Committing``."""
+        """Return the position of now, in one statement that leaves no transaction open; after COMMIT only."""
         if self._connection.dialect.name != "postgresql":
             return NOWHERE
         raw: Any = self._raw.dbapi_connection
@@ -79,13 +86,13 @@ class CommittingConnection:
     def _restore(self, raw: Any) -> None:
         try:
             raw.autocommit = False
-        except Exception:  # a connection that cannot be brought back must not be used again
+        except Exception:  # a connection that stays in AUTOCOMMIT must not be used again
             self._raw.invalidate()
             raise
 
 
 def has_failed(connection: Connection) -> bool:
-    """Whether the transaction has failed on the server, so that COMMIT will roll it back without a word."""
+    """Tell whether the transaction has failed on the server, so that COMMIT will roll it back and raise no error."""
     raw: Any = connection.connection.dbapi_connection
     if hasattr(raw, "get_transaction_status"):
         return bool(raw.get_transaction_status() == _FAILED)
@@ -94,7 +101,7 @@ def has_failed(connection: Connection) -> bool:
 
 
 def is_autocommit(connection: Connection) -> bool:
-    """Whether each statement on *connection* commits itself."""
+    """Tell whether each statement on *connection* commits by itself."""
     level = connection.get_execution_options().get("isolation_level")
     if level is None:
         level = getattr(connection.dialect, "_on_connect_isolation_level", None)
@@ -102,7 +109,7 @@ def is_autocommit(connection: Connection) -> bool:
         return True
     raw: Any = connection.connection.dbapi_connection
     if connection.dialect.name == "sqlite":
-        # With isolation_level None, or autocommit of Python 3.12, the driver begins nothing of its own accord.
+        # With isolation_level None, or with autocommit of Python 3.12, the driver begins no transaction by itself.
         by_hand = raw.isolation_level is None or getattr(raw, "autocommit", None) is True
         return by_hand and not raw.in_transaction
     return connection.dialect.name == "postgresql" and bool(getattr(raw, "autocommit", False))

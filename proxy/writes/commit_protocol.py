@@ -1,4 +1,7 @@
-"""What a watched engine tells the commit protocol, and what that may ask of the committing connection."""
+"""The contract between a watched engine and the commit protocol.
+
+The engine tells the protocol of each COMMIT, and the protocol may ask the committing connection some things.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class Committing(Protocol):
-    """The connection that commits. On a database without a log, ids are "" and positions ``NOWHERE``."""
+    """The connection that commits. On a database without a log, ids are "" and positions are ``NOWHERE``."""
 
     def transaction_id(self) -> tuple[str, Position]:
-        """The transaction's id and the position now, in at most one statement; before COMMIT only."""
+        """Return the transaction's id, and the position of now; in at most one statement, and before COMMIT only."""
         ...
 
     def verify_ownership(self, ownerships: Sequence[Ownership], /) -> None:
-        """See that the shard owns what a map says, and hold it until the end; in one statement, before COMMIT only.
+        """Check in one statement that the shard owns these units, and keep it so until the end; before COMMIT only.
 
         Raises:
-            StaleShardMap: it does not.
+            StaleShardMap: the shard does not own one of them.
         """
         ...
 
     def position(self) -> Position:
-        """The position now, in one statement that leaves no transaction open; after COMMIT only."""
+        """Return the position of now, in one statement that leaves no transaction open; after COMMIT only."""
         ...
 
     def execute(self, statement: Executable, parameters: Any = None, /) -> Any:
@@ -42,24 +45,29 @@ Ticket = TypeVar("Ticket")
 
 
 class CommitProtocol(Protocol[Ticket]):
-    """Told of each transaction that changes tracked rows, and of a tenant's session that has written anything."""
+    """Take part in each COMMIT that changes tracked rows, or that a tenant's session has written anything in."""
 
     def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
-        """After the last flush, before COMMIT (or PREPARE TRANSACTION) is sent; what is raised here prevents it.
+        """Prepare for a COMMIT (or PREPARE TRANSACTION), after the last flush and before it is sent.
+
+        An exception that is raised here prevents the COMMIT.
 
         Returns:
-            A ticket for :meth:`after_commit`; None: nothing to be told.
+            A ticket for :meth:`after_commit`. None: then :meth:`after_commit` is not called.
         """
         ...
 
     def verify_ownership(self, connection: Committing, tenant: str) -> None:
-        """Instead, where a transaction of *tenant*'s session changes no tracked rows, and has written others.
+        """Check that this shard owns *tenant*, before a COMMIT that changes no tracked rows.
+
+        This is called instead of :meth:`before_commit` where a transaction of the tenant's session has written other
+        rows.
 
         Raises:
-            StaleShardMap: this shard does not own the tenant; nothing is committed.
+            StaleShardMap: this shard does not own the tenant. Nothing is committed.
         """
         ...
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
-        """After a COMMIT that returned, and only then. Must not raise; an error is logged."""
+        """Finish after a COMMIT that returned, and only then. Must not raise; an error is logged."""
         ...

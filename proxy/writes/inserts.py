@@ -1,4 +1,4 @@
-"""What an INSERT changes, told from its compiled parameters: they hold the defaults of Python's side too."""
+"""What an INSERT changes, read from its compiled parameters: these hold the defaults of Python's side too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ _Values = dict[str, Any]
 
 
 class _Upsert(NamedTuple):
-    """ON CONFLICT DO UPDATE: the columns whose values conflict (None: not to be told), and whether tags may change."""
+    """What ON CONFLICT DO UPDATE changes.
+
+    Args:
+        target: the columns whose values conflict. None: they are not known.
+        touches: whether it may change the tags of a row.
+        moves: whether it may change the tenant of rows that name the row as their parent.
+    """
 
     target: tuple[str, ...] | None
     touches: bool
@@ -37,7 +43,19 @@ def inserted(
     collected: TransactionChanges,
     unnamed: UnattributedWrites,
 ) -> None:
-    """Collect what the INSERT *statement* of *context*, about to be executed, changes."""
+    """Collect what the INSERT *statement* of *context* changes, just before it is executed.
+
+    Args:
+        connection: the connection that executes it.
+        context: SQLAlchemy's execution context, with the compiled parameters.
+        statement: the INSERT.
+        table: the tracked table that it writes.
+        collected: the transaction's changes so far.
+        unnamed: is called for a row whose tenant and primary key are both unknown, or lie in a SELECT.
+
+    Raises:
+        PolicyError: the tenant cannot be told, and *unnamed* is strict.
+    """
     if statement.select is not None:
         _from_select(statement, table, collected, unnamed)
         return
@@ -51,14 +69,17 @@ def inserted(
 
 
 def keys_came(result: Any, table: TrackedTable, collected: TransactionChanges) -> None:
-    """After an INSERT: the primary keys that the database made, if it told them all."""
+    """Collect the primary keys that the database made for an INSERT, after it was executed.
+
+    Nothing is collected unless the database returned the keys of all rows.
+    """
     keys = [row[0] if row else None for row in result.context.inserted_primary_key_rows or ()]
     if keys and len(keys) == len(result.context.compiled_parameters) and None not in keys:
         collected.keys_came(result.context, table, keys)
 
 
 def _rows(statement: Insert, parameters: list[Mapping[str, Any]]) -> Iterator[_Values]:
-    """The rows' values by column name; what SQL computes is not among them."""
+    """Yield the values of each row by column name, without the values that SQL computes."""
     keys = {column.key: column.name for column in statement.table.c}
     many = sum(len(part) for part in statement._multi_values)  # noqa: SLF001  # no public way to see it
     renamed = _renamed(statement)
@@ -73,7 +94,7 @@ def _rows(statement: Insert, parameters: list[Mapping[str, Any]]) -> Iterator[_V
 
 
 def _renamed(statement: Insert) -> dict[str, str]:
-    """Columns whose value is a parameter of another name: ``values(id=bindparam("run"))``."""
+    """Return the columns whose value is a parameter of another name: ``values(id=bindparam("run"))``."""
     values: Any = statement._values or {}  # noqa: SLF001  # no public way to see it
     return {
         getattr(column, "key", column): value.key
@@ -127,7 +148,7 @@ def _target(clause: Any, table: TrackedTable) -> tuple[str, ...] | None:
 def _conflicts(
     connection: Connection, table: TrackedTable, upsert: _Upsert, values: _Values, collected: TransactionChanges
 ) -> bool:
-    """Collect the row that may be there already. Returns whether that tells of the new one too."""
+    """Collect the row that may be there already. Tell whether this covers the new row too."""
     if upsert.target is None or any(values.get(name, UNKNOWN) is UNKNOWN for name in upsert.target):
         return False
     key = tuple(values[name] for name in upsert.target)
@@ -148,7 +169,7 @@ def _conflicts(
 def _locked(
     connection: Connection, table: TrackedTable, target: tuple[str, ...], key: tuple[Any, ...]
 ) -> Sequence[Row[Any]]:
-    """The row that will be changed, locked, so that its tags are those before the change."""
+    """Return the row that will be changed, locked, so that its tags are those before the change."""
     begin_immediately(connection)
     chain = table.chain()
     columns = [named(table.table, name) for name in target]

@@ -1,14 +1,16 @@
-"""Invalidation by hand, for changes that no watched engine has seen: ``gate.invalidate``."""
+"""Invalidate by hand, for changes that no watched engine has seen: ``gate.invalidate``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from tidegate.cache.store import Change, StoreUnavailable
-from tidegate.cache.tags import as_text
+from tidegate.cache.tags import as_text, template
 from tidegate.position import NOWHERE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.cache.store import Store
@@ -16,17 +18,35 @@ if TYPE_CHECKING:
     from tidegate.proxy.writes.watch import Watch
 
 
-def change_of(tenant_id: str, app_id: str | None, run_id: str | None) -> Change:
-    """What is void: all of a tenant, or only what is about an app, or a run and its node executions."""
-    tags = [] if app_id is None else [f"app:{as_text(app_id)}"]
-    if run_id is not None:
-        run = as_text(run_id)
-        tags += [f"run:{run}", f"nodes:{run}", f"nodesof:{run}"]
-    return Change(as_text(tenant_id), frozenset(tags), whole=not tags)
+_BY_HAND: Final = "byhand"
+
+
+def change_of(tenant_id: str, named: Mapping[str, str], templates: Mapping[str, Sequence[str]]) -> Change:
+    """Return what is void: all of a tenant, or what depends on the things that are named.
+
+    Args:
+        tenant_id: the tenant.
+        named: values by name, {"app_id": "..."}; empty: all of the tenant.
+        templates: the tags to bump, by that name; see ``PolicyTable.invalidation``.
+
+    Raises:
+        ValueError: nothing is known by such a name; the message lists those that are.
+    """
+    if unknown := sorted(named.keys() - templates.keys()):
+        known = ", ".join(sorted(templates)) or "none"
+        raise ValueError(f"invalidate() knows no {', '.join(unknown)}: expected one of {known}, or the tenant alone")
+    tags = [str(template(text).expand(named)) for name in named for text in templates[name]]
+    marks = [f"{_BY_HAND}:{tag.partition(':')[2]}" for tag in tags]
+    return Change(as_text(tenant_id), frozenset(tags + marks), whole=not tags)
+
+
+def is_by_hand(tag: str, change: Change) -> bool:
+    """Tell whether *tag* of *change* was named by hand: it proves nothing about whose the row is."""
+    return f"{_BY_HAND}:{tag.partition(':')[2]}" in change.tags
 
 
 def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None:
-    """Have *change* be one of the changes of the session's transaction."""
+    """Make *change* one of the changes of the session's transaction."""
     collected = watch.collected(session.connection())
     if change.whole:
         collected.whole(change.tenant)
@@ -35,13 +55,13 @@ def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None
 
 
 def invalidate_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
-    """Tell the cache of *change*, or leave it in the outbox of the tenant's shard.
+    """Tell the cache of *change*, or write it to the outbox of the tenant's shard if the cache does not answer.
 
     Args:
-        change: what is void.
-        store: None: this gate must not or cannot speak to the cache.
-        outbox: the shard's.
-        sessions: opens them on the shard.
+        change: what becomes invalid.
+        store: the cache. None: this gate must not or cannot speak to the cache.
+        outbox: the shard's outbox.
+        sessions: opens sessions on the shard.
     """
     if store is not None:
         try:

@@ -1,8 +1,9 @@
-"""The outbox: changes that the cache could not be told of, written in their own transaction, applied by any gate.
+"""The outbox: changes that the cache could not be told of. Their transaction writes them, and any gate applies them.
 
 Until a row is applied, hits elsewhere may be older than the write by that time: the outbox window. Rows are taken with
-SKIP LOCKED and deleted in the transaction that applies them: never "those after the last seen", as commits come out of
-order. A row that is applied twice bumps twice, which is harmless.
+SKIP LOCKED, and deleted in the transaction that applies them. A gate never takes "the rows after the last one I saw",
+because transactions do not commit in the order of their rows. A row that is applied twice bumps twice: that is
+harmless.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg
 _log: Final = logging.getLogger(__name__)
 
 
-# Only where a cache serves this database: else nobody would ever take the rows out. A cache that comes to serve it at
-# this very moment has no entry yet, and makes none before this transaction has ended: its marks are in quarantine.
+# Rows are written only where a cache serves this database: otherwise nobody would ever take them out. A cache that
+# begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this transaction
+# has ended, because its marks are in quarantine until then.
 _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
 _PUT: Final = insert(OUTBOX).from_select(
     ["tenant", "tags", "whole"],
@@ -48,7 +50,7 @@ _NOTIFY: Final = select(func.pg_notify(_CHANNEL, "")).where(_SERVED)
 
 
 class Outbox:
-    """Where a transaction puts its changes.
+    """Write the changes of a transaction to the outbox table.
 
     Args:
         notify: whether the database has NOTIFY.
@@ -58,7 +60,10 @@ class Outbox:
         self._notify = notify
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
-        """Write *changes* in the connection's transaction; they are there if it is committed, and only then."""
+        """Write *changes* in the connection's transaction: they are there if it is committed, and only then.
+
+        Nothing is written where no cache serves the database.
+        """
         for c in changes:
             connection.execute(_PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
         if self._notify:
@@ -66,20 +71,22 @@ class Outbox:
 
 
 def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None = None) -> int:
-    """Apply what lies in the outbox.
+    """Apply the rows of the outbox to the cache, and delete them.
 
     Args:
-        engine: the primary's.
+        engine: the primary's engine.
         store: the cache.
-        make_root: where there are several shards: has a tenant's marks be those of the shard that has it now, and tells
-            whether that is the one of this outbox, so that a position in its log says something of them.
+        make_root: is needed where there are several shards. It makes the tenant's root that of the shard which has the
+            tenant now, and tells whether that is the shard of this outbox. Only then does a position of this shard's
+            log mean anything to the tenant's marks.
 
     Returns:
-        How many rows.
+        The number of rows that were applied.
 
     Raises:
-        StoreUnavailable: the cache cannot be told; nothing more was taken out.
-        RoutingError, DBAPIError: the marks of a tenant cannot be made now. Its changes stay, those of others do not.
+        StoreUnavailable: the cache cannot be told. The rows that were not applied stay in the outbox.
+        RoutingError, DBAPIError: the root of a tenant cannot be made now. That tenant's rows stay; the rows of the
+            other tenants were applied.
     """
     total, last_id = 0, 0
     failed: list[Exception] = []
@@ -92,13 +99,13 @@ def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None 
             if taken:
                 connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in taken])))
                 for here, position in ((True, _position(connection)), (False, NOWHERE)):
-                    said = [row for row in taken if is_here[row.tenant] is here]
-                    if said:
-                        store.bump([Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in said], position)
+                    some = [row for row in taken if is_here[row.tenant] is here]
+                    if some:
+                        store.bump([Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in some], position)
         total += len(taken)
         if len(rows) < _BATCH:
             break
-        last_id = rows[-1].id  # in this round: the next begins with the first again
+        last_id = rows[-1].id  # for this round only: the next round begins with the first row again
     if failed:
         raise failed[0]
     return total
@@ -107,7 +114,7 @@ def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None 
 def _with_roots(
     tenants: Collection[str], make_root: Callable[[str], bool] | None, failed: list[Exception]
 ) -> dict[str, bool]:
-    """Those whose marks are made, and whether they are of this database; why others' are not goes to *failed*."""
+    """Return the tenants whose roots are made, and whether they are of this database; put the errors into *failed*."""
     if make_root is None:
         return dict.fromkeys(tenants, True)
     made = {}
@@ -127,14 +134,14 @@ def _position(connection: Connection) -> Position:
 
 
 class Applier:
-    """A thread that applies the outbox: when it is notified, and every quarter of a second.
+    """Run a thread that applies the outbox: when the database notifies it, and every *poll_s* seconds.
 
     Args:
-        engine: the primary's.
+        engine: the primary's engine.
         store: the cache that serves this database.
-        url: where the primary is now; None: where *engine* was made for.
-        poll_s: how often it looks without being notified, in seconds.
-        make_root: see :func:`apply`.
+        url: returns the URL where the primary is now. None: the URL of *engine*.
+        poll_s: how long to wait for a notification before it looks all the same, in seconds.
+        make_root: as for :func:`apply`.
     """
 
     def __init__(
@@ -170,6 +177,6 @@ class Applier:
     def _apply(self) -> bool:
         try:
             apply(self._engine, self._store, self._make_root)
-        except StoreUnavailable:  # the rows wait where they are
+        except StoreUnavailable:  # the rows stay in the outbox
             return False
         return True

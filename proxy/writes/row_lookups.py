@@ -1,4 +1,4 @@
-"""Reading rows for their tags: before COMMIT together with the transaction's id, and locked before a bulk statement."""
+"""Reading rows for their tags: before COMMIT, together with the transaction's id, or locked before a bulk statement."""
 
 from __future__ import annotations
 
@@ -29,21 +29,25 @@ if TYPE_CHECKING:
     from tidegate.proxy.writes.transaction_changes import PendingRows, TransactionChanges
 
 MOST_LOOKED_UP: Final = 1_000
-"""Rows of each table that one statement looks up."""
+"""How many rows of each table one statement looks up at most."""
 
 
 def among(column: ColumnElement[Any], values: Collection[Any], dialect: str) -> ColumnElement[bool]:
-    """Whether *column* is one of *values*, in SQL that does not depend on their number where there are arrays."""
-    if dialect != "postgresql":  # one parameter each, as executemany takes no list
+    """Return the condition that *column* is one of *values*.
+
+    On PostgreSQL the values are one array, so that the SQL is the same for any number of them.
+    """
+    if dialect != "postgresql":  # one parameter for each value: executemany takes no list
         return column.in_([bindparam(None, value, type_=column.type) for value in values]) if values else false()
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
 
 
 def resolve(connection: Connection, collected: TransactionChanges) -> tuple[str, Position] | None:
-    """Look up what *collected* asks for; on PostgreSQL the same statement brings the transaction's id and position.
+    """Look up the rows that *collected* asks for, and collect their tags.
 
     Returns:
-        Those, or None if there was nothing to look up.
+        The transaction's id and position, which the same statement brings on PostgreSQL. None on another database, and
+        if there was nothing to look up.
     """
     collected.snapshot_is_old = reads_as_of_its_beginning(connection)
     transaction = None
@@ -61,7 +65,10 @@ def resolve(connection: Connection, collected: TransactionChanges) -> tuple[str,
 
 
 def reads_as_of_its_beginning(connection: Connection) -> bool:
-    """Whether the isolation level is above READ COMMITTED, as far as SQLAlchemy was told."""
+    """Tell whether the isolation level is above READ COMMITTED, as far as SQLAlchemy knows it.
+
+    Such a transaction reads the rows as they were when it began.
+    """
     level = connection.get_execution_options().get("isolation_level") or connection.default_isolation_level
     return level in ("REPEATABLE READ", "SERIALIZABLE") and connection.dialect.name == "postgresql"
 
@@ -82,9 +89,10 @@ def _look_up(
 
 @lru_cache(maxsize=256)
 def _side_by_side(wanted: tuple[tuple[TrackedTable, tuple[str, ...]], ...]) -> tuple[Select[Any], tuple[int, ...]]:
-    """One statement for all: a full join ON false stands the tables' rows side by side, each row in its own table's.
+    """Return one statement for all tables, and the number of columns that each table has in it.
 
-    Also how many columns each table has in it. Made once: to make it takes longer than to run it.
+    A full join ON false puts the tables' rows side by side: each row of the answer is a row of one table, with NULL in
+    the columns of the others. The statement is cached: making it takes longer than running it.
     """
     parts: list[FromClause] = []
     for at, (table, names) in enumerate(wanted):
@@ -124,12 +132,15 @@ def _rows_one_by_one(lookup: PendingRows, dialect: str) -> Select[Any]:
 
 
 def named(table: FromClause, name: str) -> ColumnElement[Any]:
-    """The column of *table* that the database calls *name*."""
+    """Return the column of *table* that the database calls *name*."""
     return next(column for column in table.c if column.name == name)
 
 
 def begin_immediately(connection: Connection) -> None:
-    """On SQLite, take the write lock that the next statement takes anyway: a SELECT before it must be under it."""
+    """Take SQLite's write lock now, before a SELECT; do nothing on other databases.
+
+    The statement after the SELECT takes this lock anyway. Without it, another writer could come between the two.
+    """
     if connection.dialect.name == "sqlite":
         raw: Any = connection.connection.dbapi_connection
         if not getattr(raw, "in_transaction", True):

@@ -1,4 +1,7 @@
-"""Which tables a piece of SQL text writes. Reads no more of SQL than that, and rather sees too much than too little."""
+"""Which tables a piece of SQL text writes.
+
+This reads no more of SQL than that. Where it is not sure, it reports a table too many rather than one too few.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,12 @@ _VERBS: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "C
 
 
 class WrittenTables(NamedTuple):
-    """What a text does: (verb, table) for each write, table names without schema; whether it ends the transaction."""
+    """What an SQL text does.
+
+    Args:
+        tables: (verb, table) for each write; table names are without schema.
+        commits: whether it ends the transaction.
+    """
 
     tables: tuple[tuple[str, str], ...] = ()
     commits: bool = False
@@ -42,7 +50,10 @@ class _Token(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def tables_written(sql: str) -> WrittenTables:
-    """What *sql* writes; comments, strings and the bodies of functions do not count, those of DO blocks do."""
+    """Find the tables that *sql* writes, and whether it commits.
+
+    Comments, strings and the bodies of functions are left out. The bodies of DO blocks count.
+    """
     if not _WRITES.search(sql):
         return WrittenTables()
     tokens = list(_tokens(sql))
@@ -51,7 +62,7 @@ def tables_written(sql: str) -> WrittenTables:
 
 
 def _beginnings(tokens: list[_Token]) -> Iterator[int]:
-    """Where a statement begins: at the first token, and behind every semicolon."""
+    """Yield the index of the first token of each statement: 0, and the index after every semicolon."""
     yield 0
     yield from (at + 1 for at, token in enumerate(tokens) if token.text == ";")
 
@@ -98,7 +109,10 @@ def _found(tokens: list[_Token]) -> Iterator[tuple[str, str]]:
 
 
 def _name(tokens: list[_Token], at: int) -> tuple[str | None, int]:
-    """The last part of the dotted name at *at*, past words that may stand before it; and where it ends."""
+    """Return the last part of the dotted name at *at*, and the index after it.
+
+    Words that may stand before a name are skipped.
+    """
     name = None
     while at < len(tokens) and tokens[at].keyword in _BETWEEN:
         at += 1
@@ -116,7 +130,7 @@ def _copies_in(rest: list[_Token]) -> bool:
 
 
 def tables_written_besides(compiled: Any) -> WrittenTables:
-    """What a Core statement writes in its WITH, besides its own table."""
+    """Find the tables that a Core statement writes in its WITH clause, besides its own table."""
     found = list(tables_written(compiled.string).tables)
     own: str = getattr(compiled.statement.table, "name", "")
     verb = "INSERT" if compiled.isinsert else "UPDATE" if compiled.isupdate else "DELETE"

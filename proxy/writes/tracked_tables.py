@@ -1,4 +1,4 @@
-"""What a watched engine knows of a tracked model: its table, the columns that tags need, and its parents' chain."""
+"""What a watched engine knows of a tracked model: its table, the columns that tags need, and its chain of parents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 class Parent(NamedTuple):
-    """The field that names a parent's row, its table, and an alias under which statements join it."""
+    """The parent of a tracked table.
+
+    Args:
+        field: the field of the child that names the parent's row.
+        table: the parent's tracked table.
+        joined: an alias of it, under which statements join it.
+    """
 
     field: str
     table: TrackedTable
@@ -27,21 +33,22 @@ class Parent(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """What selects rows of a table together with those of its parents."""
+    """What selects rows of a table together with the rows of its parents: a FROM clause, and the columns."""
 
     source: FromClause
     columns: tuple[ColumnElement[Any], ...]
 
 
 class TrackedTable:
-    """One tracked table. *fields* are the attributes that tags, tenant, parent and primary key need.
+    """Describe one tracked table. *fields* are the attributes that its tags, tenant, parent and primary key need.
 
     Args:
-        tracked: the policy's row.
-        parent: its parent's field and table.
+        tracked: the row of the policy table.
+        parent: the field that names its parent, and the parent's table; None: it has no parent.
 
     Raises:
-        PolicyError: the row names what the model does not have.
+        PolicyError: the model's primary key is not one column, or *tracked* names a column that the model does not
+            have.
     """
 
     def __init__(self, tracked: Tracked, parent: tuple[str, TrackedTable] | None = None) -> None:
@@ -68,41 +75,45 @@ class TrackedTable:
 
     @property
     def key(self) -> tuple[str | None, str]:
-        """Schema and name: two mapped classes on the same table are the same table."""
+        """Return schema and name: two mapped classes on the same table are the same table."""
         return self.table.schema, self.table.name
 
     @property
     def tenant_names(self) -> frozenset[str]:
-        """How a parameter that names the tenant may be called."""
+        """Return the names that a parameter with the tenant may have."""
         if self.tenant is not None:
             return frozenset({self.tenant, self.fields[self.tenant].name})
         return self.parent.table.tenant_names if self.parent else frozenset()
 
     @property
     def pk_column(self) -> str:
-        """The primary key's name in the database."""
+        """Return the primary key's name in the database."""
         return self.fields[self.pk].name
 
     @property
     def owning(self) -> frozenset[str | None]:
-        """The columns that say whose the rows are that name a row of this table as their parent; None: any unknown."""
+        """Return the columns that decide the tenant of the rows that name a row of this table as their parent.
+
+        None is one of them: it stands for a column that is not known. The set is empty if this table is nobody's
+        parent.
+        """
         if not self.is_parent:
             return frozenset()
         names = {name for name in (self.tenant, self.parent and self.parent.field) if name}
         return frozenset({None, *(self.fields[name].name for name in names)})
 
     def columns_of(self, source: FromClause) -> tuple[ColumnElement[Any], ...]:
-        """The columns of :attr:`fields` on *source*: this table, an alias, or somebody else's model of it."""
+        """Return the columns of :attr:`fields` on *source*: this table, an alias of it, or another model of it."""
         by_name: dict[str, Any] = {found.name: found for found in source.c}
         wanted = self.fields.values()
         return tuple(by_name[c.name] if c.name in by_name else _lightweight(source, c) for c in wanted)
 
     def column_of(self, source: FromClause, field: str) -> ColumnElement[Any]:
-        """The column of one field on *source*."""
+        """Return the column of one field on *source*."""
         return self.columns_of(source)[list(self.fields).index(field)]
 
     def chain(self, source: FromClause | None = None) -> Chain:
-        """Rows of *source* (this table by default), outer-joined with those of their parents."""
+        """Return what selects rows of *source* (by default this table), outer-joined with the rows of their parents."""
         here: FromClause = self.table if source is None else source
         joined, columns, level, below = here, list(self.columns_of(here)), self, here
         while level.parent is not None:
@@ -114,7 +125,10 @@ class TrackedTable:
         return Chain(joined, tuple(columns))
 
     def read(self, row: Row[Any] | Sequence[Any]) -> list[Mapping[str, Any] | None]:
-        """Values by field of a row that :meth:`chain` selected: its own, then its parents'; None for no row."""
+        """Return the values of a row that :meth:`chain` selected, by field: first its own, then those of each parent.
+
+        A parent that has no row is None.
+        """
         levels: list[Mapping[str, Any] | None] = []
         level: TrackedTable | None = self
         at = 0
@@ -132,7 +146,7 @@ def _lightweight(source: FromClause, known: Column[Any]) -> ColumnElement[Any]:
 
 
 class Tables:
-    """The tracked tables of a watch, by schema and name."""
+    """Keep the tracked tables of a watched engine, by schema and name."""
 
     def __init__(self, tracked: Iterable[Tracked]) -> None:
         self._rows: dict[type[Any], Tracked] = {}
@@ -141,7 +155,7 @@ class Tables:
         self.add(tracked)
 
     def add(self, tracked: Iterable[Tracked]) -> None:
-        """Track more models; those that are tracked already must be tracked alike.
+        """Track more models. A model that is tracked already must be tracked in the same way.
 
         Raises:
             PolicyError: a row contradicts an earlier one, names an untracked parent, or is its own parent.
@@ -149,7 +163,9 @@ class Tables:
         new = {row.model: row for row in tracked}
         for model, row in new.items():
             if self._rows.setdefault(model, row) != row:
-                raise PolicyError(f"{model.__name__} is tracked twice, and not alike: {self._rows[model]} and {row}")
+                raise PolicyError(
+                    f"{model.__name__} is tracked twice, in two different ways: {self._rows[model]} and {row}"
+                )
         for model in new:
             self._make(model, ())
         self.names = frozenset(name for _, name in self._made)
@@ -157,29 +173,35 @@ class Tables:
     def _make(self, model: type[Any], children: tuple[type[Any], ...]) -> TrackedTable:
         row = self._rows.get(model)
         if row is None or model in children:
-            raise PolicyError(f"{model.__name__} is a parent, and must be tracked itself, and not be its own parent")
+            raise PolicyError(
+                f"{model.__name__} is the parent of a tracked model: it must be tracked too, and not be its own parent"
+            )
         mapper: Any = inspect(model)
         key = (mapper.local_table.schema, mapper.local_table.name)
         made = self._made.get(key)
         if made is None:
             parent = row.parent and (row.parent[0], self._make(row.parent[1], (*children, model)))
             if parent is None and row.tenant is None:
-                raise PolicyError(f"{model.__name__} is tracked without a tenant, and without a parent that has one")
+                raise PolicyError(
+                    f"{model.__name__} is tracked, and has neither a tenant nor a parent: name a tenant column, or a "
+                    "parent that has one"
+                )
             made = self._made[key] = TrackedTable(row, parent)
         if children:
             made.is_parent = True
         return made
 
     def of(self, source: Any) -> TrackedTable | None:
-        """The tracked table that *source* (a table, an alias of one) is; None if it is not tracked."""
+        """Return the tracked table that *source* is, or is an alias of; None if it is not tracked."""
         while isinstance(source, AliasedReturnsRows):
             source = source.element
         name = getattr(source, "name", None)
         if name is None:
             return None
-        # A table of that name in another schema, or one whose schema is spelt out, counts too: too much is harmless.
+        # A table of that name in another schema counts too, and so does one whose schema is written out: a table too
+        # many is harmless.
         return self._made.get((getattr(source, "schema", None), name)) or self.named(name)
 
     def named(self, name: str) -> TrackedTable | None:
-        """The tracked table of that name, in whatever schema."""
+        """Return the tracked table of that name, in whatever schema; None if there is none."""
         return next((table for key, table in self._made.items() if key[1] == name), None)

@@ -1,4 +1,4 @@
-"""What one transaction has changed so far: tags by tenant, whole tenants, and rows still to be looked up."""
+"""What one transaction has changed so far: tags by tenant, whole tenants, and rows that are still to be looked up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.writes.tracked_tables import TrackedTable
 
 MOST_TAGS: Final = 10_000
-"""Tags of one tenant in one transaction; with more of them the whole tenant counts."""
+"""How many tags of one tenant one transaction collects; with more of them the whole tenant counts as changed."""
 
 
 class PendingRows(NamedTuple):
@@ -27,7 +27,11 @@ class PendingRows(NamedTuple):
 
 
 class TransactionChanges:
-    """The changes of one transaction; grows, and is forgotten with it. A rolled back savepoint takes nothing back."""
+    """Collect the changes of one transaction. A savepoint that is rolled back takes nothing back.
+
+    Args:
+        most_tags: how many tags of one tenant are collected; with more of them the whole tenant counts as changed.
+    """
 
     def __init__(self, most_tags: int = MOST_TAGS) -> None:
         self._most_tags = most_tags
@@ -36,38 +40,55 @@ class TransactionChanges:
         self._moving: set[TrackedTable] = set()
         self._until_keys_come: dict[object, set[str]] = {}
         self.snapshot_is_old = False
-        """Whether the transaction reads as of its beginning, and so may not see what others have committed since."""
+        """Whether the transaction reads rows as they were when it began, and so may miss later commits of others."""
         self.only: str | None = None
-        """The tenant whose session it is, where there are several shards; another one's rows must not change in it."""
+        """The tenant whose session it is, where there are several shards: no other tenant's rows may change in it."""
         self._lookups: dict[tuple[TrackedTable, tuple[str, ...]], dict[tuple[Any, ...], None]] = {}
-        # Of rows that others name as their parent: a pause is deleted after its run, and the tenant is the run's.
+        # The tenants of rows that others name as their parent. A pause is deleted after its run, and has no tenant of
+        # its own: the run's row is gone by then, and its tenant is known from here only.
         self._owners: dict[tuple[TrackedTable, str], str] = {}
 
     def whole(self, tenant: Any) -> None:
-        """All of *tenant* changes; None is nobody."""
+        """Count all of *tenant* as changed; None is nobody.
+
+        Raises:
+            TenantSwitch: the transaction is in a session of another tenant.
+        """
         if tenant is not None:
             self._whole.add(self._allowed(as_text(tenant)))
 
     def tagged(self, tenant: Any, tags: Iterable[str]) -> None:
-        """Some tags of *tenant* change."""
+        """Count some tags of *tenant* as changed.
+
+        Raises:
+            TenantSwitch: the transaction is in a session of another tenant.
+        """
         self._add(tenant, tags)
 
     def look_up(self, table: TrackedTable, columns: tuple[str, ...], keys: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """Rows that change, or have changed, and whose values are in the database; returns the keys that are new."""
+        """Have rows looked up before COMMIT: they change, or have changed, and their values are in the database.
+
+        Returns:
+            The keys that were not asked for before.
+        """
         wanted = self._lookups.setdefault((table, columns), {})
         new = [key for key in keys if key not in wanted]
         wanted.update(dict.fromkeys(new))
         return new
 
     def forget(self, table: TrackedTable, columns: tuple[str, ...], keys: Iterable[tuple[Any, ...]]) -> None:
-        """Rows that did not change after all, or have been looked up."""
+        """Do not look up these rows: they did not change after all, or have been looked up."""
         for key in keys:
             self._lookups[table, columns].pop(key, None)
 
     def inserted(self, table: TrackedTable, values: Mapping[str, Any], insert: object) -> bool:
-        """A new row of *insert*. Returns whether it could be told what it changes: not without tenant or primary key.
+        """Collect a new row of *insert*.
 
-        Where only the database knows the key, the whole tenant counts until :meth:`keys_came`.
+        Where only the database knows the primary key, the whole tenant counts as changed until :meth:`keys_came` is
+        called.
+
+        Returns:
+            Whether it is known what the row changes. It is not if the row has neither a tenant nor a primary key.
         """
         tenant = UNKNOWN if table.tenant is None else values[table.tenant]
         tags = () if table.parent or tenant is UNKNOWN else [made.expand(values) for made in table.templates]
@@ -83,12 +104,16 @@ class TransactionChanges:
         return True
 
     def keys_came(self, insert: object, table: TrackedTable, keys: Sequence[Any]) -> None:
-        """The primary keys of all rows of an INSERT, which the database made."""
+        """Take the primary keys of all rows of an INSERT, which the database made, and have the rows looked up."""
         if self._until_keys_come.pop(insert, None):
             self.look_up(table, (table.pk_column,), [(key,) for key in keys])
 
     def row(self, table: TrackedTable, levels: Sequence[Mapping[str, Any] | None]) -> str | None:
-        """A row as the database has it, with its parents' (see ``TrackedTable.read``); returns its tenant."""
+        """Collect a row as it is in the database, with the rows of its parents (see ``TrackedTable.read``).
+
+        Returns:
+            The row's tenant; None if the row is not there, or has none.
+        """
         values, above = levels[0], None
         if values is None:
             return None
@@ -96,8 +121,8 @@ class TransactionChanges:
             parent = table.parent.table
             above = self.row(parent, levels[1:]) or self._owners.get((parent, as_text(values[table.parent.field])))
             if (above is None or self.snapshot_is_old) and table.tenant is not None:
-                # The parent may have been inserted, or moved, by a transaction that this one does not see, and which
-                # may commit first: what depends on both is not known.
+                # Another transaction may have inserted the parent, or given it to another tenant. This one does not
+                # see that, and the other may commit first. So it is not known which tags depend on both.
                 self.whole(values[table.tenant])
         tenant = above if table.tenant is None else values[table.tenant]
         if tenant is None:
@@ -123,22 +148,26 @@ class TransactionChanges:
     def _allowed(self, tenant: str) -> str:
         if self.only is not None and tenant != self.only:
             raise TenantSwitch(
-                f"a row of the tenant {tenant} changes in a session of {self.only}: they may lie on different shards, "
-                "and one transaction is on one; use gate.session() of each"
+                f"a row of the tenant {tenant} changes in a session of the tenant {self.only}: the two tenants may be "
+                "on different shards, and a transaction is on one shard; use one gate.session() for each tenant"
             )
         return tenant
 
     def owners_move(self, table: TrackedTable, rows: Iterable[Sequence[Any]]) -> None:
-        """*rows* of *table* go to other tenants, and with them the tags of all rows that name one of them as parent.
+        """Collect *rows* of *table*, which go to other tenants, and with them all rows that name one of them as parent.
 
-        Those are not read: all of the old tenants counts as changed, and of the tenants the rows are looked up in.
+        Those child rows are not read. Instead, all of the old tenants counts as changed; and so does all of each tenant
+        that a later look-up finds the rows in.
         """
         self._moving.add(table)
         for row in rows:
             self.row(table, table.read(row))
 
     def next_lookups(self, most: int) -> list[PendingRows]:
-        """What is still to be looked up, at most *most* rows of each kind; until :meth:`forget` is told of them."""
+        """Return what is still to be looked up, at most *most* rows of each kind.
+
+        It returns the same rows again until :meth:`forget` is called for them.
+        """
         return [
             PendingRows(table, columns, tuple(islice(keys, most)))
             for (table, columns), keys in self._lookups.items()
@@ -146,7 +175,7 @@ class TransactionChanges:
         ]
 
     def changes(self) -> tuple[Change, ...]:
-        """What changes, in the order of the tenants, so that all writers touch the tenants' marks in one order."""
+        """Return what changes, sorted by tenant, so that all writers touch the marks of tenants in one order."""
         whole = self._whole.union(*self._until_keys_come.values())
         tenants = sorted(whole | {tenant for tenant, tags in self._tags.items() if tags})
         return tuple(

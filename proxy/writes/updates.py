@@ -1,12 +1,13 @@
-"""What an UPDATE or DELETE changes: asked of the rows, under their locks, before it is executed.
+"""What an UPDATE or DELETE changes: it is read from the rows, under their locks, before the statement is executed.
 
-Three ways, the cheapest that is right:
+There are three ways, and the cheapest that is right is taken:
 
-1. The statement names primary keys and sets no column that tags need: the rows are looked up before COMMIT, in the
+1. The statement names primary keys and sets no column that tags need. Then the rows are looked up before COMMIT, in the
    statement that asks for the transaction's id. They are locked by then, so their values are those of the change.
-2. Else its rows are selected FOR UPDATE, and the statement is restricted to them. A plain SELECT would miss the row
-   that another transaction makes match in between; and a value that a session loaded may have changed since.
-3. Past a bound the tenants are selected, all of them count as changed, and the statement is restricted to them.
+2. Otherwise its rows are selected FOR UPDATE, and the statement is restricted to them. A plain SELECT would miss a row
+   that another transaction makes match in between; and a value that a session has loaded may have changed since.
+3. With too many rows for that, their tenants are selected, all of these tenants count as changed, and the statement is
+   restricted to them.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ if TYPE_CHECKING:
     from tidegate.proxy.writes.unattributed import UnattributedWrites
 
 MOST_LOCKED: Final = 1_000
-"""Rows of one statement that are locked and told apart; with more of them their whole tenants count."""
+"""How many rows of one statement are locked and collected one by one; with more, their whole tenants count."""
 
 
 class UpdateOrDelete:
-    """One UPDATE or DELETE of a tracked table, about to be executed.
+    """Collect what one UPDATE or DELETE of a tracked table changes, before it is executed.
 
     Args:
-        connection: that executes it.
-        table: that it changes.
+        connection: the connection that executes it.
+        table: the table that it changes.
         statement: the statement.
         parameters: one mapping for each execution; at least one, perhaps empty.
-        collected: the transaction's changes.
+        collected: the transaction's changes so far.
     """
 
     def __init__(
@@ -59,13 +60,17 @@ class UpdateOrDelete:
         self._source: FromClause = self._statement.table
         self._pk = table.column_of(self._source, table.pk)
         self.tentative: list[Any] = []
-        """Keys to be forgotten if it turns out that it changed no row."""
+        """The keys that must be forgotten if the statement turns out to have changed no row."""
 
     def collect(self, unnamed: UnattributedWrites, most: int = MOST_LOCKED) -> Update | Delete:
-        """Collect what it changes, and return what is to be executed in its place.
+        """Collect what the statement changes, and return the statement that must be executed in its place.
+
+        Args:
+            unnamed: is called for a statement whose changes cannot be told.
+            most: how many rows are locked and collected one by one; with more, their whole tenants count as changed.
 
         Raises:
-            PolicyError: that cannot be told.
+            PolicyError: it cannot be told what the statement changes, and *unnamed* is strict.
         """
         keys = self._keys()
         touches = self._touches() if isinstance(self._statement, Update) else frozenset()
@@ -96,7 +101,7 @@ class UpdateOrDelete:
         return levels[0][self._table.pk] if levels[0] else None
 
     def _keys(self) -> list[Any] | None:
-        """The primary keys that all changed rows are among; None if the statement does not say."""
+        """Return primary keys that include those of all changed rows; None if the statement does not name them."""
         for condition in _conjuncts(self._statement._where_criteria):  # noqa: SLF001  # no public way to see it
             left, right = getattr(condition, "left", None), getattr(condition, "right", None)
             if not isinstance(right, BindParameter) or not self._is_pk(left):
@@ -117,7 +122,7 @@ class UpdateOrDelete:
         return table is not None and column.name == self._pk.name and table in {self._source, self._table.table}
 
     def _touches(self) -> frozenset[str | None]:
-        """The columns that it sets and tags need; None among them for one that cannot be told."""
+        """Return the columns that the statement sets and that tags need; None stands for a column that is not known."""
         keys = {column.key: column.name for column in self._source.c}
         changed = {self._set_column(key, keys) for key, _ in _set_clause(self._statement)}
         changed |= {keys[key] for parameters in self._parameters[:1] for key in parameters if key in keys}
@@ -134,7 +139,7 @@ class UpdateOrDelete:
         return keys.get(key)
 
     def _set_values(self, name: str) -> list[Any]:
-        """The values given to one column; UNKNOWN among them for an expression."""
+        """Return the values that the statement gives to one column; UNKNOWN among them stands for an expression."""
         keys = {column.key: column.name for column in self._source.c}
         found = [value for key, value in _set_clause(self._statement) if self._set_column(key, keys) == name]
         found += [p[key] for p in self._parameters for key in p if keys.get(key) == name]
@@ -161,7 +166,7 @@ class UpdateOrDelete:
         )
 
     def _lock(self, keys: list[Any] | None, most: int) -> list[Row[Any]] | None:
-        """Its rows, locked; None if there are more than *most*."""
+        """Return the statement's rows, locked; None if there are more than *most*."""
         begin_immediately(self._connection)
         if keys is not None and len(self._parameters) > 1:
             return self._lock_keys(keys, most)
@@ -178,7 +183,7 @@ class UpdateOrDelete:
         return list(found.values())
 
     def _lock_keys(self, keys: list[Any], most: int) -> list[Row[Any]]:
-        """Rows by key, in the keys' order, so that two of these do not wait for each other."""
+        """Return rows by key, locked in the order of the keys, so that two such statements cannot deadlock."""
         rows: list[Row[Any]] = []
         for at in range(0, len(keys), most):
             wanted = among(self._pk, keys[at : at + most], self._connection.dialect.name)
@@ -191,7 +196,7 @@ class UpdateOrDelete:
         return statement.with_for_update(of=self._source)
 
     def _whole(self, touches: frozenset[str | None], unnamed: UnattributedWrites) -> Update | Delete:
-        """Count the tenants of its rows as changed, and restrict it to them."""
+        """Count the tenants of the statement's rows as changed, and return the statement restricted to them."""
         field = self._table.tenant or ""
         column = self._table.column_of(self._source, field)
         where = self._statement._where_criteria  # noqa: SLF001  # no public way to see it

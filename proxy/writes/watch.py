@@ -1,7 +1,7 @@
-"""Watching an engine: which tags each transaction changes, told to the commit protocol at its COMMIT.
+"""Watching an engine: it collects which tags each transaction changes, and tells the commit protocol at the COMMIT.
 
-The hooks are the engine's and the connection's: what a session does, a bulk method, a Core statement and text all come
-by there. What a transaction has changed so far lies with its DBAPI connection, and nowhere else.
+The hooks are those of engine and connection, because everything passes there: what a session does, a bulk method, a
+Core statement, and text. What a transaction has changed so far is kept with its DBAPI connection, and nowhere else.
 """
 
 from __future__ import annotations
@@ -50,28 +50,35 @@ def attach(
     most_locked: int = MOST_LOCKED,
     most_tags: int = MOST_TAGS,
 ) -> Watch:
-    """Watch *engine*, and all engines that ``execution_options`` made of it. Attaching again adds to what is tracked.
+    """Watch *engine*, and all engines that ``execution_options`` made of it.
+
+    Attaching again adds to what is tracked.
 
     Args:
         engine: an engine, or a ``sessionmaker`` that is bound to one.
         tracked: the models whose rows are in answers.
-        protocol: told of each transaction that changes such rows.
+        protocol: is told of each transaction that changes such rows.
         strict: refuse writes whose tenant cannot be told.
-        most_locked: rows of one bulk statement that are told apart; past it their whole tenants count.
-        most_tags: the same for the tags of one tenant in one transaction.
+        most_locked: how many rows of one bulk statement are collected one by one; with more, their whole tenants count
+            as changed.
+        most_tags: how many tags of one tenant one transaction collects; with more, the whole tenant counts as changed.
+
+    Returns:
+        The watch of the engine: the same one each time.
 
     Raises:
-        PolicyError: the engine is watched for another protocol, or *tracked* is not consistent.
+        PolicyError: *engine* is no engine, it is watched for another protocol, or *tracked* is not consistent.
     """
     root = _root(engine)
-    # The wrapper of do_commit is the registry: it lives as long as the dialect, which all option engines share.
+    # The watch is kept on the wrapper of do_commit. It lives as long as the dialect, which all engines share that
+    # execution_options made of this one.
     watch = getattr(root.dialect.do_commit, "watch", None)
     if watch is None:
         watch = Watch(Tables(tracked), protocol, UnattributedWrites(strict=strict), most_locked, most_tags)
         watch.listen(root)
         return watch
     if watch.protocol is not protocol:
-        raise PolicyError(f"{root!r} is watched already, for another commit protocol: use one gate for one engine")
+        raise PolicyError(f"{root!r} is already watched by another gate: use one gate for one engine")
     watch.tables.add(tracked)
     return watch  # type: ignore[no-any-return]
 
@@ -88,14 +95,14 @@ def _root(engine: Any) -> Engine:
 
 
 class Watch:
-    """One watched engine. Made by :func:`attach`.
+    """Watch one engine, and tell the commit protocol what each transaction changes. :func:`attach` makes it.
 
     Args:
-        tables: what is tracked.
-        protocol: told of commits.
-        unnamed: what becomes of writes that are not understood; counts them.
-        most_locked: see :func:`attach`.
-        most_tags: see :func:`attach`.
+        tables: the tracked tables.
+        protocol: is told of commits.
+        unnamed: decides what becomes of writes that cannot be understood, and counts them.
+        most_locked: as for :func:`attach`.
+        most_tags: as for :func:`attach`.
     """
 
     def __init__(
@@ -113,7 +120,7 @@ class Watch:
         self._most_tags = most_tags
 
     def listen(self, engine: Engine) -> None:
-        """Hook into *engine*, its pool and its dialect."""
+        """Register the hooks on *engine*, its pool and its dialect."""
         event.listen(engine, "before_execute", self._before_execute, retval=True)
         event.listen(engine, "after_execute", self._after_execute)
         event.listen(engine, "before_cursor_execute", self._before_cursor_execute)
@@ -124,7 +131,7 @@ class Watch:
         event.listen(engine, "handle_error", _lost_in_commit)
         event.listen(engine, "rollback_twophase", lambda connection, _xid, _prepared: self._forget(connection))
         event.listen(engine, "checkin", lambda _raw, record: _forget_info(record.info))
-        # A detached connection has no record any more; nor will it come back.
+        # A detached connection has no record any more, and does not come back to the pool.
         event.listen(engine, "reset", lambda _raw, record, _state: _forget_info(record.info if record else {}))
         event.listen(engine, "invalidate", lambda _raw, record, _error: _forget_info(record.info))
         dialect: Any = engine.dialect
@@ -135,7 +142,7 @@ class Watch:
 
     def _then_after_commit(self, commit: Callable[..., Any], raw_of: Callable[[Any], Any]) -> Callable[..., Any]:
         def committed(connection: Any, *args: Any, **kwargs: Any) -> Any:
-            result = commit(connection, *args, **kwargs)  # if it raises, nobody knows: the intent stays
+            result = commit(connection, *args, **kwargs)  # if it raises, the outcome is not known: the intent stays
             self._after_commit(raw_of(connection))
             return result
 
@@ -143,7 +150,10 @@ class Watch:
         return committed
 
     def collected(self, connection: Connection) -> TransactionChanges:
-        """What the transaction of *connection* has changed so far; also for what no rule can see."""
+        """Return what the transaction of *connection* has changed so far.
+
+        More may be added to it, for changes that no rule can see.
+        """
         found: TransactionChanges | None = connection.info.get(_COLLECTED)
         if found is None:
             found = connection.info[_COLLECTED] = TransactionChanges(self._most_tags)
@@ -186,7 +196,7 @@ class Watch:
                 keys_came(result, table, self.collected(connection))
             return
         executed, table, keys = connection.info.pop(_TENTATIVE, (None, None, ()))
-        # Not with RETURNING: SQLite counts rows as they are fetched.
+        # A statement with RETURNING is left out: SQLite counts its rows only as they are fetched.
         if executed is dml and keys and not result.returns_rows and result.rowcount == 0:
             self.collected(connection).forget(table, (table.pk_column,), keys)
 
@@ -221,7 +231,7 @@ class Watch:
     def _text(self, connection: Connection, found: WrittenTables, parameters: Any) -> None:
         if found.commits:
             if connection.info.get(_COLLECTED) is not None:
-                self.unnamed("what this transaction has tables_written", "a COMMIT as text")
+                self.unnamed("what this transaction has changed", "a COMMIT as text")
             connection.info[_ENDED] = True
         for verb, name in found.tables:
             table = self.tables.named(name) if name in self.tables.names else None
@@ -233,17 +243,17 @@ class Watch:
         given = parameters if isinstance(parameters, list) else [parameters]
         given = [row[key] for row in given if isinstance(row, dict) for key in row if key in table.tenant_names]
         named = [one for value in given for one in (value if isinstance(value, list | tuple | set) else [value])]
-        if not named or None in named:  # NULL names nobody, and "no tenant given" is how some say "every tenant"
+        if not named or None in named:  # NULL names nobody; some programs mean "every tenant" by it
             self.unnamed(table.table.name, f"{verb} as text")
-            named.append(self.collected(connection).only)  # in a tenant's session it is that one's
+            named.append(self.collected(connection).only)  # in a tenant's session, the write is that tenant's
         for tenant in named:
             self.collected(connection).whole(tenant)
 
     def _refuse_autocommit(self, connection: Connection, name: str) -> None:
         if is_autocommit(connection) or connection.info.get(_ENDED):
             raise PolicyError(
-                f"{name} is tracked, and a write to it on an AUTOCOMMIT connection, or after a COMMIT as text, has no "
-                "moment between its change and its commit: use a transaction"
+                f"{name} is tracked, and cannot be written on an AUTOCOMMIT connection or after a COMMIT as text: such "
+                "a write commits at once, before the cache can be told of it; use a transaction"
             )
 
     def _before_commit_twophase(self, connection: Connection, _xid: Any, is_prepared: bool) -> None:
@@ -254,11 +264,12 @@ class Watch:
         try:
             self._before_commit(connection)
         except BaseException:
-            # SQLAlchemy takes a transaction whose commit event raised for one that has ended, and may give its
-            # connection back to the pool as it is: whoever came next would commit these rows.
+            # SQLAlchemy believes that a transaction has ended if its commit event raised. It may give the connection
+            # back to the pool with the transaction still open, and the next user of the connection would commit these
+            # rows. So roll back here.
             try:
                 connection.dialect.do_rollback(connection.connection)
-            except Exception:  # noqa: BLE001  # lost: then the server rolls back
+            except Exception:  # noqa: BLE001  # the connection is lost: then the server rolls back
                 connection.invalidate()
             raise
 
@@ -276,7 +287,7 @@ class Watch:
                 connection.info[_TICKET] = (committing, ticket)
         elif collected.only is not None and committing.has_written():
             self.protocol.verify_ownership(committing, collected.only)
-        # Only now: a prepare that raised may be followed by a commit all the same.
+        # Only now, and not before: a program may commit all the same after a prepare that raised.
         connection.info.pop(_COLLECTED, None)
 
     def _after_commit(self, raw: Any) -> None:
@@ -288,8 +299,8 @@ class Watch:
             return
         try:
             self.protocol.after_commit(committing, ticket)
-        except Exception:  # noqa: BLE001  # the rows are committed: nobody must think they are not
-            _log.exception("what was committed could not be stamped: its intent stays, and is resolved by its readers")
+        except Exception:  # noqa: BLE001  # the rows are committed: an error here would say that they are not
+            _log.exception("a committed change could not be stamped: its intent stays open, and its readers resolve it")
 
     def _forget(self, connection: Connection) -> None:
         if not connection.invalidated and not connection.closed:
@@ -302,20 +313,20 @@ def _forget_info(info: Any) -> None:
 
 
 def _lost_in_commit(context: ExceptionContext) -> None:
-    """Say so where a COMMIT of tracked rows got no answer: whoever tried again might do it twice."""
+    """Raise ``CommitUnknown`` where a COMMIT of tracked rows got no answer: a retry might make the change twice."""
     connection = context.connection
     if context.statement is not None or connection is None or not context.is_disconnect:
         return
     info = connection.info
     if info.get(_COMMITTING):
         raise CommitUnknown(
-            "the connection was lost during COMMIT: the transaction may have happened, or may yet; look whether its "
-            "rows are there before you do it again"
+            "the connection was lost during COMMIT: the transaction may have been committed, or may be in a moment; "
+            "look whether its rows are there before you do it again"
         ) from context.original_exception
 
 
 def _dml_of(statement: Any) -> Any:
-    """The INSERT, UPDATE or DELETE that *statement* is, or selects the rows of; None for any other."""
+    """Return the INSERT, UPDATE or DELETE that *statement* is, or selects the rows of; None for any other statement."""
     if not getattr(statement, "is_dml", False):
         return None
     return statement.element if isinstance(statement, FromStatement) else statement

@@ -28,34 +28,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tidegate.public import public
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+@public
 class TidegateError(Exception):
     """The root of all errors that Tidegate raises of its own."""
 
 
+@public
 class SettingsError(TidegateError):
     """A setting cannot work. The message names the setting, its value, and what would work."""
 
 
+@public
 class PolicyError(TidegateError):
     """A repository and its policy table do not agree, or a write names no tenant whose marks could be changed."""
 
 
+@public
 class CacheUnavailable(TidegateError):  # noqa: N818  # the name that the design gives it
     """The cache could not be told of a write, so the write was refused: nothing was committed."""
 
 
+@public
 class RoutingError(TidegateError):
     """A call could not be brought to a server that may answer it."""
 
 
+@public
 class NoNodeAvailable(RoutingError):  # noqa: N818  # the name that the design gives it
     """No server of a shard can take the call. The message says what is wrong with each."""
 
 
+@public
 class CommitUnknown(RoutingError):  # noqa: N818  # the name that the design gives it
     """The connection was lost during COMMIT: the transaction has happened, or will happen, or has not.
 
@@ -63,14 +72,17 @@ class CommitUnknown(RoutingError):  # noqa: N818  # the name that the design giv
     """
 
 
+@public
 class Overloaded(RoutingError):  # noqa: N818  # the name that the design gives it
     """The primary has more to do than it can, and this read was not let in. Nothing was asked of the database."""
 
 
+@public
 class UnknownTenant(RoutingError):  # noqa: N818  # the name that the design gives it, as for those below
     """No shard is known for a tenant, because the shard map was never read. No shard is guessed."""
 
 
+@public
 class StaleShardMap(RoutingError):  # noqa: N818
     """A shard does not own what the shard map says it owns, so nothing was written. The map must be read again."""
 
@@ -80,10 +92,12 @@ class StaleShardMap(RoutingError):  # noqa: N818
     """
 
 
+@public
 class TenantSwitch(RoutingError):  # noqa: N818
     """A second tenant was used in a unit of work, which is on the shard of the first."""
 
 
+@public
 class PartialResult(RoutingError):  # noqa: N818
     """Some shards answered and some failed.
 
@@ -105,26 +119,32 @@ class PartialResult(RoutingError):  # noqa: N818
         return f"{self.args[0]} failed on {count} shards ({reasons}); succeeded on: {done}"
 
 
+@public
 class RepositoryImportError(TidegateError):
     """A class path in the settings cannot be imported, or what it names cannot be built."""
 
 
+@public
 class QueryError(TidegateError, ValueError):
     """A query cannot be composed. The message lists what would have been accepted."""
 
 
+@public
 class LazyColumnError(TidegateError):
     """A lazy column was touched, but its row is no longer in the database."""
 
 
+@public
 class EmbeddedServerError(TidegateError):
     """An embedded server did not start, stop or answer in time. The message ends with its log."""
 
 
+@public
 class WorkflowRunError(TidegateError, RuntimeError):
     """A run is not in the state that pausing or resuming needs, or its pause does not exist."""
 
 
+@public
 class BenchmarkError(TidegateError):
     """A benchmark cannot run here, or its contenders answer differently. The message says what would help."""
 

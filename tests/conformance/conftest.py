@@ -14,7 +14,6 @@ writes on all of them; whoever calls the repositories has sessions by :meth:`Beh
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from tidegate.cache.request import Answer
     from tidegate.proxy.call import Call, Layer
 
 DATABASES = ["sqlite-memory", "sqlite-file", "postgresql"]
@@ -164,7 +164,7 @@ class Behind:
     def engine(self) -> Engine:
         """Where the rows of the tenant TENANT are written."""
         if self.gate is not None:
-            return self.gate._shard(TENANT).engine
+            return self.gate._shards.of_tenant(TENANT).engine
         engine: Engine = self.session_maker.kw["bind"]
         return engine
 
@@ -197,34 +197,34 @@ class Behind:
     def _gated(self, repository: Any) -> Any:
         assert self.gate is not None
         adopted = self.gate.adopt(repository, self.session_maker)
-        pipeline = adopted.__dict__["_tidegate_pipeline"]
+        layer: Layer = adopted.tidegate_binding.layer
 
-        def there_too(call: Call) -> object:
+        def there_too(call: Call) -> Answer:
             if self.compared == 0 and isinstance(call.policy, Read) and call.policy.guard and call.tenant is not None:
-                self._compare(call, pipeline)
-            return pipeline(call)
+                self._compare(call, layer)
+            return layer(call)
 
-        def twice(call: Call) -> object:
+        def twice(call: Call) -> Answer:
             if self._pushes is not None:
                 assert self._pushes.caught_up(10)
             if isinstance(call.policy, Read) and call.policy.guard is not None:
-                pipeline(call)
-            return pipeline(call)
+                layer(call)
+            return layer(call)
 
-        if self.gate._parts.shards[0].nodes is not None:
-            adopted.__dict__["_tidegate_pipeline"] = there_too
+        if self.gate._shards.every[0].nodes is not None:
+            adopted.tidegate_binding = adopted.tidegate_binding._replace(layer=there_too)
         elif self._twice:
-            adopted.__dict__["_tidegate_pipeline"] = twice
+            adopted.tidegate_binding = adopted.tidegate_binding._replace(layer=twice)
         return adopted
 
-    def _compare(self, call: Call, pipeline: Layer) -> None:
+    def _compare(self, call: Call, layer: Layer) -> None:
         """See that the answer of now, which replicas are too late for, is the one that they give later."""
         assert self.gate is not None
-        shard = self.gate._parts.shards[0]
+        shard = self.gate._shards.every[0]
         nodes, routing = shard.nodes, shard.routing
         assert nodes is not None
         position = shard.primary.transaction("")[1]
-        at_once = outcome(lambda: pipeline(replace(call)))
+        at_once = outcome(lambda: layer(call).value)
         nodes.ensure_started()
 
         def reached() -> bool:
@@ -234,10 +234,15 @@ class Behind:
 
         wait_for(reached, "the replicas show what was written")
         # Below the cache, which would answer.
-        below = Telemetry(self.gate._parts.counters, routing)
-        later = replace(call, need=None)
-        assert outcome(lambda: below(later)) == at_once
-        assert later.node != nodes.topology.primary.name or self.gate._parts.store is not None
+        below, nodes_asked = Telemetry(self.gate._parts.counters, routing), []
+
+        def later() -> object:
+            answer = below(call)
+            nodes_asked.append(answer.node)
+            return answer.value
+
+        assert outcome(later) == at_once
+        assert nodes_asked != [nodes.topology.primary.name] or self.gate._parts.store is not None
         self.compared += 1
 
 

@@ -14,22 +14,21 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDERS: Final = ("src/tidegate", "proxy", "cache", "routing", "repositories", "benchmarks")
 TO_DO: Final = (
-    "benchmarks/",
     "cache/near/",
-    "cache/read_needs.py",
-    "cache/read_through.py",
-    "cache/request.py",
     "cache/root_recovery.py",
-    "proxy/",
+    "proxy/dify.py",
+    "proxy/layers/partial_results.py",
+    "proxy/settings.py",
 )
-"""Folders and files whose docstrings have not been rewritten yet. Nothing below them is checked."""
+"""Folders and files in which docstrings have not been rewritten yet. Nothing in them is checked."""
 
 VERBS: Final = """
-Add Apply Ask Begin Build Call Check Close Collect Come Commit Compute Connect Convert Count Create Cut
-Delete Do Drop Encode End Finish Flip Forget Freeze Give Go Guard Hand Hook Ignore Insert Invalidate
-Join Keep Let Limit Load Lock Look Make Mark Measure Open Order Pack Parse Pause Print Prove Publish Put
-Raise Read Refuse Remember Remove Replace Resume Return Run Send Set Show Shut Split Stamp Start Store Switch
-Take Tell Track Unpack Use Void Wait Watch Write
+Add Answer Apply Ask Assemble Begin Build Call Check Choose Close Collect Come Commit Compute Connect Convert
+Count Create Cut Decide Decode Delete Do Drop Encode End Estimate Explain Find Finish Flip Forget Freeze Give Go Guard
+Hand Have Hook Ignore Insert Invalidate Join Keep Kill Leave Let Limit Load Lock Look Make Mark Measure Note
+Open Order Pack Parse Pause Prepare Print Prove Publish Put Raise Read Record Refuse Register Remember Remove
+Replace Resume Return Run Say See Send Set Show Shut Split Stamp Start Stop Store Sum Switch Take Tell Track
+Unpack Use Void Wait Watch Write Yield
 """
 """The verbs with which a docstring may begin, sorted. Add one if no verb here says what a function does."""
 
@@ -91,7 +90,7 @@ def test_the_docstring_of_every_public_function_begins_with_a_verb() -> None:
         for name, module in modules()
         for one in definitions(module.body)
         if one.public and not isinstance(one.node, ast.ClassDef)
-        if not (docstring := ast.get_docstring(one.node)) or docstring.split()[0] not in verbs
+        if not (docstring := ast.get_docstring(one.node)) or docstring.split()[0].rstrip(",:;") not in verbs
     ]
     assert not found, "these must begin with a verb in the imperative, one of VERBS:\n" + "\n".join(found)
 

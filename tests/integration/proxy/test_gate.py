@@ -346,7 +346,7 @@ def test_the_first_gate_makes_its_tables_and_a_user_who_may_not_is_told_what_to_
     primary.execute("DROP ROLE IF EXISTS poor", database="postgres")
     primary.execute("CREATE ROLE poor LOGIN", database="postgres")
     poor = create_engine(database_url.replace("postgres@", "poor@"))
-    with pytest.raises(SettingsError, match="run 'tidegate init' as one who may"):
+    with pytest.raises(SettingsError, match="run 'tidegate init' as a user who may"):
         tidegate.gate_on(poor, sessionmaker(poor), Settings())
     rich = create_engine(database_url)
     tidegate.gate_on(rich, sessionmaker(rich), Settings()).close()
@@ -513,7 +513,7 @@ def test_garbage_in_the_switches_is_no_exception(watched: Watched, cluster: Clus
 
 def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: Watched) -> None:
     run = watched.make_run()
-    applier = watched.gate._parts.shards[0].applier
+    applier = watched.gate._shards.every[0].applier
     assert applier is not None
     background = applier._notified._background
     parents = background._stop

@@ -105,7 +105,7 @@ def test_a_gate_that_lacks_a_shard_of_the_map_serves_the_tenants_of_the_others(s
     with tidegate.connect(of_two(stocked)) as live:
         run_id = save_run(live, here, APP, NOW)
         add_last(stocked, tmp_path)
-        wait_for(lambda: "s2" in live._parts.routed.names(), "the gate has the new map")  # type: ignore[union-attr]
+        wait_for(lambda: "s2" in live._shards.names(), "the gate has the new map")
         with pytest.raises(NoNodeAvailable, match=r"'s2'.*no such shard"):
             save_run(live, there, APP, NOW)
         with pytest.raises(NoNodeAvailable, match=r"'s2'.*no such shard"):

@@ -78,7 +78,7 @@ def test_doctor_says_of_every_shard_that_it_is_well(there: Shards) -> None:
         assert f"{name}: all indexes and tables are there" in lines
         assert any(line.startswith(f"{name}: the cache {shown_url(there.cluster.cache.url)} answers") for line in lines)
     assert [line.split()[3] for line in lines if "connections at most" in line] == ["23", "22", "22"]  # s0 is followed
-    assert lines[-1].endswith("proves: tidegate shards check")
+    assert lines[-1].endswith("run: tidegate shards check")
 
 
 def test_doctor_names_the_shard_where_something_is_wrong(there: Shards) -> None:

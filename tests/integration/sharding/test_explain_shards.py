@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import tidegate
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.layers.explained import NodeExplained, ShardExplained
+from tidegate.proxy.explanation import NodeExplained, ShardExplained
 from tidegate.proxy.settings import CacheSettings, RoutingSettings, ShardingSettings
 from tidegate.repositories.entities.workflow_node_execution import WorkflowNodeExecution
 from tidegate.repositories.enums import WorkflowNodeExecutionStatus
@@ -49,7 +49,7 @@ def asked(gate: tidegate.Gate) -> Iterator[list[str]]:
     """What this thread asks of any primary meanwhile, and that it connects."""
     found: list[str] = []
     with ExitStack() as stack:
-        for parts in gate._parts.shards:
+        for parts in gate._shards.every:
             for name, heard in (
                 ("before_cursor_execute", lambda _c, _u, statement, *_: found.append(statement)),
                 ("do_connect", lambda *_: found.append("connects")),
@@ -61,10 +61,10 @@ def asked(gate: tidegate.Gate) -> Iterator[list[str]]:
 
 def quiet(gate: tidegate.Gate) -> None:
     """Have nothing run beside it: the outbox is looked through, and the catalogue asked, by threads."""
-    for parts in gate._parts.shards:
+    for parts in gate._shards.every:
         assert parts.applier is not None
         parts.applier.close()
-    gate._parts.routed._maps.close()  # type: ignore[union-attr]
+    gate._shards._maps.close()  # type: ignore[attr-defined]
 
 
 def test_a_call_with_a_tenant_names_shard_unit_and_epoch(gate: tidegate.Gate, stocked: Shards) -> None:
@@ -75,7 +75,7 @@ def test_a_call_with_a_tenant_names_shard_unit_and_epoch(gate: tidegate.Gate, st
     assert lines(found) == [("s1", True, f"{unit} is there since epoch 1")]
     assert f"the shard s1 is asked: {unit} is there since epoch 1" in str(found)
     stocked.flipper().flip([slot_of(tenant)], "s1", "s2")
-    gate._parts.routed.refresh()  # type: ignore[union-attr]
+    gate._shards.refresh()
     assert lines(gate.explain(by_id, tenant.upper(), APP, RUN)) == [("s2", True, f"{unit} is there since epoch 2")]
 
 

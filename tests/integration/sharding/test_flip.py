@@ -275,7 +275,7 @@ def test_where_the_catalogue_has_lost_its_newest_map_nothing_is_flipped_by_the_o
         connection.execute(lost, {"map": first.as_text()})
     # Followers that have the newest map write to s1; by the old one s2 would be given the slot beside it.
     with pytest.raises(
-        StaleShardMap, match="s0 owns slot 5 since epoch 1; by its own table it does not, since epoch 2"
+        StaleShardMap, match="s0 owns slot 5 since epoch 1; by its own table it does not own it, since epoch 2"
     ):
         shards.flipper().flip([5], "s0", "s2")
     assert shards.owners(5) == ["s1"]

@@ -85,7 +85,7 @@ class CutOff:
         last = settings.shards[2].model_copy(update={"primary": around})
         settings = settings.model_copy(update={"shards": (*settings.shards[:2], last)})
         gate = stack.enter_context(tidegate.connect(settings))
-        gate._parts.routed._maps._question._answer_s = 0.5  # type: ignore[union-attr]
+        gate._shards._maps._question._answer_s = 0.5  # type: ignore[attr-defined]
         self.load = Load(gate, _steady("s0", "s1"), SLOTS, 40, cut_off=True)
 
 

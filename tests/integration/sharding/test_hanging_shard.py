@@ -38,7 +38,7 @@ class Pools:
     """How many connections of each shard are in use."""
 
     def __init__(self, gate: tidegate.Gate) -> None:
-        self._pools: dict[str, Any] = {parts.name: parts.engine.pool for parts in gate._parts.shards}
+        self._pools: dict[str, Any] = {parts.name: parts.engine.pool for parts in gate._shards.every}
 
     def used(self, *shards: str) -> list[int]:
         return [self._pools[name].checkedout() for name in shards]
@@ -161,8 +161,8 @@ def test_what_is_said_to_have_failed_is_not_done_later(stocked: Shards) -> None:
 def test_what_takes_too_long_in_all_is_not_committed_either(stocked: Shards, slow: str) -> None:
     ended, refused = threading.Event(), threading.Event()
     with tidegate.connect(settings_of(stocked, catalogue="s0")) as gate:
-        parts: Any = gate._parts.shards[1]
-        asked: Any = gate._parts.in_session
+        parts: Any = gate._shards.every[1]
+        asked: Any = gate._parts.caller_sessions
 
         def executed(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
             assert slow not in sql or ended.wait(30)
@@ -192,8 +192,8 @@ def test_a_shorter_time_that_was_set_stays(stocked: Shards, given_ms: int, most_
     settings = settings_of(stocked, catalogue="s0", scatter_s=60).model_copy(update={"routing": routing})
     sql = text("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'")
     with tidegate.connect(settings) as gate:
-        parts: Any = gate._parts.shards[1]
-        asked: Any = gate._parts.in_session
+        parts: Any = gate._shards.every[1]
+        asked: Any = gate._parts.caller_sessions
 
         def ask() -> Any:
             with parts.sessions.begin() as session:

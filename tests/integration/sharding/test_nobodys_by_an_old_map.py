@@ -61,7 +61,7 @@ def run(gates: tuple[tidegate.Gate, tidegate.Gate, Behind], stocked: Shards) -> 
     """A paused and archived run on the third shard, whose slot it was given."""
     gate, tenant = gates[0], tenant_on("s0")
     stocked.flipper().flip([slot_of(tenant)], "s0", "s2")
-    gate._parts.routed.refresh()  # type: ignore[union-attr]
+    gate._shards.refresh()
     run_id = save_run(gate, tenant, APP, NOW)
     with gate.session(tenant) as session:
         found = session.get_one(WorkflowRun, run_id)
@@ -72,8 +72,8 @@ def run(gates: tuple[tidegate.Gate, tidegate.Gate, Behind], stocked: Shards) -> 
 
 
 def forget(gate: tidegate.Gate, run_id: str) -> None:
-    find: Any = gate._parts.in_session
-    find._find._directory.evict("run", [run_id])
+    find: Any = gate._parts.caller_sessions
+    find._search._directory.evict("run", [run_id])
 
 
 def test_rows_on_a_shard_that_was_added_are_found(gates: tuple[tidegate.Gate, tidegate.Gate, Behind], run: str) -> None:

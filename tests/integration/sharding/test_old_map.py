@@ -49,7 +49,7 @@ def test_an_old_map_neither_hits_nor_fills_after_a_flip(stocked: Shards, near: s
         behind = hold_back(late, away=True)
         old = behind.current()
         stocked.flipper().flip([slot_of(tenant)], "s0", "s2")
-        gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
+        gate._shards._maps.refresh()
         run_id = save_run(gate, tenant, APP, NOW)
         answered(gate, others, tenant, run_id)
         events.clear()

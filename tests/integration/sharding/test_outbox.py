@@ -58,8 +58,8 @@ def test_a_position_is_said_of_no_tenant_that_has_moved_and_one_that_cannot_be_t
 def test_a_gate_knows_which_tenants_are_on_the_shard_of_an_outbox(stocked: Shards) -> None:
     tenant = tenant_on("s0")
     with tidegate.connect(settings_of(stocked, catalogue="s0")) as gate:
-        makes = {parts.name: parts.applier._make_root for parts in gate._parts.shards if parts.applier is not None}
+        makes = {parts.name: parts.applier._make_root for parts in gate._shards.every if parts.applier is not None}
         assert [name for name, make_root in makes.items() if make_root is not None and make_root(tenant)] == ["s0"]
         stocked.flipper().flip([slot_of(tenant)], "s0", "s1")
-        gate._parts.routed.refresh()  # type: ignore[union-attr]
+        gate._shards.refresh()
         assert [name for name, make_root in makes.items() if make_root is not None and make_root(tenant)] == ["s1"]

@@ -86,7 +86,7 @@ def test_a_session_commits_nothing_where_its_tenant_is_not_any_more(
 def test_a_session_is_checked_at_commit_only_if_it_has_written(gate: tidegate.Gate) -> None:
     tenant, sent = tenant_on("s0"), list[str]()
     run_id = save_run(gate, tenant, APP, NOW)
-    engine = gate._parts.shards[0].engine
+    engine = gate._shards.every[0].engine
     event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql))
     with gate.session(tenant) as session:
         for statement, most in (("SELECT 1", 1), ("INSERT INTO writes VALUES (1, 2)", 2)):

@@ -64,7 +64,7 @@ def test_a_gate_is_made_while_a_shard_has_no_primary(two: Cluster) -> None:
     given = {"cache": waits, "sharding": ShardingSettings(catalogue="s0"), "shards": (first, second)}
     tidegate.connect(settings.model_copy(update=given)).close()
     with tidegate.connect(settings.model_copy(update=given | {"shards": (first, standby)})) as gate:
-        ownership = gate._parts.routed.ownership  # type: ignore[union-attr]
+        ownership = gate._shards.ownership
         tenants = {ownership(tenant := str(uuid4())).shard: tenant for _ in range(50)}
         save_run(gate, tenants["s0"], APP, NOW)
         with pytest.raises(NoNodeAvailable, match="is a standby"):
@@ -93,7 +93,7 @@ class Moved:
         assert self.count(self.late) == 1
         self.behind = hold_back(self.late)
         Flipper(catalogue, self.engines).flip([slot_of(self.tenant)], "s0", "s1")
-        writer._parts.routed._maps.refresh()  # type: ignore[union-attr]
+        writer._shards._maps.refresh()
         for _ in range(2):
             save_run(writer, self.tenant, APP, NOW)
         wait_for(lambda: self._is_clean(writer), "the marks are the new shard's, and clean")
@@ -104,7 +104,7 @@ class Moved:
     def asked(self) -> list[str]:
         """What the late gate asks the old shard's servers from now on."""
         found: list[str] = []
-        parts = next(parts for parts in self.late._parts.shards if parts.name == "s0")
+        parts = next(parts for parts in self.late._shards.every if parts.name == "s0")
         assert parts.nodes is not None
         for engine in (parts.engine, *parts.nodes._engines.values()):
             event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: found.append(statement))

@@ -77,7 +77,7 @@ def test_what_has_moved_is_found_and_deleted_where_it_is(gate: tidegate.Gate, st
             gone.add(moved)
             behind = hold_back(late)
             stocked.flipper().flip([slot_of(moved)], "s0", "s2")
-            gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
+            gate._shards._maps.refresh()
             runs = stored(gate, [moved, stays])
             assert call(late, runs) == 2, name
             assert behind.asked, name
@@ -88,7 +88,7 @@ def test_with_the_catalogue_away_nobody_guesses(gate: tidegate.Gate, stocked: Sh
     with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0")) as late:
         behind = hold_back(late, away=True)
         stocked.flipper().flip([slot_of(moved)], "s0", "s2")
-        gate._parts.routed._maps.refresh()  # type: ignore[union-attr]
+        gate._shards._maps.refresh()
         runs = stored(gate, [moved, stays])
         for name in ("a batch", "a count", "in a session"):
             with pytest.raises(StaleShardMap):
@@ -121,13 +121,13 @@ def test_a_gate_begins_in_the_middle_of_the_first_flip(gate: tidegate.Gate, stoc
 
 def test_ids_that_are_known_are_not_searched_for(gate: tidegate.Gate) -> None:
     runs = stored(gate, [tenant_on(shard) for shard in ("s0", "s1", "s2")])
-    find: Any = gate._parts.in_session
+    find: Any = gate._parts.caller_sessions
     for run in runs:
         assert gate.workflow_runs.get_workflow_run_by_id_without_tenant(run.id) is not None
     assert gate.workflow_runs.delete_runs_by_ids([run.id for run in runs]) == 3
-    assert find._find.searched == 0
+    assert find._search.searched == 0
     assert gate.workflow_runs.delete_runs_by_ids([str(uuid4())]) == 0
-    assert find._find.searched
+    assert find._search.searched
 
 
 class Nested:

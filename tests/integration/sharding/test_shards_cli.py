@@ -230,8 +230,8 @@ def test_rows_where_they_belong_are_proven_and_each_that_is_not_is_named(there: 
     proven = tidegate("check")
     assert proven.exit_code == 0
     assert proven.stdout == (
-        "all agrees: 3 of 3 shards, epoch 1; 6 tenants of tables; 7 rows without a tenant, of which 1 name a row that "
-        "is nowhere\n"
+        "all agrees: 3 of 3 shards, epoch 1; 6 tenants looked up; 7 rows without a tenant, of which 1 name a row that "
+        "is on no shard\n"
     )
     stray, strayed = of_shard(there, "s0", 1), of_shard(there, "s2", 1)
     add_run(there.engines["s1"], stray)
@@ -243,8 +243,8 @@ def test_rows_where_they_belong_are_proven_and_each_that_is_not_is_named(there: 
     wrong = tidegate("check")
     assert wrong.exit_code == 1
     summary = (
-        "4 wrong: 3 of 3 shards, epoch 1; 8 tenants of tables; 8 rows without a tenant, of which 2 name a row that is "
-        "nowhere"
+        "4 wrong: 3 of 3 shards, epoch 1; 8 tenants looked up; 8 rows without a tenant, of which 2 name a row that "
+        "is on no shard"
     )
     assert wrong.stdout.splitlines() == [
         f"s1.workflow_node_execution_offload: 2 rows of tenant {strayed} (slot {slot_of(strayed)}), which s2 owns",
@@ -373,7 +373,7 @@ def test_two_urls_of_one_database_are_not_two_shards(there: Shards, tmp_path: Pa
     url = there.engines["s1"].url.render_as_string(hide_password=False)
     wrong = tidegate("check", "--config", str(settings(there, tmp_path, s2=url)))
     assert wrong.exit_code == 1
-    assert "the URLs of s1 and s2 lead to the same database; a shard has its own" in wrong.stdout
+    assert "the URLs of s1 and s2 lead to the same database; each shard needs a database of its own" in wrong.stdout
 
 
 def test_swapped_urls_are_told_of_and_get_no_slots(there: Shards, tmp_path: Path) -> None:
@@ -384,10 +384,10 @@ def test_swapped_urls_are_told_of_and_get_no_slots(there: Shards, tmp_path: Path
     swapped = str(settings(there, tmp_path, s1=urls["s2"], s2=urls["s1"]))
     wrong = tidegate("check", "--config", swapped)
     assert wrong.exit_code == 1
-    assert "s1 was not checked: shards.s1: its URL leads to the database of s2" in wrong.stdout
+    assert "s1 was not checked: shards.s1: its URL leads to the database of the shard s2" in wrong.stdout
     refused = tidegate("flip", "--slots", "0", "--to", "s1", "--config", swapped)
     assert (refused.exit_code, there.accepting(0)) == (2, ["s0"])
-    assert "its URL leads to the database of s2" in refused.stderr
+    assert "its URL leads to the database of the shard s2" in refused.stderr
 
 
 def broken_off(shards: Shards, step: str, slots: list[int], source: str, target: str) -> None:
@@ -407,15 +407,15 @@ def test_a_flip_that_was_broken_off_is_shown_and_finished(there: Shards, step: s
     there.begin()
     broken_off(there, step, [5, 6, 9], "s0", "s1")
     assert (
-        "flip under way: 3 slots (5-6, 9) from s0 to s1, at epoch 2; if nobody is at it any more, run: tidegate shards "
-        "finish\n"
+        "flip under way: 3 slots (5-6, 9) from s0 to s1, at epoch 2; if no process works on it any more, run: tidegate "
+        "shards finish\n"
     ) in tidegate().stdout
     checked = tidegate("check")
     assert (checked.exit_code, checked.stdout.splitlines()[:2]) == (
         1,
         [
             "3 slots are on their way from s0 to s1, at epoch 2",
-            "what to do: if nobody is at that flip any more, run: tidegate shards finish",
+            "what to do: if no process works on that flip any more, run: tidegate shards finish",
         ],
     )
     assert "1 wrong: " in checked.stdout
@@ -446,7 +446,7 @@ def test_a_catalogue_that_lost_its_newest_map_is_told_of_and_repaired(there: Sha
         assert lost.exit_code == 1
         assert lost.stdout.startswith(
             "slots 5-6: the map says s0 since epoch 1; owned by s1 since epoch 2\n"
-            "what to do: shards were told of epoch 2, and the catalogue on s0 has given out 1: it has lost its newest"
+            "what to do: shards know of epoch 2, and the last epoch of the catalogue on s0 is 1: it has lost its newest"
         )
         assert "run: tidegate shards repair; and replicate that shard synchronously" in lost.stdout
         assert there.accepting(5) == []
@@ -484,7 +484,7 @@ def test_a_plan_that_came_back_with_a_lost_map_is_finished_first(there: Shards) 
     broken_off(there, "_close", [5], "s0", "s1")
     assert "run: tidegate shards finish, then check and repair" in tidegate("check").stdout
     assert tidegate("repair").stderr == (
-        "error: a flip is under way in the catalogue; run: tidegate shards finish, and this again\n"
+        "error: a flip is under way in the catalogue; run: tidegate shards finish, then run this again\n"
     )
 
 
@@ -507,7 +507,7 @@ def test_without_a_catalogue_the_settings_are_the_map_and_nothing_is_handed_over
     unclaimed = tidegate("--config", path, "check")
     assert unclaimed.exit_code == 1
     assert "slots 0-1364: the map says s0 since epoch 1; owned by nobody" in unclaimed.stdout
-    assert "what to do: s0 owns nothing: a gate that starts has it claim" in unclaimed.stdout
+    assert "what to do: s0 owns nothing: a gate that starts makes it own" in unclaimed.stdout
     there.begin()
     assert tidegate("check", "--config", path).exit_code == 0
     assert tidegate("--config", path).stdout.startswith("epoch 1 of the settings: sharding.catalogue is not set\n")
@@ -515,7 +515,7 @@ def test_without_a_catalogue_the_settings_are_the_map_and_nothing_is_handed_over
         refused = tidegate("--config", path, *command)
         assert (refused.exit_code, "sharding.catalogue is not set" in refused.stderr) == (2, True)
     there.flipper().flip([5], "s0", "s1")
-    assert "shards were told of epoch 2, so these slots have a catalogue" in tidegate("check", "--config", path).stdout
+    assert "shards know of epoch 2, so there is a catalogue for them" in tidegate("check", "--config", path).stdout
 
 
 # --- tidegate shards flip
@@ -531,7 +531,7 @@ def test_slots_without_rows_are_handed_over_once(there: Shards) -> None:
     )
     assert (there.accepting(1364), there.accepting(1366), there.accepting(4095)) == (["s1"], ["s1"], ["s1"])
     again = tidegate("flip", "--slots", "1364-1366,4095", "--to", "s1")
-    assert (again.exit_code, again.stdout) == (0, "s1 holds these slots already; nothing was changed\n")
+    assert (again.exit_code, again.stdout) == (0, "s1 owns these slots already; nothing was changed\n")
     assert there.map().epoch == 3
 
 
@@ -611,7 +611,7 @@ def test_a_shard_is_added_with_its_share_and_taken_up_where_it_was_broken_off(
 ) -> None:
     there.begin("s0", "s1")
     add_run(there.engines["s0"], tenant_in(lambda slot: slot < 1000))
-    assert "the shard s2 has a database and is not in the map; run: tidegate shards add s2\n" in tidegate().stdout
+    assert "the shard s2 has a database, but is not in the map; run: tidegate shards add s2\n" in tidegate().stdout
     would = tidegate("add", "s2", "--dry-run").stdout
     assert would == ("would move: 683 slots from s0 to s2: 1365-2047\nwould move: 682 slots from s1 to s2: 3414-4095\n")
     assert there.map().shards == ("s0", "s1")
@@ -626,7 +626,7 @@ def test_a_shard_is_added_with_its_share_and_taken_up_where_it_was_broken_off(
         patched.setattr(Flipper, "flip", flip_one)
         stopped = tidegate("add", "s2")
     assert (stopped.exit_code, stopped.stdout) == (130, "moved: 683 slots from s0 to s2: 1365-2047\n")
-    assert "whether a flip was left is shown by: tidegate shards" in stopped.stderr
+    assert "to see whether a flip is still under way, run: tidegate shards" in stopped.stderr
     again = tidegate("add", "s2")
     assert again.stdout == "moved: 682 slots from s1 to s2: 3414-4095\nthe map is at epoch 4\n"
     assert tidegate("add", "s2").stdout == "s2 has its share already; nothing was changed\n"

@@ -177,7 +177,7 @@ def test_what_is_attached_to_an_option_engine_watches_the_engine(watch_engine: A
 
 
 def test_an_engine_has_one_protocol(watched: Any) -> None:
-    with pytest.raises(PolicyError, match="watched already"):
+    with pytest.raises(PolicyError, match="already watched"):
         attach(watched.engine, TRACKED, type(watched.recorder)())
     with pytest.raises(PolicyError, match="sessionmaker bound to one"):
         attach(sessionmaker(), TRACKED, watched.recorder)

@@ -15,8 +15,8 @@ _ANSWERED: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 def count(config: pytest.Config, kind: str, gate: tidegate.Gate, compared: int) -> None:
     """Add the calls that *gate* has had, in a test of this *kind*, and for how many answers were compared."""
-    assert gate._parts.shards[0].nodes is not None
-    primary = gate._parts.shards[0].nodes.topology.primary.name
+    assert gate._shards.every[0].nodes is not None
+    primary = gate._shards.every[0].nodes.topology.primary.name
     answered = _counted(config)
     for node, calls in gate.stats().nodes.items():
         answered[f"{kind} {'primary' if node == primary else 'replicas'}"] += calls

@@ -39,7 +39,7 @@ class Killing:
     def __init__(self, gate: tidegate.Gate, step: str, reached: int) -> None:
         self._step = step
         self._reached = reached
-        store, commit = gate._parts.store, gate._parts.shards[0].watch.protocol
+        store, commit = gate._parts.store, gate._shards.every[0].watch.protocol
         assert store is not None
         self._around(store, "open", before="before the intent", after="intent open")
         self._around(commit, "after_commit", before="after COMMIT")

@@ -198,7 +198,7 @@ class Load:
             return None
 
     def _ownership(self, tenant: str) -> Ownership:
-        routed = self._gate._parts.routed
+        routed = self._gate._shards
         assert routed is not None
         return routed.ownership(tenant)
 

@@ -22,13 +22,17 @@ from real_servers.versioned_tenant import CALLS, READS, Book
 from real_servers.wrong_choosers import Replicas, Rules, Tally
 from tidegate.cache.events import RootAdvanced
 from tidegate.proxy import build
-from tidegate.proxy.layers.routing import ReadRequirements, needs_of
+from tidegate.proxy.assembly import shard
+from tidegate.proxy.layers.routing import UNSURE, Routing
 from tidegate.proxy.observe import Counters, Event
 from tidegate.routing.replicas import choose
 
 if TYPE_CHECKING:
-    from tidegate.cache.request import ReadRequirement
+    from collections.abc import Callable
+
+    from tidegate.cache.request import Answer, ReadRequirement
     from tidegate.proxy.call import Call
+    from tidegate.routing.replicas.choose import ReplicaRequirement
 
 WRITES: Final = 0.05
 LOST: Final = "marks had been lost"
@@ -38,11 +42,11 @@ _CATCH_UP_S: Final = 1.0
 _here: Final = threading.local()
 
 
-class Answer(NamedTuple):
+class Answered(NamedTuple):
     """Who answered one call, and what is known of why."""
 
     node: str
-    answered: str
+    answered_by: str
     only_primary: bool
     advanced: bool
 
@@ -50,27 +54,31 @@ class Answer(NamedTuple):
 class Witness(Counters):
     """Counters that also tell each thread who answered its calls."""
 
-    def add(self, call: Call, ns: int, failed: int = 0) -> None:
-        super().add(call, ns, failed)
+    def add(self, call: Call, answer: Answer, ns: int) -> None:
+        super().add(call, answer, ns)
+        self._witness(answer.node, answer.answered_by)
+
+    def add_failed(self, call: Call, ns: int) -> None:
+        super().add_failed(call, ns)
+        self._witness("", "nobody")
+
+    @staticmethod
+    def _witness(node: str, answered_by: str) -> None:
         if (answers := getattr(_here, "answers", None)) is not None:
-            answers.append(
-                Answer(call.node, call.answered, call.need is not None and call.need.primary, _here.advanced)
-            )
-            _here.advanced = False
+            answers.append(Answered(node, answered_by, _here.only_primary, _here.advanced))
+            _here.only_primary = _here.advanced = False
 
 
-def _kept_needs(*given: Any) -> ReadRequirements:
-    """What the gate asks the marks, kept on the call for the witness."""
-    asked = needs_of(*given)
+class WitnessedRouting(Routing):
+    """Routing that keeps for the witness whether the marks have named the primary."""
 
-    def kept(call: Call) -> ReadRequirement:
-        call.need = need = asked.ask(call)
-        return need
-
-    return asked._replace(ask=kept)
+    def _required(self, call: Call, ask: Callable[[Call], ReadRequirement]) -> ReplicaRequirement | str:
+        required = super()._required(call, ask)
+        _here.only_primary = required == UNSURE
+        return required
 
 
-def _why(answer: Answer) -> str:
+def _why(answer: Answered) -> str:
     """Why a call went to the primary that a replica could have answered."""
     if answer.advanced:
         return LOST
@@ -109,7 +117,7 @@ class Caller:
 
     def run(self) -> None:
         crew = self._crew
-        _here.answers, _here.advanced = [], False
+        _here.answers, _here.advanced, _here.only_primary = [], False, False
         turn_s = time.monotonic()
         while not crew.board.over:
             if speed := crew.board.speed:
@@ -160,7 +168,7 @@ class Caller:
         floor = max(own, acknowledged, seen_before)
         forced = counts and self._ask_rules(tenant, floor, calls)
         del _here.answers[:]
-        _here.advanced = False
+        _here.advanced = _here.only_primary = False
         try:
             seen = read(crew.gate, book, floor)
         except Exception as error:  # noqa: BLE001  # while there is no primary
@@ -192,7 +200,7 @@ class Caller:
     def _note_answers(self, *, forced: bool) -> None:
         primary = self._crew.primary()
         for answer in _here.answers:
-            self.found.answered[answer.node or answer.answered] += 1
+            self.found.answered[answer.node or answer.answered_by] += 1
             if answer.node == primary:
                 self.found.on_primary["forced" if forced else _why(answer)] += 1
 
@@ -215,7 +223,7 @@ class Crew:
 
     def primary(self) -> str:
         """Who the gate takes for the primary."""
-        nodes = self.gate._parts.shards[0].nodes
+        nodes = self.gate._shards.every[0].nodes
         assert nodes is not None
         return nodes.topology.primary.name
 
@@ -254,7 +262,8 @@ def main() -> None:
     Says "ready" once every tenant has been read, and reports when the board says that it is over.
     """
     composing: Any = build
-    composing.Counters, composing.needs_of = Witness, _kept_needs
+    assembling: Any = shard
+    composing.Counters, assembling.Routing = Witness, WitnessedRouting
     given = argument()
     if given["broken"] == "any replica":
         choose._not_now = lambda *_: None  # type: ignore[assignment]

@@ -111,7 +111,7 @@ class Scene:
 
     @property
     def nodes(self) -> ShardNodes:
-        found = self.gate._parts.shards[0].nodes
+        found = self.gate._shards.every[0].nodes
         assert found is not None
         return found
 
@@ -142,7 +142,7 @@ class Scene:
 
     def await_reached(self, *names: str) -> None:
         """Until replicas show what this process has written, and it knows."""
-        position = self.gate._parts.shards[0].all_writes.newest  # type: ignore[union-attr]
+        position = self.gate._shards.every[0].all_writes.newest  # type: ignore[union-attr]
 
         assert position is not None
 

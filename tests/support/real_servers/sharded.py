@@ -124,7 +124,7 @@ class Behind:
 
 def hold_back(gate: tidegate.Gate, *, away: bool = False) -> Behind:
     """Have *gate* stay with the map that it has."""
-    routed = gate._parts.routed
+    routed = gate._shards
     assert routed is not None
     routed._maps = behind = Behind(routed._maps, away=away)
     return behind

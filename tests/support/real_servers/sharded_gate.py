@@ -63,7 +63,7 @@ class Across:
             sharding=ShardingSettings(catalogue=None if cache is None else "s0"),
         )
         self.gate = tidegate.connect(settings, observe=observe)
-        self.watched = {parts.name: parts.engine for parts in self.gate._parts.shards}
+        self.watched = {parts.name: parts.engine for parts in self.gate._shards.every}
         self.sessions: sessionmaker[Session] = over(self.engines if cache is None else self.watched)
 
     def empty(self) -> None:

@@ -181,8 +181,8 @@ class Oracle:
 
     def forget(self) -> None:
         """Have the gate not know whose any id is."""
-        in_session: Any = self.across.gate._parts.in_session
-        in_session._find._directory._known.clear()
+        in_session: Any = self.across.gate._parts.caller_sessions
+        in_session._search._directory._known.clear()
 
     def same_rows(self) -> None:
         """See that all shards together hold what the one database holds, and each row once."""

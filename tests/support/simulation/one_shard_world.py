@@ -250,7 +250,7 @@ class SimReader:
             for _ in range(self._reads):
                 world.scheduler.step("begins to read")
                 floor, primary = world.primary.value, world.primary
-                value = self._read(SimRequest(world, self._router))
+                value = self._read(SimRequest(world, self._router)).value
                 world.reads += 1
                 assert isinstance(value, frozenset)
                 if primary is world.primary and not floor <= value:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from tidegate.cache.request import Answer
+
 
 @dataclass(frozen=True)
 class ShardMutant:
@@ -112,9 +114,10 @@ def _without_newer(patch: pytest.MonkeyPatch) -> None:
     """A root of a later epoch tells the sharding nothing of the map."""
     read = Sharding._read_at
 
-    def read_at(self: Sharding, call: Any, ownership: Any, need: Any) -> object:
-        newer = need.root is not None and need.root.epoch > ownership.since_epoch
-        return read(self, call, ownership, ONLY_PRIMARY if newer else need)
+    def read_at(self: Sharding, call: Any, ownership: Any) -> Answer:
+        root = call.route.requirement.root
+        newer = root is not None and root.epoch > ownership.since_epoch
+        return read(self, call.at(call.route._replace(requirement=ONLY_PRIMARY)) if newer else call, ownership)
 
     patch.setattr(Sharding, "_read_at", read_at)
 
@@ -122,12 +125,11 @@ def _without_newer(patch: pytest.MonkeyPatch) -> None:
 def _without_vouching(patch: pytest.MonkeyPatch) -> None:
     """The position of a root that does not vouch for the shard is taken for one in the shard's log."""
 
-    def read_at(self: Sharding, call: Any, ownership: Any, need: Any) -> object:
-        vouched = need.root is not None and (need.root.epoch, need.root.shard) == (
-            ownership.since_epoch,
-            ownership.shard,
-        )
-        return self._run(call, ownership, need, check=not vouched)
+    def read_at(self: Sharding, call: Any, ownership: Any) -> Answer:
+        requirement = call.route.requirement
+        root = requirement.root
+        vouched = root is not None and (root.epoch, root.shard) == (ownership.since_epoch, ownership.shard)
+        return self._run(call, ownership, requirement, check=not vouched)
 
     patch.setattr(Sharding, "_read_at", read_at)
 

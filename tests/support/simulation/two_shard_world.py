@@ -23,8 +23,9 @@ from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
 from tidegate.errors import StaleShardMap
 from tidegate.position import Origin
-from tidegate.proxy.call import Call
-from tidegate.proxy.layers.routing import needs_of
+from tidegate.proxy.call import Call, Method, Route
+from tidegate.proxy.explanation import uncached
+from tidegate.proxy.layers.routing import read_requirements
 from tidegate.proxy.layers.sharding import Sharding
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shard, Shards
@@ -40,10 +41,12 @@ if TYPE_CHECKING:
     from simulation.servers import Action
 
     from tidegate.cache.request import ReadRequirement
+    from tidegate.proxy.explanation import Explanation
     from tidegate.routing.sharding.shard_map import ShardMap
 
 _ATTEMPTS: Final = 3
 _POLICY: Final = Read(guard=GUARD)
+_METHOD: Final = Method("get", "Plain.get", repr)
 _MAKER: Final = sessionmaker()
 
 
@@ -100,16 +103,17 @@ class SimRouting:
     def _begin(self, line: Line) -> None:
         _checked_begins(None, None, SimSession(self._shard, line.node))  # type: ignore[arg-type]
 
-    def __call__(self, call: Call) -> object:
-        shard, need = self._shard, call.need
-        assert need is not None
-        if not need.primary and (answer := self.router.read(need.position)) is not None:
-            call.origin = answer.origin
-            return answer.value
+    def __call__(self, call: Call) -> Answer:
+        shard, required = self._shard, call.route.requirement
+        assert required is not None
+        if not required.primary and (answer := self.router.read(required.position)) is not None:
+            return answer
         _checked_begins(None, None, SimSession(shard, shard.primary))  # type: ignore[arg-type]
         shard.scheduler.step(f"reads {shard.primary.name}")
-        call.origin = Origin(0, shard.primary.timeline, shard.name)
-        return shard.primary.value
+        return Answer(shard.primary.value, Origin(0, shard.primary.timeline, shard.name))
+
+    def explain(self, call: Call) -> Explanation:
+        return uncached(call.shown())
 
 
 class Process:
@@ -124,7 +128,7 @@ class Process:
         recovery = RootRecovery(world.store, primary, nonce=world.nonce, grace_ms=0)
         for name, shard in world.shards.items():
             self.shards.add(self._assembled(name, shard))
-        self.sharding = Sharding(self.shards, needs_of(world.store, recovery).ask, 0.0)
+        self.sharding = Sharding(self.shards, read_requirements(world.store, recovery).ask, 0.0)
         self.read_through = read_through(world, world.store, recovery, primary.epoch)
         self.commits = {
             name: IntentAndStamp(
@@ -136,8 +140,10 @@ class Process:
     def _assembled(self, name: str, shard: SimulatedShard) -> Shard:
         nobody: Any = None
         parts: dict[str, Any] = {"engine": SimEngine(shard), "routing": self.routings[name], "nodes": shard}
-        others = dict.fromkeys(("watch", "outbox", "applier", "all_writes", "unmarked_writes", "sessions"), nobody)
-        return Shard(name=name, primary=SimPrimary(shard), **parts, **others)  # type: ignore[arg-type]
+        others: dict[str, Any] = dict.fromkeys(
+            ("watch", "outbox", "applier", "all_writes", "unmarked_writes", "sessions"), nobody
+        )
+        return Shard(name=name, primary=SimPrimary(shard), **parts, **others)
 
 
 class ShardedWorld:
@@ -252,8 +258,8 @@ class ShardedRequest(SimRequest):
         self._process = process
 
     def query(self, need: ReadRequirement | None) -> Answer:
-        call = Call(self, "Plain.get", "get", repr, _POLICY, {}, TENANT, need=need, home=_MAKER)
-        return Answer(self._process.sharding(call), call.origin)
+        route = Route(requirement=need, wants_origin=True, home=_MAKER)
+        return self._process.sharding(Call(self, _METHOD, _POLICY, {}, TENANT, None, route))
 
 
 class ShardedReader:
@@ -273,7 +279,7 @@ class ShardedReader:
                 if self._shape.uncached and turn % 2 == 0:
                     value = request.query(None).value
                 else:
-                    value = self._process.read_through(request)
+                    value = self._process.read_through(request).value
             except StaleShardMap as refused:
                 world.refused.append(str(refused))
                 continue

@@ -18,7 +18,7 @@ TIMES = Times(Stretch(0, 100 * MS), Stretch(200 * MS, 300 * MS), Stretch(400 * M
 
 def loaded(**calls: list[Called]) -> tuple[Load, Connections]:
     gate: Any = Mock()
-    gate._parts.shards = ()
+    gate._shards.every = ()
     load = Load(gate, {}, Random(1))  # noqa: S311  # a load, no secret
     for shard, of_shard in calls.items():
         load._calls[shard][0].extend(of_shard)

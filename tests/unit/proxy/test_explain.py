@@ -19,14 +19,18 @@ from tidegate.cache.switches import Switches
 from tidegate.position import NOWHERE, Origin, Position
 from tidegate.proxy.database.primary import ClockPrimary
 from tidegate.proxy.explain import explain
+from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.caching import Caching
 from tidegate.proxy.layers.facade import gated
 from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.observe import Counters
+from tidegate.repositories.base import Bindable, Binding
 from tidegate.repositories.policies import PolicyTable, Read
 
 if TYPE_CHECKING:
-    from tidegate.proxy.call import Call
+    from tidegate.cache.request import Answer
+    from tidegate.proxy.call import Call, Layer
+    from tidegate.proxy.explanation import Explanation
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ class Nodes:
     def __init__(self) -> None:
         self.needs: list[ReadRequirement | None] = []
 
-    def __call__(self, call: Call) -> object:
+    def __call__(self, call: Call) -> Answer:
         raise AssertionError(call)
 
-    def explain(self, call: Call) -> tuple[Line, ...]:
-        self.needs.append(call.need)
-        return (Line(),)
+    def explain(self, call: Call) -> Explanation:
+        self.needs.append(call.route.requirement)
+        return uncached(call.shown(), [Line()])
 
 
 class Plain:
@@ -62,8 +66,8 @@ class Plain:
 
 
 @gated(PolicyTable({"get": Read(guard="row:{key}"), "count": Read()}))
-class Gated(Plain):
-    _tidegate_pipeline: Any = None
+class Gated(Plain, Bindable):
+    """A repository behind a gate."""
 
 
 @pytest.fixture
@@ -97,7 +101,12 @@ def over(nodes: Nodes, store: MemoryStore, epoch: int | None = None) -> Gated:
         keep_alive=lambda: None,
         observe=ignore,
     )
-    made.__dict__ |= {"_tidegate_pipeline": Telemetry(Counters(), caching), "_tidegate_session_maker": object()}
+    return bound(made, Telemetry(Counters(), caching))
+
+
+def bound(made: Gated, layer: Layer) -> Gated:
+    home: Any = object()
+    made.tidegate_binding = Binding(home, layer)
     return made
 
 
@@ -140,7 +149,6 @@ def test_the_nodes_ask_themselves_where_the_cache_has_not(repository: Gated, nod
 
 
 def test_without_a_cache_the_nodes_are_below_the_telemetry(nodes: Nodes) -> None:
-    made = Gated()
-    made.__dict__ |= {"_tidegate_pipeline": Telemetry(Counters(), nodes), "_tidegate_session_maker": object()}
+    made = bound(Gated(), Telemetry(Counters(), nodes))
     assert explain(made.get, ("t", "k"), {}).nodes == (Line(),)
     assert nodes.needs == [None]

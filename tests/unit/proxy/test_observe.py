@@ -5,32 +5,46 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tidegate.cache.events import Bumped, Event, Missed, NotFilled, Served, StoreFailed
 from tidegate.cache.marks import Refusal
-from tidegate.proxy.call import Answered, Call
+from tidegate.cache.request import Answer, AnsweredBy
+from tidegate.proxy.call import Call, Method
+from tidegate.proxy.explanation import Explanation, uncached
 from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.repositories.policies import Read
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def call(name: str = "Runs.read") -> Call:
-    return Call(object(), name, name.partition(".")[2], lambda: None, Read(), {}, "t")
+    return Call(object(), Method(name.partition(".")[2], name, lambda: None), Read(), {}, "t", None)
+
+
+class Below:
+    """The layer below, which answers by *answer*."""
+
+    def __init__(self, answer: Callable[[], Answer]) -> None:
+        self._answer = answer
+
+    def __call__(self, _call: Call) -> Answer:
+        return self._answer()
+
+    def explain(self, call: Call) -> Explanation:
+        return uncached(call.shown())
 
 
 def test_calls_are_counted_by_who_answered_them_and_timed() -> None:
-    answers: list[Answered] = ["near", "store", "store", "flight", "node", "plain"]
+    answers: list[AnsweredBy] = ["near", "store", "store", "flight", "node", "plain"]
     counters, who = Counters(), iter(answers)
-
-    def below(call: Call) -> object:
-        call.answered = next(who)
-        return call.answered
-
-    layer = Telemetry(counters, below)
-    assert [layer(call()) for _ in range(6)] == ["near", "store", "store", "flight", "node", "plain"]
+    layer = Telemetry(counters, Below(lambda: Answer("value", None, "db:5432", next(who))))
+    assert [layer(call()).answered_by for _ in range(6)] == answers
+    assert counters.stats().nodes == {"db:5432": 6}
     (stats,) = counters.stats().methods.values()
     assert (stats.calls, stats.errors, stats.served, stats.missed) == (6, 0, 4, 1)
     assert stats.answered == {"near": 1, "store": 2, "flight": 1, "node": 1, "plain": 1}
@@ -40,19 +54,19 @@ def test_calls_are_counted_by_who_answered_them_and_timed() -> None:
 def test_an_exception_is_counted_and_raised_unchanged() -> None:
     counters, error = Counters(), LookupError("gone")
 
-    def below(_call: Call) -> object:
+    def fail() -> Answer:
         raise error
 
     with pytest.raises(LookupError) as raised:
-        Telemetry(counters, below)(call())
+        Telemetry(counters, Below(fail))(call())
     assert raised.value is error
     stats = counters.stats().methods["Runs.read"]
-    assert (stats.calls, stats.errors) == (1, 1)
+    assert (stats.calls, stats.errors, stats.answered) == (1, 1, {})
 
 
 def test_no_call_of_many_threads_is_lost() -> None:
     counters = Counters()
-    layer = Telemetry(counters, lambda _call: None)
+    layer = Telemetry(counters, Below(lambda: Answer(None)))
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -9,6 +9,7 @@ import redis
 from real_servers.which_server import asks, ports_that_answer
 
 import tidegate
+from tidegate.cache.request import Answer
 from tidegate.proxy.layers.routing import Routing
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardSettings
 from tidegate.repositories.models import new_id
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.call import Call
     from tidegate.proxy.embedded import Cluster
-    from tidegate.proxy.layers.explained import NodeExplained
+    from tidegate.proxy.explanation import NodeLine
 
 TENANT = "t"
 
@@ -38,20 +39,25 @@ def gate(replicated: Cluster) -> Iterator[tidegate.Gate]:
 def call_of(repository: Any, method: Callable[[Any], object]) -> Call:
     """The call that *method* makes on *repository*, which does not arrive anywhere."""
     calls: list[Call] = []
-    kept = repository.__dict__["_tidegate_pipeline"]
-    repository.__dict__["_tidegate_pipeline"] = calls.append
+
+    def keep(call: Call) -> Answer:
+        calls.append(call)
+        return Answer(None)
+
+    kept = repository.tidegate_binding
+    repository.tidegate_binding = kept._replace(layer=keep)
     method(repository)
-    repository.__dict__["_tidegate_pipeline"] = kept
+    repository.tidegate_binding = kept
     return calls[0]
 
 
-def explain(gate: tidegate.Gate, repository: Any, method: Callable[[Any], object]) -> tuple[NodeExplained, ...]:
-    routing = gate._parts.shards[0].routing
+def explain(gate: tidegate.Gate, repository: Any, method: Callable[[Any], object]) -> tuple[NodeLine, ...]:
+    routing = gate._shards.every[0].routing
     assert isinstance(routing, Routing)
-    return routing.explain(call_of(repository, method))
+    return routing.explain(call_of(repository, method)).nodes
 
 
-def lines(found: tuple[NodeExplained, ...], replicated: Cluster) -> list[str]:
+def lines(found: tuple[NodeLine, ...], replicated: Cluster) -> list[str]:
     """As text, with names of servers instead of their ports."""
     shard, text = replicated.shards[0], "\n".join(node.text() for node in found)
     for name, node in zip(("primary", "first", "second"), (shard.primary, *shard.replicas), strict=True):
@@ -82,16 +88,16 @@ def test_why_only_the_primary_will_do(gate: tidegate.Gate) -> None:
     assert {node.why for node in loop} == {"the method's policy names the primary"}
     nobodys = explain(gate, runs, lambda it: it.get_workflow_run_by_id_without_tenant(new_id()))
     assert {node.why for node in nobodys} == {"the call names no tenant"}
-    written = gate._parts.shards[0].unmarked_writes
+    written = gate._shards.every[0].unmarked_writes
     assert written is not None
     ticket = written.begin([TENANT])
     under_way = explain(gate, asks(gate), lambda it: it.ask(TENANT, "SELECT 1"))
     assert {node.why for node in under_way} == {"a commit of this process has not come back"}
-    written.end([TENANT], gate._parts.shards[0].primary.transaction("")[1], ticket)
+    written.end([TENANT], gate._shards.every[0].primary.transaction("")[1], ticket)
 
 
 def test_no_replica_may(gate: tidegate.Gate, replicated: Cluster) -> None:
-    nodes = gate._parts.shards[0].nodes
+    nodes = gate._shards.every[0].nodes
     assert nodes is not None
     nodes.topology.replicas[1].health = Health(3, float("inf"))
     primary, _, second = lines(explain(gate, asks(gate), lambda it: it.ask(TENANT, "SELECT 1")), replicated)
@@ -100,7 +106,7 @@ def test_no_replica_may(gate: tidegate.Gate, replicated: Cluster) -> None:
 
 
 def test_explaining_changes_nothing(gate: tidegate.Gate, replicated: Cluster) -> None:
-    nodes = gate._parts.shards[0].nodes
+    nodes = gate._shards.every[0].nodes
     assert nodes is not None
     before = gate.stats()
     for _ in range(3):

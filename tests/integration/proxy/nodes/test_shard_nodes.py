@@ -141,7 +141,7 @@ def test_connections_notice_a_peer_that_vanished(replicated: Cluster) -> None:
 
 
 def replica_engine(gate: tidegate.Gate) -> Engine:
-    nodes = gate._parts.shards[0].nodes
+    nodes = gate._shards.every[0].nodes
     assert nodes is not None
     return next(iter(nodes._engines.values()))
 
@@ -208,7 +208,7 @@ def patroni() -> Iterator[Patroni]:
 
 
 def names(gate: tidegate.Gate) -> list[str]:
-    nodes = gate._parts.shards[0].nodes
+    nodes = gate._shards.every[0].nodes
     assert nodes is not None
     return sorted(nodes.addresses)
 
@@ -301,7 +301,7 @@ def test_a_child_asks_on_connections_of_its_own(replicated: Cluster) -> None:
 
 def line_pids(gate: tidegate.Gate) -> set[int]:
     """The server processes that the monitors' connections go to."""
-    nodes = gate._parts.shards[0].nodes
+    nodes = gate._shards.every[0].nodes
     assert nodes is not None
     lines: list[Any] = [monitor._line for monitor in nodes._monitors.values()]
     wait_for(lambda: all(line._raw is not None for line in lines), "every monitor is connected")

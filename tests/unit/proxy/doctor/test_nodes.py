@@ -53,23 +53,23 @@ FOUND: dict[str, tuple[dict[str, NodeFacts | str], list[str]]] = {
     ),
     "a replica is away": (
         {"b": "connection refused"},
-        ["b does not answer (connection refused): start it, or take it out of the settings"],
+        ["b does not answer (connection refused): start it, or remove it from the settings"],
     ),
     "the primary is away": (
         {"a": "connection refused"},
         [
-            "a does not answer (connection refused): start it, or take it out of the settings",
+            "a does not answer (connection refused): start it, or remove it from the settings",
             "the shard has no primary: none of its servers takes writes; promote one",
         ],
     ),
     "not a standby": (
         {"b": facts("b", view=seen("b", standby=False, timeline=1))},
-        ["b is not a standby, and a is the primary: it is used for nothing; make it follow the primary"],
+        ["b is not a standby, and a is the primary: no gate uses it; make it follow the primary"],
     ),
     "another cluster": (
         {"b": facts("b", view=seen("b", system="9"), timezone="Asia/Tokyo")},
         [
-            "b is of another cluster than a (its system identifier is 9): it is not read from; correct its URL",
+            "b is of another cluster than a (its system identifier is 9): no gate reads from it; correct its URL",
         ],
     ),
     "replay paused": (
@@ -79,7 +79,10 @@ FOUND: dict[str, tuple[dict[str, NodeFacts | str], list[str]]] = {
     "cut off": (
         {"b": facts("b", receives=False)},
         [
-            "b receives nothing from its primary: look at its log, at primary_conninfo, and whether its slot is there",
+            (
+                "b receives nothing from its primary: look at its log and at primary_conninfo, and check that its "
+                "replication slot exists"
+            ),
         ],
     ),
     "lag": (
@@ -87,7 +90,7 @@ FOUND: dict[str, tuple[dict[str, NodeFacts | str], list[str]]] = {
         [
             (
                 "b lags: 2 s later it has not replayed what the primary had written (600 bytes; the newest commit "
-                "that it shows is 61.2 s old): it is read from while it is less than 10 s behind (max_lag_s)"
+                "that it shows is 61.2 s old): gates read from it only while it is less than 10 s behind (max_lag_s)"
             )
         ],
     ),
@@ -96,7 +99,7 @@ FOUND: dict[str, tuple[dict[str, NodeFacts | str], list[str]]] = {
         [
             (
                 "b lags: 2 s later it has not replayed what the primary had written (600 bytes; the newest commit "
-                "that it shows is none yet): it is read from while it is less than 10 s behind (max_lag_s)"
+                "that it shows is none yet): gates read from it only while it is less than 10 s behind (max_lag_s)"
             )
         ],
     ),
@@ -118,8 +121,8 @@ FOUND: dict[str, tuple[dict[str, NodeFacts | str], list[str]]] = {
         {"b": facts("b", sees_receiver=False)},
         [
             (
-                "b does not tell dify from which timeline it receives: after a failover it is used some minutes later "
-                "than it could be; GRANT pg_monitor TO dify"
+                "b does not tell dify from which timeline it receives: after a failover, gates use it some minutes "
+                "later than they could; GRANT pg_monitor TO dify"
             )
         ],
     ),

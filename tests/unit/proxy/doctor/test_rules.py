@@ -110,4 +110,4 @@ def test_changes_that_wait_in_the_outbox() -> None:
     assert said(replace(DATABASE, waiting=3, waiting_s=0.2)) == []
     (line,) = said(replace(DATABASE, waiting=1_200, waiting_s=61.4))
     assert line.startswith("the outbox has 1,200 changes that the cache was not told of, the oldest for 61 s: ")
-    assert f"a gate whose cache.url is {NAME}" in line
+    assert f"a gate applies them if its cache.url is {NAME}" in line

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tidegate.cache.request import Answer
 from tidegate.errors import PolicyError
 from tidegate.ids import canonical_id
 from tidegate.proxy.layers.facade import gated
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
+from tidegate.repositories.base import Bindable, Binding
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.policies import PolicyTable, Read, Write
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
@@ -54,8 +56,8 @@ POLICIES = PolicyTable(
 
 
 @gated(POLICIES)
-class Gated(Plain):
-    _tidegate_pipeline: Any = None
+class Gated(Plain, Bindable):
+    """A repository behind a gate."""
 
 
 @pytest.fixture
@@ -67,11 +69,12 @@ def calls() -> list[Call]:
 def repository(calls: list[Call]) -> Gated:
     made = Gated("maker")
 
-    def pipeline(call: Call) -> object:
+    def layer(call: Call) -> Answer:
         calls.append(call)
-        return call.run_plain()
+        return Answer(call.run())
 
-    made.__dict__.update(_tidegate_session_maker="maker", _tidegate_pipeline=pipeline)
+    home: Any = "maker"
+    made.tidegate_binding = Binding(home, layer)
     return made
 
 
@@ -88,7 +91,7 @@ def test_a_gated_class_looks_like_its_plain_class() -> None:
 def test_arguments_are_bound_with_defaults_and_ids_in_canonical_form(repository: Gated, calls: list[Call]) -> None:
     assert repository.get(ID.upper(), run_id="{" + ID + "}", status="failed") == [ID, ID, 20, "failed", "maker"]
     (call,) = calls
-    assert (call.method, call.tenant) == ("get", ID)
+    assert (call.method.name, call.tenant) == ("get", ID)
     assert list(call.arguments.items()) == [("tenant_id", ID), ("run_id", ID), ("limit", 20), ("status", "failed")]
 
 
@@ -109,12 +112,12 @@ def test_a_call_that_does_not_fit_raises_what_the_plain_method_raises(
 
 def test_a_public_method_that_a_plain_one_calls_is_no_new_call(repository: Gated, calls: list[Call]) -> None:
     assert repository.both("t") == ["t", "x", 20, None, "maker"]
-    assert [call.method for call in calls] == ["both"]
+    assert [call.method.name for call in calls] == ["both"]
 
 
 def test_a_call_runs_on_a_copy_of_the_same_class_bound_to_the_node(repository: Gated, calls: list[Call]) -> None:
     repository.get("t", "r")
-    assert calls[0].run_plain("another") == ["t", "r", 20, None, "another"]  # type: ignore[arg-type]
+    assert calls[0].run("another") == ["t", "r", 20, None, "another"]  # type: ignore[arg-type]
     assert repository.session_maker == "maker"
 
 
@@ -149,7 +152,7 @@ def test_what_is_no_id_reaches_the_plain_method_as_it_was_and_is_not_cached(
     repository: Gated, calls: list[Call]
 ) -> None:
     assert repository.get(ID, "{" + ID) == [ID, "{" + ID, 20, None, "maker"]
-    assert [call.cacheable for call in calls] == [False]
+    assert [call.route.cacheable for call in calls] == [False]
 
 
 def test_a_method_that_may_name_no_tenant_must_say_where_its_rows_are() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tidegate.proxy.call import Call
+from tidegate.proxy.call import Call, Method
 from tidegate.proxy.layers.fingerprint import DIGEST_BYTES, fingerprint_of
+from tidegate.repositories.base import Bindable, Binding
 from tidegate.repositories.policies import Read
 
 NOON = datetime.fromisoformat("2024-03-05T12:00:00")
@@ -19,7 +20,7 @@ class Source(StrEnum):
     APP = "app-run"
 
 
-class Runs:
+class Runs(Bindable):
     """A repository."""
 
 
@@ -28,12 +29,19 @@ class OtherRuns(Runs):
 
 
 def fingerprint(
-    arguments: dict[str, Any], *, name: str = "Runs.read", cls: type[Runs] = Runs, made_with: Any = None
+    arguments: dict[str, Any],
+    *,
+    name: str = "Runs.read",
+    cls: type[Runs] = Runs,
+    made_with: tuple[Any, ...] = (),
 ) -> bytes | None:
-    repository = cls()
-    if made_with is not None:
-        repository.__dict__["_tidegate_made_with"] = made_with
-    return fingerprint_of(Call(repository, name, "read", lambda: None, Read(), arguments, "t"))
+    return fingerprint_of(call_on(cls(), made_with, arguments, name))
+
+
+def call_on(repository: Runs, made_with: tuple[Any, ...], arguments: dict[str, Any], name: str = "Runs.read") -> Call:
+    home: Any = None
+    repository.tidegate_binding = Binding(home, made_with=made_with)
+    return Call(repository, Method("read", name, lambda: None), Read(), arguments, "t", None)
 
 
 def test_calls_that_may_have_other_answers_have_other_digests() -> None:
@@ -51,8 +59,8 @@ def test_calls_that_may_have_other_answers_have_other_digests() -> None:
         fingerprint({"a": NOON.isoformat()}),
         fingerprint({"a": 1}, name="Runs.count"),
         fingerprint({"a": 1}, cls=OtherRuns),
-        fingerprint({"a": 1}, made_with=[1]),
-        fingerprint({}, made_with=[1]),
+        fingerprint({"a": 1}, made_with=(1,)),
+        fingerprint({}, made_with=(1,)),
     ]
     assert all(digest is not None and len(digest) == DIGEST_BYTES for digest in found)
     assert len(set(found)) == len(found)
@@ -65,9 +73,7 @@ def test_the_same_call_has_the_same_digest() -> None:
 
 def test_what_a_repository_was_made_with_counts_as_it_is_now() -> None:
     options = ["red"]
-    repository = Runs()
-    repository.__dict__["_tidegate_made_with"] = [options]
-    call = Call(repository, "Runs.read", "read", lambda: None, Read(), {"a": 1}, "t")
+    call = call_on(Runs(), (options,), {"a": 1})
     before = fingerprint_of(call)
     options[0] = "blue"
     assert fingerprint_of(call) != before
