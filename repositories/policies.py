@@ -47,7 +47,8 @@ class Read:
         near: the mode of the near cache: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
         near_if: tells of an answer whether a near cache may keep it; None: always.
         scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
-        answer_kind: what the ``id`` of the answer is the id of; None if it has none, or if tracked models tell it.
+        answer_kind: what the ``id`` of the answer is of, if the answer is no row of a tracked model; the id belongs to
+            the tenant of the call.
     """
 
     guard: str | None = None
@@ -69,7 +70,7 @@ class Write:
 
     Args:
         scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
-        answer_kind: what the ``id`` of the answer is the id of; None if it has none, or if tracked models tell it.
+        answer_kind: what the ``id`` of the answer is of, as for :class:`Read`.
     """
 
     scope: Scope | None = None
@@ -89,7 +90,7 @@ class PolicyTable(Mapping[str, Policy]):
         tenant: the argument that names the tenant.
         ids: the arguments that are UUIDs: all spellings of the same id make the same call. A call whose argument is no
             UUID is not cached.
-        invalidation: by the name of an argument of ``gate.invalidate``, templates over it: the tags that it voids.
+        invalidation: what ``gate.invalidate`` bumps by hand: by the name of its argument, templates over that.
     """
 
     methods: Mapping[str, Policy]
@@ -144,8 +145,8 @@ class Tracked:
         tenant: the column of the tenant; None if the row has none, and *parent* tells it.
         tags: templates over the columns.
         parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
-        identifies: (column, kind): the tenant of a row also has the id in that column, which is of this kind.
-        names: (column, kind) for each column that holds the id of another row, which may be another tenant's.
+        identifies: (column, kind): the id in that column is of this kind, and belongs to the tenant of the row.
+        names: (column, kind) each: the id in that column is of this kind, and is that of another row.
     """
 
     model: type[Any]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 Kind: TypeAlias = str
-"""What an id is of, as a tracked model says it (``Tracked.identifies``): "run", "node" or "pause"."""
+"""What an id is of, as a tracked model says it (``Tracked.identifies``): "run", "node", "pause"."""
 
 
 class TenantDirectory(Protocol):

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from tidegate.ids import canonical
+from tidegate.ids import canonical, is_canonical
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
@@ -64,11 +64,16 @@ class IdDirectory:
 
     def record(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
         """Remember (id, tenant) of rows that were written or read."""
-        keys = [((kind, canonical(key)), canonical(tenant)) for key, tenant in found]
+        tenants: dict[str, str] = {}
+        keys = []
+        for key, tenant in found:
+            if tenant not in tenants:
+                tenants[tenant] = canonical(tenant)
+            keys.append(((kind, key if is_canonical(key) else canonical(key)), tenants[tenant]))
         with self._lock:
-            for key, tenant in keys:
-                self._known[key] = tenant
-                self._known.move_to_end(key)
+            for known, tenant in keys:
+                self._known[known] = tenant
+                self._known.move_to_end(known)
             while len(self._known) > self._most:
                 self._known.popitem(last=False)
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from cProfile import Profile
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from tidegate.cache.request import Answer
 from tidegate.cache.store import Change
-from tidegate.proxy.layers.id_recorder import commit_recorder
+from tidegate.position import Origin
+from tidegate.proxy.call import Call, Method
+from tidegate.proxy.explanation import uncached
+from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
 from tidegate.proxy.writes.invalidation import change_of
+from tidegate.repositories.models import WorkflowRun
+from tidegate.repositories.policies import Read
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.tenant_directory import IdDirectory
 
+if TYPE_CHECKING:
+    from tidegate.proxy.explanation import Explanation
+
+TENANT = "0000000a-0000-0000-0000-000000000003"
 RUN, OTHER = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002"
 
 
@@ -26,3 +40,47 @@ def test_an_invalidation_by_hand_tells_nothing() -> None:
     assert f"run:{RUN}" in change.tags
     commit_recorder(directory, TRACKED)([change])
     assert len(directory) == 0
+
+
+class Rows:
+    """The layer below, which answers with *rows*."""
+
+    def __init__(self, rows: list[WorkflowRun]) -> None:
+        self._rows = rows
+
+    def __call__(self, _call: Call) -> Answer:
+        return Answer(self._rows, Origin(0, 1, ""))
+
+    def explain(self, call: Call) -> Explanation:
+        return uncached(call.shown())
+
+
+def rows_of(*tenants: str) -> list[WorkflowRun]:
+    return [WorkflowRun(id=str(uuid4()), tenant_id=tenant) for tenant in tenants]
+
+
+def read(directory: IdDirectory, rows: list[WorkflowRun], tenant: str | None = TENANT) -> Answer:
+    layer = IdRecorder(directory, TRACKED, Rows(rows))
+    return layer(Call(object(), Method("read", "Runs.read", list), Read(), {}, tenant, None))
+
+
+def test_the_rows_of_an_answer_are_recorded_and_those_of_another_tenant_are_not_to_be_stored() -> None:
+    directory, rows = IdDirectory(), rows_of(TENANT, TENANT.upper(), OTHER)
+    assert read(directory, rows[:2]).origin == Origin(0, 1, "")
+    assert directory.tenants("run", [row.id for row in rows]) == dict.fromkeys([row.id for row in rows[:2]], TENANT)
+    assert read(directory, rows).origin is None
+    assert directory.tenant("run", rows[2].id) == OTHER
+    assert read(directory, rows, None).origin is not None, "a call of no tenant in particular"
+    assert read(directory, []).value == []
+
+
+def test_recording_a_row_costs_no_more_than_four_calls() -> None:
+    directory = IdDirectory()
+
+    def calls(count: int) -> int:
+        rows, profile = rows_of(*[TENANT] * count), Profile()
+        read(directory, rows)
+        profile.runcall(read, directory, rows)
+        return sum(entry.callcount for entry in profile.getstats())
+
+    assert calls(120) - calls(20) <= 4 * 100
