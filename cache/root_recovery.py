@@ -27,31 +27,31 @@ GRACE_MS: Final = 100
 
 
 class Primary(Protocol):
-    """What is asked of a tenant's primary; each in a transaction of its own."""
+    """What is asked of a tenant's primary; each question in a transaction of its own."""
 
     def epoch(self, tenant: str, /) -> int:
-        """The epoch of the origin, as far as is known here without asking."""
+        """Return the epoch of the origin, as far as it is known here; ask nobody."""
         ...
 
     def origin(self, tenant: str, /) -> Origin:
-        """Whose data the tenant's primary holds."""
+        """Return whose data the tenant's primary holds."""
         ...
 
     def transaction(self, tenant: str, /) -> tuple[str, Position]:
-        """A transaction id that no transaction had yet, and the position."""
+        """Return a transaction id that no transaction had yet, and the position."""
         ...
 
     def oldest_running(self, tenant: str, /) -> tuple[int, Position]:
-        """A transaction id below which all have ended and are visible, and the position read after that."""
+        """Return a transaction id below which all have ended and are visible, and the position read after that."""
         ...
 
     def ended(self, tenant: str, xids: Collection[str], /) -> tuple[Collection[str], Position]:
-        """Those of *xids* that are not in progress, prepared included, and the position read after that."""
+        """Return those of *xids* that are neither in progress nor prepared, and the position read after that."""
         ...
 
 
 def fresh_nonce() -> str:
-    """32 hexadecimal digits that nobody has used: from the caller, never from a script or a clock."""
+    """Make 32 hexadecimal digits that nobody has used: the caller does, never a script or a clock."""
     return os.urandom(16).hex()
 
 

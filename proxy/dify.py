@@ -38,7 +38,7 @@ _lock: Final = threading.Lock()
 
 
 def gate_for(session_factory: sessionmaker[Session] | Engine) -> Gate:
-    """The process's gate on an engine, made from the environment when it is first asked for.
+    """Return the process's gate on an engine; make it from the environment when it is first asked for.
 
     Raises:
         SettingsError: the environment cannot work or names several shards, or *session_factory* is bound to no engine.
@@ -86,7 +86,7 @@ class WorkflowNodeExecutionRepository(NodeExecutions):
 
 
 class CoreWorkflowExecutionRepository(SQLAlchemyWorkflowExecutionRepository):
-    """Where runs are saved, on a watched engine."""
+    """Save runs on a watched engine."""
 
     def __init__(self, session_factory: Any, user: Any, app_id: str | None, triggered_from: Any) -> None:
         super().__init__(session_factory, user, app_id, triggered_from)
@@ -94,7 +94,7 @@ class CoreWorkflowExecutionRepository(SQLAlchemyWorkflowExecutionRepository):
 
 
 class CoreWorkflowNodeExecutionRepository(SQLAlchemyWorkflowNodeExecutionRepository):
-    """Where node executions are saved, on a watched engine."""
+    """Save node executions on a watched engine."""
 
     def __init__(self, session_factory: Any, user: Any, app_id: str | None, triggered_from: Any, **kwargs: Any) -> None:
         super().__init__(session_factory, user, app_id, triggered_from, **kwargs)

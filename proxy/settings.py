@@ -185,7 +185,7 @@ class Settings(_Section):
     sharding: ShardingSettings = ShardingSettings()
 
     def shard_map(self) -> ShardMap:
-        """The shard map of these settings: the first one, of a catalogue.
+        """Return the shard map of these settings; of a catalogue it is the first one.
 
         Raises:
             SettingsError: it cannot work; the message names the shard, range or pin.
@@ -200,7 +200,7 @@ class Settings(_Section):
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
-        """Read *path*.
+        """Read the settings of a TOML file.
 
         Raises:
             SettingsError: it cannot be read, is no TOML, or holds a setting that cannot work.
@@ -212,7 +212,7 @@ class Settings(_Section):
 
     @classmethod
     def from_environment(cls, *, with_database: bool = True) -> Self:
-        """The file that TIDEGATE_CONFIG names, else TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL.
+        """Read the file that TIDEGATE_CONFIG names, else TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL.
 
         Args:
             with_database: whether the environment must name a database; not where the program brings its engine.

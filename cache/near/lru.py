@@ -28,7 +28,7 @@ class NearEntry:
 
 
 class LruCache:
-    """A mapping that forgets what was used longest ago.
+    """Keep values, and forget first what was used longest ago.
 
     Args:
         most_bytes: of all values together.
@@ -46,7 +46,7 @@ class LruCache:
         return len(self._kept)
 
     def get(self, tenant: str, name: str) -> Any:
-        """The value, or None."""
+        """Return the value, or None; it counts as used now."""
         with self._lock:
             found = self._kept.get((tenant, name))
             if found is None:
@@ -55,13 +55,13 @@ class LruCache:
             return found[0]
 
     def peek(self, tenant: str, name: str) -> Any:
-        """The value, or None; it is as long ago as before that it was used."""
+        """Return the value, or None; it does not count as used."""
         with self._lock:
             found = self._kept.get((tenant, name))
             return None if found is None else found[0]
 
     def put(self, tenant: str, name: str, value: Any, size: int) -> None:
-        """Keep *value*, of *size* bytes; one that is larger than all may be is not kept."""
+        """Keep *value*, of *size* bytes; a value larger than the bound of all is not kept."""
         if size > self._most_bytes:
             return
         with self._lock:

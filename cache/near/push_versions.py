@@ -45,27 +45,27 @@ uptime_s: Final[Callable[[], float]] = (
 
 
 class PushVersions(Protocol):
-    """A stream of pushes. To be asked in this order: if it is alive, then for the version."""
+    """A stream of pushes. Ask it in this order: first whether it is alive, then for the version."""
 
     def alive(self) -> bool:
-        """Whether all that was changed until 250 ms ago has been pushed to here, and nothing waits to be read."""
+        """Tell whether all that was changed until 250 ms ago has been pushed to here, and nothing waits to be read."""
         ...
 
     def version(self, tenant: str) -> int:
-        """Another number each time the marks of *tenant* may have changed."""
+        """Return a number that is another one each time the marks of *tenant* may have changed."""
         ...
 
     def caught_up(self, timeout_s: float) -> bool:
-        """Wait until all that was changed before this call has been pushed to here; whether it was in time."""
+        """Wait until all that was changed before this call has been pushed to here; tell whether it was in time."""
         ...
 
     def close(self) -> None:
-        """End it: from now on it is not alive."""
+        """End the stream: from now on it is not alive."""
         ...
 
 
 class VersionsByTenant:
-    """Versions by key, written by the one thread that reads the stream, and read by all.
+    """Keep versions by key, written by the one thread that reads the stream, and read by all.
 
     Args:
         clock: seconds; see :func:`uptime_s`.
@@ -83,18 +83,18 @@ class VersionsByTenant:
         self._news = threading.Condition()
 
     def of(self, key: bytes) -> int:
-        """The version of *key*."""
+        """Return the version of *key*."""
         base, own = self._view  # one read: the two belong together
         return own.get(key, base)
 
     def alive(self) -> bool:
-        """Whether the last question that was answered is young enough, and nothing has come since."""
+        """Tell whether the last question that was answered is young enough, and nothing has come since."""
         if self.clock() - self._vouched_s > ALIVE_S:
             return False
         return not self.unread() and not self.being_read  # in this order; see above
 
     def void(self, key: bytes) -> None:
-        """A push named *key*."""
+        """Give *key* a new version: a push named it."""
         own = self._view[1]
         if len(own) >= self._most and key not in own:
             self.void_all()
@@ -102,20 +102,20 @@ class VersionsByTenant:
         own[key] = next(self._numbers)
 
     def void_all(self) -> None:
-        """Anything may have changed: the stream begins, or everything was flushed."""
+        """Give every key a new version: the stream begins, or everything was flushed."""
         self._view = (next(self._numbers), {})
 
     def vouch(self, sent_s: float) -> None:
-        """A question sent at *sent_s* has been answered."""
+        """Take note that a question sent at *sent_s* has been answered."""
         with self._news:
             self._vouched_s = sent_s
             self._news.notify_all()
 
     def silence(self) -> None:
-        """The stream is interrupted."""
+        """Take note that the stream is interrupted."""
         self._vouched_s = float("-inf")
 
     def wait_until_vouched(self, since_s: float, timeout_s: float) -> bool:
-        """Wait for the answer to a question sent after *since_s*; whether it came."""
+        """Wait for the answer to a question sent after *since_s*; tell whether it came."""
         with self._news:
             return self._news.wait_for(lambda: self._vouched_s > since_s, timeout_s)

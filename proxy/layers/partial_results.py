@@ -28,7 +28,7 @@ def partial_results() -> Iterator[Mapping[str, BaseException]]:
 
 
 def may_be_missing(failed: Mapping[str, BaseException]) -> bool:
-    """Whether the caller does without the shards that have *failed*; if so, it is told of them."""
+    """Tell whether the caller does without the shards that have *failed*; if so, name them to it."""
     missing = _missing.get()
     if missing is None:
         return False

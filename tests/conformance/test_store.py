@@ -71,7 +71,7 @@ def filling(noted: Noted, **overrides: Any) -> Filling:
     return Filling(**(values | overrides))
 
 
-def ownership(noted: Miss, token: str) -> Filling:
+def with_token(noted: Miss, token: str) -> Filling:
     return filling(noted.noted, token=token)
 
 
@@ -385,12 +385,12 @@ def test_only_one_may_fill_until_it_gives_the_lease_back(store: Store) -> None:
     assert store.lease(TENANT, "d2", noted, "yours", 60_000)
     store.release(TENANT, ENTRY, "yours")
     assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
-    assert store.fill(TENANT, ownership(noted, "yours")) is Refusal.LEASE
+    assert store.fill(TENANT, with_token(noted, "yours")) is Refusal.LEASE
     store.release(TENANT, ENTRY, "mine")
-    assert store.fill(TENANT, ownership(noted, "mine")) is Refusal.LEASE
+    assert store.fill(TENANT, with_token(noted, "mine")) is Refusal.LEASE
     assert store.lease(TENANT, ENTRY, noted, "yours", 60_000)
-    assert store.fill(TENANT, ownership(noted, "yours")) is None
-    assert store.fill(TENANT, ownership(noted, "yours")) is Refusal.LEASE
+    assert store.fill(TENANT, with_token(noted, "yours")) is None
+    assert store.fill(TENANT, with_token(noted, "yours")) is Refusal.LEASE
 
 
 def test_who_missed_before_a_fill_gets_no_lease_after_it(store: Store) -> None:
@@ -412,7 +412,7 @@ def test_a_lease_ends_with_its_time(store: Store) -> None:
     deadline = time.monotonic() + 5
     while not store.lease(TENANT, ENTRY, noted, "next", 60_000):
         assert time.monotonic() < deadline
-    assert store.fill(TENANT, ownership(noted, "dead")) is Refusal.LEASE
+    assert store.fill(TENANT, with_token(noted, "dead")) is Refusal.LEASE
 
 
 def test_a_lease_whose_fill_will_be_refused_is_taken_over(store: Store) -> None:
@@ -425,7 +425,7 @@ def test_a_lease_whose_fill_will_be_refused_is_taken_over(store: Store) -> None:
     assert store.lease(TENANT, ENTRY, newer := miss(store), "next", 60_000)
     store.make_root(TENANT, "remade", ORIGIN._replace(epoch=2))
     assert store.lease(TENANT, ENTRY, miss(store), "third", 60_000)
-    assert store.fill(TENANT, ownership(newer, "next")) is Refusal.LEASE
+    assert store.fill(TENANT, with_token(newer, "next")) is Refusal.LEASE
 
 
 def test_large_values_are_stored_with_their_answer_or_not_at_all(store: Store) -> None:
@@ -532,3 +532,15 @@ def test_a_switch_is_off_until_it_is_switched_on_again(store: Store) -> None:
     assert store.switched_off() == {"method:a b"}
     store.switch("method:a b", off=False)
     assert store.switched_off() == frozenset()
+
+
+def test_it_has_a_name_for_messages_and_works_on_after_it_was_closed(store: Store) -> None:
+    assert store.name
+    store.make_root(TENANT, "nonce", ORIGIN)
+    store.close()
+    store.close()
+    assert miss(store).state is RootState.PENDING
+    pushes = store.pushes()
+    if pushes is not None:
+        pushes.close()
+        assert not pushes.alive()
