@@ -63,7 +63,7 @@ class MemoryStore:
         self.name: Final = "memory"
 
     def pushes(self) -> None:
-        """Return None: near caches ask each time."""
+        """Return None: there are no pushes, so near caches ask each time."""
 
     def close(self) -> None:
         """Do nothing: there is no connection."""

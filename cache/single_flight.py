@@ -85,14 +85,14 @@ class Flights:
 
 
 class Turn:
-    """Where one read stands among those that want the same entry: until when it waits, and the flight it is in.
+    """Guide one read among those that want the same entry: until when it waits, and which flight it is in.
 
     Args:
-        flights: of this process.
+        flights: the flights of this process.
         tenant: whose entry it is.
-        entry: the digest of the call.
+        entry: the digest that names the entry.
         deadline_ms: until when the read waits, by the clock of the read path, in milliseconds.
-        poll_ms: how often it looks whether another process has filled, at first, in milliseconds.
+        poll_ms: the first pause between two looks whether another process has filled, in milliseconds.
     """
 
     __slots__ = ("_entry", "_flights", "_poll_ms", "_tenant", "deadline_ms", "flight", "leads")
@@ -107,20 +107,20 @@ class Turn:
         self.leads = False
 
     def join(self) -> Flight:
-        """Enter the flight of the entry, if this read is in none; it leads the flight if there was none."""
+        """Return the flight of the entry, and join it first. If there was none, this read leads it."""
         if self.flight is None:
             self.flight, self.leads = self._flights.join(self._tenant, self._entry)
         return self.flight
 
     def leave(self) -> None:
-        """Leave the flight; those who followed this read look for themselves."""
+        """Leave the flight. Reads that followed this one look for themselves."""
         if self.flight is not None and self.leads:
             self._flights.close(self._tenant, self._entry, self.flight)
             self.flight.land(None)
         self.hand_over()
 
     def hand_over(self) -> None:
-        """Leave the flight to what fills the entry, which closes it."""
+        """Leave the flight to the fill of the entry, which closes it."""
         self.flight, self.leads = None, False
 
     def next_poll_s(self, left_ms: int) -> float:

@@ -237,13 +237,13 @@ class Store(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the name of the server that keeps it, without a password: for messages, and as databases know it."""
+        """Return the name of the server, without a password: for messages, and as the database knows it."""
         ...
 
     def pushes(self) -> PushVersions | None:
-        """Open a stream of what happens to marks, for near caches in ``bounded`` mode; None: there are no pushes."""
+        """Open a stream of what happens to marks, for near caches in ``bounded`` mode; None if there are no pushes."""
         ...
 
     def close(self) -> None:
-        """Close idle connections; the store opens new ones if it is used again."""
+        """Close the idle connections. The store opens new ones if it is used again."""
         ...

@@ -22,9 +22,9 @@ BATCH_SIZE = 1000
 
 
 Retry: TypeAlias = "Callable[[], Callable[[StaleShardMap], bool]]"
-"""Makes, for one transaction, what tells whether it may be tried once more after a shard has refused it.
+"""Makes, for one transaction, a function that tells whether it may be tried again after a shard has refused it.
 
-What is made waits while a flip is under way. Each transaction has one of its own, as it has its own patience.
+The function waits while a flip is under way. Each transaction has one of its own, since each has its own patience.
 """
 
 
@@ -32,11 +32,11 @@ class Binding(NamedTuple):
     """How a repository is bound to a gate.
 
     Args:
-        home: opens sessions where every row is, which is a primary; also of a copy that reads on a replica.
-        layer: where its calls go; None: its methods run plain. Such are the copies on which a call runs.
-        retry: asked whether a transaction that a shard has refused may be tried once more; None: it may not.
+        home: opens sessions where every row is, which is a primary; the same for a copy that reads on a replica.
+        layer: where the calls of the repository go; None: its methods run plain. A call itself runs on such a copy.
+        retry: tells whether a transaction that a shard has refused may be tried again; None: it may not.
         caller_sessions: runs the methods that take the caller's session; None: they run plain.
-        made_with: what its constructor was given beside the session maker, which tells its answers apart.
+        made_with: what the constructor was given besides the session maker; it tells the answers of repositories apart.
     """
 
     home: sessionmaker[Session]
@@ -46,18 +46,18 @@ class Binding(NamedTuple):
     made_with: tuple[Any, ...] = ()
 
     def of_copy(self, home: sessionmaker[Session] | None = None, retry: Retry | None = None) -> Binding:
-        """Return the binding of a copy that runs plain, with another *home* or *retry* where one is given."""
+        """Return the binding of a copy that runs plain, with another *home* or *retry* if one is given."""
         return Binding(home or self.home, None, retry or self.retry, self.caller_sessions, self.made_with)
 
 
 class Bindable:
-    """Declare where a repository keeps its binding; bound to no gate, it is a plain repository."""
+    """Declare where a repository keeps its binding. A plain repository has none."""
 
     tidegate_binding: Binding | None = None
 
 
 class SQLAlchemyRepository(Bindable):
-    """A repository over one ``sessionmaker``; making one costs nothing and opens nothing.
+    """Read and write through one ``sessionmaker``. To make a repository costs nothing and opens nothing.
 
     Args:
         session_maker: opens the sessions; its engine is the caller's.
@@ -68,7 +68,7 @@ class SQLAlchemyRepository(Bindable):
 
     @property
     def _home(self) -> sessionmaker[Session]:
-        """Return what opens sessions where every row is, also in a copy that reads on a replica."""
+        """Return what opens sessions where every row is, even if this repository is a copy that reads on a replica."""
         return self._session_maker if self.tidegate_binding is None else self.tidegate_binding.home
 
     def _read(self, operation: Callable[[Session], T]) -> T:

@@ -1,4 +1,4 @@
-"""What is tracked of the tables of the run and node execution repositories: tags, and whose ids are whose."""
+"""What is tracked in the tables of the run and node execution repositories: tags, and the ids of tenants."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRACKED: Final = (
     ),
     Tracked(WorkflowPauseReason, tenant=None, parent=("pause_id", WorkflowPause)),
     Tracked(WorkflowAppLog, tags=("logs:{app_id}",), names=(("workflow_run_id", "run"),)),
-    # The log of an archived run: the run has no row any more.
+    # This is the log of an archived run: the run itself has no row any more.
     Tracked(WorkflowArchiveLog, tags=("archive:{workflow_run_id}",), identifies=("workflow_run_id", "run")),
     Tracked(WorkflowTriggerLog, tags=("triggers:{app_id}",), names=(("workflow_run_id", "run"),)),
 )

@@ -53,7 +53,7 @@ class ShardMap:
     """Which shard holds what; made by :func:`even_map`, :func:`map_of_ranges` or :meth:`of_text`.
 
     Args:
-        epoch: the revision, from 1; no unit's *since_epoch* is above it.
+        epoch: the revision, from 1 (0 of :func:`one_shard_map`); no unit's *since_epoch* is above it.
         shards: the names of all shards, also of those without slots.
         slots: the owner of each slot, in order, 4096 of them.
         pins: the owner of each pinned tenant, by canonical id.
@@ -186,7 +186,7 @@ def even_map(shards: Sequence[str], pins: Mapping[str, str] | None = None) -> Sh
 
 
 def one_shard_map(shard: str) -> ShardMap:
-    """Return the map in which one shard has every slot, of no epoch: it is never replaced."""
+    """Return the map in which one shard has every slot. It is never replaced, and its epoch is 0."""
     return ShardMap(0, (shard,), (Owner(shard, 0),) * SLOTS)
 
 

@@ -1,4 +1,4 @@
-"""The mark of what the package's menu offers."""
+"""The mark of everything that the package offers: its menu."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 def public(item: T) -> T:
-    """Have a class or function of the menu name ``tidegate`` as its module, wherever its file lies.
+    """Make ``tidegate`` the module of a class or function of the menu, wherever its file lies.
 
-    So no file's place is in the name of a counter, in the key of a cached answer or in a pickle, and a file can move.
+    So the place of a file is in no name of a counter, no key of a cached answer and no pickle, and a file can move.
     """
     item.__module__ = "tidegate"
     return item
