@@ -158,7 +158,7 @@ def _put_together(
         below = IdRecorder(directory, tracked, Sharding(shards, requirements.ask, wait_s))
         cached = cache.caching(below, [row.model for row in tracked])
         fan_out = FanOut(cached, shards, scatter, search, wait_s)
-        return Telemetry(counters, Tenancy(cached, directory, shards, fan_out))
+        return Telemetry(counters, Tenancy(cached, directory, shards, fan_out), cached=store is not None)
 
     return Gate(
         GateParts(

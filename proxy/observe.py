@@ -51,7 +51,8 @@ class MethodStats:
         errors: how many of these ended with an exception.
         seconds: how long all of them took together.
         answered: how many were answered "near", by the "store", by another thread's "flight", by a "node" because the
-            cache had no fresh answer, or "plain" because they are none of the cache's business.
+            cache had no fresh answer, or "plain" because they are none of the cache's business. A call that failed
+            counts by who was asked last: "node" or "plain".
     """
 
     calls: int
@@ -111,12 +112,13 @@ class Counters:
             if answer.node:
                 self._nodes[answer.node] = self._nodes.get(answer.node, 0) + 1
 
-    def add_failed(self, call: Call, ns: int) -> None:
-        """Count a call that ended with an exception after *ns* nanoseconds."""
+    def add_failed(self, call: Call, ns: int, asked: AnsweredBy) -> None:
+        """Count a call that ended with an exception after *ns* nanoseconds, by who was asked last: no cache was it."""
         with self._lock:
             method = self._methods[call.method.qualified_name]
             method.ns += ns
             method.errors += 1
+            method.answered[asked] += 1
 
     def __call__(self, event: Event) -> None:
         """Count one event; answers of the cache are counted with the calls they answer."""
@@ -130,7 +132,7 @@ class Counters:
         """Return all counts as they are now."""
         with self._lock:
             methods = {
-                name: MethodStats(sum(m.answered.values()) + m.errors, m.errors, m.ns / _NS_PER_S, dict(m.answered))
+                name: MethodStats(sum(m.answered.values()), m.errors, m.ns / _NS_PER_S, dict(m.answered))
                 for name, m in self._methods.items()
             }
             events = {_named(kind): count for kind, count in self._events.items()}

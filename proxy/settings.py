@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tidegate.cache.redis.url import shown_url
 from tidegate.errors import SettingsError
 from tidegate.public import public
 from tidegate.repositories.policies import NearMode  # noqa: TC001  # pydantic asks for it at run time
@@ -55,6 +56,15 @@ class CacheSettings(_Section):
     blob_bytes: int = Field(default=4096, ge=256)
     most_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     transaction_timeout_s: float = Field(default=60.0, ge=0)
+
+    @property
+    def name(self) -> str | None:
+        """Return what the cache is called in messages and in the databases that it serves; None: there is none.
+
+        Raises:
+            SettingsError: the URL cannot work.
+        """
+        return None if self.url is None else shown_url(self.url)
 
 
 @public

@@ -9,7 +9,6 @@ from tidegate.cache.codec.answers import AnswerCodec
 from tidegate.cache.near.lru import LruCache
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.redis.store import RedisStore
-from tidegate.cache.redis.url import shown_url
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.switches import Switches
 from tidegate.errors import CacheUnavailable
@@ -87,8 +86,7 @@ def serving_store(settings: Settings, serving: str | None, namespace: Callable[[
     Raises:
         CacheUnavailable: it is a cluster, and does not answer.
     """
-    cache = settings.cache
-    name = None if cache.url is None else shown_url(cache.url)
+    cache, name = settings.cache, settings.cache.name
     if name is None or serving != name:
         # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
         if name is not None:

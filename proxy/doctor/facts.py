@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import func, select, text
 
 from tidegate.cache.redis.store import RedisStore
-from tidegate.cache.redis.url import shown_url
 from tidegate.cache.store import StoreUnavailable
 from tidegate.proxy.database.schema import OUTBOX, STATE, cluster_id, missing_tables, serving_cache
 from tidegate.repositories.indexes import index_states
@@ -183,7 +182,7 @@ def cache_facts(settings: CacheSettings) -> CacheFacts | None:
 
 
 def _cache(settings: CacheSettings, url: str) -> CacheFacts:
-    name, most_ms = shown_url(url), settings.read_timeout_ms
+    name, most_ms = settings.name or url, settings.read_timeout_ms
     try:
         store = RedisStore.from_url(url, _NO_NAMESPACE, connect_timeout_ms=PATIENCE_MS, read_timeout_ms=PATIENCE_MS)
         servers = store.servers()

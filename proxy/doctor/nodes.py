@@ -174,7 +174,7 @@ def _primary(known: Sequence[Address], told: Mapping[str, NodeFacts | str]) -> t
     topology = Topology([address.node() for address in known])
     for node in topology.nodes:
         if not isinstance(facts := told[node.name], str):
-            topology.seen(node, facts.view)
+            topology.observed(node, facts.view)
     facts = told[topology.primary.name]
     return None if isinstance(facts, str) or facts.view.standby else (topology.primary.name, facts)
 

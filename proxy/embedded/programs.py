@@ -28,7 +28,7 @@ class Programs:
 
     @cached_property
     def postgres_bin(self) -> Path:
-        """The folder that holds ``initdb`` and ``postgres``.
+        """Return the folder that holds ``initdb`` and ``postgres``.
 
         Raises:
             EmbeddedServerError: there is none.
@@ -38,7 +38,7 @@ class Programs:
 
     @property
     def valkey(self) -> Path:
-        """The Valkey (or Redis) server's program.
+        """Return the program of the Valkey (or Redis) server.
 
         Raises:
             EmbeddedServerError: there is none.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+from tidegate.repositories.policies import Read
+
 if TYPE_CHECKING:
     from tidegate.cache.request import Answer
     from tidegate.proxy.call import Call, Layer
@@ -18,11 +20,13 @@ class Telemetry:
     Args:
         counters: told of each call.
         below: the layer that answers.
+        cached: whether there is a cache below.
     """
 
-    def __init__(self, counters: Counters, below: Layer) -> None:
+    def __init__(self, counters: Counters, below: Layer, *, cached: bool = True) -> None:
         self._counters = counters
         self._below = below
+        self._cached = cached
 
     def __call__(self, call: Call) -> Answer:
         """Have the layer below answer; count the answer, or that it failed."""
@@ -30,7 +34,8 @@ class Telemetry:
         try:
             answer = self._below(call)
         except BaseException:
-            self._counters.add_failed(call, perf_counter_ns() - began)
+            missed = self._cached and isinstance(call.policy, Read) and call.policy.guard is not None
+            self._counters.add_failed(call, perf_counter_ns() - began, "node" if missed else "plain")
             raise
         self._counters.add(call, answer, perf_counter_ns() - began)
         return answer

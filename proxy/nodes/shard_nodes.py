@@ -10,14 +10,12 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
-
-from sqlalchemy.orm import Session, sessionmaker
+from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.database.origins import timeline_of
-from tidegate.proxy.nodes.engines import ConnectArguments, monitor_engine, replica_engine
+from tidegate.proxy.nodes.engines import ConnectArguments, monitor_engine
 from tidegate.proxy.nodes.monitor_connection import PostgresMonitorConnection
+from tidegate.proxy.nodes.replica_engines import ReplicaEngines
 from tidegate.routing.replicas.choose import worth_asking
 from tidegate.routing.replicas.hang_guard import HangGuard
 from tidegate.routing.replicas.monitor import Monitor, Pace
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import URL, Engine
+    from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.proxy.nodes.addresses import Address
     from tidegate.proxy.settings import RoutingSettings
@@ -70,9 +69,7 @@ class ShardNodes:
         self._pid = 0
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
-        self._engines: dict[str, Engine] = {}
-        self._leaving: dict[Node, Engine] = {}
-        self._makers: dict[str, WeakKeyDictionary[sessionmaker[Session], sessionmaker[Session] | None]] = {}
+        self._engines = ReplicaEngines(self.addresses, self.topology, routing, self._like)
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         self._discovery: Discovery | None = None
         most_s = routing.statement_timeout_ms / 1000
@@ -177,9 +174,7 @@ class ShardNodes:
         with self._lock:
             # A process that was forked during a read begins at 0, and that read ends in it too: so not below 0.
             attempt.node.outstanding = max(0, attempt.node.outstanding - 1)
-            left = None if attempt.node.outstanding else self._leaving.pop(attempt.node, None)
-        if left is not None:
-            left.dispose()
+        self._engines.left(attempt.node)
 
     def session_maker(self, node: Node, home: sessionmaker[Session]) -> sessionmaker[Session] | None:
         """Return a session maker like *home* that reads on *node*.
@@ -187,18 +182,7 @@ class ShardNodes:
         Returns:
             The maker. None: the node was removed, or the sessions of *home* choose by themselves where they read.
         """
-        makers = self._makers.get(node.name)
-        if makers is None:
-            makers = self._makers.setdefault(node.name, WeakKeyDictionary())
-        if home in makers:
-            return makers[home]
-        engine = self._engine_of(node)
-        if engine is None:
-            return None
-        made = makers[home] = _made_like(home, engine)
-        if node not in self.topology.nodes:  # it was removed meanwhile, and another node may get its name
-            self._makers.pop(node.name, None)
-        return made
+        return self._engines.session_maker(node, home)
 
     def add(self, address: Address) -> bool:
         """Add a server that was found. Tell whether it is a new one."""
@@ -227,7 +211,7 @@ class ShardNodes:
                 return False
             del self.addresses[name]
             monitor = self._monitors.pop(name)
-        self._drop_engine(node)
+        self._engines.drop(node)
         self.cutter.cut(node)  # nobody monitors the server any more, and it may never answer
         monitor.close()
         return True
@@ -244,41 +228,20 @@ class ShardNodes:
         self.cutter.close()
         for monitor in self._monitors.values():
             monitor.close()
-        for engine in (*self._engines.values(), *self._leaving.values()):
-            engine.dispose()
-
-    def _engine_of(self, node: Node) -> Engine | None:
-        """Return the engine for reads on *node*, made at its first read; None if the node was removed."""
-        with self._lock:
-            engine = self._engines.get(node.name)
-            address = self.addresses.get(node.name)
-            if engine is None and address is not None:
-                engine = replica_engine(address.url, address.pool, self._routing, self._like)
-                self._engines[node.name] = engine
-            return engine
-
-    def _drop_engine(self, node: Node) -> None:
-        """Close the connections for reads on a node; those in use are closed when the last read leaves."""
-        with self._lock:
-            self._makers.pop(node.name, None)
-            engine = self._engines.pop(node.name, None)
-            if engine is not None and node.outstanding:
-                self._leaving[node], engine = engine, None
-        if engine is not None:
-            engine.dispose()
+        self._engines.close()
 
     def _monitor(self, node: Node) -> Monitor:
         line = PostgresMonitorConnection(monitor_engine(self.addresses[node.name].url, self._like))
 
-        def seen(view: View) -> None:
-            self.topology.seen(node, view)
+        def observed(view: View) -> None:
+            self.topology.observed(node, view)
             self._tell_news()
 
         def lost(trouble: str) -> None:
             self.topology.lost(node, trouble)
             self._tell_news()
 
-        return Monitor(node.name, line, seen, lost, self._pace)
+        return Monitor(node.name, line, observed, lost, self._pace)
 
     def _tell_news(self) -> None:
         with self._news:
@@ -289,7 +252,7 @@ class ShardNodes:
         return [(node, monitor) for node in self.topology.nodes if (monitor := monitors.get(node.name)) is not None]
 
     def _changed(self, before: Node, now: Node) -> None:
-        self._drop_engine(now)
+        self._engines.drop(now)
         # What is under way on the node that was demoted would be lost with it, and might wait there for ever: cut it.
         timeline = self.topology.timeline
         self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
@@ -300,12 +263,3 @@ class ShardNodes:
         self._news = threading.Condition()
         for node in self.topology.nodes:  # the reads that are under way are the parent's
             node.outstanding = 0
-
-
-def _made_like(home: sessionmaker[Session], engine: Engine) -> sessionmaker[Session] | None:
-    bind: Any = home.kw.get("bind")
-    if home.class_.get_bind is not Session.get_bind or home.kw.get("binds") or bind is None:
-        return None
-    if options := bind.get_execution_options():
-        engine = engine.execution_options(**options)
-    return sessionmaker(class_=home.class_, **{**home.kw, "bind": engine})

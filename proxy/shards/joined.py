@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from tidegate.cache.redis.url import shown_url
 from tidegate.errors import SettingsError
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.schema import cluster_id, make_tables, namespace, serving_cache
@@ -74,14 +73,13 @@ def join_one(
         cluster_id(engine, None) is not None
     ):  # other keys than the gates of all shards use, and nothing would be checked
         raise SettingsError("shards: this database is one of several: name all of them, as the other gates do")
-    cache = None if settings.cache.url is None else shown_url(settings.cache.url)
 
     def ns() -> str:
         if isinstance(engine.pool, StaticPool | SingletonThreadPool):
             raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
         return namespace(engine)
 
-    maps, serving = StaticMap(one_shard_map(ONLY_SHARD)), serving_cache(engine, cache)
+    maps, serving = StaticMap(one_shard_map(ONLY_SHARD)), serving_cache(engine, settings.cache.name)
     return Joined({ONLY_SHARD: engine}, {ONLY_SHARD: nodes}, maps, _always, serving, ns, session_maker)
 
 

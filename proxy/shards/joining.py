@@ -14,7 +14,6 @@ from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
-from tidegate.cache.redis.url import shown_url
 from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.ownership import record_ownership, verify_existing
@@ -76,8 +75,7 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
         follower = Follower.of(engines[kept_by], url=url, poll_s=settings.sharding.poll_s)
         undo.callback(follower.close)
         maps = follower
-    cache = None if settings.cache.url is None else shown_url(settings.cache.url)
-    joining = Joining(engines, nodes, first, maps, catalogue, cache)
+    joining = Joining(engines, nodes, first, maps, catalogue, settings.cache.name)
     joining.begin()
     if catalogue is not None:
         _warn_of_ignored(settings, first, maps)

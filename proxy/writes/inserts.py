@@ -27,12 +27,12 @@ class _Upsert(NamedTuple):
     Args:
         target: the columns whose values conflict. None: they are not known.
         touches: whether it may change the tags of a row.
-        moves: whether it may change the tenant of rows that name the row as their parent.
+        changes_tenant: whether it may change the tenant of rows that name the row as their parent.
     """
 
     target: tuple[str, ...] | None
     touches: bool
-    moves: bool = False
+    changes_tenant: bool = False
 
 
 def inserted(
@@ -41,7 +41,7 @@ def inserted(
     statement: Insert,
     table: TrackedTable,
     collected: TransactionChanges,
-    unnamed: UnattributedWrites,
+    unattributed: UnattributedWrites,
 ) -> None:
     """Collect what the INSERT *statement* of *context* changes, just before it is executed.
 
@@ -51,13 +51,13 @@ def inserted(
         statement: the INSERT.
         table: the tracked table that it writes.
         collected: the transaction's changes so far.
-        unnamed: is called for a row whose tenant and primary key are both unknown, or lie in a SELECT.
+        unattributed: is called for a row whose tenant and primary key are both unknown, or lie in a SELECT.
 
     Raises:
-        PolicyError: the tenant cannot be told, and *unnamed* is strict.
+        PolicyError: the tenant cannot be told, and *unattributed* is strict.
     """
     if statement.select is not None:
-        _from_select(statement, table, collected, unnamed)
+        _from_select(statement, table, collected, unattributed)
         return
     upsert = _upsert(statement, table)
     for values in _rows(statement, context.compiled_parameters):
@@ -65,7 +65,7 @@ def inserted(
         if upsert is not None and _conflicts(connection, table, upsert, values, collected):
             continue
         if not collected.inserted(table, fields, context):
-            unnamed(table.table.name, "an INSERT without tenant or primary key")
+            unattributed(table.table.name, "an INSERT without tenant or primary key")
 
 
 def keys_came(result: Any, table: TrackedTable, collected: TransactionChanges) -> None:
@@ -104,7 +104,7 @@ def _renamed(statement: Insert) -> dict[str, str]:
 
 
 def _from_select(
-    statement: Insert, table: TrackedTable, collected: TransactionChanges, unnamed: UnattributedWrites
+    statement: Insert, table: TrackedTable, collected: TransactionChanges, unattributed: UnattributedWrites
 ) -> None:
     tenant: Any = UNKNOWN
     if table.tenant is not None:
@@ -115,7 +115,7 @@ def _from_select(
             if name in {column.name, column.key, table.tenant} and isinstance(expression, BindParameter):
                 tenant = expression.value
     if tenant is UNKNOWN:
-        unnamed(table.table.name, "an INSERT from a SELECT without a literal tenant")
+        unattributed(table.table.name, "an INSERT from a SELECT without a literal tenant")
     else:
         collected.whole(tenant)
 
@@ -124,7 +124,9 @@ def _upsert(statement: Insert, table: TrackedTable) -> _Upsert | None:
     clause: Any = statement._post_values_clause  # noqa: SLF001  # no public way to see it
     if clause is None or not hasattr(clause, "update_values_to_set"):
         return (
-            None if clause is None or "do_nothing" in clause.__visit_name__ else _Upsert(None, touches=True, moves=True)
+            None
+            if clause is None or "do_nothing" in clause.__visit_name__
+            else _Upsert(None, touches=True, changes_tenant=True)
         )
     keys: dict[Any, str] = {column.key: column.name for column in table.table.c}
     changed = {keys.get(getattr(key, "key", key)) for key in dict(clause.update_values_to_set)}
@@ -161,8 +163,8 @@ def _conflicts(
     for row in found:
         collected.row(table, table.read(row))
         collected.look_up(table, (table.pk_column,), [(row[0],)])
-    if upsert.moves and found:
-        collected.owners_move(table, found)
+    if upsert.changes_tenant and found:
+        collected.tenant_changed(table, found)
     return False
 
 

@@ -153,7 +153,7 @@ class TransactionChanges:
             )
         return tenant
 
-    def owners_move(self, table: TrackedTable, rows: Iterable[Sequence[Any]]) -> None:
+    def tenant_changed(self, table: TrackedTable, rows: Iterable[Sequence[Any]]) -> None:
         """Collect *rows* of *table*, which go to other tenants, and with them all rows that name one of them as parent.
 
         Those child rows are not read. Instead, all of the old tenants counts as changed; and so does all of each tenant

@@ -62,20 +62,20 @@ class UpdateOrDelete:
         self.tentative: list[Any] = []
         """The keys that must be forgotten if the statement turns out to have changed no row."""
 
-    def collect(self, unnamed: UnattributedWrites, most: int = MOST_LOCKED) -> Update | Delete:
+    def collect(self, unattributed: UnattributedWrites, most: int = MOST_LOCKED) -> Update | Delete:
         """Collect what the statement changes, and return the statement that must be executed in its place.
 
         Args:
-            unnamed: is called for a statement whose changes cannot be told.
+            unattributed: is called for a statement whose changes cannot be told.
             most: how many rows are locked and collected one by one; with more, their whole tenants count as changed.
 
         Raises:
-            PolicyError: it cannot be told what the statement changes, and *unnamed* is strict.
+            PolicyError: it cannot be told what the statement changes, and *unattributed* is strict.
         """
         keys = self._keys()
         touches = self._touches() if isinstance(self._statement, Update) else frozenset()
         if self._writes_elsewhere(keys):
-            unnamed(self._table.table.name, "a statement with another one in its WITH")
+            unattributed(self._table.table.name, "a statement with another one in its WITH")
             return self._statement  # type: ignore[no-any-return]
         if isinstance(self._statement, Update) and keys is not None and not touches:
             pk = (self._table.pk_column,)
@@ -84,10 +84,10 @@ class UpdateOrDelete:
             return self._statement
         rows = self._lock(keys, most)
         if rows is None:
-            return self._whole(touches, unnamed)
+            return self._whole(touches, unattributed)
         changed = [key for row in rows if (key := self._collect(row)) is not None]
         if touches & self._table.owning:
-            self._collected.owners_move(self._table, rows)
+            self._collected.tenant_changed(self._table, rows)
         if touches:
             self._collected.look_up(self._table, (self._table.pk_column,), [(key,) for key in changed])
             self._new_keys(touches)
@@ -195,7 +195,7 @@ class UpdateOrDelete:
         statement = select(*chain.columns).select_from(chain.source).where(*where)
         return statement.with_for_update(of=self._source)
 
-    def _whole(self, touches: frozenset[str | None], unnamed: UnattributedWrites) -> Update | Delete:
+    def _whole(self, touches: frozenset[str | None], unattributed: UnattributedWrites) -> Update | Delete:
         """Count the tenants of the statement's rows as changed, and return the statement restricted to them."""
         field = self._table.tenant or ""
         column = self._table.column_of(self._source, field)
@@ -206,7 +206,7 @@ class UpdateOrDelete:
             tenants.update(self._connection.scalars(query, dict(parameters)))
         new = self._set_values(self._table.fields[field].name) if touches else []
         if UNKNOWN in new or (None in touches and not self._table.changes_by_itself):
-            unnamed(self._table.table.name, "an UPDATE that computes the tenant of many rows")
+            unattributed(self._table.table.name, "an UPDATE that computes the tenant of many rows")
         for tenant in tenants | {value for value in new if value is not UNKNOWN}:
             self._collected.whole(tenant)
         known = among(column, [tenant for tenant in tenants if tenant is not None], self._connection.dialect.name)

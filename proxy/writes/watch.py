@@ -100,7 +100,7 @@ class Watch:
     Args:
         tables: the tracked tables.
         protocol: is told of commits.
-        unnamed: decides what becomes of writes that cannot be understood, and counts them.
+        unattributed: decides what becomes of writes that cannot be understood, and counts them.
         most_locked: as for :func:`attach`.
         most_tags: as for :func:`attach`.
     """
@@ -109,13 +109,13 @@ class Watch:
         self,
         tables: Tables,
         protocol: CommitProtocol[Any],
-        unnamed: UnattributedWrites,
+        unattributed: UnattributedWrites,
         most_locked: int,
         most_tags: int,
     ) -> None:
         self.tables: Final = tables
         self.protocol: Final = protocol
-        self.unnamed: Final = unnamed
+        self.unattributed: Final = unattributed
         self._most_locked = most_locked
         self._most_tags = most_tags
 
@@ -180,7 +180,7 @@ class Watch:
         if statement.is_insert:
             return statement
         changed = UpdateOrDelete(connection, table, statement, parameters, self.collected(connection))
-        new = changed.collect(self.unnamed, self._most_locked)
+        new = changed.collect(self.unattributed, self._most_locked)
         connection.info[_TENTATIVE] = (new, table, changed.tentative)
         return new
 
@@ -226,12 +226,12 @@ class Watch:
         statement = _dml_of(context.invoked_statement)
         table = self.tables.of(statement.table)
         if table is not None:
-            inserted(connection, context, statement, table, self.collected(connection), self.unnamed)
+            inserted(connection, context, statement, table, self.collected(connection), self.unattributed)
 
     def _text(self, connection: Connection, found: WrittenTables, parameters: Any) -> None:
         if found.commits:
             if connection.info.get(_COLLECTED) is not None:
-                self.unnamed("what this transaction has changed", "a COMMIT as text")
+                self.unattributed("what this transaction has changed", "a COMMIT as text")
             connection.info[_ENDED] = True
         for verb, name in found.tables:
             table = self.tables.named(name) if name in self.tables.names else None
@@ -244,7 +244,7 @@ class Watch:
         given = [row[key] for row in given if isinstance(row, dict) for key in row if key in table.tenant_names]
         named = [one for value in given for one in (value if isinstance(value, list | tuple | set) else [value])]
         if not named or None in named:  # NULL names nobody; some programs mean "every tenant" by it
-            self.unnamed(table.table.name, f"{verb} as text")
+            self.unattributed(table.table.name, f"{verb} as text")
             named.append(self.collected(connection).only)  # in a tenant's session, the write is that tenant's
         for tenant in named:
             self.collected(connection).whole(tenant)

@@ -1,8 +1,8 @@
 """The nodes of one shard and what is known of each: which is the primary, how far a replica is, which is away.
 
-What a monitor has seen is a :class:`View`. It is frozen, and handed to :meth:`Topology.seen`, which decides which node
-is the primary: of the nodes of the right cluster that are not in recovery, the one with the highest timeline. A primary
-that was demoted, and still answers, has a lower timeline, and is used for nothing.
+What a monitor has seen is a :class:`View`. It is frozen, and handed to :meth:`Topology.observed`, which decides which
+node is the primary: of the nodes of the right cluster that are not in recovery, the one with the highest timeline. A
+primary that was demoted, and still answers, has a lower timeline, and is used for nothing.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Topology:
             if node is not self.primary:
                 self.nodes = tuple(other for other in self.nodes if other is not node)
 
-    def seen(self, node: Node, view: View) -> None:
+    def observed(self, node: Node, view: View) -> None:
         """Take note of what *node* has answered."""
         with self._lock:
             before = self.primary

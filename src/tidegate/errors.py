@@ -50,7 +50,7 @@ class PolicyError(TidegateError):
 
 
 @public
-class CacheUnavailable(TidegateError):  # noqa: N818  # the name that the design gives it
+class CacheUnavailable(TidegateError):  # noqa: N818  # a state of the servers, not a mistake
     """The cache could not be told of a write, so the write was refused: nothing was committed."""
 
 
@@ -60,12 +60,12 @@ class RoutingError(TidegateError):
 
 
 @public
-class NoNodeAvailable(RoutingError):  # noqa: N818  # the name that the design gives it
+class NoNodeAvailable(RoutingError):  # noqa: N818  # a state of the servers, not a mistake
     """No server of a shard can take the call. The message says what is wrong with each."""
 
 
 @public
-class CommitUnknown(RoutingError):  # noqa: N818  # the name that the design gives it
+class CommitUnknown(RoutingError):  # noqa: N818  # a state of the servers, not a mistake
     """The connection was lost during COMMIT: the transaction has happened, or will happen, or has not.
 
     It is not retried.
@@ -73,12 +73,12 @@ class CommitUnknown(RoutingError):  # noqa: N818  # the name that the design giv
 
 
 @public
-class Overloaded(RoutingError):  # noqa: N818  # the name that the design gives it
+class Overloaded(RoutingError):  # noqa: N818  # a state of the servers, not a mistake
     """The primary has more to do than it can, and this read was not let in. Nothing was asked of the database."""
 
 
 @public
-class UnknownTenant(RoutingError):  # noqa: N818  # the name that the design gives it, as for those below
+class UnknownTenant(RoutingError):  # noqa: N818  # a state of the servers, not a mistake
     """No shard is known for a tenant, because the shard map was never read. No shard is guessed."""
 
 

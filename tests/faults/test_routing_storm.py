@@ -211,7 +211,7 @@ def test_replicas_that_come_and_go_while_reads_run(replicated: Cluster) -> None:
         stop.set()
         going.join()
         assert errors == []
-        assert not scene.nodes._leaving, "the last read of each has closed its connections"
+        assert not scene.nodes._engines._leaving, "the last read of each has closed its connections"
         assert len(turns) > 5
         assert turns[-1] > turns[0], "it answered in between"
         assert {node.name for node in scene.nodes.topology.nodes} == set(scene.nodes.addresses)

@@ -106,7 +106,7 @@ class Moved:
         found: list[str] = []
         parts = next(parts for parts in self.late._shards.every if parts.name == "s0")
         assert parts.nodes is not None
-        for engine in (parts.engine, *parts.nodes._engines.values()):
+        for engine in (parts.engine, *parts.nodes._engines._engines.values()):
             event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: found.append(statement))
         return found
 

@@ -508,7 +508,7 @@ def test_a_write_in_a_cte_that_is_let_through_is_executed_once(watch_engine: Any
     with watched.engine.begin() as connection:
         of_gone = delete(PAUSES).where(PAUSES.c.workflow_run_id.in_(select(gone.c.id)))
         assert connection.execute(of_gone).rowcount == 1
-    assert watched.watch.unnamed.ignored == 2
+    assert watched.watch.unattributed.ignored == 2
 
 
 def test_what_is_let_through_is_counted(watch_engine: Any) -> None:
@@ -516,7 +516,7 @@ def test_what_is_let_through_is_counted(watch_engine: Any) -> None:
     watched.store()
     with watched.engine.begin() as connection:
         connection.execute(text("DELETE FROM workflow_runs"))
-    assert watched.watch.unnamed.ignored == 1
+    assert watched.watch.unattributed.ignored == 1
     assert watched.take() == {}
     assert watched.rows() == []
 

@@ -30,7 +30,7 @@ from tidegate.routing.replicas import choose
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tidegate.cache.request import Answer, ReadRequirement
+    from tidegate.cache.request import Answer, AnsweredBy, ReadRequirement
     from tidegate.proxy.call import Call
     from tidegate.routing.replicas.choose import ReplicaRequirement
 
@@ -58,8 +58,8 @@ class Witness(Counters):
         super().add(call, answer, ns)
         self._witness(answer.node, answer.answered_by)
 
-    def add_failed(self, call: Call, ns: int) -> None:
-        super().add_failed(call, ns)
+    def add_failed(self, call: Call, ns: int, asked: AnsweredBy) -> None:
+        super().add_failed(call, ns, asked)
         self._witness("", "nobody")
 
     @staticmethod

@@ -104,7 +104,7 @@ class SimRouter:
         return node is not self.topology.primary and view is not None and view.position != server.position
 
     def _ask(self, node: KnownNode) -> None:
-        self.topology.seen(node, self._view(self._servers[node.name]))
+        self.topology.observed(node, self._view(self._servers[node.name]))
 
     def _view(self, server: Node) -> View:
         standby = server is not self._world.primary and server in self._world.replicas

@@ -57,11 +57,14 @@ def test_an_exception_is_counted_and_raised_unchanged() -> None:
     def fail() -> Answer:
         raise error
 
-    with pytest.raises(LookupError) as raised:
-        Telemetry(counters, Below(fail))(call())
-    assert raised.value is error
+    for guard, cached in ((None, True), ("g", True), ("g", False)):
+        failing = call()._replace(policy=Read(guard=guard))
+        with pytest.raises(LookupError) as raised:
+            Telemetry(counters, Below(fail), cached=cached)(failing)
+        assert raised.value is error
     stats = counters.stats().methods["Runs.read"]
-    assert (stats.calls, stats.errors, stats.answered) == (1, 1, {})
+    assert (stats.calls, stats.errors, stats.missed) == (3, 3, 1), "a query that failed was a miss"
+    assert stats.answered == {"node": 1, "plain": 2}
 
 
 def test_no_call_of_many_threads_is_lost() -> None:

@@ -143,7 +143,7 @@ def test_connections_notice_a_peer_that_vanished(replicated: Cluster) -> None:
 def replica_engine(gate: tidegate.Gate) -> Engine:
     nodes = gate._shards.every[0].nodes
     assert nodes is not None
-    return next(iter(nodes._engines.values()))
+    return next(iter(nodes._engines._engines.values()))
 
 
 def parameters(engine: Engine) -> dict[str, str]:

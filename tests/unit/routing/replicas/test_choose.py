@@ -31,7 +31,7 @@ def replica(name: str, **fields: object) -> Node:
 
 def shard(*replicas: Node) -> Topology:
     known = Topology([Node("primary"), *replicas])
-    known.seen(known.primary, View(NOW_S, ServerId("1", "p"), standby=False, position=HERE))
+    known.observed(known.primary, View(NOW_S, ServerId("1", "p"), standby=False, position=HERE))
     return known
 
 

@@ -32,7 +32,7 @@ def tell(known: Topology, *seen: tuple[str, View | None]) -> None:
         if view is None:
             known.lost(node, "gone")
         else:
-            known.seen(node, view)
+            known.observed(node, view)
 
 
 WHO_IS_PRIMARY = {

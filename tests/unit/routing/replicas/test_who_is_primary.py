@@ -56,7 +56,7 @@ def tell(topology: Topology, which: int, view: View | None) -> None:
     if view is None:
         topology.lost(topology.nodes[which], "connection refused")
     else:
-        topology.seen(topology.nodes[which], view)
+        topology.observed(topology.nodes[which], view)
 
 
 def test_what_the_configured_primary_says_ends_what_a_stranger_has_made_believe() -> None:
@@ -90,5 +90,5 @@ def test_a_server_that_was_removed_while_it_was_asked_is_not_heard() -> None:
     topology = Topology(nodes)
     tell(topology, 0, primary(1))
     topology.remove(nodes[1])
-    topology.seen(nodes[1], primary(2))
+    topology.observed(nodes[1], primary(2))
     assert topology.primary is nodes[0]
