@@ -52,9 +52,9 @@ demo: .venv/.bench  ## the main job on servers of its own: 10,000 runs, in 4 min
 	$(BIN)/tidegate demo
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not alone and not soak'
+	$(BIN)/pytest -n $(WORKERS) -m 'not alone and not soak'
 	$(BIN)/pytest -m alone -rP
-	.venv-sa20/bin/pytest -n $(WORKERS) -m 'fast and not newest'
+	.venv-sa20/bin/pytest -n $(WORKERS) --thin -m 'fast and not newest and not soak'
 
 check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Make = Callable[..., WorkflowRun]
     Runs = DifyAPISQLAlchemyWorkflowRunRepository
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.matrix]
 
 OWNER = new_id()
 FORM = HumanInputRequired(form_id=new_id(), node_id="ask-the-boss")

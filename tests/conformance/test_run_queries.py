@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Make = Callable[..., WorkflowRun]
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.matrix]
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC

@@ -40,9 +40,6 @@ SELECT gen_random_uuid(), CASE WHEN g % 3 = 0 OR g % 600 = 1 THEN :tenant ELSE C
        'account', gen_random_uuid(), TIMESTAMP '2026-01-01' + g / 3 * INTERVAL '1 second'
 FROM generate_series(1, {runs}) g
 """
-# Its data take long to make: in one process, once.
-pytestmark = pytest.mark.xdist_group("pages")
-
 DATA = {
     "apps of ordinary sizes": RUNS.format(runs=600_000, other=ONE_OF_200),
     # PostgreSQL expects one row of any app that it does not know by name.

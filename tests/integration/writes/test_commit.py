@@ -20,7 +20,7 @@ from tidegate.repositories.tracked import TRACKED
 TENANT, OTHER = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "9e0c7a54-8d2b-4f7e-8a31-0c5d4b6e2f90"
 RUNS: Final[Any] = WorkflowRun.__table__
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.matrix]
 
 
 class RefusedError(Exception):

@@ -41,6 +41,8 @@ from tidegate.repositories.workflow_node_execution_repository import SQLAlchemyW
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.matrix
+
 TENANT, OTHER = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "9e0c7a54-8d2b-4f7e-8a31-0c5d4b6e2f90"
 APPS: Final = ("1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20", "2c1b2f9f-a1d7-4a1f-9b63-6e2a1d8b3c31")
 RUNS: Final[Any] = WorkflowRun.__table__

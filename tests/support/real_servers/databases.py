@@ -60,10 +60,11 @@ def _empty(primary: PostgresNode, name: str) -> bool:
     if primary.execute("SELECT 1 FROM pg_prepared_xacts WHERE database = %s", name, database="postgres"):
         return False
     known = {*Base.metadata.tables, *METADATA.tables}
-    tables = {
-        row[0] for row in primary.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database=name)
-    }
-    if tables != known:
+    there = "SELECT array_agg(tablename::text) FROM pg_tables WHERE schemaname = 'public'"
+    if set(primary.execute(there, database=name)[0][0]) != known:
         return False
-    primary.execute(f"TRUNCATE {', '.join(sorted(known))} RESTART IDENTITY", database=name)
+    # A few rows each: faster than TRUNCATE, which makes every table and index anew.
+    deletes = "; ".join(f"DELETE FROM {table}" for table in sorted(known))
+    serial = "SELECT setval(seqrelid, seqstart, false) FROM pg_sequence"
+    primary.execute(f"SET session_replication_role = replica; {deletes}; {serial}", database=name)
     return True
