@@ -142,7 +142,7 @@ def _put_together(
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
     shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
-    store = store or serving_store(settings, joined.serving, joined.namespace)
+    store = store or serving_store(settings, joined.serving(), joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)
     requirements, directory = read_requirements(store, recovery), IdDirectory()
     committed = commit_recorder(directory, TRACKED)

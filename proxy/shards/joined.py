@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
@@ -35,7 +36,7 @@ class Joined(NamedTuple):
         nodes: the shards' servers; None where there is one, and nobody watches it.
         maps: where the shard map comes from.
         ready: called before a shard is used, with its name; raises what its database raises while that is away.
-        serving: the name of the cache that serves these databases; None: none does yet.
+        serving: gives the name of the cache that serves these databases; None: none does yet.
         namespace: gives the name that the keys of the cache have.
         session_maker: makes the program's own sessions; None: the gate makes some, on the shard of their tenant.
     """
@@ -44,7 +45,7 @@ class Joined(NamedTuple):
     nodes: Mapping[str, ShardNodes | None]
     maps: MapSource
     ready: Callable[[str], None]
-    serving: str | None
+    serving: Callable[[], str | None]
     namespace: Callable[[], str]
     session_maker: sessionmaker[Session] | None = None
 
@@ -79,7 +80,7 @@ def join_one(
             raise SettingsError("cache.url: an in-memory SQLite is one connection's, and cannot be cached; use a file")
         return namespace(engine)
 
-    maps, serving = StaticMap(one_shard_map(ONLY_SHARD)), serving_cache(engine, settings.cache.name)
+    maps, serving = StaticMap(one_shard_map(ONLY_SHARD)), partial(serving_cache, engine, settings.cache.name)
     return Joined({ONLY_SHARD: engine}, {ONLY_SHARD: nodes}, maps, _always, serving, ns, session_maker)
 
 

@@ -79,7 +79,7 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     joining.begin()
     if catalogue is not None:
         _warn_of_ignored(settings, first, maps)
-    return Joined(engines, nodes, maps, joining, joining.serving, joining.namespace)
+    return Joined(engines, nodes, maps, joining, lambda: joining.serving, joining.namespace)
 
 
 def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine:
