@@ -23,7 +23,7 @@ from tidegate.cache.read_steps import PRIMARY_ONLY, Advance, Fill, Patience, Que
 from tidegate.cache.request import Answer, Limits
 from tidegate.cache.root_recovery import fresh_nonce
 from tidegate.cache.single_flight import Flights, Turn
-from tidegate.cache.store import Filling, Miss, StoreUnavailable
+from tidegate.cache.store import Filling, Hit, Miss, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tidegate.cache.request import Request
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.single_flight import Flight
-    from tidegate.cache.store import Hit, Lookup, Store
+    from tidegate.cache.store import Lookup, Store
 
 _MOST_EARLY: Final = 37.0
 """The logarithm of what may be drawn goes no further: the least is 2 ** -53."""
@@ -111,7 +111,10 @@ class ReadThrough:
     def __call__(self, request: Request) -> Answer:
         """Answer *request*, never older than the newest change that was visible on the primary as this began."""
         try:
-            end = self._until_end(request)
+            found = self._look(request)
+            # Nearly all reads end with the first step.
+            now = self._serve(request, found, self._unspent) if isinstance(found, Hit) else _Now(self._unspent, found)
+            end = self._until_end(request, now) if isinstance(now, _Now) else now
         except StoreUnavailable as error:
             self._observe(StoreFailed("read", str(error)))
             end = PRIMARY_ONLY
@@ -121,9 +124,8 @@ class ReadThrough:
             return request.query(end.requirement)
         return self._lead(request, end)
 
-    def _until_end(self, request: Request) -> _End:
+    def _until_end(self, request: Request, now: _Now | _End) -> _End:
         """Take one step after the other until the read is answered, or must query, with or without filling."""
-        now: _Now | _End = _Now(self._unspent, self._look(request))
         turn: Turn | None = None
         try:
             while isinstance(now, _Now):
@@ -131,6 +133,8 @@ class ReadThrough:
                 if isinstance(step, Query):
                     return step
                 if isinstance(step, Serve):
+                    if turn is not None:
+                        turn.leave()
                     now = self._serve(request, step.hit, now.patience)
                     continue
                 turn = turn or self._turn(request)

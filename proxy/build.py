@@ -34,6 +34,7 @@ from tidegate.proxy.layers.tenancy import Tenancy
 from tidegate.proxy.nodes.engines import primary_engine
 from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.proxy.settings import Settings
+from tidegate.proxy.shards.id_queries import TrackedIds
 from tidegate.proxy.shards.id_search import IdSearch
 from tidegate.proxy.shards.joined import join_one
 from tidegate.proxy.shards.joining import join
@@ -144,15 +145,17 @@ def _put_together(
     shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
     store = store or serving_store(settings, joined.serving(), joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)
-    requirements, directory = read_requirements(store, recovery), IdDirectory()
-    committed = commit_recorder(directory, TRACKED)
+    requirements, tracked_ids = read_requirements(store, recovery), TrackedIds(TRACKED)
+    # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
+    directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
+    committed = commit_recorder(directory, tracked_ids)
     shared = Shared(settings, shards, store, recovery, requirements, TRACKED, committed, observe)
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
     cache = CacheAssembly(settings, store, recovery, shards, observe)
     scatter = Scatter(timeout_s=settings.sharding.scatter_s)
     undo.callback(scatter.close)
-    search = IdSearch(directory, TRACKED, shards, scatter)
+    search = IdSearch(directory, tracked_ids, shards, scatter)
 
     def layers(tracked: Sequence[Tracked]) -> Layer:
         below = IdRecorder(directory, tracked, Sharding(shards, requirements.ask, wait_s))
@@ -160,18 +163,23 @@ def _put_together(
         fan_out = FanOut(cached, shards, scatter, search, wait_s)
         return Telemetry(counters, Tenancy(cached, directory, shards, fan_out), cached=store is not None)
 
-    return Gate(
-        GateParts(
-            shards=shards,
-            store=store,
-            pushes=cache.pushes,
-            counters=counters,
-            layers=layers,
-            caller_sessions=CallerSessions(shards, scatter, search),
-            flip_wait_s=wait_s,
-            on_close=undo.pop_all().close,
-        )
+    closing = undo.pop_all()
+    parts = GateParts(
+        shards=shards,
+        store=store,
+        pushes=cache.pushes,
+        counters=counters,
+        layers=layers,
+        caller_sessions=CallerSessions(shards, scatter, search),
+        tracked_ids=tracked_ids,
+        flip_wait_s=wait_s,
+        on_close=closing.close,
     )
+    try:
+        return Gate(parts)
+    except BaseException:
+        closing.close()
+        raise
 
 
 def _embedded(settings: object, observe: Observer) -> Gate:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from tidegate.proxy.explanation import shown
+from tidegate.repositories.base import bind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -181,7 +182,7 @@ def bound_copy(
         twin.__dict__.update(repository.__dict__)
     else:
         twin = copy.copy(repository)
-    twin.tidegate_binding = binding.of_copy(home, retry)
+    bind(twin, binding.of_copy(home, retry))
     if session_maker is not None:
         own, attributes = binding.home, twin.__dict__
         for key, value in repository.__dict__.items():

@@ -14,9 +14,9 @@ from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
-from tidegate.proxy.writes.invalidation import change_of, invalidate_at_commit, invalidate_now
+from tidegate.proxy.writes.invalidation import change_of, checked_invalidation, invalidate_at_commit, invalidate_now
 from tidegate.public import public
-from tidegate.repositories.base import Binding
+from tidegate.repositories.base import Binding, bind
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.layers.caller_sessions import CallerSessions
     from tidegate.proxy.observe import Counters, Stats
+    from tidegate.proxy.shards.id_queries import TrackedIds
     from tidegate.proxy.shards.registry import Shards
     from tidegate.repositories.policies import PolicyTable, Tracked
 
@@ -58,6 +59,7 @@ class GateParts:
         counters: of calls and events.
         layers: makes the layers for the rows of some models.
         caller_sessions: runs methods that take the caller's session.
+        tracked_ids: what is tracked, as far as it says whose ids are whose.
         flip_wait_s: how long a write waits for a flip, in seconds.
         on_close: called when the gate is closed.
     """
@@ -68,6 +70,7 @@ class GateParts:
     counters: Counters
     layers: Callable[[Sequence[Tracked]], Layer]
     caller_sessions: CallerSessions
+    tracked_ids: TrackedIds
     flip_wait_s: float
     on_close: Callable[[], None]
 
@@ -128,11 +131,8 @@ class Gate:
         """
         self._shards.check_session_maker(session_maker)
         self._shards.keep_alive()
-        bound: Any = repository
-        bound.tidegate_binding = Binding(
-            session_maker, layer or self._layers, caller_sessions=self._parts.caller_sessions, made_with=made_with
-        )
-        return repository
+        sessions = self._parts.caller_sessions
+        return bind(repository, Binding(session_maker, layer or self._layers, None, sessions, made_with))
 
     def workflow_executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowExecutionRepository:
         """Return what saves runs for *user*: an account (``current_tenant_id``) or an end user (``tenant_id``)."""
@@ -146,9 +146,8 @@ class Gate:
 
     def _write_side(self, cls: type[W], user: Any, app_id: str, triggered_from: Any) -> W:
         home = self._shards.home(self.session_maker, as_text(tenant_of(user)))
-        made = cls(home, user, app_id, triggered_from)
-        made.tidegate_binding = Binding(home, retry=partial(StaleMapRetry, self._shards, self._parts.flip_wait_s))
-        return made
+        retry = partial(StaleMapRetry, self._shards, self._parts.flip_wait_s)
+        return bind(cls(home, user, app_id, triggered_from), Binding(home, retry=retry))
 
     def wrap(self, cls: type[C], policies: PolicyTable, tracked: Iterable[Tracked]) -> type[C]:
         """Make a subclass of *cls*, a repository of your own, whose calls go through this gate.
@@ -162,8 +161,10 @@ class Gate:
             PolicyError: *policies* and *cls* do not agree.
         """
         watched = tuple(tracked)
+        checked_invalidation(policies.invalidation)
         for shard in self._shards.every:
             shard.watch.tables.add(watched)
+        self._parts.tracked_ids.add(watched)
         self._learn_invalidation(policies)
         layers = self._parts.layers(watched)
 

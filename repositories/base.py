@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _MOST_MOVES = 4
 """How often, at most, one read is repeated because its rows have moved to another shard."""
@@ -54,6 +55,12 @@ class Bindable:
     """Declare where a repository keeps its binding. A plain repository has none."""
 
     tidegate_binding: Binding | None = None
+
+
+def bind(repository: R, binding: Binding) -> R:
+    """Bind *repository*, whatever it makes of attributes that are set, and return it."""
+    object.__setattr__(repository, "tidegate_binding", binding)
+    return repository
 
 
 class SQLAlchemyRepository(Bindable):

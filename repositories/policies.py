@@ -153,5 +153,5 @@ class Tracked:
     tenant: str | None = "tenant_id"
     tags: tuple[str, ...] = ()
     parent: tuple[str, type[Any]] | None = None
-    identifies: tuple[str, Kind] | None = None
-    names: tuple[tuple[str, Kind], ...] = ()
+    identifies: tuple[str, Kind] | None = field(default=None, compare=False)
+    names: tuple[tuple[str, Kind], ...] = field(default=(), compare=False)

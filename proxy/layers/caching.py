@@ -91,7 +91,10 @@ class Caching:
                 return request.query(ONLY_PRIMARY)
             if kept is not None and fresh:
                 self._observe(served(request.tenant, "near"))
-                return Answer(self.codec.build(kept.decoded, call.home), answered_by="near")
+                return Answer(
+                    self.codec.build(kept.decoded, call.route.home or call.repository.tidegate_binding.home),
+                    answered_by="near",
+                )
         # Only now: what is near is found by its fingerprint alone.
         if not request.expand_guard():
             return self.below(call)
@@ -216,7 +219,9 @@ class CachedCall:
         if decoded.blobs:
             decoded = self._resolved(decoded)
         keeps = self.near != "off" and hit is not None
-        value = layer.codec.build(decoded, self._call.home, shared=keeps)
+        call = self._call
+        home = call.route.home or call.repository.tidegate_binding.home
+        value = layer.codec.build(decoded, home, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
             kept = NearEntry(decoded, hit.noted, hit.tags, decoded.size_bytes, self.version)
             layer.near.put(self.tenant, self.entry, kept, kept.size)

@@ -116,10 +116,11 @@ class CallerSessions:
             given = arguments[scope.tenants]
             return list(dict.fromkeys(map(as_text, given))) if given else None, {}
         items = [arguments[scope.ids]] if scope.ids is not None else arguments[scope.lists or ""]
-        ids = [item for item in items if not hasattr(item, "tenant_id")]
         kind = scope.kind or ""
+        named = [self._search.tracked.named(kind, item) for item in items]
+        ids = [key for key, tenant in named if tenant is None]
         found = (partial(self._search.within, session) if session.has_begun else self._search)(kind, ids)
-        of_rows = [as_text(item.tenant_id) for item in items if hasattr(item, "tenant_id")]
+        of_rows = [as_text(tenant) for _, tenant in named if tenant is not None]
         nobodys = [] if scope.writes else [key for key in ids if key not in found]
         orphans = self._search.orphans(kind, nobodys) if nobodys else {}
         return list(dict.fromkeys([*of_rows, *found.values()])), orphans

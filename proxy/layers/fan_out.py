@@ -138,7 +138,7 @@ class FanOut:
         if not items or isinstance(items, str):
             return self._on_some(call, {}).value
         items = list(items)
-        if not items or any(is_no_id(_id(item)) for item in items):
+        if not items or any(is_no_id(self._search.tracked.named(scope.kind, item)[0]) for item in items):
             return self._on_some(call, {scope.argument: items}).value
         owners = self._owners(scope, items)
         if isinstance(call.policy, Read):
@@ -229,8 +229,7 @@ class FanOut:
         return with_newest_map(self._shards, split, partial(ask, check=True), partial(ask, check=False))
 
     def _owners(self, scope: ByRowIds, items: Sequence[Any]) -> list[_Owned]:
-        ids = [_id(item) for item in items]
-        named = [getattr(item, "tenant_id", None) for item in items]
+        ids, named = zip(*(self._search.tracked.named(scope.kind, item) for item in items), strict=True)
         unknown = [key for key, tenant in zip(ids, named, strict=True) if tenant is None]
         found = self._search(scope.kind, unknown) if unknown else {}
         nobodys = [key for key in unknown if key not in found]
@@ -308,10 +307,6 @@ def _raise_if_failed(call: Call, succeeded: Mapping[str, Any], failed: Mapping[s
 
 def _any_row(answers: Mapping[str, Any]) -> bool:
     return any(row is not None for row in answers.values())
-
-
-def _id(item: Any) -> Any:
-    return getattr(item, "id", item)
 
 
 def _added(answers: Iterable[Any]) -> Any:

@@ -12,12 +12,13 @@ from tidegate.cache.tags import as_text
 from tidegate.proxy.writes.invalidation import is_by_hand
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from tidegate.cache.request import Answer
     from tidegate.cache.store import Change
     from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.explanation import Explanation
+    from tidegate.proxy.shards.id_queries import TrackedIds
     from tidegate.repositories.policies import Tracked
     from tidegate.repositories.tenant_directory import Kind, TenantDirectory
 
@@ -58,17 +59,19 @@ class IdRecorder:
         return answer._replace(origin=None)
 
     def _record(self, tracked: Tracked, rows: Sequence[Any], tenant: str | None) -> bool:
-        """Record all rows at once; tell whether one of them is another tenant's."""
+        """Record all rows at once; tell whether one of them is not this tenant's, as far as they say it."""
         if tracked.identifies is None or tracked.tenant is None:
             return False
         (column, kind), owner, cls = tracked.identifies, tracked.tenant, type(rows[0])
-        # Of what is loaded, and not through the attributes of SQLAlchemy: those cost a miss more than all the rest.
-        found = [(loaded[column], loaded[owner]) for loaded in (row.__dict__ for row in rows if row.__class__ is cls)]
+        # Of what is loaded, and not through the attributes of SQLAlchemy: those cost a miss more than all the rest, and
+        # would ask the database for a row that has expired with its commit.
+        loaded = [row.__dict__ for row in rows if row.__class__ is cls]
+        found = [(values[column], values[owner]) for values in loaded if column in values and owner in values]
         self._directory.record(kind, found)
         if tenant is None:
             return False
         canonical = as_text(tenant)
-        return any(as_text(other) != canonical for other in {other for _, other in found})
+        return len(found) < len(rows) or any(as_text(other) != canonical for other in {other for _, other in found})
 
     def _tracked(self, cls: type[Any]) -> Tracked | None:
         return next((self._of_model[base] for base in cls.__mro__ if base in self._of_model), None)
@@ -85,7 +88,7 @@ def _rows(value: Any) -> Sequence[Any]:
     return page if isinstance(page, list) else (value,)
 
 
-def commit_recorder(directory: TenantDirectory, tracked: Iterable[Tracked]) -> Callable[[Sequence[Change]], None]:
+def commit_recorder(directory: TenantDirectory, tracked: TrackedIds) -> Callable[[Sequence[Change]], None]:
     """Return what records the rows that a commit has changed.
 
     Args:
@@ -93,17 +96,11 @@ def commit_recorder(directory: TenantDirectory, tracked: Iterable[Tracked]) -> C
         tracked: tells by which tags rows name their own id: "run:{id}", but not "nodes:{workflow_run_id}", since a
             node execution may name a run that is another tenant's.
     """
-    kinds = {
-        tag.partition(":")[0]: row.identifies[1]
-        for row in tracked
-        if row.identifies is not None
-        for tag in row.tags
-        if tag.partition(":")[2] == f"{{{row.identifies[0]}}}"
-    }
-    return partial(_record_commit, directory, kinds)
+    return partial(_record_commit, directory, tracked)
 
 
-def _record_commit(directory: TenantDirectory, kinds: Mapping[str, Kind], changes: Sequence[Change]) -> None:
+def _record_commit(directory: TenantDirectory, tracked: TrackedIds, changes: Sequence[Change]) -> None:
+    kinds = tracked.kinds_by_tag
     for change in changes:
         found: dict[Kind, list[tuple[str, str]]] = {}
         for tag in change.tags:

@@ -244,7 +244,7 @@ class Routing:
         """Return where the caller is to see the error.
 
         Raises:
-            Elsewhere: another node is to answer.
+            TryAnotherNode: another node is to answer.
             PolicyError: the method is no read.
         """
         if isinstance(error, NotReached):

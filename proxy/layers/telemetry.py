@@ -34,11 +34,16 @@ class Telemetry:
         try:
             answer = self._below(call)
         except BaseException:
-            missed = self._cached and isinstance(call.policy, Read) and call.policy.guard is not None
-            self._counters.add_failed(call, perf_counter_ns() - began, "node" if missed else "plain")
+            self._counters.add_failed(call, perf_counter_ns() - began, "node" if self._may_be_cached(call) else "plain")
             raise
         self._counters.add(call, answer, perf_counter_ns() - began)
         return answer
+
+    def _may_be_cached(self, call: Call) -> bool:
+        policy = call.policy
+        if not self._cached or not isinstance(policy, Read) or policy.guard is None or not call.route.cacheable:
+            return False
+        return policy.when is None or policy.when(call.arguments)
 
     def explain(self, call: Call) -> Explanation:
         """Have the layer below explain; nothing is counted."""

@@ -41,7 +41,7 @@ class Tenancy:
     def __call__(self, call: Call) -> Answer:
         """Answer for the tenant of *call*, or of what it names; fan out what is of several."""
         if call.tenant is not None:
-            return self._below(self._shards.at_home(call))
+            return self._below(call if self._shards.only is not None else self._shards.at_home(call))
         if isinstance(call.scope, ByRowId):
             return self._by_row_id(call, call.scope)
         return self._fan_out(call)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from uuid import UUID
 
 from sqlalchemy import inspect, select, union
 
+from tidegate.errors import PolicyError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tidegate.repositories.policies import Tracked
     from tidegate.repositories.tenant_directory import Kind
@@ -18,47 +20,101 @@ Query: TypeAlias = "Callable[[Sequence[str]], Any]"
 
 
 class IdQueries(NamedTuple):
-    """What finds ids, by their kind.
+    """What finds ids of one kind.
 
     Args:
-        owners: each gives (id, tenant); one after the other, until all ids are found. First by the rows that have the
-            id, then by the rows that only name it: those are left when its own row was deleted.
+        column: the column of the rows that have the id.
+        tenant: the column of their tenant; None: their parents tell it.
+        owners: each gives (id, tenant); one after the other, until all ids are found. First by the rows that are the
+            thing itself, then by the rows that only name it: those are left when its own row was deleted.
         orphans: gives the ids that rows without a tenant name; those rows are nobody's when their parents are gone.
+            None: there are no such rows.
     """
 
-    owners: Mapping[Kind, Sequence[Query]]
-    orphans: Mapping[Kind, Query]
+    column: str
+    tenant: str | None
+    owners: Sequence[Query]
+    orphans: Query | None
 
 
-def id_queries(tracked: Sequence[Tracked]) -> IdQueries:
-    """Make the statements for what is tracked."""
-    models = {row.model: row for row in tracked}
-    having: dict[Kind, list[Query]] = defaultdict(list)
-    naming: dict[Kind, list[Query]] = defaultdict(list)
-    orphans: dict[Kind, list[Query]] = defaultdict(list)
-    for row in tracked:
-        if row.identifies is not None:
-            column, kind = row.identifies
-            having[kind].append(_with_tenant(row, column, models))
-        if row.tenant is None and row.identifies is not None:
-            orphans[row.identifies[1]].append(_alone(row, row.identifies[0]))
-        for column, kind in _named(row, models):
-            if row.tenant is None:
-                orphans[kind].append(_alone(row, column))
-            else:
-                naming[kind].append(_with_tenant(row, column, models))
-    owners = {kind: [_together(each) for each in (having[kind], naming[kind]) if each] for kind in having}
-    return IdQueries(owners, {kind: _together(each) for kind, each in orphans.items()})
+class TrackedIds:
+    """Know what is tracked, as far as it says whose ids are whose; it grows with what a program wraps.
+
+    Args:
+        tracked: the models that are tracked from the beginning.
+    """
+
+    def __init__(self, tracked: Iterable[Tracked] = ()) -> None:
+        self._rows: dict[type[Any], Tracked] = {}
+        self._queries: Mapping[Kind, IdQueries] = {}
+        self.kinds_by_tag: Mapping[str, Kind] = {}
+        """The kind of an id by the name of the tag with which a row names itself: "run:{id}" gives {"run": "run"}."""
+        self.add(tracked)
+
+    def add(self, tracked: Iterable[Tracked]) -> None:
+        """Track more models; of a model that is tracked already, what was said first stays."""
+        for row in tracked:
+            self._rows.setdefault(row.model, row)
+        self._queries = {kind: self._made(row, kind) for row, _, kind in self._themselves()}
+        self.kinds_by_tag = {
+            tag.partition(":")[0]: kind
+            for row, column, kind in self._themselves()
+            for tag in row.tags
+            if tag.partition(":")[2] == f"{{{column}}}"
+        }
+
+    def queries(self, kind: Kind) -> IdQueries:
+        """Return what finds ids of *kind*.
+
+        Raises:
+            PolicyError: no tracked model has such ids; the message says which kinds there are.
+        """
+        found = self._queries.get(kind)
+        if found is None:
+            raise PolicyError(
+                f"nobody knows whose an id of the kind {kind!r} is: no tracked model has identifies=(column, "
+                f"{kind!r}); "
+                f"known are {', '.join(sorted(self._queries)) or 'none'}"
+            )
+        return found
+
+    def named(self, kind: Kind, item: Any) -> tuple[Any, str | None]:
+        """Return the id of *item*, which is an id or a row with one, and its tenant, if it says so."""
+        if isinstance(item, (str, UUID)):
+            return item, None
+        column, tenant, *_ = self.queries(kind)
+        return getattr(item, column, item), None if tenant is None else getattr(item, tenant, None)
+
+    def _themselves(self) -> Iterator[tuple[Tracked, str, Kind]]:
+        """Yield the models whose rows are the thing itself, as their primary key is the id; that column; the kind."""
+        for row in self._rows.values():
+            if row.identifies is not None and row.identifies[0] == _primary_key(row.model):
+                yield (row, *row.identifies)
+
+    def _made(self, row: Tracked, kind: Kind) -> IdQueries:
+        key = _primary_key(row.model)
+        naming: list[Query] = []
+        orphans: list[Query] = [] if row.tenant is not None else [_alone(row, key)]
+        for other in self._rows.values():
+            for column in _columns_with(other, kind, self._rows):
+                if other is row and column == key:
+                    continue
+                if other.tenant is None:
+                    orphans.append(_alone(other, column))
+                else:
+                    naming.append(_with_tenant(other, column, self._rows))
+        owners = [_with_tenant(row, key, self._rows), *([_together(naming)] if naming else [])]
+        return IdQueries(key, row.tenant, owners, _together(orphans) if orphans else None)
 
 
-def _named(row: Tracked, models: Mapping[type[Any], Tracked]) -> Iterator[tuple[str, Kind]]:
-    """Yield the columns of *row* that name ids of others; one of them is what names its parent."""
-    yield from row.names
+def _columns_with(row: Tracked, kind: Kind, models: Mapping[type[Any], Tracked]) -> Iterator[str]:
+    """Yield the columns of *row* that hold ids of *kind*; one of them may be what names its parent."""
+    if row.identifies is not None and row.identifies[1] == kind:
+        yield row.identifies[0]
+    yield from (column for column, other in row.names if other == kind)
     parent = None if row.parent is None else models.get(row.parent[1])
-    if row.parent is not None and parent is not None and parent.identifies is not None:
-        column, kind = parent.identifies
-        if column == _primary_key(parent.model):
-            yield row.parent[0], kind
+    if row.parent is not None and parent is not None and parent.identifies == (_primary_key(parent.model), kind):
+        yield row.parent[0]
 
 
 def _with_tenant(row: Tracked, column: str, models: Mapping[type[Any], Tracked]) -> Query:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 from tidegate.ids import canonical
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import newest_epoch, refuse_newer_epoch
-from tidegate.proxy.shards.id_queries import id_queries
 from tidegate.proxy.shards.registry import of_all_shards
 from tidegate.repositories.base import batches
 
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from tidegate.proxy.shards.id_queries import Query
+    from tidegate.proxy.shards.id_queries import Query, TrackedIds
     from tidegate.proxy.shards.registry import Shards
-    from tidegate.repositories.policies import Tracked
     from tidegate.repositories.tenant_directory import Kind, TenantDirectory
     from tidegate.routing.sharding.scatter import Scatter
 
@@ -29,17 +27,16 @@ class IdSearch:
 
     Args:
         directory: is asked first, and records what was found.
+        tracked: tells which rows have or name the ids of a kind.
         shards: the shards of the gate.
         scatter: asks them.
     """
 
-    def __init__(
-        self, directory: TenantDirectory, tracked: Sequence[Tracked], shards: Shards, scatter: Scatter
-    ) -> None:
+    def __init__(self, directory: TenantDirectory, tracked: TrackedIds, shards: Shards, scatter: Scatter) -> None:
         self._directory: Final = directory
         self._shards: Final = shards
         self._scatter: Final = scatter
-        self._queries: Final = id_queries(tracked)
+        self.tracked: Final = tracked
         self.searched = 0
         """How many ids the directory did not know, counted once for each query that looked for them."""
 
@@ -51,7 +48,7 @@ class IdSearch:
             StaleShardMap: an id was not found, and nobody could say whether there is a newer map with other shards.
         """
         known = dict(self._directory.tenants(kind, ids))
-        for query in self._queries.owners.get(kind, ()):
+        for query in self.tracked.queries(kind).owners:
             unknown = [each for each in dict.fromkeys(ids) if each not in known]
             if not unknown:
                 break
@@ -70,7 +67,7 @@ class IdSearch:
             PartialResult, StaleShardMap: as when called.
         """
         known = dict(self._directory.tenants(kind, ids))
-        for query in self._queries.owners.get(kind, ()):
+        for query in self.tracked.queries(kind).owners:
             unknown = [each for each in dict.fromkeys(ids) if each not in known]
             for some in batches(unknown):
                 # Do not record this in the directory: what this session has written may yet be rolled back.
@@ -88,7 +85,7 @@ class IdSearch:
             PartialResult, StaleShardMap: as when called.
         """
         found: dict[str, str] = {}
-        query = self._queries.orphans.get(kind)
+        query = self.tracked.queries(kind).orphans
         if query is None:
             return found
         for some in batches(dict.fromkeys(ids)):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text, template
+from tidegate.errors import PolicyError
 from tidegate.position import NOWHERE
 
 if TYPE_CHECKING:
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
 
 _BY_HAND: Final = "byhand"
+
+
+def checked_invalidation(templates: Mapping[str, Sequence[str]]) -> None:
+    """Check what a policy table says of invalidation by hand.
+
+    Raises:
+        PolicyError: a name has no template, or a template needs something else than what has its name.
+    """
+    for name, texts in templates.items():
+        if isinstance(texts, str) or not texts:
+            raise PolicyError(
+                f"invalidation: {name!r} needs a tuple of templates, as ('app:{{{name}}}',), not {texts!r}"
+            )
+        for text in texts:
+            if template(text).fields != (name,):
+                raise PolicyError(f"invalidation: {text!r} must name {{{name}}}, once, and nothing else")
 
 
 def change_of(tenant_id: str, named: Mapping[str, str], templates: Mapping[str, Sequence[str]]) -> Change:

@@ -64,8 +64,9 @@ class TrackedTable:
         self.is_parent = False
         names = [self.pk, *(name for made in self.templates for name in made.fields)]
         names += [name for name in (self.tenant, parent and parent[0]) if name]
-        if unknown := sorted(set(names) - set(mapper.columns.keys())):
-            raise PolicyError(f"{tracked.model.__name__} has no column {', '.join(unknown)}, which its tags need")
+        said = [*names, *(name for name, _ in tracked.names), *([tracked.identifies[0]] if tracked.identifies else [])]
+        if unknown := sorted(set(said) - set(mapper.columns.keys())):
+            raise PolicyError(f"{tracked.model.__name__} has no column {', '.join(unknown)}, which its row names")
         self.fields: Final[Mapping[str, Column[Any]]] = {name: mapper.columns[name] for name in dict.fromkeys(names)}
         self.fields_by_column: Final = {found.name: name for name, found in self.fields.items()}
         self.changes_by_itself: Final = any(

@@ -64,12 +64,16 @@ class IdDirectory:
 
     def record(self, kind: Kind, found: Iterable[tuple[str, str]]) -> None:
         """Remember (id, tenant) of rows that were written or read."""
+        if not self._most:
+            return
         tenants: dict[str, str] = {}
         keys = []
         for key, tenant in found:
             if tenant not in tenants:
-                tenants[tenant] = canonical(tenant)
-            keys.append(((kind, key if is_canonical(key) else canonical(key)), tenants[tenant]))
+                tenants[tenant] = str(canonical(tenant))
+            keys.append(
+                ((kind, key if key.__class__ is str and is_canonical(key) else str(canonical(key))), tenants[tenant])
+            )
         with self._lock:
             for known, tenant in keys:
                 self._known[known] = tenant

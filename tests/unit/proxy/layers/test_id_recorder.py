@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from cProfile import Profile
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
+
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tidegate.cache.request import Answer
 from tidegate.cache.store import Change
@@ -12,14 +14,17 @@ from tidegate.position import Origin
 from tidegate.proxy.call import Call, Method
 from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
+from tidegate.proxy.shards.id_queries import TrackedIds
 from tidegate.proxy.writes.invalidation import change_of
 from tidegate.repositories.models import WorkflowRun
-from tidegate.repositories.policies import Read
+from tidegate.repositories.policies import Read, Tracked
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.tenant_directory import IdDirectory
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tidegate.proxy.explanation import Explanation
 
 TENANT = "0000000a-0000-0000-0000-000000000003"
@@ -29,7 +34,7 @@ RUN, OTHER = "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-00
 def test_rows_tell_of_themselves_and_not_of_what_they_name() -> None:
     directory = IdDirectory()
     tags = {f"run:{RUN}", f"node:{OTHER}", f"nodes:{OTHER}", "runs:app"}
-    commit_recorder(directory, TRACKED)([Change("a", frozenset(tags))])
+    commit_recorder(directory, TrackedIds(TRACKED))([Change("a", frozenset(tags))])
     assert directory.tenants("run", [RUN, OTHER]) == {RUN: "a"}
     assert directory.tenants("node", [RUN, OTHER]) == {OTHER: "a"}
 
@@ -38,14 +43,14 @@ def test_an_invalidation_by_hand_tells_nothing() -> None:
     directory = IdDirectory()
     change = change_of("a", {"run_id": RUN}, WORKFLOW_RUN_POLICIES.invalidation)
     assert f"run:{RUN}" in change.tags
-    commit_recorder(directory, TRACKED)([change])
+    commit_recorder(directory, TrackedIds(TRACKED))([change])
     assert len(directory) == 0
 
 
 class Rows:
     """The layer below, which answers with *rows*."""
 
-    def __init__(self, rows: list[WorkflowRun]) -> None:
+    def __init__(self, rows: Sequence[object]) -> None:
         self._rows = rows
 
     def __call__(self, _call: Call) -> Answer:
@@ -88,3 +93,24 @@ def test_recording_a_row_costs_no_more_than_five_calls() -> None:
         return sum(entry.callcount for entry in profile.getstats())
 
     assert calls(120) - calls(20) <= 5 * 100
+
+
+class Own(DeclarativeBase):
+    """The tables of a program's own."""
+
+
+class Order(Own):
+    __tablename__ = "orders"
+    key: Mapped[UUID] = mapped_column(primary_key=True)
+    customer: Mapped[UUID]
+
+
+def test_ids_and_tenants_may_be_uuids_and_a_row_that_has_expired_is_passed_over() -> None:
+    directory, order, expired = IdDirectory(), Order(key=uuid4(), customer=uuid4()), Order(key=uuid4())
+    layer = IdRecorder(
+        directory, [Tracked(Order, tenant="customer", identifies=("key", "order"))], Rows([order, expired])
+    )
+    answer = layer(Call(object(), Method("read", "Orders.read", list), Read(), {}, str(order.customer), None))
+    assert directory.tenant("order", str(order.key)) == str(order.customer)
+    assert len(directory) == 1
+    assert answer.origin is None, "whose the other row is, nobody can say without asking"
