@@ -34,8 +34,8 @@ SLOTS: Final = tuple(range(64))
 PROCESSES: Final = 2
 A_SECOND: Final = 280
 """Writes of the processes; the gate that is cut off tries 40 more, of which those of tenants that moved are refused."""
-LEAST_A_SECOND: Final = 50
-"""What is reached of them on two cores that have three times as much to do."""
+WRITES_A_FLIP: Final = 10
+"""At least, on average: a flip that nobody writes beside shows nothing."""
 WATCH: Final = (
     "CREATE TABLE wrongly (id uuid)",
     """CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -142,7 +142,8 @@ def test_no_write_goes_astray_and_no_read_fails(watched: Shards, seconds: float)
     assert found == Counter(written)
     assert refused["refused writes"] > 0
     assert len(flips) >= 4
-    assert len(written) / took_s >= LEAST_A_SECOND
+    # How many a second is the machine's to say, and is shown; that there were writes beside every flip is not.
+    assert len(written) >= WRITES_A_FLIP * len(flips)
     assert _during(flips, done) > 0
 
 
