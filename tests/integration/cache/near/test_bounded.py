@@ -149,7 +149,7 @@ def test_on_a_cluster_every_near_answer_is_checked_and_that_is_told(
 ) -> None:
     url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in valkey_cluster)
     gate, writer = (place.gate(url, connect_timeout_ms=5_000, read_timeout_ms=5_000) for _ in range(2))
-    assert "cache.near_modes: on a cluster 'bounded' is 'strict'" in caplog.text
+    assert "has no pushes, so 'bounded' is 'strict'" in caplog.text
     run_id = save(writer)
     for number in range(1, 4):
         place.served.clear()

@@ -35,7 +35,11 @@ from tidegate.proxy.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_CHILD = """
+_HEARS_SIGNALS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell hands on that it is ignored
+"""
+_CHILD = f"""{_HEARS_SIGNALS}
 import os, sys, time
 from pathlib import Path
 from tidegate.proxy.embedded import Cluster
@@ -64,7 +68,7 @@ os.setgid(nobody.pw_gid)
 os.setuid(nobody.pw_uid)
 print(os.geteuid(), flush=True)
 """
-_STARTING = """
+_STARTING = f"""{_HEARS_SIGNALS}
 import sys, threading
 from pathlib import Path
 from tidegate.proxy.embedded import Cluster, cleanup, postgres
@@ -337,7 +341,8 @@ def test_an_ordinary_user_runs_a_cluster(place: Path) -> None:
 def test_cluster_up_prints_urls_that_answer_and_leaves_nothing(place: Path, signum: signal.Signals) -> None:
     place.chmod(0o777)
     for _ in range(2 if signum == signal.SIGINT else 1):  # no surprise on the second run
-        command = [str(Path(sys.executable).parent / "tidegate"), "cluster", "up", "--replicas", "1"]
+        script = f"{_HEARS_SIGNALS}\nfrom tidegate.proxy.cli.app import app\napp()"
+        command = [sys.executable, "-c", script, "cluster", "up", "--replicas", "1"]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(place)}
         )
