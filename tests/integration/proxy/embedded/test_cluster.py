@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 _HEARS_SIGNALS = """
 import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background of a shell hands on that it is ignored
+# A suite that runs in the background of a shell hands on that this signal is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 """
 _CHILD = f"""{_HEARS_SIGNALS}
 import os, sys, time
