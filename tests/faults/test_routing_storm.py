@@ -76,7 +76,6 @@ def test_in_a_storm_the_admitted_are_served_in_time_and_the_rest_is_told_at_once
     assert served[int(len(served) * 0.99)] < WAIT_S + patient(TAKES_S)
     assert refused[len(refused) // 2] < WAIT_S / 2, "at once"
     assert refused[int(len(refused) * 0.99)] < WAIT_S + patient(TAKES_S)
-    assert len(refused) > len(served)
     assert len(scene.seen(Refused)) == len(refused)
     assert max(counts) <= PLACES + 1, "and its monitor's"
 

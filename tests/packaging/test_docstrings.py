@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDERS: Final = ("src/tidegate", "proxy", "cache", "routing", "repositories", "benchmarks")
 VERBS: Final = """
-Add Answer Apply Ask Assemble Begin Build Call Check Choose Close Collect Come Commit Compute Connect Convert
+Add Answer Apply Ask Assemble Begin Bind Build Call Check Choose Close Collect Come Commit Compute Connect Convert
 Count Create Cut Decide Decode Delete Do Drop Encode End Enter Estimate Explain Find Finish Flip Forget Freeze
 Give Go Guard Hand Have Hook Ignore Insert Invalidate Join Keep Kill Leave Let Limit Load Lock Look Make Mark
 Measure Note Open Order Pack Parse Pause Prepare Print Prove Publish Put Raise Read Record Refuse Register
