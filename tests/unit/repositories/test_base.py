@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import StaticPool, create_engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from tidegate.repositories.base import SQLAlchemyRepository, batches, checked_batch_size
+from tidegate.repositories.base import Bindable, Binding, SQLAlchemyRepository, batches, bind, checked_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,3 +143,12 @@ def test_batches_of_nothing_and_a_last_one_that_is_not_full() -> None:
 def test_a_size_that_cannot_work_is_refused_with_its_value(size: object) -> None:
     with pytest.raises(ValueError, match=f"batch_size must be a whole number from 1 to 100,000, not {size!r}"):
         checked_batch_size(size)  # type: ignore[arg-type]  # what an untyped caller may pass
+
+
+def test_a_repository_that_refuses_attributes_is_bound_all_the_same() -> None:
+    class Closed(Bindable):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(name)
+
+    home: Any = object()
+    assert bind(Closed(), Binding(home)).tidegate_binding == Binding(home)

@@ -79,3 +79,10 @@ def test_a_process_forked_off_does_not_wait_for_a_thread_that_it_does_not_have()
         if child == 0:
             os._exit(0 if directory.tenants("run", [ID]) == {ID: TENANT} else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_directory_of_no_ids_remembers_none() -> None:
+    directory = IdDirectory(0)
+    directory.record("run", [(ID, TENANT)])
+    assert directory.tenant("run", ID) is None
+    assert len(directory) == 0
