@@ -49,7 +49,7 @@ def replicated() -> Iterator[Cluster]:
 def database_url(cluster: Cluster) -> Iterator[str]:
     primary = cluster.shards[0].primary
     name = f"test_{next(_numbers)}"
-    primary.execute(f"CREATE DATABASE {name}", database="postgres")
+    primary.execute(f"CREATE DATABASE {name} STRATEGY file_copy", database="postgres")
     yield primary.url.rsplit("/", 1)[0] + f"/{name}"
     primary.execute(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
 

@@ -14,6 +14,7 @@ writes on all of them; whoever calls the repositories has sessions by :meth:`Beh
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,8 +66,20 @@ def _engine(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     if kind == "sqlite-memory":
         return create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     if kind.startswith("sqlite-file"):
-        return create_engine(f"sqlite:///{tmp_path / 'tidegate.db'}")
+        place = tmp_path / "tidegate.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_file"), place)
+        return create_engine(f"sqlite:///{place}")
     return create_engine(request.getfixturevalue("late_tables_url" if kind in REPLICAS else "tables_url"))
+
+
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the tables in it and nothing else, to be copied."""
+    place = tmp_path_factory.mktemp("sqlite") / "tables.db"
+    engine = create_engine(f"sqlite:///{place}")
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return place
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +150,7 @@ def session_maker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[se
         made.empty()
         return
     engine = _engine(request.param, tmp_path, request)
-    if not request.param.startswith("postgresql"):
+    if request.param == "sqlite-memory":
         Base.metadata.create_all(engine)
     yield sessionmaker(engine)
     engine.dispose()

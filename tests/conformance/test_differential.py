@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.embedded import Cluster
 
 STEPS_A_SEQUENCE: Final = 50
-IN_CI: Final = 12
+IN_CI: Final = 7
 
 ACTIONS: Final = [
     *(f"read {method}" for method in (*READS, *SESSION_READS)),

@@ -56,7 +56,7 @@ class Size:
     most_speed: float
 
 
-CI: Final = Size(20_000, 4.0)
+CI: Final = Size(10_000, 4.0)
 SOAK: Final = Size(200_000, 1.0)
 
 

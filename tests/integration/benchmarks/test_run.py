@@ -142,7 +142,7 @@ def test_a_database_left_by_another_benchmark_is_named_and_kept(
     name: str, cluster: Cluster, database_url: str, steps: Steps
 ) -> None:
     primary = cluster.shards[0].primary
-    primary.execute(f"CREATE DATABASE {name}", database="postgres")
+    primary.execute(f"CREATE DATABASE {name} STRATEGY file_copy", database="postgres")
     with (
         pytest.raises(BenchmarkError, match=f"already has a database '{name}'"),
         databases(make_url(database_url), DataSet(400, 1), steps),

@@ -44,7 +44,9 @@ class Databases:
         else:
             name = f"tables_{self._made}"
             self._made += 1
-            self._primary.execute(f"CREATE DATABASE {name} TEMPLATE test_template", database="postgres")
+            self._primary.execute(
+                f"CREATE DATABASE {name} TEMPLATE test_template STRATEGY file_copy", database="postgres"
+            )
         yield self._url(name)
         if _empty(self._primary, name):
             self._cluster.cache.flush()  # it holds what the database of this name had

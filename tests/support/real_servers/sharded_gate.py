@@ -53,7 +53,7 @@ class Across:
         self.engines: dict[str, Engine] = {}
         for shard in SHARDS:
             database = f"{name}_{shard}"
-            cluster.shards[0].primary.execute(f"CREATE DATABASE {database}", database="postgres")
+            cluster.shards[0].primary.execute(f"CREATE DATABASE {database} STRATEGY file_copy", database="postgres")
             self.engines[shard] = create_engine(f"{base}/{database}")
             Base.metadata.create_all(self.engines[shard])
             create_indexes(self.engines[shard])

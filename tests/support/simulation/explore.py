@@ -50,9 +50,9 @@ def explain(kind: Any, shape: object, scheduler: Scheduler, world: Explored) -> 
     return f"{world.stale}\n  {steps}\nreplay with: run({kind.__name__}, {shape!r}, Choices(given={made}))"
 
 
-def schedules(kind: Callable[[S, Scheduler], W], shape: S, runs: int) -> Iterator[tuple[W, Scheduler]]:
-    """Worlds by so many random schedules, the same each time."""
-    for seed in range(runs):
+def schedules(kind: Callable[[S, Scheduler], W], shape: S, runs: int, first: int = 0) -> Iterator[tuple[W, Scheduler]]:
+    """Worlds by so many random schedules, the same each time, from the *first* on."""
+    for seed in range(first, first + runs):
         yield run(kind, shape, Choices(rng=random.Random(seed)))  # noqa: S311  # no secret
 
 
@@ -73,9 +73,9 @@ def exhaust(
     assert len(seen) > tried / 2
 
 
-def stale_within(kind: Callable[[S, Scheduler], W], shape: S, runs: int) -> tuple[int, str] | None:
-    """After how many schedules there was a stale read, and which; None if there was none."""
-    for tried, (world, scheduler) in enumerate(schedules(kind, shape, runs)):
+def stale_within(kind: Callable[[S, Scheduler], W], shape: S, runs: int, first: int = 0) -> tuple[int, str] | None:
+    """After how many schedules, from the *first* on, there was a stale read, and which; None if there was none."""
+    for tried, (world, scheduler) in enumerate(schedules(kind, shape, runs, first)):
         if world.stale:
             return tried, explain(kind, shape, scheduler, world)
     return None

@@ -248,7 +248,7 @@ def test_five_starts_take_six_seconds_at_the_median_and_twelve_at_most() -> None
     assert max(times) < 12 * busyness()
 
 
-@pytest.mark.parametrize("how", ["return", "raise"])
+@pytest.mark.parametrize("how", [pytest.param("return", marks=pytest.mark.soak), "raise"])
 def test_nothing_is_left_after_a_normal_end_and_after_an_exception(place: Path, how: str) -> None:
     before = orphaned_segments()
     child(place, how).wait(timeout=patient(30))
@@ -265,7 +265,7 @@ def test_nothing_is_left_after_a_signal_and_the_exit_status_tells_it(place: Path
     assert traces(place) == []
 
 
-@SIGNALS
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_nothing_is_left_after_a_signal_while_servers_start(place: Path, signum: signal.Signals) -> None:
     before = orphaned_segments()
     process = subprocess.Popen(
@@ -338,7 +338,7 @@ def test_an_ordinary_user_runs_a_cluster(place: Path) -> None:
     assert traces(own) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
 def test_cluster_up_prints_urls_that_answer_and_leaves_nothing(place: Path, signum: signal.Signals) -> None:
     place.chmod(0o777)
     for _ in range(2 if signum == signal.SIGINT else 1):  # no surprise on the second run
