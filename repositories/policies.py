@@ -98,6 +98,16 @@ class PolicyTable(Mapping[str, Policy]):
     ids: frozenset[str] = frozenset()
     invalidation: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse a text where several things are named: Python would take each of its characters for one.
+
+        Raises:
+            PolicyError: names the argument and its value.
+        """
+        _refuse_text("PolicyTable: ids", self.ids)
+        for name, templates in self.invalidation.items():
+            _refuse_text(f"PolicyTable: invalidation[{name!r}]", templates)
+
     def __getitem__(self, method: str) -> Policy:
         return self.methods[method]
 
@@ -155,3 +165,19 @@ class Tracked:
     parent: tuple[str, type[Any]] | None = None
     identifies: tuple[str, Kind] | None = field(default=None, compare=False)
     names: tuple[tuple[str, Kind], ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a text where several things are named: Python would take each of its characters for one.
+
+        Raises:
+            PolicyError: names the argument and its value.
+        """
+        for name in ("tags", "parent", "identifies", "names"):
+            _refuse_text(f"Tracked({self.model.__name__}): {name}", getattr(self, name))
+        for pair in self.names:
+            _refuse_text(f"Tracked({self.model.__name__}): names", pair)
+
+
+def _refuse_text(what: str, given: object) -> None:
+    if isinstance(given, str):
+        raise PolicyError(f"{what} is the text {given!r}; it must be a tuple, such as ({given!r}, ...)")
