@@ -105,8 +105,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "session_maker" in metafunc.fixturenames:
         more = {"across": SHARDED[:1], "behind": GATES + SHARDED}
         kinds = next((kinds for name, kinds in more.items() if name in metafunc.fixturenames), [])
-        alike = {kind: pytest.param(kind, marks=pytest.mark.newest) for kind in ALIKE}
-        metafunc.parametrize("session_maker", [alike.get(kind, kind) for kind in DATABASES + kinds], indirect=True)
+        marks = {
+            kind: [pytest.mark.matrix, *([pytest.mark.newest] if kind in ALIKE else [])] for kind in DATABASES + kinds
+        }
+        cases = [pytest.param(kind, marks=of_kind) for kind, of_kind in marks.items()]
+        metafunc.parametrize("session_maker", cases, indirect=True)
 
 
 @pytest.fixture(scope="session")

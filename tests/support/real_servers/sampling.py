@@ -1,8 +1,9 @@
 """Which cases of a matrix `make test` runs: each way and each driver is there, and not each with each.
 
-Of a test marked ``matrix``, with two parameters or more, every value of each is kept; the rest is for `make soak`. With
-``--thin``, for a run on another release of a library, that goes for all tests, and a test of one parameter keeps every
-third of its values, another third from test to test. The rule is fixed: the same cases run each time.
+Of a test marked ``matrix``, with two parameters or more, every value of each is kept; of one parameter with many
+values, every third, another third from test to test. The rest is for `make soak`. With ``--thin``, for a run on another
+release of a library, that goes for all tests, however few values there are. The rule is fixed: the same cases run each
+time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _THIRD: Final = 3
+_MANY: Final = 6
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +45,7 @@ def _left_out(name: str, cases: Sequence[pytest.Function], *, thin: bool) -> Ite
     sizes = [len(each) for each in numbers if len(each) > 1]
     if len(sizes) > 1:
         every, begin = min(sizes), 0
-    elif thin and sizes and sizes[0] >= _THIRD:
+    elif sizes and sizes[0] >= (_THIRD if thin else _MANY):
         every, begin = _THIRD, crc32(name.encode())
     else:
         return []
