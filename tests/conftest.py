@@ -55,8 +55,10 @@ def database_url(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def databases(cluster: Cluster) -> Databases:
-    return Databases(cluster)
+def databases(cluster: Cluster) -> Iterator[Databases]:
+    made = Databases(cluster)
+    yield made
+    made.close()
 
 
 @pytest.fixture

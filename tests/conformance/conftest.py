@@ -90,6 +90,7 @@ def late_databases(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Da
         for replica in running.shards[0].replicas:
             replica.delay(LATE_S)
         yield running, databases
+        databases.close()
     for kind in REPLICAS:
         replicas, calls, compared = by_replicas(request.config, kind)
         assert replicas or not compared, f"{kind}: no replica answered any of {calls} calls"

@@ -128,7 +128,7 @@ class Calls(RuleBasedStateMachine):
         self.twins.gate.invalidate(self.ids.tenant(n), **named)
 
 
-@pytest.fixture(params=["near", "far"])
+@pytest.fixture(params=["near", pytest.param("far", marks=pytest.mark.soak)])
 def twins(request: pytest.FixtureRequest, database_url: str, cluster: Cluster) -> Iterator[Twins]:
     engine = create_engine(database_url)
     Base.metadata.create_all(engine)

@@ -202,7 +202,7 @@ def test_nonsense_is_no_answer(answer: bytes, store_at: Any, calls: Calls) -> No
     liar = Liar(answer)
     try:
         for name, call in calls.items():
-            store = store_at(liar.url, read_timeout_ms=200)
+            store = store_at(liar.url, read_timeout_ms=50)
             for _ in range(2):
                 with pytest.raises(StoreUnavailable):
                     raise_if_plausible(name, call(store))

@@ -94,7 +94,7 @@ def show_reads(reads: Counter[str], events: Counter[str], stale: int) -> None:
     show("events", events)
 
 
-@pytest.mark.parametrize("times", [10, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("times", [6, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_no_reader_sees_what_a_killed_writer_left(
     times: int, writer: Child, readers: list[Child], cluster: Any, books: list[Book], database_url: str
 ) -> None:

@@ -16,7 +16,7 @@ from tidegate.benchmarks.routing.size import RoutingSize
 
 def test_the_routing_benchmark_kills_two_servers_and_reports() -> None:
     console = Console(file=io.StringIO(), width=120)
-    report = RoutingBenchmark(RoutingSize(rounds=2, seconds=1.0), 3, Steps(console)).run()
+    report = RoutingBenchmark(RoutingSize(rounds=1, seconds=0.5), 3, Steps(console)).run()
     found: Any = json.loads(json.dumps(routing_json(report)))
     assert all(one["us"] > one["floor_us"] > 0 for one in found["overheads"])
     assert found["offload"]["reads"] > 0
