@@ -31,7 +31,7 @@ def given(tables_url: str, cluster: Cluster) -> dict[str, Any]:
 
 
 def test_fifty_greenlets_share_a_gate(given: dict[str, Any]) -> None:
-    with Child("greenlets", given) as child:
+    with Child("greenlets", given, fresh=True) as child:
         told = child.hear()
     show("reads", f"{told['reads']}, of which the cache served {told['served']}")
     assert told["stale"] == []

@@ -530,7 +530,6 @@ def test_a_model_with_load_events_is_uncacheable_and_only_while_it_has_them() ->
 def calls_made(operation: Any) -> int:
     """Python functions called, not counting those written in C: what a slow machine does not change."""
     seen = []
-    gc.collect()
     gc.disable()  # or rows of other tests are buried within ours
     sys.setprofile(lambda _frame, kind, _argument: seen.append(1) if kind == "call" else None)
     try:
