@@ -53,7 +53,7 @@ demo: .venv/.bench  ## the main job on servers of its own: 10,000 runs, in 4 min
 
 test: .venv/.dev .venv-sa20/.dev  ## the whole suite
 	$(BIN)/pytest -n $(WORKERS) -m 'not alone and not soak'
-	$(BIN)/pytest -m alone -rP
+	$(BIN)/pytest -m 'alone and not soak' -rP
 	.venv-sa20/bin/pytest -n $(WORKERS) --thin -m 'fast and not newest and not soak'
 
 check: .venv/.dev  ## ruff, mypy, pyright, import-linter
