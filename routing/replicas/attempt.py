@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 
+from tidegate.error_text import first_line
 from tidegate.position import Position
 from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, one_row, view_of
 from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
@@ -100,7 +101,7 @@ class Attempt:
         except Exception as error:
             # SQLAlchemy does not wrap what the driver raises here, so the pool would take the connection back.
             connection.invalidate(error)
-            raise ConnectionLost(str(error)) from error
+            raise ConnectionLost(first_line(error)) from error
         if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
             raise NotReached(f"the connection shows position {lsn}, and the read needs {self.position.text()}")
 
