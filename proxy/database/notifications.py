@@ -50,6 +50,7 @@ class Listener:
         pooled = engine.raw_connection()
         self._connection = pooled.dbapi_connection
         pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
+        self._connection.commit()  # a listener of the program's may have begun a transaction
         self._connection.autocommit = True
         self._connection.execute(_NAME, (self._name,))
         self._connection.execute(f"LISTEN {self._channel}".encode())

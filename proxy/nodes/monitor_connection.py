@@ -74,6 +74,7 @@ class PostgresMonitorConnection:
         pooled = engine.raw_connection()
         pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
         raw: Any = pooled.dbapi_connection
+        raw.commit()  # a listener of the program's may have begun a transaction
         raw.autocommit = True  # one statement is one round trip
         self._raw = raw
         return raw

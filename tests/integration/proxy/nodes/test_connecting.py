@@ -78,11 +78,19 @@ def url_of(node: PostgresNode, driver: str = "psycopg", user: str = "postgres") 
 
 
 def on_replica(gate: tidegate.Gate, replica: PostgresNode, sql: str) -> Any:
-    """The first column of *sql*, on a replica that is known to answer."""
-    assert ports_that_answer(gate, {replica.port}) == {replica.port}
-    port, found = asks(gate).ask("t", f"SELECT inet_server_port(), ({sql})")
-    assert port == replica.port
-    return found
+    """What *sql* says on the replica, once that answers."""
+    return asked_on(asks(gate), replica, sql)
+
+
+def asked_on(asking: Asks, replica: PostgresNode, sql: str) -> Any:
+    found: list[Any] = []
+
+    def answered() -> bool:
+        found[:] = asking.ask("t", f"SELECT inet_server_port(), ({sql})")
+        return bool(found[0] == replica.port)
+
+    wait_for(answered, "the replica answers")
+    return found[1]
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -100,6 +108,46 @@ def test_a_search_path_of_a_connect_listener_holds_on_both(servers: list[Postgre
     with gate_on(engine, replica) as gate:
         assert asks(gate).ask_primary("t", WHOSE) == ["one"]
         assert on_replica(gate, replica, WHOSE) == "one"
+
+
+class Commits(Asks):
+    """Ends each session with a commit."""
+
+    def ask(self, tenant_id: str, sql: str) -> list[Any]:
+        assert tenant_id
+        with self._session_maker.begin() as session:
+            return list(session.execute(text(sql)).one())
+
+
+@pytest.mark.parametrize("when", ["connect", "checkout"])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_a_listener_sets_without_a_commit_holds_on_both(
+    servers: list[PostgresNode], driver: str, when: str
+) -> None:
+    primary, replica, _ = servers
+    engine = create_engine(url_of(primary, driver))
+
+    def come(raw: Any, *_: Any) -> None:
+        cursor = raw.cursor()
+        cursor.execute("SET search_path TO one")
+        cursor.close()
+
+    engine.connect().close()  # a connection that is older than the gate
+    event.listen(engine, when, come)
+    with gate_on(engine, replica) as gate:
+        asking = gate.wrap(Commits, POLICIES, [])(gate.session_maker)
+        if when == "checkout":
+            assert asking.ask_primary("t", WHOSE) == ["one"]
+        engine.dispose()
+        assert asking.ask_primary("t", WHOSE) == ["one"]
+        seen = set()
+        for _ in range(20):
+            seen.add(tuple(asking.ask("t", f"SELECT inet_server_port(), ({WHOSE})")))
+        assert {name for _, name in seen} == {"one"}
+        wait_for(
+            lambda: asking.ask("t", f"SELECT inet_server_port(), ({WHOSE})") == [replica.port, "one"],
+            "the replica answers",
+        )
 
 
 def begin_listener(engine: Engine, tenant: str) -> Callable[[Any], None]:
@@ -146,7 +194,7 @@ def test_an_engine_with_options_keeps_its_own_listeners(servers: list[PostgresNo
         assert on_replica(gate, replica, TENANT) == "t2"
         assert on_replica(gate, replica, "SELECT current_setting('transaction_isolation')") == "repeatable read"
         plain = gate.wrap(Asks, POLICIES, [])(sessionmaker(engine))
-        assert plain.ask("t", f"SELECT inet_server_port(), ({TENANT})") == [replica.port, None]
+        assert asked_on(plain, replica, TENANT) is None
 
 
 def test_a_listener_of_the_session_maker_holds_on_both(servers: list[PostgresNode]) -> None:
@@ -298,9 +346,29 @@ def test_json_is_read_by_the_program_s_codec(servers: list[PostgresNode], driver
     primary, replica, _ = servers
     engine = create_engine(url_of(primary, driver), json_deserializer=Decoded)
     with gate_on(engine, replica) as gate:
-        ports_that_answer(gate, {replica.port})
-        found, port = gate.wrap(AsksJson, POLICIES, [])(gate.session_maker).ask("t", "'[1]'::json")
-    assert (type(found), port) == (Decoded, replica.port)
+        asking = gate.wrap(AsksJson, POLICIES, [])(gate.session_maker)
+        seen = [asking.ask("t", "'[1]'::json") for _ in range(5)]
+        wait_for(lambda: asking.ask("t", "'[1]'::json")[1] == replica.port, "the replica answers")
+        seen.append(asking.ask("t", "'[1]'::json"))
+    assert {type(found) for found, _ in seen} == {Decoded}
+    assert {port for _, port in seen} <= {primary.port, replica.port}
+
+
+ISOLATED: dict[str, dict[str, Any]] = {
+    "the engine's level": {"isolation_level": "REPEATABLE READ"},
+    "the engine's execution options": {"execution_options": {"isolation_level": "REPEATABLE READ"}},
+}
+
+
+@pytest.mark.parametrize("options", ISOLATED.values(), ids=ISOLATED)
+def test_execution_options_and_levels_of_the_engine_hold_on_both(
+    servers: list[PostgresNode], options: dict[str, Any]
+) -> None:
+    primary, replica, _ = servers
+    asked = "SELECT current_setting('transaction_isolation')"
+    with gate_on(create_engine(url_of(primary), **options), replica) as gate:
+        assert asks(gate).ask_primary("t", asked) == ["repeatable read"]
+        assert on_replica(gate, replica, asked) == "repeatable read"
 
 
 def test_options_of_the_environment_hold_on_both(servers: list[PostgresNode], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,6 +441,32 @@ def test_monitors_connect_as_the_program_does(servers: list[PostgresNode]) -> No
         ports_that_answer(gate, {replica.port})
         for node in (primary, replica):
             wait_for(lambda node=node: node.execute(MONITORED, name)[0][0] == 1, "its monitor is there")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_a_driver_quotes_of_a_password_is_in_no_explanation_and_no_log(
+    servers: list[PostgresNode], driver: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    primary, replica, _ = servers
+    caplog.set_level(logging.DEBUG, "tidegate")
+    engine = create_engine(url_of(primary, driver))
+    events: list[Any] = []
+
+    @event.listens_for(engine, "do_connect")
+    def connects(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> Any:
+        if str(cparams["port"]) == str(primary.port):
+            return None
+        return CONNECTS[driver]("host=127.0.0.1 password=hid den user=postgres")
+
+    made = settings(replica.url)
+    with tidegate.gate_on(engine, sessionmaker(engine), made, observe=events.append, on_close=engine.dispose) as gate:
+        asking = asks(gate)
+        assert asking.ask("t", "SELECT inet_server_port()") == [primary.port]
+        _, second = gate.explain(asking.ask, "t", WHOSE).nodes
+    assert "in connection info string" in second.why
+    for said in (second.why, caplog.text, *(str(one) for one in events)):
+        assert "den " not in said
+        assert '"den"' not in said
 
 
 def test_a_listener_that_a_standby_refuses_keeps_reads_on_the_primary_and_is_said(
