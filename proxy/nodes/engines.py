@@ -16,7 +16,7 @@ from sqlalchemy.exc import DisconnectionError
 from tidegate.errors import NoNodeAvailable
 from tidegate.proxy.database.origins import timeline_of
 from tidegate.proxy.database.sibling_engine import root_of, sibling_engine
-from tidegate.proxy.nodes.connecting import AddressIgnored, driver_defaults, own_options
+from tidegate.proxy.nodes.connecting import driver_defaults, own_options
 from tidegate.proxy.nodes.hosts import checked_url
 from tidegate.routing.replicas.attempt import listen
 
@@ -75,13 +75,10 @@ def monitor_engine(address: Address, connecting: Connecting) -> Engine:
     to = address.destination(("-c statement_timeout=5000",))
 
     def opened(connection_record: Any) -> Any:
-        if not connecting.ignores or to.as_given:
-            try:
-                return connecting.connect(to, connection_record)
-            except AddressIgnored:
-                pass
-        # Nothing is read there, but where the primary is must be known: a commit on one that was demoted is lost.
-        return connecting.connect_by_url(to)
+        if connecting.ignores and not to.as_given:
+            # Nothing is read there, but where the primary is must be known: a commit on one that was demoted is lost.
+            return connecting.connect_by_url(to)
+        return connecting.connect(to, connection_record)
 
     return sibling_engine(connecting.engine, opened)
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-LISTENER = "tidegate-outbox-listener"
 ROW = f"INSERT INTO {OUTBOX.name} (tenant, tags, whole) VALUES ('t', '[\"run:1\"]', false)"
 
 
@@ -108,7 +107,7 @@ def test_the_outbox_s_listener_has_the_listeners_of_the_engine(server: Asking) -
 
 
 def of_the_listener() -> bool:
-    return threading.current_thread().name == LISTENER
+    return threading.current_thread().name.endswith("-listener")
 
 
 def by_creator(server: Asking, connect: Callable[[], Any]) -> Engine:
@@ -151,6 +150,30 @@ def test_the_poll_goes_on_without_its_listener_and_that_is_said_once_without_the
     assert len(said) == 1
     assert "in connection info string" in said[0]
     assert_silent(caplog)
+
+
+def test_what_was_published_before_the_listener_listened_is_found_then(server: Asking) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def connect_late() -> Any:
+        arrived.set()
+        assert go_on.wait(60)
+        return psycopg.connect(**server.arguments())
+
+    engine = by_creator(server, connect_late)
+    make_tables(engine)
+    server.primary.execute("DELETE FROM tidegate_catalogue")
+    catalogue, first = Catalogue(engine), even_map(["a", "b"])
+    catalogue.publish(first, None)
+    with closing(Follower.of(engine, poll_s=600)) as follower:
+        assert follower.current() == first
+        assert arrived.wait(60)
+        wait_for(lambda: not follower._notified._news.is_set(), "the thread has begun")
+        second = first.with_slots_moved([1], "b")
+        catalogue.publish(second, 1)
+        go_on.set()
+        wait_for(lambda: follower.current() == second, "it has looked")
+    engine.dispose()
 
 
 def test_a_listener_that_lost_its_connection_listens_again(server: Asking) -> None:
