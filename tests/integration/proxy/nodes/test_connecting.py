@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import tidegate
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import ReplicaSettings, RoutingSettings, ShardSettings
+from tidegate.routing.events import Passed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,6 +149,24 @@ def test_what_a_listener_sets_without_a_commit_holds_on_both(
             lambda: asking.ask("t", f"SELECT inet_server_port(), ({WHOSE})") == [replica.port, "one"],
             "the replica answers",
         )
+
+
+def test_a_replica_does_not_answer_from_a_snapshot_that_is_older_than_what_it_was_asked(
+    servers: list[PostgresNode],
+) -> None:
+    primary, replica, _ = servers
+    engine = create_engine(url_of(primary), isolation_level="REPEATABLE READ")
+    events: list[Any] = []
+
+    @event.listens_for(engine, "checkout")
+    def come(raw: Any, *_: Any) -> None:
+        raw.execute("SELECT set_config('app.tenant', 't1', false)")  # takes the transaction's snapshot
+
+    made = settings(replica.url)
+    with tidegate.gate_on(engine, sessionmaker(engine), made, observe=events.append, on_close=engine.dispose) as gate:
+        assert on_replica(gate, replica, "SELECT current_setting('app.tenant')") == "t1"
+    # A connection that was just opened has to be asked what it shows, and by then its snapshot was taken.
+    assert [one for one in events if isinstance(one, Passed) and "a transaction was open" in one.why]
 
 
 def begin_listener(engine: Engine, tenant: str) -> Callable[[Any], None]:
