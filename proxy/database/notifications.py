@@ -46,14 +46,18 @@ class Listener:
     def open(self) -> None:
         """Connect, and listen from now on. What the engine or its driver raises is raised."""
         engine = sibling_engine(self._engine)
-        listen_first(engine, lambda raw, _record: note_line(raw, self._info))
+        listen_first(engine, self._note)
         pooled = engine.raw_connection()
-        self._connection = pooled.dbapi_connection
         pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
         self._connection.commit()  # a listener of the program's may have begun a transaction
         self._connection.autocommit = True
         self._connection.execute(_NAME, (self._name,))
         self._connection.execute(f"LISTEN {self._channel}".encode())
+
+    def _note(self, raw: Any, _record: Any) -> None:
+        # If a listener of the program's fails after this, SQLAlchemy 2.0 leaves the connection open.
+        self._connection = raw
+        note_line(raw, self._info)
 
     def wait(self, seconds: float) -> bool:
         """Wait for a notification, for *seconds* at most; tell whether one came."""

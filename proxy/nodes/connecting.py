@@ -90,6 +90,9 @@ class _Opening:
 
 _opening: Final[ContextVar[_Opening | None]] = ContextVar("tidegate_opening", default=None)
 
+_inside: Final[ContextVar[bool]] = ContextVar("tidegate_opening_inside", default=False)
+"""Whether the listeners are called by one of us, and not by SQLAlchemy."""
+
 
 class Connecting:
     """Open connections as the program's engine does, to any server of a shard.
@@ -109,12 +112,11 @@ class Connecting:
         self.ignored: Callable[[], None] = lambda: None
         self.ignores = False
         self._given: dict[str, Any] = {}
-        event.listen(engine, "do_connect", self._before_listeners)
+        event.listen(engine, "do_connect", self._connect)
         # SQLAlchemy has no way to register a listener to this event before those that are there.
         listeners: Any = engine.dialect.dispatch.do_connect.listeners
-        listeners.remove(self._before_listeners)
-        listeners.appendleft(self._before_listeners)
-        event.listen(engine, "do_connect", self._after_listeners)
+        listeners.remove(self._connect)
+        listeners.appendleft(self._connect)
 
     def learn(self) -> None:
         """Find out what the program's engine gives its driver, without connecting.
@@ -176,29 +178,53 @@ class Connecting:
             )
             self.ignored()
 
-    def _before_listeners(self, dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
+    def _connect(self, dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
+        """Connect in place of SQLAlchemy, if the address is to be another one; else return None."""
         opening = _opening.get()
         if opening is None:
-            if (url := self.usual()) is not None:
-                own = _arguments(dialect, url)
-                _turn(cparams, url, {key: value for key, value in own.items() if key in _ADDRESS})
-        elif opening.by is self:
-            if opening.to is None:
-                self._given = dict(cparams)
-                raise _Noted
-            opening.led = True
-            if not opening.to.as_given:
-                _turn(cparams, opening.to.url, _arguments(dialect, opening.to.url))
+            url = self.usual()
+            if url is None:
+                return None
+            if _inside.get():  # another gate on this engine connects, with lists of its own
+                _turn(cparams, url, _address(dialect, url))
+                return None
+            return self._connect_to(url, None, dialect, record, cargs, cparams)
+        if opening.by is not self:
+            return None
+        if opening.to is None:
+            self._given = dict(cparams)
+            raise _Noted
+        opening.led = True
+        return self._connect_to(opening.to.url, opening.to, dialect, record, cargs, cparams)
 
-    def _after_listeners(self, _dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
-        opening = _opening.get()
-        if opening is None:
-            if (url := self.usual()) is not None:
-                _send_to(cparams, url)
-        elif opening.by is self and opening.to is not None:
-            if not opening.to.as_given:
-                _send_to(cparams, opening.to.url)
-            self._settle(opening.to, cparams)
+    def _connect_to(
+        self, url: URL, to: Destination | None, dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]
+    ) -> Any:
+        """Connect to the host of *url*; *to* is None for a connection of the program's engine itself."""
+        # SQLAlchemy 2.0 gives the same lists to all connections, so nothing may be changed in them.
+        args, params = list(cargs), dict(cparams)
+        turned = to is None or not to.as_given
+        if turned:
+            _turn(params, url, _address(dialect, url) if to is None else _arguments(dialect, url))
+        raw = self._from_listeners(dialect, record, args, params)
+        if raw is not None:
+            return raw
+        if turned:
+            _send_to(params, url)
+        if to is not None:
+            self._settle(to, params)
+        return dialect.connect(*args, **params)
+
+    def _from_listeners(self, dialect: Any, record: Any, args: list[Any], params: dict[str, Any]) -> Any:
+        """Have the other listeners change the arguments; return the connection of the first that makes one."""
+        token = _inside.set(True)
+        try:
+            for listener in tuple(dialect.dispatch.do_connect):
+                if listener != self._connect and (raw := listener(dialect, record, args, params)) is not None:
+                    return raw
+        finally:
+            _inside.reset(token)
+        return None
 
     def _settle(self, to: Destination, cparams: dict[str, Any]) -> None:
         """Set what a connection beside the primary's has of its own: its time-outs, where the URL says nothing else."""
@@ -233,6 +259,11 @@ def own_options(url: URL) -> str:
 def _arguments(dialect: Any, url: URL) -> dict[str, Any]:
     _, arguments = dialect.create_connect_args(url)
     return dict(arguments)
+
+
+def _address(dialect: Any, url: URL) -> dict[str, Any]:
+    """Return of what *url* says only where it leads, and as whom."""
+    return {key: value for key, value in _arguments(dialect, url).items() if key in _ADDRESS}
 
 
 def _turn(cparams: dict[str, Any], url: URL, own: dict[str, Any]) -> None:

@@ -70,14 +70,18 @@ class PostgresMonitorConnection:
 
     def _connect(self) -> Any:
         engine = self._make_engine()
-        listen_first(engine, lambda raw, _record: note_line(raw, self._info))
+        listen_first(engine, self._note)
         pooled = engine.raw_connection()
         pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
         raw: Any = pooled.dbapi_connection
         raw.commit()  # a listener of the program's may have begun a transaction
         raw.autocommit = True  # one statement is one round trip
-        self._raw = raw
         return raw
+
+    def _note(self, raw: Any, _record: Any) -> None:
+        # If a listener of the program's fails after this, SQLAlchemy 2.0 leaves the connection open.
+        self._raw = raw
+        note_line(raw, self._info)
 
     def _forked(self) -> None:
         # Keep the parent's connection, and do not close it: closing would tell the server that the parent has ended.

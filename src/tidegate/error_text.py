@@ -26,7 +26,7 @@ _PIECE: Final = 3
 """From this length on a quoted piece of a password is masked."""
 
 _KEYED: Final = re.compile(
-    r"(?P<key>\b(?:ssl)?passw(?:or)?d[\"']?\s*[=:]\s*)"
+    r"(?P<key>(?:\b|ssl|PG)passw(?:or)?d[\"']?\s*[=:]\s*)"
     r"(?P<value>'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|.*?(?=\s+\w+\s*=|[\"')\]}]*\s*$|$))",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -89,6 +89,37 @@ def test_the_password_of_the_environment_is_masked(monkeypatch: pytest.MonkeyPat
     assert without_passwords("FATAL: hidden word") == "FATAL: ***"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot connect: host=h password=hid den user=x",
+        "cannot connect: host=h password='hid den' user=x",
+        "cannot connect: host=h user=x password=hid den",
+        "connect(host='h', password='hid den', user='x')",
+        "bad arguments: {'host': 'h', 'password': 'hid den'}",
+        "PGPASSWORD=hid den psql",
+    ],
+)
+def test_what_stands_where_a_password_belongs_is_masked(text: str) -> None:
+    said = without_passwords(text, by_driver=False)
+    assert "hid" not in said
+    assert "den" not in said
+    assert said.startswith(text[:6])
+
+
+def test_a_quoted_piece_of_a_password_that_is_known_is_masked() -> None:
+    remember_password("hid@den.part")
+    said = without_passwords('could not translate host name "den.part" to address: Name or service not known')
+    assert said == 'could not translate host name "***" to address: Name or service not known'
+
+
+def test_a_password_of_two_lines_is_masked() -> None:
+    remember_password("hid\nden")
+    assert without_passwords("FATAL: hid\nden") == "FATAL: ***"
+    assert without_passwords("FATAL: " + repr("hid\nden"), by_driver=False) == "FATAL: '***'"
+    assert first_line(ValueError("FATAL: hid\nden")) == "FATAL: ***"
+
+
 def test_a_short_password_is_masked_as_a_word_only() -> None:
     remember_password("at")
     assert without_passwords("wait at a gate") == "wait *** a gate"
