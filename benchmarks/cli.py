@@ -13,6 +13,7 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.benchmarks.data.data_set import MOST_RUNS
+from tidegate.error_text import error_text
 from tidegate.errors import BenchmarkError, SettingsError, TidegateError
 from tidegate.repositories.base import checked_count
 
@@ -120,7 +121,7 @@ def _run(
             sharding_size=None if server else SHARDING_BENCH if runs >= BENCH_RUNS else SHARDING_DEMO,
         )
     except (TidegateError, SQLAlchemyError, psycopg.Error, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {error_text(error)}", err=True)
         raise typer.Exit(2) from None
     show(report, Console(width=max(WIDTH, console.width)))  # a narrow terminal breaks lines, and no figure is lost
     if json_path:

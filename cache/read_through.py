@@ -24,6 +24,7 @@ from tidegate.cache.request import Answer, Limits
 from tidegate.cache.root_recovery import fresh_nonce
 from tidegate.cache.single_flight import Flights, Turn
 from tidegate.cache.store import Filling, Hit, Miss, StoreUnavailable
+from tidegate.error_text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,7 +288,7 @@ class ReadThrough:
         try:
             tags, ttl_ms = request.tags(answer.value), request.ttl_ms(answer.value)
         except Exception as error:  # noqa: BLE001  # a policy's own code: the answer is there, and is what was asked for
-            self._observe(NotFilled(request.tenant, f"the policy failed: {error!r}"))
+            self._observe(NotFilled(request.tenant, f"the policy failed: {type(error).__name__}: {first_line(error)}"))
             return None
         body = _TIMES.pack(self._now_ms() + ttl_ms, min(max(cost_ms, 0), 2**32 - 1)) + frozen
         return Filling(request.entry, lead.miss.noted, lead.token, answer.origin, tags, body, ttl_ms, blobs)
@@ -296,4 +297,4 @@ class ReadThrough:
         try:
             self._recovery.create_root(tenant)
         except Exception as error:  # noqa: BLE001  # the primary may fail by now, and the answer is there
-            self._observe(StoreFailed("make", str(error)))
+            self._observe(StoreFailed("make", first_line(error)))

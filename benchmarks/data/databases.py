@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from tidegate.benchmarks.data.copy_loader import load
+from tidegate.error_text import error_text
 from tidegate.errors import BenchmarkError, SettingsError
 from tidegate.repositories.indexes import create_indexes
 from tidegate.repositories.models import Base, WorkflowRun
@@ -205,4 +206,4 @@ def _execute(url: URL, statement: Any) -> list[tuple[Any, ...]]:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
     except psycopg.OperationalError as error:
-        raise BenchmarkError(f"{url}: {error}") from None
+        raise BenchmarkError(f"{url}: {error_text(error)}") from None

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from tidegate.cache.store import StoreUnavailable
+from tidegate.error_text import error_text
 from tidegate.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def client_of(target: Target, timeouts: Timeouts) -> Client:
     except (TypeError, ValueError) as error:
         raise SettingsError(f"cache.url is {target.shown}: {error}") from None
     except CLUSTER_ERRORS as error:
-        raise StoreUnavailable(f"{target.shown}: {error}") from error
+        raise StoreUnavailable(f"{target.shown}: {error_text(error)}") from error
     return client
 
 

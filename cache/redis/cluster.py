@@ -10,6 +10,7 @@ import redis
 from tidegate.cache.redis.client import CLUSTER_ERRORS
 from tidegate.cache.redis.link import Moved, ServerLink, unavailable
 from tidegate.cache.store import StoreFull, StoreUnavailable
+from tidegate.error_text import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,7 +58,7 @@ class ClusterLink:
             return client.nodes_manager.get_node_from_slot(client.keyslot(command.keys[0]))
         except CLUSTER_ERRORS as error:
             self._refresh()
-            raise StoreUnavailable(f"no server of the cluster has the slot: {error}") from error
+            raise StoreUnavailable(f"no server of the cluster has the slot: {error_text(error)}") from error
 
     def _ask_node(self, node: ClusterNode, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         link = self._links.get(node.name)

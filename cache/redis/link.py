@@ -23,6 +23,7 @@ from tidegate.cache.redis.breaker import Breaker, Pauses
 from tidegate.cache.redis.bulkhead import Bulkhead
 from tidegate.cache.redis.wire import packed, packet
 from tidegate.cache.store import StoreFull, StoreUnavailable
+from tidegate.error_text import error_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -248,7 +249,7 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
 def unavailable(error: Exception) -> StoreUnavailable:
     """Return the error of the store that *error* means."""
     kind = StoreFull if isinstance(error, redis.OutOfMemoryError) or _says(error, "OOM") else StoreUnavailable
-    return kind(f"{type(error).__name__}: {error}")
+    return kind(f"{type(error).__name__}: {error_text(error)}")
 
 
 def _says(error: Exception, *codes: str) -> bool:

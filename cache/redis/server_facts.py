@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tidegate.cache.store import StoreUnavailable
+from tidegate.error_text import error_text
 
 _SECTIONS: Final = ("server", "memory", "replication")
 
@@ -48,7 +49,7 @@ def servers_of(client: Any) -> tuple[ServerFacts, ...]:
             return tuple(_asked(client.get_redis_connection(node), node.name) for node in client.get_primaries())
         return (_asked(client, ""),)
     except Exception as error:  # a parser may raise anything on garbage
-        raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        raise StoreUnavailable(f"{type(error).__name__}: {error_text(error)}") from error
 
 
 def _asked(client: Any, name: str) -> ServerFacts:

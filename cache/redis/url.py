@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tidegate.error_text import remember_password
 from tidegate.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Target:
         hosts = tuple(_host(text, _PORTS[kind], shown) for text in place.netloc.split(","))
         service, database = _path(kind, place.path, shown)
         host, port = hosts[0]
+        remember_password(unquote(user.partition(":")[2]))
         sentinel, query = _sentinel_options(kind, place.query, shown)
         server_url = f"{secure}://{user}{at}{f'[{host}]' if ':' in host else host}:{port}/{database}?{query}"
         return cls(kind, hosts, secure == "rediss", service, server_url, sentinel, shown)

@@ -87,7 +87,7 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         engine=engine,
         watch=attach(engine, shared.tracked, commit, strict=settings.cache.strict_sql),
         outbox=outbox,
-        applier=_applier(name, engine, nodes, shared),
+        applier=_applier(name, engine, shared),
         primary=_primary(engine, name, settings),
         routing=_routing(name, nodes, unmarked_writes, shared),
         nodes=nodes,
@@ -112,13 +112,13 @@ def _own_writes(nodes: ShardNodes | None) -> OwnWrites | None:
     return None if nodes is None else OwnWrites(unsure_s=max(30.0, 2 * nodes.most_lag_s()))
 
 
-def _applier(name: str, engine: Engine, nodes: ShardNodes | None, shared: Shared) -> Applier | None:
+def _applier(name: str, engine: Engine, shared: Shared) -> Applier | None:
     if shared.store is None:
         return None
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
         make_root = partial(_make_root, shared.recovery, shared.shards, name)
-    return Applier(engine, shared.store, url=None if nodes is None else nodes.primary_url, make_root=make_root)
+    return Applier(engine, shared.store, make_root=make_root)
 
 
 def _make_root(recovery: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tidegate.cache.redis.url import shown_url
+from tidegate.error_text import error_text, first_line, remember_password
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.cli.cache import Config, explain, invalidate, switch
 from tidegate.proxy.cli.plugins import add_commands
@@ -30,7 +31,6 @@ from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
 from tidegate.proxy.shard_admin.databases import Databases
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
-from tidegate.routing.replicas.failures import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,9 +178,7 @@ def _engine(url: str | None) -> Iterator[Engine]:
     try:
         yield engine
     except (TidegateError, SQLAlchemyError) as error:
-        cause = str(getattr(error, "orig", None) or error).strip()
-        password = str(engine.url.password or "")
-        typer.echo(f"error: {cause.replace(password, '***') if password else cause}", err=True)
+        typer.echo(f"error: {error_text(error)}", err=True)
         raise typer.Exit(2) from None
     finally:
         engine.dispose()
@@ -193,8 +191,8 @@ def _databases(settings: Settings) -> Iterator[Databases]:
         try:
             yield databases
         except (TidegateError, SQLAlchemyError) as error:
-            message = first_line(error) if isinstance(error, SQLAlchemyError) else str(error)
-            typer.echo(f"error: {databases.without_passwords(message)}", err=True)
+            message = first_line(error) if isinstance(error, SQLAlchemyError) else error_text(error)
+            typer.echo(f"error: {message}", err=True)
             raise typer.Exit(2) from None
 
 
@@ -210,7 +208,9 @@ def _engine_for(given: str | None) -> Engine:
     if not given:
         raise SettingsError("no database: give --url or set TIDEGATE_DATABASE_URL, like postgresql+psycopg://host/dify")
     try:
-        return create_engine(make_url(given))
+        url = make_url(given)
+        remember_password(url.password)
+        return create_engine(url)
     except (ArgumentError, ImportError, ValueError) as error:  # their messages may hold the URL, and so the password
         raise SettingsError(
             f"the database's URL cannot be used ({type(error).__name__}); expected postgresql+psycopg://user@host/dify"

@@ -13,6 +13,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.cache.store import StoreUnavailable
+from tidegate.error_text import error_text
 from tidegate.errors import TidegateError
 from tidegate.proxy.build import connect
 from tidegate.proxy.layers.facade import POLICY
@@ -141,5 +142,5 @@ def _gate(config: Path | None) -> Iterator[Gate]:
         with connect(config) as gate:
             yield gate
     except (TidegateError, SQLAlchemyError, StoreUnavailable) as error:
-        typer.echo(f"error: {getattr(error, 'orig', None) or error}", err=True)
+        typer.echo(f"error: {error_text(error)}", err=True)
         raise typer.Exit(2) from None

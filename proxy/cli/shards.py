@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from tidegate.error_text import error_text, first_line
 from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.shard_admin.check import check as check_shards
@@ -20,11 +21,10 @@ from tidegate.proxy.shard_admin.databases import Databases
 from tidegate.proxy.shard_admin.move_slots import SlotMoves
 from tidegate.proxy.shard_admin.progress import progress
 from tidegate.proxy.shard_admin.report import look, map_lines, shard_lines, slots_text
-from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.slots import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tidegate.proxy.shard_admin.move_slots import Move
     from tidegate.routing.sharding.shard_map import ShardMap
@@ -84,7 +84,7 @@ def shards(
         for one in seen:
             typer.echo("")
             for line in shard_lines(one, known.shard_map, hours):
-                typer.echo(databases.without_passwords(line))
+                typer.echo(line)
         if not all(one.answers for one in seen):
             raise typer.Exit(1)
 
@@ -106,7 +106,7 @@ def check(context: typer.Context, config: Config = None) -> None:
         with progress("checking") as report:
             result = check_shards(databases, report)
         for line in result.wrong:
-            typer.echo(databases.without_passwords(line))
+            typer.echo(line)
         for line in result.advice:
             typer.echo(f"what to do: {line}")
         typer.echo(result.summary)
@@ -255,16 +255,14 @@ def _slots(text: str) -> list[int]:
 @contextmanager
 def _databases(config: Path | None) -> Iterator[Databases]:
     """Give the shards' databases; print their errors as one line without passwords, and exit with status 2."""
-    say: Callable[[str], str] = str
     try:
         if config is None and not {"TIDEGATE_CONFIG", "TIDEGATE_DATABASE_URL"} & os.environ.keys():
             raise SettingsError("no settings: give --config a TOML file, or set TIDEGATE_CONFIG to the path of one")
         settings = Settings.from_environment() if config is None else Settings.from_toml(config)
         with Databases(settings) as databases:
-            say = databases.without_passwords
             yield databases
     except (TidegateError, SQLAlchemyError) as error:
-        _fail(say(first_line(error) if isinstance(error, SQLAlchemyError) else str(error)), 2)
+        _fail(first_line(error) if isinstance(error, SQLAlchemyError) else error_text(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted; to see whether a flip is still under way, run: tidegate shards", _INTERRUPTED)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import event
 
 from tidegate.position import Origin
+from tidegate.routing.replicas.probe_sql import one_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,11 +70,5 @@ def timeline_of(info: Any) -> int | None:
 
 def _ask(raw: Any, shard: str) -> Origin | None:
     """Ask a new connection for its origin; None on a standby, since what a standby shows depends on the moment."""
-    cursor = raw.cursor()
-    try:
-        cursor.execute(_ASK)
-        (timeline,) = cursor.fetchone()
-    finally:
-        cursor.close()
-        raw.rollback()
+    (timeline,) = one_row(raw, _ASK)
     return None if timeline is None else Origin(0, int(timeline, 16), shard)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from tidegate.error_text import first_line, remember_password
 from tidegate.routing.replicas.probe_sql import VIEW, one_row, view_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def facts_of(url: URL, reach_lsn: int | None = None) -> NodeFacts | str:
     Returns:
         What it said; or, as a text without a password, why it did not answer.
     """
+    remember_password(url.password)
     engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
     try:
         raw = engine.raw_connection()
@@ -76,8 +78,7 @@ def facts_of(url: URL, reach_lsn: int | None = None) -> NodeFacts | str:
         finally:
             raw.close()
     except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
-        words = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
-        return words[0].replace(str(url.password), "***") if url.password else words[0]
+        return first_line(error)
 
 
 def _asked(raw: Any, reach_lsn: int | None) -> NodeFacts:

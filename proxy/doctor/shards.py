@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable
 from tidegate.proxy.doctor.facts import Facts, cache_facts, database_facts
 from tidegate.proxy.doctor.finding import Finding
 from tidegate.proxy.doctor.rules import all_is_well, cache_findings, database_findings
-from tidegate.routing.replicas.failures import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ def examine_databases(databases: Databases, report: Callable[[str], None]) -> tu
         try:
             facts = Facts(database_facts(databases.engine(name)), cache)
         except (SQLAlchemyError, NoNodeAvailable) as error:
-            wrong = f"cannot be asked ({databases.without_passwords(first_line(error))})"
+            wrong = f"cannot be asked ({first_line(error)})"
             found.append(Finding(f"shard {name}", wrong, "calls for its tenants fail; start it, or correct its URL"))
             continue
         answers[name] = facts.database

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.cache.read_needs import ReadNeeds
 from tidegate.cache.request import ONLY_PRIMARY, Answer, ReadRequirement
 from tidegate.cache.tags import as_text, template
+from tidegate.error_text import first_line
 from tidegate.errors import Overloaded, PolicyError
 from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.database.origins import origins_seen
@@ -24,7 +25,7 @@ from tidegate.repositories.policies import Read
 from tidegate.routing.events import Banned, Passed, Refused
 from tidegate.routing.replicas.attempt import Attempt, ConnectionLost, NotReached, current
 from tidegate.routing.replicas.choose import ReplicaRequirement, choose
-from tidegate.routing.replicas.failures import Verdict, first_line, verdict
+from tidegate.routing.replicas.failures import Verdict, verdict
 from tidegate.routing.replicas.health import HEALTHY, BackoffPolicy
 
 if TYPE_CHECKING:

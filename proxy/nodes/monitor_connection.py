@@ -12,6 +12,8 @@ from tidegate.routing.replicas.sockets import close_line, line_of, listen_first,
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Engine
 
     from tidegate.routing.replicas.topology import View
@@ -23,16 +25,16 @@ class PostgresMonitorConnection:
     The contract is :class:`tidegate.routing.replicas.monitor.MonitorConnection`.
 
     Args:
-        engine: opens connections that nobody else uses.
+        make_engine: makes an engine, which keeps no connection. It is made anew for each connection, with the listeners
+            that the program's engine has by then.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, make_engine: Callable[[], Engine]) -> None:
+        self._make_engine = make_engine
         self._raw: Any = None
         self._info: dict[str, Any] = {}
         self._parents: list[Any] = []
         self._asking = threading.Lock()
-        listen_first(engine, lambda raw, _record: note_line(raw, self._info))
         reset_after_fork(self._forked)
 
     def ask(self) -> View:
@@ -67,12 +69,19 @@ class PostgresMonitorConnection:
                 raw.close()
 
     def _connect(self) -> Any:
-        pooled = self._engine.raw_connection()
+        engine = self._make_engine()
+        listen_first(engine, self._note)
+        pooled = engine.raw_connection()
         pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
         raw: Any = pooled.dbapi_connection
+        raw.commit()  # a listener of the program's may have begun a transaction
         raw.autocommit = True  # one statement is one round trip
-        self._raw = raw
         return raw
+
+    def _note(self, raw: Any, _record: Any) -> None:
+        # If a listener of the program's fails after this, SQLAlchemy 2.0 leaves the connection open.
+        self._raw = raw
+        note_line(raw, self._info)
 
     def _forked(self) -> None:
         # Keep the parent's connection, and do not close it: closing would tell the server that the parent has ended.

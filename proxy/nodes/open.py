@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import event
+
+from tidegate.error_text import remember_password
 from tidegate.errors import SettingsError
 from tidegate.proxy.nodes.addresses import addresses
-from tidegate.proxy.nodes.engines import follow_primary, hosts
+from tidegate.proxy.nodes.connecting import Connecting
+from tidegate.proxy.nodes.engines import follow_primary
+from tidegate.proxy.nodes.hosts import hosts
 from tidegate.proxy.nodes.patroni_members import PatroniMembers
 from tidegate.proxy.nodes.shard_nodes import ShardNodes
 from tidegate.routing.events import NotDiscovered, Promoted
@@ -35,6 +40,7 @@ def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, ob
     Raises:
         SettingsError: a URL cannot be used, or a shard with replicas is not PostgreSQL.
     """
+    event.listen(engine, "do_connect", _note_password)
     if shard is None or (not shard.replicas and not shard.patroni and len(hosts(engine.url)) == 1):
         return None
     if engine.dialect.name != "postgresql":
@@ -45,17 +51,23 @@ def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, ob
     def changed(before: Node, now: Node) -> None:
         observe(Promoted(now.name, before.name, nodes.topology.timeline))
 
-    known = addresses(shard, settings, engine.url)
-    nodes = ShardNodes(engine, known, settings.routing, changed)
+    connecting = Connecting(engine)
+    connecting.learn()
+    known = addresses(shard, settings, connecting.hosts())
+    nodes = ShardNodes(connecting, known, settings.routing, changed)
     try:
-        nodes.learn()
         if shard.patroni:
             every_s = settings.routing.discover_ms / 1000
             found, lost = PatroniMembers(nodes, known[0]), lambda why: observe(NotDiscovered(why))
             nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
         nodes.find_primary()
-        follow_primary(engine, nodes.topology, nodes.url_of)
+        follow_primary(connecting, nodes.topology, nodes.url_of)
     except BaseException:
         nodes.close()
         raise
     return nodes
+
+
+def _note_password(_dialect: Any, _record: Any, _cargs: Any, cparams: dict[str, Any]) -> None:
+    """Have no error shown with the password of an engine, wherever the engine has it from."""
+    remember_password(cparams.get("password"))

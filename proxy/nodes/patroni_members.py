@@ -40,4 +40,4 @@ class PatroniMembers:
 def address_of(member: Member, like: Address) -> Address:
     """Return the address of *member*; everything but host and port is as in the primary's address *like*."""
     url = like.url.set(host=member.host, port=member.port).difference_update_query(["host", "port"])
-    return replace(like, name=f"{member.host}:{member.port}", url=url)
+    return replace(like, name=f"{member.host}:{member.port}", url=url, as_given=False)

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.database.origins import timeline_of
-from tidegate.proxy.nodes.engines import ConnectArguments, monitor_engine
+from tidegate.proxy.nodes.connecting import IGNORED
+from tidegate.proxy.nodes.engines import monitor_engine
 from tidegate.proxy.nodes.monitor_connection import PostgresMonitorConnection
 from tidegate.proxy.nodes.replica_engines import ReplicaEngines
 from tidegate.routing.replicas.choose import worth_asking
@@ -26,10 +27,11 @@ from tidegate.routing.threads.fork_hooks import reset_after_fork
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.proxy.nodes.addresses import Address
+    from tidegate.proxy.nodes.connecting import Connecting
     from tidegate.proxy.settings import RoutingSettings
     from tidegate.routing.replicas.attempt import Attempt
     from tidegate.routing.replicas.choose import ReplicaRequirement
@@ -46,7 +48,7 @@ class ShardNodes:
     """Keep the servers of one shard: their addresses, monitors, engines and session makers.
 
     Args:
-        engine: the primary's engine.
+        connecting: how the primary's engine connects.
         known: the servers, as the settings name them.
         routing: times and bounds.
         changed: is called when another node has become the primary, with the node before and the node now.
@@ -54,36 +56,33 @@ class ShardNodes:
 
     def __init__(
         self,
-        engine: Engine,
+        connecting: Connecting,
         known: Sequence[Address],
         routing: RoutingSettings,
         changed: Callable[[Node, Node], None] = lambda _old, _new: None,
     ) -> None:
-        self._engine = engine
         self._routing = routing
         self._told = changed
-        self._like = ConnectArguments(engine)
+        self._connecting = connecting
         self._pace = Pace(routing.poll_ms / 1000, routing.wanted_poll_ms / 1000, routing.answer_ms / 1000)
         self._lock = threading.Lock()
         self._news = threading.Condition()
         self._pid = 0
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
-        self._engines = ReplicaEngines(self.addresses, self.topology, routing, self._like)
+        self._engines = ReplicaEngines(self.addresses, self.topology, routing, connecting)
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         self._discovery: Discovery | None = None
+        self._bar_ignored()
+        connecting.ignored = self._bar_ignored
         most_s = routing.statement_timeout_ms / 1000
         self.cutter = HangGuard(self._watched, most_s=most_s + 1 if most_s else 0.0)
-        self._lines = ConnectionSockets(engine)
+        self._lines = ConnectionSockets(connecting.engine)
         reset_after_fork(self._forked)
 
     def url_of(self, name: str) -> URL:
         """Return the URL of the node called *name*."""
         return self.addresses[name].url
-
-    def primary_url(self) -> URL:
-        """Return the URL where the primary is now."""
-        return self.url_of(self.topology.primary.name)
 
     def most_lag_s(self) -> float:
         """Return how many seconds behind any replica may be and still be read from: the greatest of their bounds."""
@@ -108,10 +107,6 @@ class ShardNodes:
         """Ask the servers what they are, unless this process monitors them already."""
         if self._pid != os.getpid():
             self.find_primary()
-
-    def learn(self) -> None:
-        """Note what the primary's engine gives its driver."""
-        self._like.learn(self._engine)
 
     def ensure_started(self) -> None:
         """Start the monitors in this process, if they do not run."""
@@ -193,6 +188,7 @@ class ShardNodes:
             node = address.node()
             monitor = self._monitors[node.name] = self._monitor(node)
             self.topology.add(node)
+        self._bar_ignored()
         if self._pid == os.getpid():
             monitor.ensure_started()
         return True
@@ -231,7 +227,8 @@ class ShardNodes:
         self._engines.close()
 
     def _monitor(self, node: Node) -> Monitor:
-        line = PostgresMonitorConnection(monitor_engine(self.addresses[node.name].url, self._like))
+        address = self.addresses[node.name]
+        line = PostgresMonitorConnection(lambda: monitor_engine(address, self._connecting))
 
         def observed(view: View) -> None:
             self.topology.observed(node, view)
@@ -242,6 +239,13 @@ class ShardNodes:
             self._tell_news()
 
         return Monitor(node.name, line, observed, lost, self._pace)
+
+    def _bar_ignored(self) -> None:
+        """Have nothing read from servers to which the program's engine cannot be led."""
+        if self._connecting.ignores:
+            for node in self.topology.nodes:
+                address = self.addresses.get(node.name)
+                node.barred = "" if address is None or address.as_given else IGNORED
 
     def _tell_news(self) -> None:
         with self._news:

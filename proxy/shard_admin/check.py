@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tidegate.error_text import first_line
 from tidegate.errors import TidegateError
 from tidegate.proxy.shard_admin.check_ownership import disagreements, newer_epoch, records
 from tidegate.proxy.shard_admin.check_rows import Found, check_rows
-from tidegate.routing.replicas.failures import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable, SettingsError
 from tidegate.proxy.database.schema import STATE, is_named
 from tidegate.proxy.nodes.addresses import addresses
 from tidegate.proxy.shards.catalogue import Catalogue, Entry
-from tidegate.routing.replicas.failures import first_line
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -142,17 +142,6 @@ class Databases:
         """Return what no other database has in common with this one: identifier, start time and name."""
         with self.engine(name).connect() as connection:
             return tuple(connection.execute(_IDENTITY).one())
-
-    def without_passwords(self, message: str) -> str:
-        """Return *message* without the passwords of the shards' URLs."""
-        for shard in self.settings.shards:
-            try:
-                urls = [address.url for address in addresses(shard, self.settings)]
-            except SettingsError:  # its message holds no URL
-                continue
-            for url in urls:
-                message = message.replace(str(url.password), "***") if url.password else message
-        return message
 
     def _settings_of(self, name: str) -> ShardSettings:
         for shard in self.settings.shards:

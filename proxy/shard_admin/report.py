@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from tidegate.error_text import first_line
 from tidegate.errors import TidegateError
 from tidegate.proxy.shard_admin.tenant_rows import busiest, sizes
 from tidegate.repositories.models import WorkflowRun
-from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.slots import SLOTS, slot_of
 
 if TYPE_CHECKING:

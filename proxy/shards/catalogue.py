@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from tidegate.error_text import first_line
 from tidegate.errors import StaleShardMap, UnknownTenant
-from tidegate.proxy.database.notifications import Listener, NotifiedThread
+from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
 from tidegate.proxy.database.schema import CATALOGUE
 from tidegate.proxy.shards.coalesced import CoalescedCall
-from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.shard_map import ShardMap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import URL, ColumnElement, Engine
+    from sqlalchemy import ColumnElement, Engine
 
 _CHANNEL: Final = "tidegate_catalogue"
 _NAME: Final = "shards"
@@ -202,7 +202,7 @@ class Follower:
 
     Args:
         catalogue: the catalogue.
-        listen: makes the listener that waits for notifications.
+        listen: makes the listener that waits for notifications; None: there are none.
         poll_s: how long to wait for a notification before asking all the same, in seconds.
         answer_s: how long a caller of :meth:`refresh` waits for an answer, in seconds. A catalogue that takes longer
             counts as away.
@@ -211,7 +211,7 @@ class Follower:
     def __init__(
         self,
         catalogue: Catalogue,
-        listen: Callable[[], Listener],
+        listen: Callable[[], Listener] | None,
         *,
         poll_s: float = 1.0,
         answer_s: float = _ANSWER_S,
@@ -233,7 +233,6 @@ class Follower:
         cls,
         engine: Engine,
         *,
-        url: Callable[[], URL] | None = None,
         poll_s: float = 1.0,
         answer_s: float = _ANSWER_S,
     ) -> Follower:
@@ -241,16 +240,14 @@ class Follower:
 
         Args:
             engine: the engine of the primary that keeps the catalogue.
-            url: returns the URL where that primary is now; None: the URL of *engine*.
             poll_s: as for the class, in seconds.
             answer_s: as for the class, in seconds.
         """
-        here = url or (lambda: engine.url)
 
         def listen() -> Listener:
-            return Listener(here(), _CHANNEL, "tidegate-catalogue")
+            return Listener(engine, _CHANNEL, "tidegate-catalogue")
 
-        return cls(Catalogue(engine), listen, poll_s=poll_s, answer_s=answer_s)
+        return cls(Catalogue(engine), listen if listens(engine) else None, poll_s=poll_s, answer_s=answer_s)
 
     def current(self) -> ShardMap:
         """Return the map that this process has, and start following the catalogue in this process.

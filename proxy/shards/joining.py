@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
+from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.ownership import record_ownership, verify_existing
@@ -29,7 +30,6 @@ from tidegate.proxy.nodes.engines import primary_engine
 from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
 from tidegate.proxy.shards.joined import Joined
-from tidegate.routing.replicas.failures import first_line
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
@@ -70,9 +70,8 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     maps: MapSource = StaticMap(first)
     catalogue = None
     if kept_by is not None:
-        catalogue, servers = (kept_by, Catalogue(engines[kept_by])), nodes[kept_by]
-        url = None if servers is None else servers.primary_url
-        follower = Follower.of(engines[kept_by], url=url, poll_s=settings.sharding.poll_s)
+        catalogue = (kept_by, Catalogue(engines[kept_by]))
+        follower = Follower.of(engines[kept_by], poll_s=settings.sharding.poll_s)
         undo.callback(follower.close)
         maps = follower
     joining = Joining(engines, nodes, first, maps, catalogue, settings.cache.name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tidegate.cache.events import Bumped, StoreFailed, ignore
 from tidegate.cache.root_recovery import fresh_nonce
 from tidegate.cache.store import StoreUnavailable
+from tidegate.error_text import first_line
 from tidegate.errors import CacheUnavailable
 from tidegate.position import Origin
 from tidegate.proxy.database.primary import clock_xid
@@ -175,7 +176,7 @@ class IntentAndStamp:
                 for origin, changes in ticket.by_origin.items():
                     self._store.stamp(changes, ticket.xid, origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
-            self._observe(StoreFailed("stamp", str(error)))
+            self._observe(StoreFailed("stamp", first_line(error)))
         else:
             self._observe(Bumped(len(ticket.changes), sum(len(change.tags) for change in ticket.changes)))
 

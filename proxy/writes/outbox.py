@@ -18,13 +18,13 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Position
-from tidegate.proxy.database.notifications import Listener, NotifiedThread
+from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
 from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import Engine
     from sqlalchemy.engine import Connection
 
     from tidegate.cache.store import Store
@@ -139,7 +139,6 @@ class Applier:
     Args:
         engine: the primary's engine.
         store: the cache that serves this database.
-        url: returns the URL where the primary is now. None: the URL of *engine*.
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
     """
@@ -149,17 +148,15 @@ class Applier:
         engine: Engine,
         store: Store,
         *,
-        url: Callable[[], URL] | None = None,
         poll_s: float = 0.25,
         make_root: Callable[[str], bool] | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
         self._make_root = make_root
-        here = url or (lambda: engine.url)
         self._notified = NotifiedThread(
             "tidegate-outbox",
-            lambda: Listener(here(), _CHANNEL, "tidegate-outbox"),
+            (lambda: Listener(engine, _CHANNEL, "tidegate-outbox")) if listens(engine) else None,
             self._apply,
             failed="the outbox could not be applied: %s",
             poll_s=poll_s,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Engine, PoolProxiedConnection, event
 from sqlalchemy.orm import FromStatement, sessionmaker
 
+from tidegate.error_text import traceback_text
 from tidegate.errors import CommitUnknown, PolicyError
 from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit
@@ -299,8 +300,11 @@ class Watch:
             return
         try:
             self.protocol.after_commit(committing, ticket)
-        except Exception:  # noqa: BLE001  # the rows are committed: an error here would say that they are not
-            _log.exception("a committed change could not be stamped: its intent stays open, and its readers resolve it")
+        except Exception as error:  # noqa: BLE001  # the rows are committed: an error here would say that they are not
+            _log.error(  # with the traceback, but without passwords
+                "a committed change could not be stamped: its intent stays open, and its readers resolve it\n%s",
+                traceback_text(error),
+            )
 
     def _forget(self, connection: Connection) -> None:
         if not connection.invalidated and not connection.closed:

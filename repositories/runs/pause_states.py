@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError
 
+from tidegate.error_text import traceback_text
 from tidegate.repositories.base import SQLAlchemyRepository
 from tidegate.repositories.runs.pause_storage import no_storage, storage_from
 from tidegate.repositories.settings import repository_settings
@@ -57,8 +58,10 @@ class RunStates(SQLAlchemyRepository):
         for key in keys:
             try:
                 self._storage().delete(key)
-            except Exception:  # noqa: BLE001  # a host's storage may raise anything
-                _log.exception("the state %s is no longer needed, but it could not be removed", key)
+            except Exception as error:  # noqa: BLE001  # a host's storage may raise anything
+                _log.error(  # with the traceback, but without passwords
+                    "the state %s is no longer needed, but it could not be removed\n%s", key, traceback_text(error)
+                )
 
 
 def may_be_committed(error: BaseException) -> bool:

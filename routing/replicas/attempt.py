@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 
+from tidegate.error_text import first_line
 from tidegate.position import Position
-from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, one_row, view_of
+from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, in_transaction, one_row, view_of
 from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
 
 if TYPE_CHECKING:
@@ -95,12 +96,17 @@ class Attempt:
 
     def _ask(self, connection: Connection, timeline: int) -> None:
         self.asked += 1
+        raw = connection.connection.dbapi_connection
         try:
-            standby, lsn = one_row(connection.connection.dbapi_connection, REPLAYED)
+            began_before = in_transaction(raw)
+            standby, lsn, level = one_row(raw, REPLAYED)
         except Exception as error:
             # SQLAlchemy does not wrap what the driver raises here, so the pool would take the connection back.
             connection.invalidate(error)
-            raise ConnectionLost(str(error)) from error
+            raise ConnectionLost(first_line(error)) from error
+        if began_before and level != "read committed":
+            # A listener may have taken the transaction's snapshot, which may show less than the answer says.
+            raise NotReached("a transaction was open before the connection could be asked what it shows")
         if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
             raise NotReached(f"the connection shows position {lsn}, and the read needs {self.position.text()}")
 

@@ -60,6 +60,8 @@ def _not_now(node: Node, wanted: ReplicaRequirement, now_s: float) -> str | None
 
 
 def _unfit(node: Node) -> str | None:
+    if node.barred:
+        return node.barred
     if node.lag_s > node.max_lag_s:
         return f"is {node.lag_s:.1f} s behind, more than {node.max_lag_s:g} s"
     if node.weight <= 0:

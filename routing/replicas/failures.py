@@ -34,8 +34,6 @@ _ADMIN: Final = ("57P", "58", "53", "08", "28", "XX")
 """The server shuts down, has a system error, is out of connections or memory, lost the connection, refuses the login,
 or is damaged."""
 
-_MOST_SAID: Final = 200
-
 
 def verdict(error: BaseException) -> Verdict:
     """Tell what an error of a replica means for the read."""
@@ -58,12 +56,6 @@ def _by_state(error: DBAPIError) -> Verdict:
     # A conflict with recovery (40001), a lock that replay holds (55P03), a table that is not there yet (42P01),
     # what standbys do not support (0A000, SERIALIZABLE): another node may answer, or the primary says why not.
     return Verdict.ELSEWHERE
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says in one line: databases go on for several, with the statement."""
-    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    return text.splitlines()[0][:_MOST_SAID]
 
 
 def sqlstate(error: DBAPIError) -> str | None:

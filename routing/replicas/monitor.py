@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import uniform
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tidegate.routing.replicas.failures import first_line
+from tidegate.error_text import first_line
 from tidegate.routing.threads.background import Background
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 

@@ -15,6 +15,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from tidegate.error_text import first_line
 from tidegate.routing.threads.background import Background
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Discovery:
             try:
                 members = members_of(self._fetch(f"{url}/cluster"))
             except (OSError, HTTPException, ValueError, TypeError) as error:
-                troubles.append(f"{shown(url)}: {error}")
+                troubles.append(f"{shown(url)}: {first_line(error)}")
                 continue
             self._learned = _api_urls(members)
             self._found(members)

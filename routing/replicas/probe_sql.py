@@ -26,7 +26,7 @@ _TIMELINE: Final = (
 _PAUSED: Final = "CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END"
 
 VIEW: Final = f"SELECT {_SERVER}, pg_is_in_recovery(), ({_LSN})::text, {_TIMELINE}, {_PAUSED}"
-REPLAYED: Final = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text"
+REPLAYED: Final = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, current_setting('transaction_isolation')"
 
 
 def view_of(row: Any, asked_s: float) -> View:
@@ -36,12 +36,20 @@ def view_of(row: Any, asked_s: float) -> View:
     return View(asked_s, ServerId(system, started), bool(standby), position, bool(paused))
 
 
+def in_transaction(raw: Any) -> bool:
+    """Tell whether a transaction is open on a DBAPI connection."""
+    return bool(raw.info.transaction_status)  # 0 is idle, for both drivers
+
+
 def one_row(raw: Any, sql: str) -> Any:
-    """Return the row of *sql* on a DBAPI connection. No transaction stays open on it."""
+    """Return the row of *sql* on a DBAPI connection. No transaction stays open on it that was not open before."""
+    # A transaction that is open is a listener's of the program: to end it would undo what it has set.
+    began_here = not in_transaction(raw)
     cursor = raw.cursor()
     try:
         cursor.execute(sql)
         return cursor.fetchone()
     finally:
         cursor.close()
-        raw.rollback()
+        if began_here:
+            raw.rollback()

@@ -83,6 +83,7 @@ class Node:
         outstanding: how many reads of this process are under way on it.
         health: what is known of its failures.
         trouble: why the last question found nothing.
+        barred: why nothing is read from it, whatever it answers, in words that follow its name; "": nothing bars it.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Node:
     outstanding: int = 0
     health: Health = HEALTHY
     trouble: str = ""
+    barred: str = ""
 
 
 class _Log:

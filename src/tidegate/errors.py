@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tidegate.error_text import first_line
 from tidegate.public import public
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class PartialResult(RoutingError):  # noqa: N818
         self.failed = dict(failed)
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"{shard}: {_reason(error)}" for shard, error in self.failed.items())
+        reasons = "; ".join(f"{shard}: {first_line(error)}" for shard, error in self.failed.items())
         done = ", ".join(self.succeeded) or "none"
         count = f"{len(self.failed)} of {len(self.failed) + len(self.succeeded)}"
         return f"{self.args[0]} failed on {count} shards ({reasons}); succeeded on: {done}"
@@ -147,9 +148,3 @@ class WorkflowRunError(TidegateError, RuntimeError):
 @public
 class BenchmarkError(TidegateError):
     """A benchmark cannot run here, or its contenders answer differently. The message says what would help."""
-
-
-def _reason(error: BaseException) -> str:
-    """Return what *error* says in one line: databases go on for several, with the statement."""
-    text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

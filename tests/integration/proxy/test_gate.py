@@ -516,7 +516,7 @@ def test_what_a_process_needs_for_itself_is_started_by_its_first_miss(watched: W
     run = watched.make_run()
     applier = watched.gate._shards.every[0].applier
     assert applier is not None
-    background = applier._notified._background
+    background = applier._notified._working
     parents = background._stop
     background._forget()  # as after a fork: the thread is the parent's
     watched.runs.get_workflow_run_by_id(TENANT, APP, run.id)

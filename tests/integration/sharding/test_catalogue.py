@@ -15,7 +15,6 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from tidegate.errors import SettingsError, StaleShardMap, UnknownTenant
-from tidegate.proxy.database.notifications import Listener
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.shards.catalogue import Catalogue, Entry, FlipPlan, Follower, StaticMap
 from tidegate.routing.sharding.shard_map import ShardMap, even_map
@@ -194,15 +193,8 @@ class CountingLock:
         self.left.release()
 
 
-class NoListener(Listener):
-    """Never notifies."""
-
-    def __init__(self) -> None:
-        self._connection = None
-
-
 def follower_of(catalogue: SlowCatalogue) -> Follower:
-    return Follower(cast("Catalogue", catalogue), NoListener, poll_s=600)
+    return Follower(cast("Catalogue", catalogue), None, poll_s=600)
 
 
 def test_of_many_who_ask_at_once_one_asks_for_all() -> None:

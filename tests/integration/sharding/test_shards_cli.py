@@ -13,6 +13,8 @@ import pytest
 from sqlalchemy import insert, text
 from typer.testing import CliRunner
 
+from tidegate.error_text import without_passwords
+from tidegate.errors import NoNodeAvailable
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.database.ownership import check_ownership
 from tidegate.proxy.database.schema import name_shard
@@ -365,7 +367,9 @@ def test_a_map_that_changes_meanwhile_proves_nothing(there: Shards, monkeypatch:
 def test_no_password_of_any_server_is_said(there: Shards, tmp_path: Path) -> None:
     url = "postgresql+psycopg://me:hidden%2Fword@127.0.0.1:1/dify"
     databases = Databases(Settings.from_toml(settings(there, tmp_path, s1=url)))
-    assert databases.without_passwords("FATAL: hidden/word for me") == "FATAL: *** for me"
+    with pytest.raises(NoNodeAvailable):
+        databases.engine("s1")
+    assert without_passwords("FATAL: hidden/word for me") == "FATAL: *** for me"
 
 
 def test_two_urls_of_one_database_are_not_two_shards(there: Shards, tmp_path: Path) -> None:

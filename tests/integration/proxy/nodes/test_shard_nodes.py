@@ -18,7 +18,7 @@ from sqlalchemy.orm import sessionmaker
 import tidegate
 from tidegate.errors import SettingsError
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.nodes.engines import checked_url
+from tidegate.proxy.nodes.hosts import checked_url
 from tidegate.proxy.settings import ReplicaSettings, RoutingSettings, ShardSettings
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def replica_engine(gate: tidegate.Gate) -> Engine:
 
 def parameters(engine: Engine) -> dict[str, str]:
     """What libpq was given for a connection of *engine*, by name."""
-    raw: Any = engine.pool._creator()  # type: ignore[call-arg]
+    raw: Any = engine.pool._invoke_creator(None)  # type: ignore[arg-type]
     try:
         info = raw.info
         if hasattr(info, "dsn_parameters"):

@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple[dict[str, object], Position, str | None]] = {
     ),
     "silent": ({"view": view(asked_s=NOW_S - 1.6)}, HERE, "has been silent for more than 1.5 s"),
     "banned": ({"health": Health(2, NOW_S + 3)}, HERE, "is banned for another 3.0 s, after 2 failures"),
+    "barred": ({"barred": "cannot be led to"}, HERE, "cannot be led to"),
     "on probation": (
         {"health": Health(2, NOW_S), "outstanding": 1},
         HERE,

@@ -50,6 +50,7 @@ def asked(**of_node: Any) -> bool:
         ({"health": Health(1, NOW_S + 1)}, False),
         ({"outstanding": 10}, False),
         ({"weight": 0.0}, False),
+        ({"barred": "cannot be led to"}, False),
     ],
     ids=str,
 )
