@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import func, select, text
 
+from tidegate.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -65,10 +67,13 @@ INDEXES: Final = (
     ),
 )
 
-_STATES = text(
-    "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-    " JOIN pg_class t ON t.oid = i.indrelid WHERE c.relname = ANY(:names) AND pg_table_is_visible(t.oid)"
+# By the search path, as the statements that create and drop it find it.
+_FOUND = text(
+    "SELECT c.relname, i.indisvalid, t.relname, pg_table_is_visible(t.oid), pg_get_indexdef(c.oid)"
+    " FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid JOIN pg_class t ON t.oid = i.indrelid"
+    " WHERE c.relname = ANY(:names) AND pg_table_is_visible(c.oid)"
 )
+_LISTED = text("SELECT name, 1, tbl_name, 1, sql FROM sqlite_master WHERE type = 'index'")
 _PROGRESS = text("SELECT phase, blocks_done, blocks_total FROM pg_stat_progress_create_index WHERE pid = :pid")
 _POLL_S: Final = 0.5
 _LOCK: Final = 0x7469_6465  # "tide": one creation or removal of indexes at a time, in each database
@@ -78,17 +83,28 @@ _LOCK_POLL_S: Final = 0.1
 def index_states(engine: Engine) -> dict[str, str]:
     """Return the state of each of Tidegate's indexes, by name.
 
-    A state is "valid", "invalid" (a creation was broken off) or "missing".
+    A state is "valid", "invalid" (a creation was broken off), "missing" or "foreign" (an index has the name, and is
+    another one).
     """
-    names = [spec.name for spec in INDEXES]
-    states = dict.fromkeys(names, "missing")
     with engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            for name, valid in connection.execute(_STATES, {"names": names}):
-                states[name] = "valid" if valid else "invalid"
-            return states
-        listed = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'index'"))
-        return states | {row[0]: "valid" for row in listed if row[0] in states}
+        return states_on(connection)
+
+
+def states_on(connection: Connection) -> dict[str, str]:
+    """Return what :func:`index_states` returns, in one query on *connection*; what is unknown is missing."""
+    specs = {spec.name: spec for spec in INDEXES}
+    states = dict.fromkeys(specs, "missing")
+    if connection.dialect.name == "postgresql":
+        found = connection.execute(_FOUND, {"names": list(specs)})
+    elif connection.dialect.name == "sqlite":
+        found = connection.execute(_LISTED)
+    else:
+        return states
+    for name, valid, table, visible, definition in found:
+        if name in specs:
+            own = visible and table == specs[name].table and definition.endswith(f"({specs[name].columns})")
+            states[name] = ("valid" if valid else "invalid") if own else "foreign"
+    return states
 
 
 def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None = None) -> list[str]:
@@ -102,9 +118,15 @@ def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None =
 
     Returns:
         The names of the indexes that were created.
+
+    Raises:
+        SettingsError: an index of another kind has the name of one of them.
     """
     with _alone(engine, progress) as connection:
         states = index_states(engine)
+        if "foreign" in states.values():
+            names = ", ".join(name for name, state in states.items() if state == "foreign")
+            raise SettingsError(f"the database has another index of the name {names}: rename it, and run this again")
         todo = [spec for spec in INDEXES if states[spec.name] != "valid"]
         concurrently = connection.dialect.name == "postgresql"
         for spec in todo:
@@ -116,10 +138,10 @@ def create_indexes(engine: Engine, progress: Callable[[Progress], None] | None =
 
 
 def drop_indexes(engine: Engine) -> list[str]:
-    """Drop those of Tidegate's indexes that exist, and return their names."""
+    """Drop those of Tidegate's indexes that exist, and return their names; an index that only has such a name stays."""
     with _alone(engine, None) as connection:
         states = index_states(engine)
-        there = [spec for spec in INDEXES if states[spec.name] != "missing"]
+        there = [spec for spec in INDEXES if states[spec.name] in ("valid", "invalid")]
         for spec in there:
             connection.execute(text(spec.drop_sql(concurrently=connection.dialect.name == "postgresql")))
     return [spec.name for spec in there]

@@ -90,14 +90,15 @@ def init(
 
 def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None) -> None:
     if undo:
-        gone = ", ".join(drop_indexes(engine) + drop_tables(engine))
+        tables = _refused_in_one_line(partial(drop_tables, engine))
+        gone = ", ".join(drop_indexes(engine) + tables)
         typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
         return
     made = make_tables(engine)
     if cache_url:
         replace_serving_cache(engine, shown_url(cache_url))
     with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
-        created = create_indexes(engine, _show(bars))
+        created = _refused_in_one_line(partial(create_indexes, engine, _show(bars)))
     typer.echo(f"{whose}created: {', '.join(made + created) or 'nothing, all are there'}")
 
 

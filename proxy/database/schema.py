@@ -185,8 +185,19 @@ def make_tables(engine: Engine) -> list[str]:
 
 
 def drop_tables(engine: Engine) -> list[str]:
-    """Drop the tables that are there, and return their names."""
+    """Drop the tables that are there, and return their names.
+
+    Raises:
+        SettingsError: a table has the name of one of them and other columns: it is somebody else's. None was dropped.
+    """
     there = [table for table in METADATA.sorted_tables if inspect(engine).has_table(table.name)]
+    for table in there:
+        columns = {column["name"] for column in inspect(engine).get_columns(table.name)}
+        if columns != {column.name for column in table.columns}:
+            raise SettingsError(
+                f"the table {table.name} has the columns {', '.join(sorted(columns))}, which Tidegate did not make: "
+                "drop it by hand if nobody needs it"
+            )
     METADATA.drop_all(engine, tables=there)
     return [table.name for table in there]
 

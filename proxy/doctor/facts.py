@@ -64,7 +64,7 @@ class DatabaseFacts:
     """What the primary says about what Tidegate needs.
 
     Args:
-        indexes: "valid", "invalid" or "missing", by the index's name.
+        indexes: "valid", "invalid", "missing" or "foreign", by the index's name.
         missing_tables: the tables of Tidegate's own that are missing.
         closed_tables: the tables of Tidegate's own that this user may not read. The facts below are as if they were
             empty.

@@ -16,6 +16,9 @@ LONG_S: Final = 60.0
 """How long a transaction may run before it is a finding, in seconds: a quarantine would last as long."""
 APPLIED_S: Final = 5.0
 """How long a row may stay in the outbox before it is a finding, in seconds. A gate that reaches the cache is faster."""
+_WITHOUT_INDEX: Final = (
+    "without it, pages are read by Dify's indexes, as Dify reads them, and cost more the more runs an app has"
+)
 _OLDEST_VERSION: Final = (6, 2)
 _RIGHT_POLICY: Final = "volatile-ttl is right: it evicts answers first, because marks have a longer time to live"
 
@@ -50,11 +53,13 @@ def all_is_well(facts: Facts) -> list[str]:
 
 
 def check_indexes(database: DatabaseFacts) -> Iterator[Finding]:
-    """Yield a finding for each index that is missing or was not built to the end."""
+    """Yield a finding for each index that is missing, was not built to the end, or is another one of its name."""
     for name, state in database.indexes.items():
-        if state != "valid":
-            cure = "without it, a page costs more the more runs an app has; run: tidegate init"
-            yield Finding(f"index {name}", f"is {state}", cure)
+        if state == "foreign":
+            cure = f"{_WITHOUT_INDEX}; rename the other index, then run: tidegate init"
+            yield Finding(f"index {name}", "is another index, which only has the name", cure)
+        elif state != "valid":
+            yield Finding(f"index {name}", f"is {state}", f"{_WITHOUT_INDEX}; run: tidegate init")
 
 
 def check_tables(database: DatabaseFacts) -> Iterator[Finding]:

@@ -6,11 +6,9 @@ import atexit
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tidegate.errors import EmbeddedServerError, SettingsError
@@ -23,6 +21,7 @@ from tidegate.proxy.settings import CacheSettings, ReplicaSettings, Settings, Sh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
     from types import FrameType
 
 _NODE_BYTES: Final = 150_000_000
@@ -73,7 +72,7 @@ class Cluster:
         self._with_cache = cache
         self._postgres_settings = dict(postgres_settings or {})
         self._parent = folder or temporary_folder()
-        self._folder: Path | None = None
+        self._own: cleanup.Owned | None = None
         self._owner_pid = 0
         self._handlers: dict[int, Any] = {}
         self._starting = False
@@ -99,7 +98,7 @@ class Cluster:
     @property
     def ended(self) -> bool:
         """Tell whether the cluster does not run: it was not started yet, or was closed."""
-        return self._folder is None
+        return self._own is None
 
     def start(self) -> Self:
         """Start every server. When this returns, all of them answer and the replicas stream.
@@ -107,21 +106,20 @@ class Cluster:
         Raises:
             EmbeddedServerError: the cluster runs already, or a server does not start.
         """
-        if self._folder is not None:
+        if self._own is not None:
             raise EmbeddedServerError("this cluster runs already; close() it first")
         cleanup.remove_orphans(self._parent)
         self._check_disk()
-        self._folder = Path(tempfile.mkdtemp(prefix=cleanup.PREFIX, dir=self._parent))
+        self._own = cleanup.make(self._parent)
         self._owner_pid = os.getpid()
-        cleanup.claim(self._folder)
         # The servers' user must be able to enter the folder. Other users can enter it too, but not list it, and each
         # server's own folder is closed to them.
-        self._folder.chmod(0o711)
+        self._own.path.chmod(0o711)
         atexit.register(self.close)
         self._take_signals()
         self._starting = True
         try:
-            self._start_servers(self._folder)
+            self._start_servers(self._own.path)
         except _SignalWhileStarting as signalled:
             self._starting = False
             self._on_signal(signalled.signum, None)
@@ -135,15 +133,15 @@ class Cluster:
 
     def close(self) -> None:
         """End every server and remove the folder. It does nothing when it is repeated, or in a forked process."""
-        if self._folder is None or os.getpid() != self._owner_pid:
+        if self._own is None or os.getpid() != self._owner_pid:
             return
-        folder, self._folder = self._folder, None
+        own, self._own = self._own, None
         for node in self._nodes():
             node.end()
         if self._cache is not None:
             self._cache.resume()
             self._cache.stop()
-        cleanup.remove(folder)
+        own.remove()
         self._give_signals_back()
         atexit.unregister(self.close)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -14,7 +15,6 @@ from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_se
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 DATABASE: Final = "tidegate"
 SETTINGS: Final[Mapping[str, str]] = {
@@ -207,7 +207,8 @@ class PostgresNode:
         return f"host=127.0.0.1 port={self.port} user=postgres dbname={database} connect_timeout=30"
 
     def _answers(self) -> bool:
-        with contextlib.suppress(psycopg.OperationalError):
-            self.execute("SELECT 1", database="postgres")
-            return True
+        # A free port may be taken by another program before this server has it.
+        with contextlib.suppress(psycopg.Error):
+            found = self.execute("SELECT current_setting('data_directory')", database="postgres")[0][0]
+            return Path(found).resolve() == self._folder.resolve()
         return False

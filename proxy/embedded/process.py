@@ -118,6 +118,11 @@ class ServerProcess:
         """Tell whether the program runs; one that is stopped by a signal counts as running."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int | None:
+        """Return the number of the process that was started last; None: none was."""
+        return None if self._process is None else self._process.pid
+
     def start(self, command: Sequence[str], answers: Callable[[], bool]) -> None:
         """Start the program, and wait until it *answers*.
 
@@ -137,8 +142,7 @@ class ServerProcess:
                 start_new_session=True,
                 **server_user(),
             )
-        created = psutil.Process(self._process.pid).create_time()
-        self._note.write_text(json.dumps({"pid": self._process.pid, "created": created}), encoding="utf-8")
+        self._note.write_text(json.dumps({"pid": self._process.pid}), encoding="utf-8")
         try:
             wait_for(lambda: not self.running or answers(), f"{self.name} answers")
         except EmbeddedServerError as error:

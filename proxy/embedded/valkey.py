@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
+from tidegate.errors import EmbeddedServerError
 from tidegate.proxy.embedded.process import ServerProcess, free_port, wait_for
 
 if TYPE_CHECKING:
@@ -60,8 +61,15 @@ class ValkeyNode:
         self._server.end(signal.SIGKILL)
 
     def flush(self) -> None:
-        """Delete all data of the server."""
-        self._client().flushall()
+        """Delete all data of the server.
+
+        Raises:
+            EmbeddedServerError: it does not run, and whoever has its port now is another server.
+        """
+        with self._client() as client:
+            if not self._is_own(client):
+                raise EmbeddedServerError(f"port {self.port} is another server's: {self._folder} has none that runs")
+            client.flushall()
 
     def pause(self) -> None:
         """Stop the process for a while (SIGSTOP): connections stay open, and nothing answers."""
@@ -77,9 +85,13 @@ class ValkeyNode:
     def _answers(self) -> bool:
         try:
             with self._client() as client:
-                return bool(client.ping())
+                return self._is_own(client)
         except redis.RedisError:
             return False
+
+    def _is_own(self, client: redis.Redis) -> bool:
+        # A free port may be taken by another program before this server has it.
+        return client.info("server").get("process_id") == self._server.pid
 
 
 def _bus_port(node: ValkeyNode) -> int:

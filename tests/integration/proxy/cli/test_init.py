@@ -172,3 +172,34 @@ def test_a_refused_password_is_not_shown(engine: Engine, database_url: str) -> N
     failed = tidegate("doctor", "--url", wrong.render_as_string(hide_password=False))
     assert (failed.exit_code, "hunter2" in failed.output) == (2, False)
     assert "nobody_of_that_name" in failed.stderr
+
+
+def test_undo_leaves_what_init_did_not_make(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE tidegate_outbox (id int, letter text)"))
+        connection.execute(text("INSERT INTO tidegate_outbox VALUES (1, 'mine')"))
+        connection.execute(text(f"CREATE INDEX {NAMES[0]} ON workflow_runs (status)"))
+        connection.execute(text(INDEXES[1].create_sql(concurrently=False)))
+    refused = tidegate("init", "--undo")
+    assert (refused.exit_code, "tidegate_outbox has the columns id, letter" in refused.output) == (2, True)
+    with engine.begin() as connection:
+        assert connection.scalar(text("SELECT letter FROM tidegate_outbox")) == "mine"
+        connection.execute(text("ALTER TABLE tidegate_outbox RENAME TO outbox"))
+    assert index_states(engine) == {NAMES[0]: "foreign", NAMES[1]: "valid"}
+    assert "is another index, which only has the name" in tidegate("doctor").output
+    refused = tidegate("init")
+    assert (refused.exit_code, f"another index of the name {NAMES[0]}" in refused.output) == (2, True)
+    assert NAMES[1] in tidegate("init", "--undo").output
+    assert index_states(engine) == {NAMES[0]: "foreign", NAMES[1]: "missing"}
+    assert "workflow_runs" in inspect(engine).get_table_names()
+
+
+def test_an_index_of_another_table_or_schema_is_not_taken_for_ones_own(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA theirs"))
+        connection.execute(text("CREATE TABLE theirs.workflow_runs (LIKE workflow_runs)"))
+        columns = INDEXES[0].columns
+        connection.execute(text(f"CREATE INDEX {NAMES[0]} ON theirs.workflow_runs ({columns})"))
+        connection.execute(text("CREATE TABLE others (id int)"))
+        connection.execute(text(f"CREATE INDEX {NAMES[1]} ON others (id)"))
+    assert index_states(engine) == {NAMES[0]: "missing", NAMES[1]: "foreign"}

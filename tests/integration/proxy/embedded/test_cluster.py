@@ -417,7 +417,7 @@ def test_a_cache_program_that_the_servers_user_cannot_enter_is_copied_alone(
     monkeypatch.setenv("TIDEGATE_VALKEY_BIN", str(locked / "valkey-server"))
     with Cluster(folder=place) as cluster, redis.Redis.from_url(cluster.cache.url) as client:
         assert client.ping()
-        assert list(place.glob("tidegate-*/**/of somebody")) == []
+        assert list(place.glob("tidegate_*/**/of somebody")) == []
 
 
 def test_a_temporary_folder_closed_to_the_servers_user_is_passed_over(
