@@ -49,15 +49,17 @@ def page_name(number: int) -> str:
 def scenarios(targets: Targets) -> list[Scenario]:
     """Return all scenarios, for the data set that *targets* looks into."""
     return [
-        *_pages(targets),
-        *_deep_pages(targets),
-        *_pages_by_status(targets),
-        *_pages_by_sources(targets),
+        *page_scenarios(targets),
         *_runs_by_id(targets),
         *_counts(targets),
         *_statistics(targets),
         *_nodes(targets),
     ]
+
+
+def page_scenarios(targets: Targets) -> list[Scenario]:
+    """Return the scenarios that read pages of runs."""
+    return [*_pages(targets), *_deep_pages(targets), *_pages_by_status(targets), *_pages_by_sources(targets)]
 
 
 def _pages(targets: Targets) -> list[Scenario]:

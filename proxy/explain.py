@@ -7,13 +7,18 @@ about. What it says holds for the moment at which it was asked, as everything ab
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from tidegate.cache.request import Answer
-from tidegate.errors import PolicyError
+from tidegate.error_text import first_line
+from tidegate.errors import PolicyError, TidegateError
 from tidegate.proxy.call import bound_copy
 from tidegate.proxy.explanation import shown, uncached
 from tidegate.proxy.layers.facade import POLICY
+from tidegate.proxy.shards.sessions import for_tenant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +55,22 @@ def explain(method: Callable[..., object], args: tuple[Any, ...], kwargs: dict[s
     names = [*signature.parameters]
     if names[:1] == ["session"] or any(one.kind not in _ONE_BY_ONE for one in signature.parameters.values()):
         return uncached(shown(f"{type(repository).__name__}.{method.__name__}", bound.arguments), (), _SESSION)
-    return layer.explain(_call_of(repository, function, args, kwargs))
+    call = _call_of(repository, function, args, kwargs)
+    return replace(layer.explain(call), statement=_statement(call))
+
+
+def _statement(call: Call) -> str:
+    """Return how the primary is asked, in the words of the repository, if it has any; the database may be away."""
+    maker = call.home
+    if "shards" in getattr(maker, "kw", ()) and call.tenant is not None:
+        maker = for_tenant(maker, call.tenant)
+    describe = getattr(bound_copy(call.repository, maker), "_describe", None)
+    if describe is None:
+        return ""
+    try:
+        return str(describe(call.method.name, call.arguments))
+    except (SQLAlchemyError, TidegateError) as error:
+        return f"how the database is asked is not known: {first_line(error)}"
 
 
 def _call_of(repository: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

@@ -111,6 +111,7 @@ class Explanation:
         near: the copy in this process.
         cache: the one that all processes share.
         nodes: which of them may answer where no cache does; empty where there is only one.
+        statement: how the database is asked, where that depends on the indexes that it has; else empty.
     """
 
     call: str
@@ -119,6 +120,7 @@ class Explanation:
     near: CacheExplained
     cache: CacheExplained
     nodes: tuple[NodeLine, ...] = ()
+    statement: str = ""
 
     def __str__(self) -> str:
         lines = [self.near.text(), self.cache.text()]
@@ -127,6 +129,7 @@ class Explanation:
         elif self.nodes:
             lines.append("if none did:")
         lines += [node.text() for node in self.nodes] or ["the primary is the only node"]
+        lines += [self.statement] if self.statement else []
         return "\n  ".join([self.call, *lines])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from tidegate.errors import StaleShardMap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy.orm import Session, sessionmaker
 
@@ -77,6 +77,10 @@ class SQLAlchemyRepository(Bindable):
     def _home(self) -> sessionmaker[Session]:
         """Return what opens sessions where every row is, even if this repository is a copy that reads on a replica."""
         return self._session_maker if self.tidegate_binding is None else self.tidegate_binding.home
+
+    def _describe(self, method: str, arguments: Mapping[str, Any]) -> str:  # noqa: ARG002  # for those who override it
+        """Return how the database is asked by a call of *method*, where that depends on its indexes; else nothing."""
+        return ""
 
     def _read(self, operation: Callable[[Session], T]) -> T:
         """Run *operation* in a session of its own. What it returns comes back detached."""

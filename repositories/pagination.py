@@ -1,8 +1,12 @@
-"""Pages of runs: one statement, whose cost does not depend on the size of the app.
+"""Pages of runs: one statement, whose cost does not depend on the size of the app where Tidegate's indexes are.
 
-A page over k trigger sources is a UNION ALL of k arms. Each arm is a stretch of one of Tidegate's indexes, walked
+There a page over k trigger sources is a UNION ALL of k arms. Each arm is a stretch of one of Tidegate's indexes, walked
 backwards and limited. One more ORDER BY and LIMIT merges them. With ``IN`` or ``ANY`` instead of arms, PostgreSQL would
 sort every row of the app. The cursor's row is looked up inside the statement.
+
+Without these indexes a page is what Dify asks for: equalities, and one order. Its plan must be made for the values of
+each call, the cursor's time among them, which is read before: a large app is best read along Dify's index on
+(created_at, id), a small one by its own runs and a sort, and its last pages along that index again.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ _TENANT: Final = bindparam("tenant_id", type_=StringUUID())
 _APP: Final = bindparam("app_id", type_=StringUUID())
 _STATUS: Final = bindparam("status", type_=String())
 _LAST_ID: Final = bindparam("last_id", type_=StringUUID())
+_CURSOR_AT: Final = bindparam("cursor_at", type_=UTCDateTime())
 _ROW_COUNT: Final = bindparam("row_count", type_=Integer(), literal_execute=True)
 """Written into the statement: for a LIMIT that it does not know, PostgreSQL plans to read a tenth of all rows."""
 _KNOWN_SOURCES: Final = tuple(sorted(source.value for source in WorkflowRunTriggeredFrom))
@@ -68,24 +73,34 @@ class InfiniteScrollPagination(Generic[Row]):
 def page_parameters(
     tenant_id: str, app_id: str, sources: Sequence[str], status: str | None, last_id: str | None, rows: int
 ) -> dict[str, Any]:
-    """Return the values for :func:`page_statement` with the same number of sources."""
+    """Return the values for :func:`page_statement` with the same number of sources; ``cursor_at`` is not among them."""
     named = {f"source_{i}": source for i, source in enumerate(sources)}
     return named | {"tenant_id": tenant_id, "app_id": app_id, "status": status, "last_id": last_id, "row_count": rows}
 
 
-@lru_cache(maxsize=64)
-def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -> Select[Any]:
+def cursor_statement() -> Select[Any]:
+    """Return the statement that reads when the run *last_id* of an app was created."""
+    run = WorkflowRun
+    return select(run.created_at).where(run.id == _LAST_ID, run.tenant_id == _TENANT, run.app_id == _APP)
+
+
+@lru_cache(maxsize=128)
+def page_statement(source_count: int, *, with_status: bool, with_cursor: bool, indexed: bool) -> Select[Any]:
     """Return the statement of a page. It is made once for each shape, so that SQLAlchemy computes its cache key once.
 
     Args:
         source_count: how many trigger sources; 0 means every source there is, known to this release or not.
         with_status: whether one status is asked for.
         with_cursor: whether the page follows a row.
+        indexed: whether Tidegate's index for it is there. If not, the statement must be planned for its values: run it
+            in :func:`~tidegate.repositories.unprepared.unprepared`, with the ``cursor_at`` of :func:`cursor_statement`.
 
     Returns:
         A SELECT of light ``WorkflowRun`` rows, newest first, for the values of :func:`page_parameters`. With a cursor
         it also selects the ``created_at`` of the cursor's row, the same in every row.
     """
+    if not indexed:
+        return _page_without_index(source_count, with_status=with_status, with_cursor=with_cursor)
     if source_count:
         sources = [bindparam(f"source_{i}", type_=String()) for i in range(source_count)]
     else:
@@ -104,6 +119,21 @@ def page_statement(source_count: int, *, with_status: bool, with_cursor: bool) -
     return page.order_by(run.created_at.desc(), run.id.desc()).limit(_ROW_COUNT)
 
 
+def _page_without_index(source_count: int, *, with_status: bool, with_cursor: bool) -> Select[Any]:
+    run = WorkflowRun
+    sources = [bindparam(f"source_{i}", type_=String()) for i in range(source_count)]
+    here: list[ColumnElement[bool]] = [run.tenant_id == _TENANT, run.app_id == _APP]
+    if sources:
+        here.append(run.triggered_from == sources[0] if source_count == 1 else run.triggered_from.in_(sources))
+    if with_status:
+        here.append(run.status == _STATUS)
+    if with_cursor:
+        here.append(tuple_(run.created_at, run.id) < tuple_(_CURSOR_AT, _LAST_ID))
+    columns: tuple[Any, ...] = (run, _CURSOR_AT) if with_cursor else (run,)
+    page = select(*columns).options(load_only(*_LIGHT, raiseload=False))
+    return page.where(*here).order_by(run.created_at.desc(), run.id.desc()).limit(_ROW_COUNT)
+
+
 def _newest_of_source(
     statement: Select[Any], source: ColumnElement[str], *, with_status: bool, cursor: _Cursor | None
 ) -> Select[Any]:
@@ -112,8 +142,7 @@ def _newest_of_source(
     It is written as two comparisons of rows under the whole order of the index, not as ``tenant_id = ... AND app_id =
     ...``. For equalities PostgreSQL expects few rows, as most apps have few. Then it seems cheap to sort what any other
     index finds, and for an app with many rows it reads them all. For the comparisons it expects many rows, so that no
-    sort seems cheap. As long as Tidegate's indexes have not been made, Dify's index on the first three columns serves,
-    with a sort.
+    sort seems cheap.
     """
     run = WorkflowRun
     columns: list[InstrumentedAttribute[Any]] = [run.tenant_id, run.app_id, run.triggered_from]

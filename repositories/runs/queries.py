@@ -5,26 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, select
+from sqlalchemy import inspect as sa_inspect
 
 from tidegate.repositories.base import SQLAlchemyRepository, checked_batch_size, checked_count, checked_text
 from tidegate.repositories.columns import naive_utc_now
 from tidegate.repositories.enums import WorkflowExecutionStatus, WorkflowRunTriggeredFrom
 from tidegate.repositories.lazy import LazyPage
 from tidegate.repositories.models import WorkflowRun
+from tidegate.repositories.page_indexes import PAGE_INDEX, STATUS_PAGE_INDEX, has_page_index
 from tidegate.repositories.pagination import (
     LAZY_RUN_COLUMNS,
     MAX_PAGE,
     InfiniteScrollPagination,
+    cursor_statement,
     page_parameters,
     page_statement,
 )
 from tidegate.repositories.query_builder import Query
+from tidegate.repositories.unprepared import unprepared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection, Select
+    from sqlalchemy.orm import Session
 
     from tidegate.repositories.enums import WorkflowType
 
@@ -64,19 +72,35 @@ class RunQueries(SQLAlchemyRepository):
         checked_count("limit", limit, 0, MAX_PAGE)
         checked_text("status", status)
         sources = _sources(triggered_from)
-        statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last_id))
+        make = partial(page_statement, len(sources), with_status=bool(status), with_cursor=bool(last_id))
         parameters = page_parameters(tenant_id, app_id, sources, status, last_id, limit + 1)
         with self._session_maker() as session:
-            rows = session.execute(statement, parameters).all()
-            if last_id and not rows:
-                here = (WorkflowRun.tenant_id == tenant_id, WorkflowRun.app_id == app_id, WorkflowRun.id == last_id)
-                if session.scalar(select(WorkflowRun.id).where(*here)) is None:
-                    raise ValueError("Last workflow run not exists")
+            connection = _connection(session, make(indexed=True))
+            if has_page_index(connection, with_status=bool(status)):
+                rows = session.execute(make(indexed=True), parameters).all()
+                if last_id and not rows:
+                    _cursor_at(session, parameters)
+            else:
+                if last_id:
+                    parameters["cursor_at"] = _cursor_at(session, parameters)
+                with unprepared(connection):
+                    rows = session.execute(make(indexed=False), parameters).all()
         page = [row[0] for row in rows[:limit]]
         LazyPage(self._home, WorkflowRun, LAZY_RUN_COLUMNS).adopt(page)
         has_more = len(rows) > limit
         span = (rows[0][1], rows[limit][0].created_at) if last_id and has_more else None
         return InfiniteScrollPagination(data=page, limit=limit, has_more=has_more, span=span)
+
+    def _describe(self, method: str, arguments: Mapping[str, Any]) -> str:
+        if method != self.get_paginated_workflow_runs.__name__:
+            return super()._describe(method, arguments)
+        with_status = bool(arguments["status"])
+        with self._session_maker() as session:
+            found = has_page_index(_connection(session, select(WorkflowRun)), with_status=with_status)
+        name = STATUS_PAGE_INDEX if with_status else PAGE_INDEX
+        if found:
+            return f"pages are read by the index {name}, at the same cost at any depth"
+        return f"pages are read by Dify's own indexes, since {name} is missing; tidegate init makes it"
 
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> WorkflowRun | None:
         """Return one run of an app, whole; None if the app has no such run."""
@@ -172,6 +196,18 @@ class RunQueries(SQLAlchemyRepository):
             .limit(batch_size)
         )
         return self._read(lambda session: session.scalars(query.statement()).all())
+
+
+def _cursor_at(session: Session, parameters: Mapping[str, Any]) -> datetime:
+    at: datetime | None = session.scalar(cursor_statement(), parameters)
+    if at is None:
+        raise ValueError("Last workflow run not exists")
+    return at
+
+
+def _connection(session: Session, statement: Select[Any]) -> Connection:
+    """Return the connection on which *session* would execute *statement*."""
+    return session.connection(bind_arguments={"mapper": sa_inspect(WorkflowRun), "clause": statement})
 
 
 def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTriggeredFrom]) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ def test_a_page_leaves_nothing_for_the_garbage_collector(page: Page) -> None:
 
 
 def test_a_page_is_one_statement_without_the_heavy_columns(page: Page, statements: list[str]) -> None:
+    page()  # the first one looks which indexes there are
+    statements.clear()
     rows = page()
     assert len(statements) == 1
     assert not any(f".{key}" in statements[0] for key in ("graph", "inputs", "outputs"))

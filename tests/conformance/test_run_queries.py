@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 from real_servers.sharded import tenant_on
+from sqlalchemy import text
 
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.enums import WorkflowType
+from tidegate.repositories.indexes import INDEXES
 from tidegate.repositories.models import new_id
+from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sqlalchemy.orm import Session, sessionmaker
 
     from tests.conformance.conftest import Behind
     from tidegate.repositories.models import WorkflowRun
-    from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
     Make = Callable[..., WorkflowRun]
 
@@ -27,9 +31,26 @@ TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5
 NOON = datetime(2026, 3, 1, 12, 0)  # noqa: DTZ001  # columns are naive UTC
 
 
+@pytest.fixture(params=["with indexes", "without"])
+def indexed(session_maker: sessionmaker[Session], request: pytest.FixtureRequest) -> Iterator[bool]:
+    """Whether Tidegate's indexes are there, on which the statement of a page depends; shards always have them."""
+    engine = session_maker.kw.get("bind")
+    if engine is None or request.param == "without":
+        yield engine is None
+        return
+    with engine.begin() as connection:
+        for spec in INDEXES:
+            connection.execute(text(spec.create_sql(concurrently=False)))
+    yield True
+
+
 @pytest.fixture
-def runs(behind: Behind) -> DifyAPISQLAlchemyWorkflowRunRepository:
-    return behind.runs()
+def runs(behind: Behind, indexed: bool) -> DifyAPISQLAlchemyWorkflowRunRepository:
+    made = behind.runs()
+    name = DifyAPISQLAlchemyWorkflowRunRepository.get_paginated_workflow_runs.__name__
+    said = made._describe(name, {"status": None}) if behind.gate is None else ""
+    assert not said or ("missing" not in said) == indexed
+    return made
 
 
 def walk(runs: DifyAPISQLAlchemyWorkflowRunRepository, sources: Source | Sequence[Source], limit: int) -> list[str]:

@@ -175,6 +175,7 @@ def test_a_hit_asks_the_database_nothing_and_a_write_adds_one_statement_and_one_
     watched.make_run()
     assert [statement.split()[0] for statement in watched.statements] == ["INSERT", "SELECT"]
     assert _commands(cluster) - before == 2
+    watched.runs.get_paginated_workflow_runs(TENANT, new_id(), "app-run")  # type: ignore[arg-type]  # finds the indexes
     watched.statements.clear()
     before = _commands(cluster)
     watched.runs.get_paginated_workflow_runs(TENANT, APP, "app-run")  # type: ignore[arg-type]

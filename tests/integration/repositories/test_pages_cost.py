@@ -1,4 +1,4 @@
-"""What a page reads: counted by PostgreSQL, for the prepared statement psycopg sends, beside Dify's own indexes."""
+"""What a page reads: counted by PostgreSQL, for the statement that psycopg sends, beside Dify's own indexes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from sqlalchemy import create_engine, event, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from tidegate.benchmarks.contenders.contender import ScenarioCall, baseline, plain
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.indexes import INDEXES, create_indexes, drop_indexes, index_states
 from tidegate.repositories.models import Base, WorkflowRun, new_id
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.benchmarks.contenders.contender import Repositories
     from tidegate.proxy.embedded import Cluster
 
 TENANT = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10"
@@ -90,7 +92,7 @@ def cost(
 
     Every other execution is for an app that has no runs: a plan that was made for one serves the other.
     """
-    statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last))
+    statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last), indexed=True)
     wanted, others = (page_parameters(TENANT, one, sources, status, last, limit + 1) for one in (app, new_id()))
     seen: list[tuple[str, dict[str, Any]]] = []
 
@@ -116,6 +118,44 @@ def cost(
     rows = sum(int((n["Actual Rows"] + n.get("Rows Removed by Filter", 0)) * n["Actual Loops"]) for n in scans)
     indexes = frozenset(n["Index Name"] for n in _nodes(plan) if "Index Name" in n)
     return Cost(rows, plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], indexes)
+
+
+@pytest.fixture(scope="module")
+def without_indexes(engine: Engine, cluster: Cluster) -> Iterator[tuple[Repositories, Repositories]]:
+    """The plain repositories and Dify's statements, on a copy of the database that has Dify's indexes only."""
+    engine.dispose()  # a database is copied while nobody uses it
+    primary = cluster.shards[0].primary
+    primary.execute("CREATE DATABASE pages_plain TEMPLATE pages STRATEGY file_copy", database="postgres")
+    url = engine.url.set(database="pages_plain")
+    contenders = plain(url), baseline(url)
+    drop_indexes(contenders[0].engine)
+    yield contenders
+    for contender in contenders:
+        contender.engine.dispose()
+    primary.execute("DROP DATABASE pages_plain WITH (FORCE)", database="postgres")
+
+
+def buffers(contender: Repositories, wanted: ScenarioCall, others: ScenarioCall) -> int:
+    """The blocks that a call reads, explained after twelve calls, of which every other one finds nothing."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(*arguments: Any) -> None:
+        seen.append((arguments[2], arguments[3]))
+
+    for i in range(11):
+        contender.run(others if i % 2 else wanted)
+    event.listen(contender.engine, "before_cursor_execute", note)
+    contender.run(wanted)
+    event.remove(contender.engine, "before_cursor_execute", note)
+    found = 0
+    with contender.engine.connect() as connection:
+        prepared = "SELECT count(*) FROM pg_prepared_statements WHERE position('LIMIT' IN statement) > 0"
+        assert connection.exec_driver_sql(prepared).scalar_one() == 0, "a page may get a plan that serves any app"
+        for sql, values in seen:
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"
+            plan = connection.exec_driver_sql(explain, values).scalar_one()[0]["Plan"]
+            found += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return found
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -194,6 +234,39 @@ def test_every_source_costs_a_probe_and_no_more_rows(engine: Engine) -> None:
     found = cost(engine, BIG, ())
     assert found.heap_rows <= LIMIT + 1 + 7
     assert found.buffers < 120
+
+
+@pytest.mark.parametrize("app", [BIG, SMALL])
+@pytest.mark.parametrize(
+    ("sources", "status", "part"),
+    [
+        (("app-run",), None, 0),
+        (("app-run",), None, 0.5),
+        (("app-run",), None, 0.99),
+        (("app-run",), None, 0.9999),
+        (("app-run", "debugging"), None, 0.3),
+        (("app-run", "webhook"), None, 0.9),
+        (("webhook",), None, 0),
+        ((), None, 0.5),
+        (("app-run",), "succeeded", 0),
+        (("app-run",), "succeeded", 0.7),
+        (("app-run",), "stopped", 0),
+        (("app-run", "debugging"), "stopped", 0.2),
+        (("app-run",), "none has it", 0),
+    ],
+)
+def test_without_tidegate_s_indexes_a_page_reads_no_more_than_dify_s_own_statement(
+    without_indexes: tuple[Repositories, Repositories], app: str, sources: tuple[str, ...], status: str, part: float
+) -> None:
+    ours, dify = without_indexes
+    last = _run_at(ours.engine, app, sources or ("app-run", "debugging"), part)
+    arguments = (sources[0] if len(sources) == 1 else sources, LIMIT)
+    wanted = ScenarioCall("runs", "get_paginated_workflow_runs", (TENANT, app, *arguments, last, status))
+    others = ScenarioCall("runs", "get_paginated_workflow_runs", (TENANT, new_id(), *arguments, None, status))
+    found, most = buffers(ours, wanted, others), buffers(dify, wanted, others)
+    assert found <= 1.15 * most + 3  # the cursor's row is looked up by the id, in both
+    page, other = ours.run(wanted), dify.run(wanted)
+    assert (len(page.data), page.has_more) == (len(other.data), other.has_more)
 
 
 def test_a_page_touches_no_toast_block(cluster: Cluster, database_url: str) -> None:

@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy import create_engine
 
 from tidegate.proxy.database.schema import METADATA, make_tables
+from tidegate.repositories.indexes import INDEXES
 from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:
@@ -82,5 +83,6 @@ class Databases:
             found = connection.execute(there).fetchone()
             if found is None or set(found[0]) != known:
                 return False
-            connection.execute(f"SET session_replication_role = replica; {deletes}; {serial}".encode())
+            indexes = "; ".join(spec.drop_sql(concurrently=False) for spec in INDEXES)
+            connection.execute(f"SET session_replication_role = replica; {deletes}; {indexes}; {serial}".encode())
         return True
