@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Column, FromClause, Table, column, inspect
+from sqlalchemy import (
+    Column,
+    Date,
+    DateTime,
+    FromClause,
+    Table,
+    TypeDecorator,
+    case,
+    column,
+    inspect,
+    literal_column,
+    or_,
+    type_coerce,
+)
 from sqlalchemy.sql.selectable import AliasedReturnsRows
 
-from tidegate.cache.tags import template
+from tidegate.cache.tags import UNKNOWN, template
 from tidegate.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -68,6 +81,9 @@ class TrackedTable:
         if unknown := sorted(set(said) - set(mapper.columns.keys())):
             raise PolicyError(f"{tracked.model.__name__} has no column {', '.join(unknown)}, which its row names")
         self.fields: Final[Mapping[str, Column[Any]]] = {name: mapper.columns[name] for name in dict.fromkeys(names)}
+        self.dated: Final = tuple(
+            name for name, found in self.fields.items() if _is_dated(found) and name not in (self.pk, self.tenant)
+        )
         self.fields_by_column: Final = {found.name: name for name, found in self.fields.items()}
         self.changes_by_itself: Final = any(
             found.onupdate is not None or found.server_onupdate is not None or found.computed is not None
@@ -109,6 +125,14 @@ class TrackedTable:
         wanted = self.fields.values()
         return tuple(by_name[c.name] if c.name in by_name else _lightweight(source, c) for c in wanted)
 
+    def selected_of(self, source: FromClause) -> list[ColumnElement[Any]]:
+        """Return what :meth:`read` reads of one level: the fields, and for each date whether Python cannot hold it."""
+        found = dict(zip(self.fields, self.columns_of(source), strict=True))
+        unreadable = [_is_unreadable(found[name]) for name in self.dated]
+        for name, flag in zip(self.dated, unreadable, strict=True):
+            found[name] = type_coerce(case((flag, None), else_=found[name]), self.fields[name].type)
+        return [*found.values(), *unreadable]
+
     def column_of(self, source: FromClause, field: str) -> ColumnElement[Any]:
         """Return the column of one field on *source*."""
         return self.columns_of(source)[list(self.fields).index(field)]
@@ -116,29 +140,44 @@ class TrackedTable:
     def chain(self, source: FromClause | None = None) -> Chain:
         """Return what selects rows of *source* (by default this table), outer-joined with the rows of their parents."""
         here: FromClause = self.table if source is None else source
-        joined, columns, level, below = here, list(self.columns_of(here)), self, here
+        joined, columns, level, below = here, self.selected_of(here), self, here
         while level.parent is not None:
             field, table, alias = level.parent
             on = table.column_of(alias, table.pk) == level.column_of(below, field)
             joined = joined.outerjoin(alias, on)
-            columns += table.columns_of(alias)
+            columns += table.selected_of(alias)
             level, below = table, alias
         return Chain(joined, tuple(columns))
 
     def read(self, row: Row[Any] | Sequence[Any]) -> list[Mapping[str, Any] | None]:
         """Return the values of a row that :meth:`chain` selected, by field: first its own, then those of each parent.
 
-        A parent that has no row is None.
+        A parent that has no row is None. A date that Python cannot hold is UNKNOWN.
         """
         levels: list[Mapping[str, Any] | None] = []
         level: TrackedTable | None = self
         at = 0
         while level is not None:
             values = dict(zip(level.fields, row[at : at + len(level.fields)], strict=True))
-            levels.append(values if values[level.pk] is not None else None)
             at += len(level.fields)
+            flags = row[at : at + len(level.dated)]
+            values |= {name: UNKNOWN for name, flag in zip(level.dated, flags, strict=True) if flag}
+            levels.append(values if values[level.pk] is not None else None)
+            at += len(level.dated)
             level = level.parent.table if level.parent else None
         return levels
+
+
+def _is_dated(found: Column[Any]) -> bool:
+    kind = found.type.impl if isinstance(found.type, TypeDecorator) else found.type
+    return isinstance(kind, Date | DateTime)
+
+
+def _is_unreadable(date: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return whether a driver could not read *date*: infinity, BC, or past the year 9999, in any time zone."""
+    earliest: Any = literal_column("'0001-01-03'")
+    latest: Any = literal_column("'9999-12-30'")
+    return or_(date < earliest, date >= latest)
 
 
 def _lightweight(source: FromClause, known: Column[Any]) -> ColumnElement[Any]:
