@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tidegate.repositories.entities.workflow_execution import WorkflowExecution
     from tidegate.repositories.entities.workflow_node_execution import OrderConfig, WorkflowNodeExecution
 
+_DEEPEST: Final = 100
+"""How deep a value is searched for what JSON cannot hold, so that the error can name it."""
 _CREATION = frozenset({"id", "tenant_id", "app_id", "created_at", "created_by", "created_by_role"})
 
 
@@ -92,7 +96,7 @@ class WriteSideRepository(SQLAlchemyRepository):
         self._user_id = str(user.id)
         self._role = CreatorUserRole.ACCOUNT if is_account else CreatorUserRole.END_USER
         self._app_id = app_id
-        self._triggered_from = None if triggered_from is None else plain(triggered_from)
+        self._triggered_from = None if triggered_from is None else plain("triggered_from", triggered_from)
 
     def _origin(self) -> dict[str, Any]:
         if not self._app_id or not self._triggered_from:
@@ -123,17 +127,18 @@ class SQLAlchemyWorkflowExecutionRepository(WriteSideRepository):
         """Insert the run, or update its row, in one statement that reads nothing.
 
         Raises:
-            ValueError: the row belongs to another tenant, or the repository has no app or trigger.
+            ValueError: the row belongs to another tenant, the repository has no app or trigger, or JSON cannot hold a
+                value of graph, inputs or outputs; then nothing is stored.
         """
         values = self._origin() | {
             "id": execution.id_,
             "workflow_id": execution.workflow_id,
-            "type": plain(execution.workflow_type),
+            "type": plain("workflow_type", execution.workflow_type),
             "version": execution.workflow_version,
-            "graph": to_json(execution.graph),
-            "inputs": to_json(execution.inputs),
-            "outputs": to_json(execution.outputs) or "{}",
-            "status": plain(execution.status),
+            "graph": to_json("graph", execution.graph),
+            "inputs": to_json("inputs", execution.inputs),
+            "outputs": to_json("outputs", execution.outputs) or "{}",
+            "status": plain("status", execution.status),
             "error": execution.error_message or None,
             "elapsed_time": execution.elapsed_time,
             "total_tokens": execution.total_tokens,
@@ -150,13 +155,63 @@ def insert_for(session: Session) -> Any:
     return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
 
 
-def plain(value: Any) -> str:
-    """Return the value of an enum member, or the text itself."""
-    return str(getattr(value, "value", value))
+def plain(name: str, value: Any) -> str:
+    """Return the value of an enum member, or the text itself.
+
+    Raises:
+        ValueError: *value*, which is called *name*, is neither.
+    """
+    found = getattr(value, "value", value)
+    if not isinstance(found, str):
+        raise ValueError(f"{name} must be text, or a member of an enum of texts, not a {type(value).__name__}")  # noqa: TRY004  # as for other bad values
+    return str(found)
 
 
-def to_json(value: Mapping[Any, Any] | None) -> str | None:
-    """Return *value* as JSON text; None if it is None. What JSON cannot express becomes its ``str``."""
+def to_json(name: str, value: Mapping[Any, Any] | None) -> str | None:
+    """Return *value* as JSON text; None if it is None.
+
+    Members of enums are stored as their values, and decimal numbers as numbers.
+
+    Raises:
+        ValueError: JSON cannot hold something in *value*, which is called *name*; the message says where it is, and of
+            what type.
+    """
     if value is None:
         return None
-    return json.dumps({plain(key): item for key, item in value.items()}, ensure_ascii=False, default=str)
+    named = {key.value if isinstance(key, Enum) else key: item for key, item in value.items()}
+    try:
+        return json.dumps(named, ensure_ascii=False, default=_as_number_or_value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{_first_wrong(name, named) or name}: JSON cannot hold this ({error})") from error
+
+
+def _as_number_or_value(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Decimal) and value.is_finite() and Decimal(repr(float(value))) == value:
+        return float(value)
+    raise TypeError(f"type {type(value).__name__}")
+
+
+def _first_wrong(path: str, value: Any, depth: int = 0) -> str | None:
+    """Return the path of the first thing in *value* that JSON cannot hold, with its type; None if it is deeper."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str | int | float | None):
+                return f"a key of {path} is a {type(key).__name__}"
+    elif not isinstance(value, list | tuple):
+        return _wrong_leaf(path, value)
+    if depth > _DEEPEST:
+        return None
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = (_first_wrong(f"{path}[{key!r}]", item, depth + 1) for key, item in items)
+    return next((wrong for wrong in found if wrong), None)
+
+
+def _wrong_leaf(path: str, value: Any) -> str | None:
+    try:
+        json.dumps(value, default=_as_number_or_value, allow_nan=False)
+    except (TypeError, ValueError):
+        shown = f" ({value})" if isinstance(value, float | Decimal) else ""
+        return f"{path} is a {type(value).__name__}{shown}"
+    return None

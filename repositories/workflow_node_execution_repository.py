@@ -60,7 +60,8 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
         Values that are None, and values that have a truncated form, are left to :meth:`save_execution_data`.
 
         Raises:
-            ValueError: the row belongs to another tenant, or the repository has no app or trigger.
+            ValueError: the row belongs to another tenant, the repository has no app or trigger, or JSON cannot hold a
+                value of it; then nothing is stored.
         """
         values = self._origin() | {
             "id": execution.id,
@@ -70,19 +71,19 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
             "predecessor_node_id": execution.predecessor_node_id,
             "node_execution_id": execution.node_execution_id,
             "node_id": execution.node_id,
-            "node_type": plain(execution.node_type),
+            "node_type": plain("node_type", execution.node_type),
             "title": execution.title,
-            "status": plain(execution.status),
+            "status": plain("status", execution.status),
             "error": execution.error,
             "elapsed_time": execution.elapsed_time,
-            "execution_metadata": to_json(execution.metadata),
+            "execution_metadata": to_json("metadata", execution.metadata),
             "created_at": naive_utc(execution.created_at),
             "finished_at": naive_utc(execution.finished_at),
         }
         for kind in ExecutionOffLoadType:
             whole = getattr(execution, kind.value)
             if whole is not None and _truncated(execution, kind) is None:
-                values[kind.value] = to_json(whole)
+                values[kind.value] = to_json(kind.value, whole)
         self._transact(lambda session: self._upsert(session, Node, values))
 
     def save_execution_data(self, execution: WorkflowNodeExecution) -> None:
@@ -91,21 +92,29 @@ class SQLAlchemyWorkflowNodeExecutionRepository(WriteSideRepository):
         Files are stored before the transaction, so that no row ever points at a file that is missing.
 
         Raises:
-            ValueError: this tenant has no such row.
+            ValueError: this tenant has no such row, or JSON cannot hold a value; then no file is stored either.
         """
         in_row: dict[str, str | None] = {}
-        files: dict[ExecutionOffLoadType, str] = {}
+        whole_ones: dict[ExecutionOffLoadType, str | None] = {}
         for kind in ExecutionOffLoadType:
             whole, cut = getattr(execution, kind.value), _truncated(execution, kind)
             if whole is None or whole is cut:  # the same object: it was read from a row, whose file must stay
                 continue
             if cut is not None and self._offload is not None:
-                files[kind] = self._offload(execution.id, kind, (to_json(whole) or "").encode())
-                in_row[kind.value] = to_json(cut)
+                whole_ones[kind] = to_json(kind.value, whole)
+                in_row[kind.value] = to_json(f"truncated {kind.value}", cut)
             else:
-                in_row[kind.value] = to_json(whole)
+                in_row[kind.value] = to_json(kind.value, whole)
         if in_row:
+            files = self._store_files(execution.id, whole_ones)
             self._transact(lambda session: self._store_data(session, execution.id, in_row, files))
+
+    def _store_files(
+        self, execution_id: str, values: Mapping[ExecutionOffLoadType, str | None]
+    ) -> dict[ExecutionOffLoadType, str]:
+        if self._offload is None:
+            return {}
+        return {kind: self._offload(execution_id, kind, (value or "").encode()) for kind, value in values.items()}
 
     def _store_data(
         self,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from real_servers.sharded import tenant_on
@@ -45,6 +48,20 @@ def run() -> WorkflowExecution:
         graph={"nodes": []},
         inputs={"a": "é"},
         started_at=NOON,
+    )
+
+
+def a_node() -> WorkflowNodeExecution:
+    return WorkflowNodeExecution(
+        id=new_id(),
+        node_execution_id=new_id(),
+        workflow_id=new_id(),
+        workflow_execution_id=new_id(),
+        index=1,
+        node_id="start",
+        node_type="start",
+        title="Start",
+        created_at=NOON,
     )
 
 
@@ -228,3 +245,106 @@ def test_elapsed_time_is_from_start_to_end_in_seconds() -> None:
     execution.started_at = datetime.now(UTC)
     execution.finished_at = None
     assert 0 <= execution.elapsed_time < 60
+
+
+class File:
+    """What JSON cannot hold."""
+
+
+class Key(Enum):
+    PRICE = "total_price"
+
+
+WRONG: dict[str, tuple[dict[Any, Any], str]] = {
+    "an object": ({"file": File()}, r"outputs\['file'\] is a File"),
+    "a nested one": ({"a": [{"b": File()}]}, r"outputs\['a'\]\[0\]\['b'\] is a File"),
+    "bytes": ({"data": b"x"}, r"outputs\['data'\] is a bytes"),
+    "a set": ({"tags": {1}}, r"outputs\['tags'\] is a set"),
+    "a time": ({"at": NOON}, r"outputs\['at'\] is a datetime"),
+    "an id": ({"id": UUID(int=1)}, r"outputs\['id'\] is a UUID"),
+    "no number": ({"score": float("nan")}, r"outputs\['score'\] is a float \(nan\)"),
+    "an infinite number": ({"score": Decimal("inf")}, r"outputs\['score'\] is a Decimal"),
+    "a number that no float is": ({"score": Decimal("0.1234567890123456789")}, r"outputs\['score'\] is a Decimal"),
+    "a key": ({(1, 2): 3}, r"a key of outputs is a tuple"),
+    "a nested key": ({"a": {File(): 3}}, r"a key of outputs\['a'\] is a File"),
+}
+
+
+def circle() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    made["again"] = made
+    return made
+
+
+@pytest.mark.parametrize("case", [*WRONG, "a circle"])
+def test_what_json_cannot_hold_is_refused_by_key_and_type_and_nothing_is_stored(
+    session_maker: sessionmaker[Session], case: str
+) -> None:
+    value, message = WRONG[case] if case in WRONG else (circle(), "outputs: JSON cannot hold this")
+    account, app = Account(new_id(), TENANT), new_id()
+    wrong = run()
+    wrong.outputs = value
+    with pytest.raises(ValueError, match=message):
+        SQLAlchemyWorkflowExecutionRepository(session_maker, account, app, "app-run").save(wrong)
+    files: list[object] = []
+
+    def offload(*stored: object) -> str:
+        files.append(stored)
+        return new_id()
+
+    nodes = SQLAlchemyWorkflowNodeExecutionRepository(session_maker, account, app, "workflow-run", offload=offload)
+    node = a_node()
+    nodes.save(node)
+    node.inputs, node.outputs = {"text": "long"}, value
+    node.set_truncated_inputs({"text": "l"})
+    for store in (nodes.save, nodes.save_execution_data):
+        with pytest.raises(ValueError, match=message):
+            store(node)
+    with session_maker() as session:
+        assert session.scalars(select(WorkflowRun)).all() == []
+        (row,) = session.scalars(select(WorkflowNodeExecutionModel))
+        assert (row.inputs, row.outputs, files) == (None, None, [])
+
+
+@pytest.mark.parametrize("name", ["graph", "inputs", "outputs"])
+def test_each_value_of_a_run_is_refused_by_its_name(session_maker: sessionmaker[Session], name: str) -> None:
+    wrong = run()
+    setattr(wrong, name, {"file": File()})
+    repository = SQLAlchemyWorkflowExecutionRepository(session_maker, Account(new_id(), TENANT), new_id(), "app-run")
+    with pytest.raises(ValueError, match=rf"{name}\['file'\] is a File"):
+        repository.save(wrong)
+
+
+@pytest.mark.parametrize("name", ["inputs", "process_data", "outputs", "metadata"])
+def test_each_value_of_a_node_execution_is_refused_by_its_name(session_maker: sessionmaker[Session], name: str) -> None:
+    wrong = a_node()
+    setattr(wrong, name, {"file": File()})
+    nodes = SQLAlchemyWorkflowNodeExecutionRepository(
+        session_maker, Account(new_id(), TENANT), new_id(), "workflow-run"
+    )
+    with pytest.raises(ValueError, match=rf"{name}\['file'\] is a File"):
+        nodes.save(wrong)
+
+
+def test_what_is_no_text_is_no_status_and_no_type(session_maker: sessionmaker[Session]) -> None:
+    account = Account(new_id(), TENANT)
+    repository = SQLAlchemyWorkflowExecutionRepository(session_maker, account, new_id(), "app-run")
+    for name in ("status", "workflow_type"):
+        wrong = run()
+        setattr(wrong, name, File())
+        with pytest.raises(ValueError, match=f"{name} must be text.*not a File"):
+            repository.save(wrong)
+    with pytest.raises(ValueError, match=r"triggered_from must be text.*not a File"):
+        SQLAlchemyWorkflowExecutionRepository(session_maker, account, new_id(), File())
+
+
+def test_decimal_numbers_and_enums_are_stored_as_numbers_and_values(session_maker: sessionmaker[Session]) -> None:
+    nodes = SQLAlchemyWorkflowNodeExecutionRepository(
+        session_maker, Account(new_id(), TENANT), new_id(), "workflow-run"
+    )
+    node = a_node()
+    node.metadata = {Key.PRICE: Decimal("0.0001"), "kind": Key.PRICE, "currency": None}  # type: ignore[dict-item]
+    nodes.save(node)
+    with session_maker() as session:
+        (row,) = session.scalars(select(WorkflowNodeExecutionModel))
+        assert row.execution_metadata_dict == {"total_price": 0.0001, "kind": "total_price", "currency": None}
