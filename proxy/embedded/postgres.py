@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psycopg
 
 from tidegate.errors import EmbeddedServerError
+from tidegate.proxy.embedded.binaries import postgres_major
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, run, wait_for
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ SETTINGS: Final[Mapping[str, str]] = {
     "hot_standby_feedback": "off",
     "max_connections": "100",
     "shared_buffers": "32MB",
-    "io_method": "sync",
     "fsync": "off",
     "synchronous_commit": "off",
     "wal_writer_delay": "10ms",  # by default it sleeps 200 ms, and replicas would be behind by that
@@ -34,6 +34,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     "max_wal_size": "1GB",
     "dynamic_shared_memory_type": "mmap",  # it is in the data folder, and is removed with it
 }
+_SETTINGS_18: Final[Mapping[str, str]] = {"io_method": "sync"}
+"""Settings that older versions do not have."""
+_MAJOR_18: Final = 18
 
 
 class PostgresNode:
@@ -72,7 +75,7 @@ class PostgresNode:
             "--locale=C",
         )  # macOS has no C.UTF-8 of its own
         run([str(self._programs / "initdb"), "-D", str(self._folder), *options, *locale], cwd=self._folder)
-        self._configure(dict(SETTINGS) | dict(settings))
+        self._configure(settings)
 
     def create_replica(self, replica: PostgresNode, settings: Mapping[str, str]) -> None:
         """Make the data folder of *replica* as a copy of this one, which must not have been started yet."""
@@ -80,14 +83,15 @@ class PostgresNode:
         self._slots.append(replica.name)
         source = replica._source(self)
         replication = {"primary_conninfo": source, "primary_slot_name": replica.name}
-        replica._configure(dict(SETTINGS) | dict(settings) | replication)
+        replica._configure(dict(settings) | replication)
         (replica._folder / "standby.signal").touch()
         give_to_server(replica._folder)
 
     def _configure(self, settings: Mapping[str, str]) -> None:
         # Use no socket file: its path may have 103 bytes at most, and that of a temporary folder may be longer.
         own = {"port": str(self.port), "unix_socket_directories": ""}
-        lines = [f"{name} = '{value}'" for name, value in (dict(settings) | own).items()]
+        usual = SETTINGS if postgres_major(self._programs) < _MAJOR_18 else {**SETTINGS, **_SETTINGS_18}
+        lines = [f"{name} = '{value}'" for name, value in {**usual, **settings, **own}.items()]
         (self._folder / "tidegate.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
         configuration = self._folder / "postgresql.conf"
         include = "include 'tidegate.conf'\n"

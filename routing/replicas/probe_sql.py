@@ -23,7 +23,8 @@ _TIMELINE: Final = (
     f"CASE WHEN pg_is_in_recovery() THEN lpad(to_hex({_STANDBY_TIMELINE}), 8, '0')"
     " ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END"
 )
-_PAUSED: Final = "CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END"
+# True from when a pause is requested. Its state would say more, and only PostgreSQL 14 and later tell that.
+_PAUSED: Final = "CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() ELSE false END"
 
 VIEW: Final = f"SELECT {_SERVER}, pg_is_in_recovery(), ({_LSN})::text, {_TIMELINE}, {_PAUSED}"
 REPLAYED: Final = "SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, current_setting('transaction_isolation')"
