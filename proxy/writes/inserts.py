@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import BindParameter, select, tuple_
 
 from tidegate.cache.tags import UNKNOWN
-from tidegate.proxy.writes.row_lookups import among, begin_immediately, named
+from tidegate.proxy.writes.row_lookups import among, begin_immediately, named, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -177,4 +177,4 @@ def _locked(
     columns = [named(table.table, name) for name in target]
     wanted = among(columns[0], key, connection.dialect.name) if len(key) == 1 else tuple_(*columns).in_([key])
     statement = select(*chain.columns).select_from(chain.source).where(wanted).with_for_update(of=table.table)
-    return connection.execute(statement).all()
+    return read_rows(connection, statement)

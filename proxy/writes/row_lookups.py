@@ -18,9 +18,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from tidegate.proxy.database.transaction import TRANSACTION, transaction_of
+from tidegate.repositories.unprepared import unprepared
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection, Select
 
@@ -42,6 +43,16 @@ def among(column: ColumnElement[Any], values: Collection[Any], dialect: str) -> 
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
 
 
+def read_rows(connection: Connection, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+    """Return the rows of *statement*, a question of the gate's own inside the program's transaction.
+
+    It is not prepared: once a column has another type, a statement that was prepared before would fail, and with it
+    the program's transaction.
+    """
+    with unprepared(connection):
+        return list(connection.execute(statement, parameters).all())
+
+
 def resolve(connection: Connection, collected: TransactionChanges) -> tuple[str, Position] | None:
     """Look up the rows that *collected* asks for, and collect their tags.
 
@@ -57,7 +68,7 @@ def resolve(connection: Connection, collected: TransactionChanges) -> tuple[str,
             transaction = transaction or head
         else:
             for lookup in lookups:
-                for row in connection.execute(_rows_one_by_one(lookup, connection.dialect.name)):
+                for row in read_rows(connection, _rows_one_by_one(lookup, connection.dialect.name)):
                     collected.row(lookup.table, lookup.table.read(row))
         for lookup in lookups:
             collected.forget(*lookup)
@@ -78,7 +89,7 @@ def _look_up(
 ) -> tuple[str, Position]:
     statement, widths = _side_by_side(tuple((lookup.table, lookup.columns) for lookup in lookups))
     keys = {_key(at): _values(lookup) for at, lookup in enumerate(lookups)}
-    rows = connection.execute(statement, keys).all()
+    rows = read_rows(connection, statement, keys)
     for row in rows:
         at = len(TRANSACTION)
         for lookup, width in zip(lookups, widths, strict=True):

@@ -18,7 +18,7 @@ from sqlalchemy import BindParameter, BooleanClauseList, Delete, Update, or_, se
 from sqlalchemy.sql import operators, visitors
 
 from tidegate.cache.tags import UNKNOWN
-from tidegate.proxy.writes.row_lookups import among, begin_immediately
+from tidegate.proxy.writes.row_lookups import among, begin_immediately, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -176,7 +176,7 @@ class UpdateOrDelete:
             statement = self._select(*where)
             if self._table.tenant is not None:
                 statement = statement.limit(most + 1)
-            rows = self._connection.execute(statement, dict(parameters)).all()
+            rows = read_rows(self._connection, statement, dict(parameters))
             found.update((row[0], row) for row in rows)
             if self._table.tenant is not None and max(len(rows), len(found)) > most:
                 return None
@@ -187,7 +187,7 @@ class UpdateOrDelete:
         rows: list[Row[Any]] = []
         for at in range(0, len(keys), most):
             wanted = among(self._pk, keys[at : at + most], self._connection.dialect.name)
-            rows += self._connection.execute(self._select(wanted).order_by(self._pk)).all()
+            rows += read_rows(self._connection, self._select(wanted).order_by(self._pk))
         return rows
 
     def _select(self, *where: ColumnElement[bool]) -> Any:
@@ -203,7 +203,7 @@ class UpdateOrDelete:
         tenants: set[Any] = set()
         for parameters in self._parameters:
             query = select(column).select_from(self._source).where(*where).distinct()
-            tenants.update(self._connection.scalars(query, dict(parameters)))
+            tenants.update(row[0] for row in read_rows(self._connection, query, dict(parameters)))
         new = self._set_values(self._table.fields[field].name) if touches else []
         if UNKNOWN in new or (None in touches and not self._table.changes_by_itself):
             unattributed(self._table.table.name, "an UPDATE that computes the tenant of many rows")
