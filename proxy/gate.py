@@ -14,6 +14,7 @@ from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
+from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.invalidation import change_of, checked_invalidation, invalidate_at_commit, invalidate_now
 from tidegate.public import public
 from tidegate.repositories.base import Binding, bind
@@ -159,11 +160,14 @@ class Gate:
 
         Raises:
             PolicyError: *policies* and *cls* do not agree.
+            SettingsError: a tenant, or what a tag names, is of a type of which values are equal whose texts are not.
         """
         watched = tuple(tracked)
         checked_invalidation(policies.invalidation)
+        models = {row.model for row in watched}
         for shard in self._shards.every:
             shard.watch.tables.add(watched)
+            check_comparable(shard.engine, (table for table in shard.watch.tables if table.model in models))
         self._parts.tracked_ids.add(watched)
         self._learn_invalidation(policies)
         layers = self._parts.layers(watched)

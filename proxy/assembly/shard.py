@@ -12,7 +12,9 @@ from tidegate.proxy.layers.routing import PrimaryOnly, Routing
 from tidegate.proxy.shards.registry import ONLY_SHARD, Shard
 from tidegate.proxy.shards.sessions import CheckedSession
 from tidegate.proxy.writes.commit import IntentAndStamp
+from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.outbox import Applier, Outbox
+from tidegate.proxy.writes.tracked_tables import Tables
 from tidegate.proxy.writes.watch import attach
 from tidegate.routing.replicas.admission import Admission
 from tidegate.routing.replicas.health import BackoffPolicy
@@ -66,8 +68,12 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         engine: its primary's.
         nodes: its servers; None: there is one, and nobody watches it.
         shared: what it has in common with the others.
+
+    Raises:
+        SettingsError: a tracked table tells tenants or tags by a type that cannot tell them.
     """
     settings, store = shared.settings, shared.store
+    check_comparable(engine, Tables(shared.tracked))
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
     outbox = Outbox(notify=engine.dialect.name == "postgresql")

@@ -24,7 +24,7 @@ from tidegate.cache.tags import UNKNOWN, template
 from tidegate.errors import PolicyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Row
 
@@ -89,6 +89,13 @@ class TrackedTable:
             found.onupdate is not None or found.server_onupdate is not None or found.computed is not None
             for found in self.fields.values()
         )
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Return the fields that tell tenants and tags by their text; a day in a tag is told by its date."""
+        of_tags = [name for made in self.templates for name in made.fields if f"{{{name}}}" in made.text]
+        named = (self.tenant, self.parent and self.parent.field, *of_tags)
+        return tuple(dict.fromkeys(name for name in named if name))
 
     @property
     def key(self) -> tuple[str | None, str]:
@@ -230,6 +237,10 @@ class Tables:
         if children:
             made.is_parent = True
         return made
+
+    def __iter__(self) -> Iterator[TrackedTable]:
+        """Yield every table."""
+        return iter(tuple(self._made.values()))
 
     def of(self, source: Any) -> TrackedTable | None:
         """Return the tracked table that *source* is, or is an alias of; None if it is not tracked."""

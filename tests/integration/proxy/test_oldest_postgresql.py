@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, select, update
+from sqlalchemy import Integer, Text, create_engine, select, update
+from sqlalchemy.orm import DeclarativeBase, mapped_column
 from typer.testing import CliRunner
 
 import tidegate
-from tidegate.errors import EmbeddedServerError
+from tidegate.errors import EmbeddedServerError, SettingsError
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.embedded import Cluster, PostgresNode
 from tidegate.proxy.embedded.binaries import is_too_old, postgres_version
 from tidegate.proxy.embedded.process import give_to_server, run, wait_for
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardSettings
+from tidegate.proxy.writes.comparable_types import check_comparable
+from tidegate.proxy.writes.tracked_tables import Tables
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.models import Base, WorkflowRun, new_id
+from tidegate.repositories.policies import Tracked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,3 +164,17 @@ def test_embedded_servers_refuse_it_with_its_version_and_what_they_need(
     monkeypatch.setenv("TIDEGATE_POSTGRES_BIN", str(programs_15))
     with pytest.raises(EmbeddedServerError, match=rf"{programs_15}.* PostgreSQL {version} is;.* need PostgreSQL 17 or"):
         Cluster(cache=False).start()
+
+
+def test_a_tenant_whose_collation_takes_two_texts_for_one_is_refused(old: tuple[PostgresNode, PostgresNode]) -> None:
+    """Here, since Debian's PostgreSQL has ICU, and that of the wheels has not."""
+    collation = "CREATE COLLATION any_case (provider=icu, locale='und-u-ks-level2', deterministic=false)"
+    for statement in (collation, "CREATE TABLE notes (id int PRIMARY KEY, tenant_id text COLLATE any_case)"):
+        old[0].execute(statement)
+    own: Any = type("Own", (DeclarativeBase,), {})
+    columns = {"id": mapped_column(Integer, primary_key=True), "tenant_id": mapped_column(Text)}
+    note = type("Note", (own,), {"__tablename__": "notes", **columns})
+    engine = create_engine(old[0].url)
+    with pytest.raises(SettingsError, match=r'notes\.tenant_id is text with the collation "any_case"'):
+        check_comparable(engine, Tables([Tracked(note, tenant="tenant_id", tags=("notes",))]))
+    engine.dispose()
