@@ -102,7 +102,7 @@ class MemoryStore:
         """Take the right to fill, and tell whether the caller has it now; see :meth:`Store.lease`."""
         with self._lock:
             now, held = self._now_ms(), self._leases.get((tenant, entry))
-            if held is not None and held.until_ms > now:
+            if held is not None and held.until_ms > now and held.token != token:
                 hopeless = held.noted.nonce != miss.noted.nonce or miss.guard_generation > held.noted.counter
                 if not hopeless:
                     return False
@@ -112,15 +112,19 @@ class MemoryStore:
             self._leases[tenant, entry] = _Lease(token, miss.noted, now + lease_ms)
             return True
 
+    def holder(self, tenant: str, entry: str) -> str | None:
+        """Return the token of whoever has the right to fill; None: nobody has it."""
+        return self._held_by(tenant, entry)
+
+    def _held_by(self, tenant: str, entry: str) -> str | None:
+        held = self._leases.get((tenant, entry))
+        return held.token if held is not None and held.until_ms > self._now_ms() else None
+
     def release(self, tenant: str, entry: str, token: str) -> None:
         """Give the lease back, if *token* holds it."""
         with self._lock:
-            if self._holds(tenant, entry, token):
+            if self._held_by(tenant, entry) == token:
                 del self._leases[tenant, entry]
-
-    def _holds(self, tenant: str, entry: str, token: str) -> bool:
-        held = self._leases.get((tenant, entry))
-        return held is not None and held.token == token and held.until_ms > self._now_ms()
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
         """Store an answer, or return the reason why it was refused; see :meth:`Store.fill`."""
@@ -131,9 +135,9 @@ class MemoryStore:
             root = self.roots.get(tenant)
             if root is None:
                 return Refusal.NO_ROOT
-            if not self._holds(tenant, filling.entry, filling.token):
+            if self._held_by(tenant, filling.entry) not in {None, filling.token}:
                 return Refusal.LEASE
-            del self._leases[tenant, filling.entry]
+            self._leases.pop((tenant, filling.entry), None)
             refusal = marks.may_not_fill(root, filling.noted, filling.tags, filling.origin)
             if refusal is None:
                 until = self._now_ms() + filling.ttl_ms

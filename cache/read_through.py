@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from struct import Struct
 from struct import error as StructError  # noqa: N812  # struct's own name for it
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -28,12 +29,13 @@ from tidegate.error_text import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from tidegate.cache.events import Observer
+    from tidegate.cache.lease_renewal import Renewals
     from tidegate.cache.read_steps import Wait
     from tidegate.cache.request import Request
     from tidegate.cache.root_recovery import RootRecovery
-    from tidegate.cache.single_flight import Flight
     from tidegate.cache.store import Lookup, Store
 
 _MOST_EARLY: Final = 37.0
@@ -59,7 +61,12 @@ class _Lead(NamedTuple):
 
     miss: Miss
     token: str
-    flight: Flight
+
+
+class _Early(NamedTuple):
+    """An answer that is fresh, and ends soon."""
+
+    answer: Answer
 
 
 class _Now(NamedTuple):
@@ -80,6 +87,7 @@ class ReadThrough:
         store: entries and marks.
         recovery: advances roots.
         flights: single flight in this process.
+        renewals: renews the leases of slow fills; None: nobody does.
         limits: see :class:`~tidegate.cache.request.Limits`.
         observe: told what happened.
         epoch: since when a tenant is where the newest shard map of this process has it; None: there is one shard.
@@ -93,6 +101,7 @@ class ReadThrough:
         recovery: RootRecovery,
         *,
         flights: Flights | None = None,
+        renewals: Renewals | None = None,
         limits: Limits | None = None,
         observe: Observer = ignore,
         epoch: Callable[[str], int] | None = None,
@@ -102,6 +111,7 @@ class ReadThrough:
         self._store = store
         self._recovery = recovery
         self._flights = flights or Flights()
+        self._renewals = renewals
         self._limits = limits or Limits()
         self._unspent = Patience.of(self._limits)
         self._observe = observe
@@ -113,42 +123,59 @@ class ReadThrough:
         """Answer *request*, never older than the newest change that was visible on the primary as this began."""
         try:
             found = self._look(request)
-            # Nearly all reads end with the first step.
             now = self._serve(request, found, self._unspent) if isinstance(found, Hit) else _Now(self._unspent, found)
-            end = self._until_end(request, now) if isinstance(now, _Now) else now
         except StoreUnavailable as error:
             self._observe(StoreFailed("read", str(error)))
-            end = PRIMARY_ONLY
-        if isinstance(end, Answer):
-            return end
-        if isinstance(end, Query):
+            now = PRIMARY_ONLY
+        if isinstance(now, Answer):  # nearly all reads end here
+            return now
+        if isinstance(now, Query):
+            return request.query(now.requirement)
+        turn = self._turn(request)
+        try:
+            end = self._until_end(request, now, turn)
+            if isinstance(end, Answer):
+                return end
+            if isinstance(end, _Lead):
+                return self._lead(request, end, turn)
+            turn.leave()
             return request.query(end.requirement)
-        return self._lead(request, end)
+        finally:
+            self._give_up(request, turn)
 
-    def _until_end(self, request: Request, now: _Now | _End) -> _End:
+    def _give_up(self, request: Request, turn: Turn) -> None:
+        """Give back what a read may still have, whatever ended it: an interruption may come at any moment."""
+        try:
+            if turn.token is not None:
+                with suppress(StoreUnavailable):
+                    self._store.release(request.tenant, request.entry, turn.token)
+        finally:
+            turn.leave()
+
+    def _until_end(self, request: Request, now: _Now | _Early | _End, turn: Turn) -> _End:
         """Take one step after the other until the read is answered, or must query, with or without filling."""
-        turn: Turn | None = None
         try:
             while isinstance(now, _Now):
-                step = next_step(now.found, now.patience)
-                if isinstance(step, Query):
-                    return step
-                if isinstance(step, Serve):
-                    if turn is not None:
-                        turn.leave()
-                    now = self._serve(request, step.hit, now.patience)
-                    continue
-                turn = turn or self._turn(request)
-                if isinstance(step, Fill):
-                    now = self._fill(request, step, turn, now.patience)
-                elif isinstance(step, Advance):
-                    now = self._advance(request, step, turn, now.patience)
-                else:
-                    now = self._wait(request, step, turn, now.patience)
-            return now
-        finally:
-            if turn is not None:
-                turn.leave()
+                now = self._step(request, now, turn)
+        except StoreUnavailable as error:
+            self._observe(StoreFailed("read", str(error)))
+            return PRIMARY_ONLY
+        if isinstance(now, _Early):
+            return self._refresh(request, turn) or now.answer
+        return now
+
+    def _step(self, request: Request, now: _Now, turn: Turn) -> _Now | _Early | _End:
+        step = next_step(now.found, now.patience)
+        if isinstance(step, Query):
+            return step
+        if isinstance(step, Serve):
+            turn.leave()
+            return self._serve(request, step.hit, now.patience)
+        if isinstance(step, Fill):
+            return self._fill(request, step, turn, now.patience)
+        if isinstance(step, Advance):
+            return self._advance(request, step, turn, now.patience)
+        return self._wait(request, step, turn, now.patience)
 
     def _turn(self, request: Request) -> Turn:
         deadline_ms = self._now_ms() + self._limits.wait_ms
@@ -165,8 +192,8 @@ class ReadThrough:
         epoch = None if self.epoch is None else self.epoch(request.tenant)
         return self._store.lookup(request.tenant, request.entry, request.guard, refresh=refresh, epoch=epoch)
 
-    def _serve(self, request: Request, hit: Hit, patience: Patience) -> _Now | _End:
-        """Answer from an entry, and refresh it where it ends soon; fill it anew where it cannot be read."""
+    def _serve(self, request: Request, hit: Hit, patience: Patience) -> _Now | _Early | Answer | Query:
+        """Answer from an entry, and say where it ends soon; fill it anew where it cannot be read."""
         try:
             until_ms, cost_ms = _TIMES.unpack_from(hit.body)
             value = request.thaw(hit.body[_TIMES.size :], hit)
@@ -176,9 +203,8 @@ class ReadThrough:
                 return PRIMARY_ONLY
             return _Now(patience._replace(anew=True), self._lookup(request, refresh=True))
         self._observe(served(request.tenant, "store"))
-        if self._is_early(until_ms, cost_ms) and (lead := self._refresh(request)) is not None:
-            return lead
-        return Answer(value, answered_by="store")
+        answer = Answer(value, answered_by="store")
+        return _Early(answer) if self._is_early(until_ms, cost_ms) else answer
 
     def _is_early(self, until_ms: int, cost_ms: int) -> bool:
         # XFetch: the nearer the end and the dearer the query, the likelier; so one reader refreshes before all miss.
@@ -188,32 +214,47 @@ class ReadThrough:
             return False
         return -scale_ms * math.log(1.0 - random.random()) >= left_ms  # noqa: S311  # no secret
 
-    def _refresh(self, request: Request) -> _Lead | None:
-        turn = self._turn(request)
-        flight, lead = turn.join(), None
-        if not turn.leads:
-            return None
+    def _refresh(self, request: Request, turn: Turn) -> _Lead | None:
+        """Take the right to fill before the entry ends; None where somebody else has it."""
         with suppress(StoreUnavailable):
             step = next_step(self._lookup(request, refresh=True), self._unspent._replace(anew=True))
             if isinstance(step, Fill):
-                lead = self._take_lease(request, step, flight)
-        if lead is None:
-            turn.leave()
-        return lead
+                turn.join(step.miss)
+                if turn.leads:
+                    return self._take_lease(request, step, turn)
+        return None
 
-    def _take_lease(self, request: Request, fill: Fill, flight: Flight) -> _Lead | None:
+    def _take_lease(self, request: Request, fill: Fill, turn: Turn) -> _Lead | None:
         token, lease_ms, miss = fresh_nonce(), self._limits.lease_ms, fill.miss
-        taken = self._store.lease(request.tenant, request.entry, miss, token, lease_ms, unless_filled=not fill.anew)
-        return _Lead(miss, token, flight) if taken else None
+        turn.token = token  # before it is taken: an interruption may come before the answer
+        try:
+            taken = self._store.lease(request.tenant, request.entry, miss, token, lease_ms, unless_filled=not fill.anew)
+        except StoreUnavailable:
+            turn.token = None  # to give it back would be to wait for the store once more
+            raise
+        if not taken:
+            turn.token = None
+            return None
+        return _Lead(miss, token)
 
     def _fill(self, request: Request, fill: Fill, turn: Turn, patience: Patience) -> _Now | _Lead:
         """Take the right to fill; where somebody else has it, say who."""
-        flight = turn.join()
-        if turn.leads and (lead := self._take_lease(request, fill, flight)) is not None:
-            turn.hand_over()
+        turn.join(fill.miss)
+        if turn.leads and (lead := self._take_lease(request, fill, turn)) is not None:
             return lead
         left_ms = turn.deadline_ms - self._now_ms()
+        if left_ms <= 0 and turn.leads and self._is_still_at_it(request, turn, left_ms):
+            left_ms = 1
         return _Now(patience._replace(filler="process" if turn.leads else "thread", left_ms=left_ms), fill.miss)
+
+    def _is_still_at_it(self, request: Request, turn: Turn, left_ms: int) -> bool:
+        """Tell whether it is worth to look again, the deadline being over.
+
+        It is while the lease is with whoever had it then; and if nobody has it any more, since that one has filled.
+        """
+        holder = self._store.holder(request.tenant, request.entry)
+        turn.holder = turn.holder or holder
+        return holder in {None, turn.holder} and -left_ms < self._limits.longest_ms
 
     def _advance(self, request: Request, step: Advance, turn: Turn, patience: Patience) -> _Now:
         """Take a step for the root; by the marks as they are, nothing may be stored."""
@@ -223,11 +264,15 @@ class ReadThrough:
         return _Now(patience._replace(steps=patience.steps - 1, filler="nobody"), self._look(request))
 
     def _wait(self, request: Request, step: Wait, turn: Turn, patience: Patience) -> _Now | Answer | Query:
-        """Wait for what somebody else fills; answer with it if a thread of this process hands it over."""
-        if step.filler == "process":
+        """Wait for what somebody else fills; answer with it if a thread of this process hands it over.
+
+        A thread is waited for until it has ended: an own query now would end later than the one that is under way.
+        """
+        flight = turn.flight
+        if step.filler == "process" or flight is None:
             self._sleep(turn.next_poll_s(patience.left_ms))
         else:
-            body = turn.join().wait(patience.left_ms / 1000)
+            body = flight.wait(self._limits.longest_ms / 1000)
             turn.leave()
             if body is not None:
                 return self._shared(request, body)
@@ -241,31 +286,34 @@ class ReadThrough:
             return Answer(value, answered_by="flight")
         return PRIMARY_ONLY
 
-    def _lead(self, request: Request, lead: _Lead) -> Answer:
-        began, body = self._now_ms(), None
-        try:
+    def _lead(self, request: Request, lead: _Lead, turn: Turn) -> Answer:
+        """Query and fill. What is left of the turn is given up by who called this, whatever comes."""
+        began_ms = self._now_ms()
+        with self._renewed(request, lead):
             answer = request.query(clean_requirement(lead.miss))
-            body = self._offer(request, lead, answer, self._now_ms() - began)
-        finally:
-            if body is None:
-                with suppress(StoreUnavailable):
-                    self._store.release(request.tenant, request.entry, lead.token)
-            self._flights.close(request.tenant, request.entry, lead.flight)
-            lead.flight.land(body)
+        filling = self._filling(request, lead, answer, self._now_ms() - began_ms)
+        if filling is not None:
+            turn.leave(self._offer(request, lead, filling, turn))
         return answer
 
-    def _offer(self, request: Request, lead: _Lead, answer: Answer, cost_ms: int) -> bytes | None:
+    def _renewed(self, request: Request, lead: _Lead) -> AbstractContextManager[None]:
+        """Renew the lease of a query that takes longer than it lasts."""
+        if self._renewals is None:
+            return nullcontext()
+        lease = partial(self._store.lease, request.tenant, request.entry, lead.miss, lead.token, self._limits.lease_ms)
+        return self._renewals.renewed(lead.token, lease)
+
+    def _offer(self, request: Request, lead: _Lead, filling: Filling, turn: Turn) -> bytes | None:
         """Store an answer; return the body if it was stored."""
-        filling = self._filling(request, lead, answer, cost_ms)
-        if filling is None:
-            return None
         # Closed first: who comes from now on must not be given what the store vouched for before they came.
-        self._flights.close(request.tenant, request.entry, lead.flight)
+        turn.close()
         try:
             refusal = self._store.fill(request.tenant, filling)
         except StoreUnavailable as error:
             self._observe(StoreFailed("fill", str(error)))
             return None
+        if refusal is not Refusal.NO_ROOT:
+            turn.token = None
         if refusal is not None:
             self._observe(NotFilled(request.tenant, refusal))
             if refusal is Refusal.ORIGIN and filling.origin > lead.miss.origin:

@@ -111,9 +111,14 @@ class Limits:
     Those who wait do so for longer than a lease lasts: if its holder died, one of the crowd takes it over then, and the
     others wait on. Were the wait shorter, the death of one holder would send all of them to the database.
 
+    A holder that lives renews its lease, and those who wait for it when *wait_ms* is over wait until it has ended: a
+    query of their own would end later than the one that is under way. Then they wait for nobody else.
+
     Args:
-        lease_ms: how long a filler has before another may fill, in milliseconds.
-        wait_ms: how long others wait for it before they read for themselves, in milliseconds.
+        lease_ms: how long after the last renewal another may fill, in milliseconds.
+        wait_ms: how long others wait before they read for themselves if whom they wait for has ended in vain, in
+            milliseconds.
+        longest_ms: how long a lease is renewed, and a living filler waited for, in milliseconds.
         poll_ms: how often they look, at first, in milliseconds; less and less often.
         beta: how early an entry is refreshed before it ends (XFetch, Vattani et al. 2015); 0: never.
         steps: how many steps a read takes to advance a root before it reads the primary.
@@ -121,6 +126,7 @@ class Limits:
 
     lease_ms: int = 3_000
     wait_ms: int = 4_000
+    longest_ms: int = 60_000
     poll_ms: int = 4
     beta: float = 1.0
     steps: int = 4

@@ -12,7 +12,10 @@ import random
 import threading
 import weakref
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from tidegate.cache.store import Miss
 
 _LONGEST_POLL_MS: Final = 32.0
 
@@ -34,11 +37,18 @@ class Flight:
 
     Args:
         signal: what followers wait for.
+        miss: what its leader has noted.
     """
 
-    def __init__(self, signal: Signal) -> None:
+    def __init__(self, signal: Signal, miss: Miss) -> None:
         self.body: bytes | None = None
+        self.miss = miss
         self._signal: Final = signal
+
+    def is_hopeless(self, miss: Miss) -> bool:
+        """Tell whether by a later *miss* the store will refuse what this flight brings."""
+        noted = self.miss.noted
+        return noted.nonce != miss.noted.nonce or miss.guard_generation > noted.counter
 
     def wait(self, timeout_s: float) -> bytes | None:
         """Return the body that was stored; None if none was, or if none was within *timeout_s* seconds."""
@@ -68,14 +78,21 @@ class Flights:
         self._lock = threading.Lock()
         self._flights: dict[tuple[str, str], Flight] = {}
 
-    def join(self, tenant: str, entry: str) -> tuple[Flight, bool]:
-        """Return the flight of this entry, and whether the caller leads it. A leader must :meth:`close` it."""
+    def flight(self, miss: Miss) -> Flight:
+        """Make a flight that nobody is in yet."""
+        return Flight(self._signal(), miss)
+
+    def join(self, tenant: str, entry: str, own: Flight) -> Flight:
+        """Return the flight of this entry; *own* if there was none, or one without hope.
+
+        Who gets *own* leads it, and must :meth:`close` it. A leader has made it before this call, so that it can close
+        it also if this call is interrupted.
+        """
         with self._lock:
             flight = self._flights.get((tenant, entry))
-            if flight is not None:
-                return flight, False
-            flight = self._flights[tenant, entry] = Flight(self._signal())
-            return flight, True
+            if flight is None or flight.is_hopeless(own.miss):
+                flight = self._flights[tenant, entry] = own
+            return flight
 
     def close(self, tenant: str, entry: str, flight: Flight) -> None:
         """Let nobody join *flight* any more. It does no harm to repeat this."""
@@ -91,11 +108,11 @@ class Turn:
         flights: the flights of this process.
         tenant: whose entry it is.
         entry: the digest that names the entry.
-        deadline_ms: until when the read waits, by the clock of the read path, in milliseconds.
+        deadline_ms: after this the read begins to wait for nobody, by the clock of the read path, in milliseconds.
         poll_ms: the first pause between two looks whether another process has filled, in milliseconds.
     """
 
-    __slots__ = ("_entry", "_flights", "_poll_ms", "_tenant", "deadline_ms", "flight", "leads")
+    __slots__ = ("_entry", "_flights", "_poll_ms", "_tenant", "deadline_ms", "flight", "holder", "leads", "token")
 
     def __init__(self, flights: Flights, tenant: str, entry: str, deadline_ms: int, poll_ms: float) -> None:
         self._flights = flights
@@ -105,22 +122,32 @@ class Turn:
         self.deadline_ms = deadline_ms
         self.flight: Flight | None = None
         self.leads = False
+        self.token: str | None = None
+        """The lease that this read may hold; None: it holds none for sure."""
+        self.holder: str | None = None
+        """Who held the lease when the deadline had come."""
 
-    def join(self) -> Flight:
+    def join(self, miss: Miss) -> Flight:
         """Return the flight of the entry, and join it first. If there was none, this read leads it."""
         if self.flight is None:
-            self.flight, self.leads = self._flights.join(self._tenant, self._entry)
+            # Led until it is known to be another's: whatever interrupts this, leave() closes what may be open.
+            self.flight, self.leads = own, _ = self._flights.flight(miss), True
+            self.flight = self._flights.join(self._tenant, self._entry, own)
+            self.leads = self.flight is own
+        elif self.leads:
+            self.flight.miss = miss
         return self.flight
 
-    def leave(self) -> None:
-        """Leave the flight. Reads that followed this one look for themselves."""
+    def close(self) -> None:
+        """Let nobody join the flight any more, if this read leads it."""
         if self.flight is not None and self.leads:
             self._flights.close(self._tenant, self._entry, self.flight)
-            self.flight.land(None)
-        self.hand_over()
 
-    def hand_over(self) -> None:
-        """Leave the flight to the fill of the entry, which closes it."""
+    def leave(self, body: bytes | None = None) -> None:
+        """Leave the flight. Reads that followed this one get *body*, or look for themselves."""
+        self.close()
+        if self.flight is not None and self.leads:
+            self.flight.land(body)
         self.flight, self.leads = None, False
 
     def next_poll_s(self, left_ms: int) -> float:

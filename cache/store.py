@@ -145,7 +145,8 @@ class Store(Protocol):
         """Take the right to fill, and tell whether the caller has it now.
 
         The lease is also taken away from another holder if that one noted another nonce, or if the guard was bumped
-        after it noted its counter: it can fill nothing any more.
+        after it noted its counter: it can fill nothing any more. Its holder renews it by asking for it once more, with
+        the same *miss* and *token*.
 
         Args:
             tenant: whose entry it is.
@@ -158,6 +159,10 @@ class Store(Protocol):
         """
         ...
 
+    def holder(self, tenant: str, entry: str) -> str | None:
+        """Return the token of whoever has the right to fill; None: nobody has it."""
+        ...
+
     def release(self, tenant: str, entry: str, token: str) -> None:
         """Give the lease back, if *token* holds it."""
         ...
@@ -165,7 +170,9 @@ class Store(Protocol):
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
         """Store an answer, or return the reason why it was refused. The first reason is its size.
 
-        The caller's lease is given back in both cases. Only if there is no root, it stays until it expires.
+        It is refused while somebody else holds the lease. A caller whose own has ended may fill otherwise: what was
+        noted shows whether the answer is fresh, and the lease only says who queries. The caller's lease is given back
+        in both cases. Only if there is no root, it stays until it expires.
         """
         ...
 

@@ -153,6 +153,7 @@ def _put_together(
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
     cache = CacheAssembly(settings, store, recovery, shards, observe)
+    undo.callback(cache.close)
     scatter = Scatter(timeout_s=settings.sharding.scatter_s)
     undo.callback(scatter.close)
     search = IdSearch(directory, tracked_ids, shards, scatter)

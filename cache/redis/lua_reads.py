@@ -150,10 +150,10 @@ if root and not ahead(root, ARGV[3]) and stale(root, ARGV[1], tonumber(ARGV[2]),
 return 0
 """
 
-HELD: Final = """
-local function held(key, token)
+HOLDER: Final = """
+local function holder(key)
   local lease = text('GET', key)
-  return lease and string.match(lease, '^1 n%S* %d+ (k%S*)$') == token
+  return lease and string.match(lease, '^1 n%S* %d+ (k%S*)$')
 end
 """
 
@@ -165,7 +165,7 @@ end
 
 LEASE: Final = """
 local lease = text('GET', KEYS[1])
-if lease then
+if lease and lease ~= ARGV[3] then
   local nonce, counter = string.match(lease, '^1 (n%S*) (%d+) k%S*$')
   if nonce == ARGV[1] and tonumber(ARGV[2]) <= tonumber(counter) then return 0 end
 end
@@ -179,7 +179,7 @@ return 1
 """
 
 RELEASE: Final = """
-if held(KEYS[1], ARGV[1]) then redis.call('DEL', KEYS[1]) end
+if holder(KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
@@ -189,7 +189,7 @@ local nonce, counter = header(ARGV[5], fields)
 local values = read(KEYS[1], fields)
 local root = values and parse(values[1])
 if not root then return 7 end
-if not held(KEYS[3], ARGV[2]) then return 8 end
+if (holder(KEYS[3]) or ARGV[2]) ~= ARGV[2] then return 8 end
 call('DEL', KEYS[3])
 local reason = stale(root, nonce, counter, values, 2)
 if not reason then

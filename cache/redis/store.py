@@ -147,6 +147,10 @@ class RedisStore:
         keys = (self._keys.lease(tenant, entry), self._keys.entry(tenant, entry))
         return bool(self._one(scripts.LEASE, keys, (*args, noted[1] if unless_filled else b"")))
 
+    def holder(self, tenant: str, entry: str) -> str | None:
+        """Return the token of whoever has the right to fill; None: nobody has it."""
+        return self._link.ask((Command(None, (self._keys.lease(tenant, entry),)),), _holder)
+
     def release(self, tenant: str, entry: str, token: str) -> None:
         """Give the lease back, if *token* holds it."""
         self._one(scripts.RELEASE, (self._keys.lease(tenant, entry),), (_tokens("k", token),))
@@ -295,6 +299,11 @@ def _blobs(replies: list[Any], count: int) -> list[bytes | None]:
     if len(blobs) != count or not all(blob is None or type(blob) is bytes for blob in blobs):
         raise TypeError(f"expected {count} large values, each bytes or None")
     return blobs
+
+
+def _holder(replies: list[Any]) -> str | None:
+    (lease,) = _blobs(replies, 1)
+    return None if lease is None else untoken(decoded(lease).rpartition(" ")[2])
 
 
 def _lookup(replies: list[Any]) -> Lookup:

@@ -6,9 +6,11 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.codec.answers import AnswerCodec
+from tidegate.cache.lease_renewal import Renewals
 from tidegate.cache.near.lru import LruCache
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.redis.store import RedisStore
+from tidegate.cache.request import Limits
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.switches import Switches
 from tidegate.errors import CacheUnavailable
@@ -53,7 +55,13 @@ class CacheAssembly:
         self._shards = shards
         self._observe = observe
         self._switches = Switches(settings.cache.off, store)
+        self._limits = Limits()
+        self._renewals = Renewals(self._limits)
         self.pushes = _pushes(store, settings.cache)
+
+    def close(self) -> None:
+        """End what runs beside the layers; the store stays open."""
+        self._renewals.close()
 
     def caching(self, below: Layer, models: Iterable[type[Any]]) -> Layer:
         """Return the caching layer over *below*, for rows of *models*; *below* itself where there is no cache."""
@@ -61,7 +69,14 @@ class CacheAssembly:
         if store is None or self._recovery is None:
             return below
         return Caching(
-            read_through=ReadThrough(store, self._recovery, observe=self._observe, epoch=self._shards.since_epoch),
+            read_through=ReadThrough(
+                store,
+                self._recovery,
+                renewals=self._renewals,
+                limits=self._limits,
+                observe=self._observe,
+                epoch=self._shards.since_epoch,
+            ),
             store=store,
             codec=AnswerCodec(tuple(models), blob_bytes=cache.blob_bytes),
             near=LruCache(cache.near_bytes, cache.near_entries) if cache.near else None,

@@ -380,18 +380,48 @@ def test_a_completed_root_keeps_what_was_written_meanwhile(store: Store) -> None
 def test_only_one_may_fill_until_it_gives_the_lease_back(store: Store) -> None:
     clean(store)
     noted = miss(store)
+    assert store.holder(TENANT, ENTRY) is None
     assert store.lease(TENANT, ENTRY, noted, "mine", 60_000)
     assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
-    assert not store.lease(TENANT, ENTRY, noted, "mine", 60_000)
+    assert store.holder(TENANT, ENTRY) == "mine"
     assert store.lease(TENANT, "d2", noted, "yours", 60_000)
     store.release(TENANT, ENTRY, "yours")
     assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
     assert store.fill(TENANT, with_token(noted, "yours")) is Refusal.LEASE
     store.release(TENANT, ENTRY, "mine")
-    assert store.fill(TENANT, with_token(noted, "mine")) is Refusal.LEASE
+    assert store.holder(TENANT, ENTRY) is None
     assert store.lease(TENANT, ENTRY, noted, "yours", 60_000)
+    assert store.fill(TENANT, with_token(noted, "mine")) is Refusal.LEASE
     assert store.fill(TENANT, with_token(noted, "yours")) is None
-    assert store.fill(TENANT, with_token(noted, "yours")) is Refusal.LEASE
+    assert store.holder(TENANT, ENTRY) is None
+
+
+def test_a_lease_that_has_ended_refuses_no_fill_and_what_was_noted_decides(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    assert store.fill(TENANT, with_token(noted, "ended")) is None
+    assert isinstance(store.lookup(TENANT, ENTRY, GUARD), Hit)
+    store.bump([Change(TENANT, frozenset({DAY}))], NOWHERE)
+    assert store.fill(TENANT, with_token(noted, "ended")) is Refusal.BUMPED
+    store.open([Change(TENANT, frozenset({DAY}))], "5", ORIGIN, ["unused"])
+    assert store.fill(TENANT, with_token(miss(store), "ended")) is Refusal.INTENT
+
+
+def test_a_holder_renews_its_lease(store: Store) -> None:
+    clean(store)
+    noted = miss(store)
+    assert store.lease(TENANT, ENTRY, noted, "mine", 1)
+    while store.holder(TENANT, ENTRY) is not None:
+        pass
+    assert store.lease(TENANT, ENTRY, noted, "mine", 200), "nobody else has it"
+    assert store.lease(TENANT, ENTRY, noted, "mine", 600_000)
+    deadline = time.monotonic() + 0.25
+    while time.monotonic() < deadline:
+        assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
+    store.bump([Change(TENANT, frozenset({GUARD}))], NOWHERE)
+    assert store.lease(TENANT, ENTRY, miss(store), "yours", 60_000)
+    assert not store.lease(TENANT, ENTRY, noted, "mine", 60_000), "it was taken away, and is not renewed"
+    assert store.holder(TENANT, ENTRY) == "yours"
 
 
 def test_who_missed_before_a_fill_gets_no_lease_after_it(store: Store) -> None:

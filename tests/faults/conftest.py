@@ -30,6 +30,7 @@ def filling(entry: str = "d", counter: int = 1, body: bytes = b"answer", **overr
 CALLS: dict[str, Callable[[RedisStore], object]] = {
     "lookup": lambda store: store.lookup("t", "d", "tag"),
     "lease": lambda store: store.lease("t", "d", MISS, "k", 60_000),
+    "holder": lambda store: store.holder("t", "d"),
     "release": lambda store: store.release("t", "d", "k"),
     "fill": lambda store: store.fill("t", filling(blobs={"h": b"large"})),
     "check": lambda store: store.check("t", Noted("n", 1), ["tag"]),

@@ -6,6 +6,7 @@ says who waits for it, and counts the statements.
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,22 @@ def test_one_page_is_queried_once(processes: dict[str, Child], book: Book, count
     with locked(counting):
         filler = let_all_miss(processes, counting)
     connections, _, queries = reports(processes, counting)
+    assert connections == {name: int(name == filler) for name in processes}
+    assert queries == 1
+
+
+def test_a_query_that_takes_longer_than_any_lease_is_made_once_and_its_answer_is_stored(
+    processes: dict[str, Child], book: Book, counting: Cluster
+) -> None:
+    get_ready(processes, book, counting)
+    with locked(counting):
+        filler = let_all_miss(processes, counting)
+        until = time.monotonic() + (Limits().lease_ms + Limits().wait_ms) / 1000
+        while time.monotonic() < until:
+            assert counting.shards[0].primary.execute(BLOCKED) == [(filler,)], "somebody else queries too"
+        released = time.monotonic()
+    connections, _, queries = reports(processes, counting)
+    assert time.monotonic() - released < patient(SLACK_S), "who waited got the answer when it was there"
     assert connections == {name: int(name == filler) for name in processes}
     assert queries == 1
 

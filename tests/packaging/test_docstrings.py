@@ -18,7 +18,7 @@ Add Answer Apply Ask Assemble Begin Bind Build Call Check Choose Close Collect C
 Count Create Cut Decide Decode Delete Do Drop Encode End Enter Estimate Explain Find Finish Flip Forget Freeze
 Give Go Guard Hand Have Hook Ignore Insert Invalidate Join Keep Kill Leave Let Limit Load Lock Look Make Mark
 Measure Note Open Order Pack Parse Pause Prepare Print Prove Publish Put Raise Read Record Refuse Register
-Remember Remove Replace Resume Return Run Say See Send Set Show Shut Split Stamp Start Stop Store Sum Switch
+Remember Remove Renew Replace Resume Return Run Say See Send Set Show Shut Split Stamp Start Stop Store Sum Switch
 Take Tell Track Unpack Use Void Wait Watch Write Yield
 """
 """The verbs with which a docstring may begin, sorted. Add one if no verb here says what a function does."""

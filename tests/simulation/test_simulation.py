@@ -15,6 +15,7 @@ FAULTS = {
     "commit answer lost": 1,
     "lose": 1,
     "drop": 1,
+    "lease ends": 2,
     "regress": 1,
 }
 SMALL = [
@@ -26,6 +27,7 @@ SMALL = [
     Shape(readers=1, faults={"dies after commit": 1, "drop": 1}),
     Shape(readers=2, processes=1),
     Shape(readers=2, faults={"commit answer lost": 1}),
+    Shape(readers=2, faults={"lease ends": 1}),
 ]
 LARGE = [
     Shape(writers=2, readers=3, reads=2, faults=FAULTS, replicas=2),

@@ -53,6 +53,13 @@ class SimStore(MemoryStore):
         super().__init__(now_ms=lambda: world.now_ms)
         self.world = world
 
+    @property
+    def leased(self) -> bool:
+        return bool(self._leases)
+
+    def end_leases(self) -> None:
+        self._leases.clear()
+
     def __getattribute__(self, name: str) -> object:
         found = super().__getattribute__(name)
         if name not in _STORE_CALLS:
@@ -73,7 +80,7 @@ class SimStore(MemoryStore):
 
 
 _STORE_CALLS = {
-    *("lookup", "lease", "release", "fill", "check", "make_root", "complete_root", "end_quarantine"),
+    *("lookup", "lease", "holder", "release", "fill", "check", "make_root", "complete_root", "end_quarantine"),
     *("open", "stamp", "resolve", "bump"),
 }
 
@@ -108,7 +115,7 @@ def read_through(
         store,
         recovery,
         flights=Flights(SimSignal),
-        limits=Limits(lease_ms=1_000, wait_ms=3, poll_ms=1, beta=0),
+        limits=Limits(lease_ms=1_000, wait_ms=3, longest_ms=3, poll_ms=1, beta=0),
         epoch=epoch,
         sleep=world.sleep,
         now_ms=lambda: world.now_ms,
@@ -148,6 +155,8 @@ class World(Servers):
         """What may happen between the steps of the actors."""
         possible = self.node_actions()
         possible += [action for router in self.routers for action in router.actions()]
+        if self.faults.get("lease ends", 0) and self.store.leased:
+            possible.append(("the lease ends", self._end_lease))
         root = self.store.roots.get(TENANT)
         if root is not None and self.faults.get("lose", 0):
             possible.append(("the marks are lost", self._lose))
@@ -158,6 +167,10 @@ class World(Servers):
                 if not mark.intents
             ]
         return possible
+
+    def _end_lease(self) -> None:
+        self.faults["lease ends"] -= 1
+        self.store.end_leases()
 
     def _lose(self) -> None:
         self.faults["lose"] -= 1

@@ -11,13 +11,13 @@ import pytest
 from tidegate.cache.codec.values import Uncacheable
 from tidegate.cache.codec.values import Undecodable as Broken
 from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable
-from tidegate.cache.marks import Refusal, Root, RootState
+from tidegate.cache.marks import Noted, Refusal, Root, RootState
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.request import Answer, Limits, ReadRequirement
 from tidegate.cache.root_recovery import RootRecovery
-from tidegate.cache.single_flight import Flights
-from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.cache.single_flight import Flights, Turn
+from tidegate.cache.store import Change, Filling, Miss, StoreUnavailable
 from tidegate.position import NOWHERE, Origin, Position
 from tidegate.proxy.database.primary import ClockPrimary
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Hit
 
 ORIGIN = Origin(0, 0, "")
+MISS = Miss(Noted("n", 0), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, NOWHERE, {})
 
 
 class Request:
@@ -201,13 +202,123 @@ def test_an_entry_that_is_no_answer_is_reported_queried_and_replaced() -> None:
     assert any(isinstance(event, Undecodable) for event in here.events)
 
 
-def test_whoever_finds_the_lease_taken_waits_a_bounded_time_and_reads_for_itself() -> None:
+@pytest.mark.parametrize("lease_ms", [50, 90])
+def test_a_lease_whose_holder_has_died_is_taken_over(lease_ms: int) -> None:
     here, request = Here(wait_ms=100), Request()
-    found: Any = here.store.lookup("t", "e", "g")
-    assert here.store.lease("t", "e", found, "somebody", 60_000)
+    assert here.store.lease("t", "e", MISS, "dead", lease_ms)
     assert here.read(request).value == "value"
-    assert 10_090 <= here.now_ms <= 10_150
+    assert 10_000 + lease_ms <= here.now_ms <= 10_000 + lease_ms + 50
+    assert here.store.entries
+
+
+def test_a_holder_that_lives_is_waited_for_as_long_as_its_query_takes() -> None:
+    here, request = Here(wait_ms=100), Request()
+    assert here.store.lease("t", "e", MISS, "alive", 5_000)
+
+    def sleep(seconds: float) -> None:
+        here.sleep(seconds)
+        if here.now_ms > 13_000:
+            filling = Filling("e", MISS.noted, "alive", ORIGIN, ("g",), bytes(12) + b"of another", 60_000, {})
+            here.store.fill("t", filling)
+
+    here.read._sleep = sleep
+    assert here.read(request).value == "of another"
+    assert request.queries == []
+
+
+def test_whoever_has_waited_for_one_in_vain_waits_for_no_other_when_its_time_is_over() -> None:
+    here, request = Here(wait_ms=100), Request()
+    assert here.store.lease("t", "e", MISS, "first", 60_000)
+
+    def sleep(seconds: float) -> None:
+        here.sleep(seconds)
+        if here.now_ms > 13_000 and here.store.holder("t", "e") == "first":  # it cannot store what it has
+            here.store.release("t", "e", "first")
+            assert here.store.lease("t", "e", MISS, "second", 60_000)
+
+    here.read._sleep = sleep
+    assert here.read(request).value == "value"
+    assert 13_000 < here.now_ms < 13_200
+
+
+def test_whoever_comes_to_the_lease_just_after_the_fill_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, request = Here(wait_ms=0), Request()
+    lease = here.store.lease
+    assert lease("t", "e", MISS, "another", 60_000)
+    asked: list[bool] = []
+
+    def filled_before(*args: Any, **kwargs: Any) -> bool:
+        if asked:
+            filling = Filling("e", MISS.noted, "another", ORIGIN, ("g",), bytes(12) + b"of another", 60_000, {})
+            assert here.store.fill("t", filling) is None
+        asked.append(lease(*args, **kwargs))
+        return asked[-1]
+
+    monkeypatch.setattr(here.store, "lease", filled_before)
+    assert here.read(request).value == "of another"
+    assert asked == [False, False]
+    assert request.queries == []
+
+
+def test_nobody_is_waited_for_without_end() -> None:
+    here, request = Here(wait_ms=100, longest_ms=20_000), Request()
+    assert here.store.lease("t", "e", MISS, "hangs", 10**9)
+    assert here.read(request).value == "value"
+    assert 30_000 < here.now_ms < 30_300
     assert here.store.entries == {}
+
+
+def test_an_answer_that_takes_longer_than_its_lease_is_stored_and_shared() -> None:
+    here = Here(wait_ms=100)
+    waits: list[float | None] = []
+
+    class Signal(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return super().wait(timeout)
+
+    here.read._flights = Flights(Signal)
+    leader, follower = Request(), Request()
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(here.read(follower).value))
+
+    def slow(_need: ReadRequirement) -> Answer:
+        thread.start()
+        while not waits:
+            threading.Event().wait(0.001)
+        here.now_ms += 10_000
+        return Answer("slow", ORIGIN)
+
+    leader.query = slow  # type: ignore[assignment]
+    assert here.read(leader).value == "slow"
+    thread.join()
+    assert answers == ["slow"]
+    assert waits == [Limits().longest_ms / 1000], "as long as the query takes, and not until its own time is over"
+    assert here.read(follower).value == "slow"
+    assert follower.queries == []
+
+
+def test_nobody_follows_a_thread_whose_fill_will_be_refused() -> None:
+    here = Here()
+    first, second = Request("old"), Request("new")
+
+    class Signal(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            here.sleep(timeout or 0)
+            return False
+
+    here.read._flights = Flights(Signal)
+
+    def slow(_need: ReadRequirement) -> Answer:
+        here.store.bump([Change("t", frozenset({"g"}))], NOWHERE)
+        assert here.read(second).value == "new"
+        return Answer("old", ORIGIN)
+
+    first.query = slow  # type: ignore[assignment]
+    assert here.read(first).value == "old"
+    assert here.read(second).value == "new"
+    assert len(second.queries) == 1
+    assert here.now_ms == 10_000
 
 
 def test_an_entry_is_refreshed_before_it_ends_and_served_if_another_refreshes() -> None:
@@ -222,11 +333,12 @@ def test_an_entry_is_refreshed_before_it_ends_and_served_if_another_refreshes() 
     assert here.read(request).value == "value"  # a query that took no time is never due early
     here.now_ms += 1_001
     assert here.read(request).value == "newer"
-    flight, leads = here.flights.join("t", "e")
-    assert leads
+    other = Turn(here.flights, "t", "e", 0, 1)
+    other.join(MISS)
+    assert other.leads
     request.value = "newest"
     assert here.read(request).value == "newer"  # somebody else is at it
-    here.flights.close("t", "e", flight)
+    other.leave()
     request.query = lambda _need: Answer("newest", ORIGIN)  # type: ignore[assignment]
     assert here.read(request).value == "newest"
 
@@ -311,12 +423,18 @@ def test_a_clock_that_goes_back_and_a_policy_that_fails_do_not_reach_the_reader(
 
 def test_a_process_forked_off_leads_its_own_flights() -> None:
     flights = Flights()
-    flights.join("t", "e")
+    leads(flights)
     child = os.fork()
     if child == 0:
-        os._exit(0 if flights.join("t", "e")[1] else 1)
+        os._exit(0 if leads(flights) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert not flights.join("t", "e")[1]
+    assert not leads(flights)
+
+
+def leads(flights: Flights) -> bool:
+    turn = Turn(flights, "t", "e", 0, 1)
+    turn.join(MISS)
+    return turn.leads
 
 
 def test_a_primary_that_fails_once_the_answer_is_there_is_no_matter() -> None:

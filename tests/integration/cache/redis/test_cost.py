@@ -48,6 +48,7 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "resolve": lambda store: store.resolve("t0", ["5", "6", "7"], NOWHERE),
     "bump": lambda store: store.bump(CHANGES, NOWHERE),
     "lease": lambda store: store.lease("t0", "d", Miss.__new__(Miss), "k", 1_000),
+    "holder": lambda store: store.holder("t0", "d"),
     "release": lambda store: store.release("t0", "d", "k"),
 }
 
