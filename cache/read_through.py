@@ -159,6 +159,7 @@ class ReadThrough:
                 now = self._step(request, now, turn)
         except StoreUnavailable as error:
             self._observe(StoreFailed("read", str(error)))
+            turn.leave(unstorable=True)
             return PRIMARY_ONLY
         if isinstance(now, _Early):
             return self._refresh(request, turn) or now.answer
@@ -276,6 +277,8 @@ class ReadThrough:
             turn.leave()
             if body is not None:
                 return self._shared(request, body)
+            if flight.unstorable:
+                return PRIMARY_ONLY
         return _Now(patience._replace(filler="nobody"), self._look(request))
 
     def _shared(self, request: Request, body: bytes) -> Answer | Query:

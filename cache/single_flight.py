@@ -42,6 +42,8 @@ class Flight:
 
     def __init__(self, signal: Signal, miss: Miss) -> None:
         self.body: bytes | None = None
+        self.unstorable = False
+        """Whether its leader found that the store takes nothing: then nobody else needs to try."""
         self.miss = miss
         self._signal: Final = signal
 
@@ -143,10 +145,14 @@ class Turn:
         if self.flight is not None and self.leads:
             self._flights.close(self._tenant, self._entry, self.flight)
 
-    def leave(self, body: bytes | None = None) -> None:
-        """Leave the flight. Reads that followed this one get *body*, or look for themselves."""
+    def leave(self, body: bytes | None = None, *, unstorable: bool = False) -> None:
+        """Leave the flight.
+
+        Reads that followed this one get *body*, or look for themselves; if the store takes nothing, they query.
+        """
         self.close()
         if self.flight is not None and self.leads:
+            self.flight.unstorable = unstorable
             self.flight.land(body)
         self.flight, self.leads = None, False
 

@@ -21,8 +21,11 @@ class StoreUnavailable(Exception):  # noqa: N818  # a state of the server, not a
     """The store did not answer, or its answer made no sense, or it is no master. Nobody knows what it has done."""
 
 
-class StoreFull(StoreUnavailable):
-    """The store has no memory for what was to be written. It can still forget."""
+class StoreRefused(StoreUnavailable):
+    """The store has answered, and has not written what it was to write: no memory, no right, a full disk.
+
+    It may still be able to forget.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sqlalchemy.orm import sessionmaker
 
 from tidegate.cache.events import ignore
 from tidegate.cache.root_recovery import RootRecovery
+from tidegate.cache.untold import UntoldChanges
 from tidegate.errors import SettingsError
 from tidegate.proxy.assembly.cache import CacheAssembly, serving_store
 from tidegate.proxy.assembly.shard import Shared, assemble_shard
@@ -145,14 +146,15 @@ def _put_together(
     shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
     store = store or serving_store(settings, joined.serving(), joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)
-    requirements, tracked_ids = read_requirements(store, recovery), TrackedIds(TRACKED)
+    untold = UntoldChanges()
+    requirements, tracked_ids = read_requirements(store, recovery, untold), TrackedIds(TRACKED)
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
     committed = commit_recorder(directory, tracked_ids)
-    shared = Shared(settings, shards, store, recovery, requirements, TRACKED, committed, observe)
+    shared = Shared(settings, shards, store, recovery, untold, requirements, TRACKED, committed, observe)
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
-    cache = CacheAssembly(settings, store, recovery, shards, observe)
+    cache = CacheAssembly(settings, store, recovery, shards, untold, observe)
     undo.callback(cache.close)
     scatter = Scatter(timeout_s=settings.sharding.scatter_s)
     undo.callback(scatter.close)

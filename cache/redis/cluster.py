@@ -9,7 +9,7 @@ import redis
 
 from tidegate.cache.redis.client import CLUSTER_ERRORS
 from tidegate.cache.redis.link import Moved, ServerLink, unavailable
-from tidegate.cache.store import StoreFull, StoreUnavailable
+from tidegate.cache.store import StoreRefused, StoreUnavailable
 from tidegate.error_text import error_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ClusterLink:
             return link.ask(commands, decode)
         except Moved:
             return self._follow(commands, decode)
-        except StoreFull:
+        except StoreRefused:
             raise
         except StoreUnavailable:
             self._refresh()

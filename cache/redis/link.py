@@ -22,7 +22,7 @@ from redis.retry import Retry
 from tidegate.cache.redis.breaker import Breaker, Pauses
 from tidegate.cache.redis.bulkhead import Bulkhead
 from tidegate.cache.redis.wire import packed, packet
-from tidegate.cache.store import StoreFull, StoreUnavailable
+from tidegate.cache.store import StoreRefused, StoreUnavailable
 from tidegate.error_text import error_text
 
 if TYPE_CHECKING:
@@ -241,15 +241,18 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
                 succeeded()
                 raise Moved(f"{reply}: this server is of a cluster, whose URL begins with redis+cluster://")
             # Out of memory or not permitted: other calls may still be served. No master: no call will be.
-            gone = isinstance(reply, redis.ReadOnlyError) or _says(reply, *_NO_SERVER)
-            (failed if gone else succeeded)()
+            (failed if _is_gone(reply) else succeeded)()
             raise unavailable(reply)
 
 
 def unavailable(error: Exception) -> StoreUnavailable:
     """Return the error of the store that *error* means."""
-    kind = StoreFull if isinstance(error, redis.OutOfMemoryError) or _says(error, "OOM") else StoreUnavailable
+    kind = StoreRefused if isinstance(error, redis.ResponseError) and not _is_gone(error) else StoreUnavailable
     return kind(f"{type(error).__name__}: {error_text(error)}")
+
+
+def _is_gone(error: Exception) -> bool:
+    return isinstance(error, redis.ReadOnlyError) or _says(error, *_NO_SERVER)
 
 
 def _says(error: Exception, *codes: str) -> bool:

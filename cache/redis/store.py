@@ -7,6 +7,7 @@ another life (its replication id differs); and a server that is no master answer
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -21,7 +22,7 @@ from tidegate.cache.redis.push_stream import pushes_of
 from tidegate.cache.redis.server_facts import servers_of
 from tidegate.cache.redis.url import Target, Timeouts
 from tidegate.cache.redis.wire import Command
-from tidegate.cache.store import Hit, Miss, NoRoot, StoreFull
+from tidegate.cache.store import Hit, Miss, NoRoot, StoreRefused, StoreUnavailable
 from tidegate.position import Origin, Position
 
 if TYPE_CHECKING:
@@ -196,15 +197,17 @@ class RedisStore:
         """Open the intents of a transaction; see :meth:`Store.open`.
 
         Raises:
-            StoreFull: the server has no memory for the intents. All that it had of these tenants is void.
+            StoreRefused: the server does not take the intents. All that it had of these tenants is void, if it could
+                forget that.
         """
         try:
             self._all(
                 self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
                 for change, nonce in zip(changes, nonces, strict=True)
             )
-        except StoreFull:
-            self._lose(changes)
+        except StoreRefused:
+            with suppress(StoreUnavailable):
+                self._lose(changes)
             raise
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
@@ -219,12 +222,12 @@ class RedisStore:
     def bump(self, changes: Sequence[Change], position: Position) -> None:
         """Void now what depends on *changes*.
 
-        A full server forgets the tenants' marks instead, which voids all they have.
+        A server that refuses forgets the tenants' marks instead, if it can, which voids all they have.
         """
         at = _position(position)
         try:
             self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
-        except StoreFull:
+        except StoreRefused:
             self._lose(changes)
 
     def switched_off(self) -> frozenset[str]:
@@ -238,8 +241,8 @@ class RedisStore:
     def _lose(self, changes: Sequence[Change]) -> None:
         """Forget the marks of these tenants: that takes no memory, and voids all they have.
 
-        A full server stores no mark, and goes on answering. So what is changed now would be served as it was before the
-        change, for as long as the server stays full.
+        A server that is full, or refuses for another reason, goes on answering. So what is changed now would be served
+        as it was before the change, for as long as it refuses.
         """
         self._all(Command(scripts.LOSE, (self._keys.marks(change.tenant),)) for change in changes)
 

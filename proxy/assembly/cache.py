@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
+    from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.call import Layer
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import CacheSettings, Settings
@@ -38,6 +39,7 @@ class CacheAssembly:
         store: entries and marks; None: there is no cache.
         recovery: advances roots.
         shards: of the gate.
+        untold: whose changes the cache was not told of.
         observe: told what happens.
     """
 
@@ -47,12 +49,14 @@ class CacheAssembly:
         store: Store | None,
         recovery: RootRecovery | None,
         shards: Shards,
+        untold: UntoldChanges,
         observe: Observer,
     ) -> None:
         self._settings = settings.cache
         self._store = store
         self._recovery = recovery
         self._shards = shards
+        self._untold = untold
         self._observe = observe
         self._switches = Switches(settings.cache.off, store)
         self._limits = Limits()
@@ -84,6 +88,7 @@ class CacheAssembly:
             near_modes=cache.near_modes,
             blobs=LruCache(cache.near_bytes, cache.near_entries),
             switches=self._switches,
+            untold=self._untold,
             below=below,
             keep_alive=self._shards.keep_alive,
             observe=self._observe,

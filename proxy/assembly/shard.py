@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.root_recovery import Primary, RootRecovery
     from tidegate.cache.store import Change, Store
+    from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.call import Layer
     from tidegate.proxy.layers.routing import ReadRequirements
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
@@ -44,6 +45,7 @@ class Shared(NamedTuple):
         shards: of the gate.
         store: the cache that serves them; None: there is none.
         recovery: advances its roots.
+        untold: whose changes the cache was not told of.
         requirements: tells which node will do for a call that the caching has not asked about.
         tracked: the models whose rows are watched from the beginning.
         committed: told what commits have changed, once they have returned.
@@ -54,6 +56,7 @@ class Shared(NamedTuple):
     shards: Shards
     store: Store | None
     recovery: RootRecovery | None
+    untold: UntoldChanges
     requirements: ReadRequirements
     tracked: Sequence[Tracked]
     committed: Callable[[Sequence[Change]], None]
@@ -76,7 +79,7 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     check_comparable(engine, Tables(shared.tracked))
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
-    outbox = Outbox(notify=engine.dialect.name == "postgresql")
+    outbox = Outbox(notify=engine.dialect.name == "postgresql", untold=None if store is None else shared.untold)
     commit = IntentAndStamp(
         store,
         outbox,
@@ -124,7 +127,7 @@ def _applier(name: str, engine: Engine, shared: Shared) -> Applier | None:
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
         make_root = partial(_make_root, shared.recovery, shared.shards, name)
-    return Applier(engine, shared.store, make_root=make_root)
+    return Applier(engine, shared.store, name, shared.untold, make_root=make_root)
 
 
 def _make_root(recovery: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from os import getpid
 from random import uniform
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tidegate.cache.request import ReadRequirement
     from tidegate.cache.store import Hit, Store
     from tidegate.cache.switches import Switches
+    from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.explanation import Explanation
     from tidegate.repositories.policies import NearMode
@@ -46,6 +48,7 @@ class Caching:
         near_modes: modes by method, or for "all", instead of those of the policies.
         blobs: large values of this process, by their content.
         switches: what is switched off.
+        untold: whose changes the cache was not told of.
         below: the layer that asks a node.
         keep_alive: called before a node is asked; starts what a process forked off has to run for itself.
         observe: told what happened.
@@ -62,6 +65,7 @@ class Caching:
         near_modes: Mapping[str, NearMode],
         blobs: LruCache,
         switches: Switches,
+        untold: UntoldChanges,
         below: Layer,
         keep_alive: Callable[[], None],
         observe: Observer,
@@ -76,10 +80,15 @@ class Caching:
         self.below = below
         self.keep_alive = keep_alive
         self.switches = switches
+        self.untold = untold
+        self._process = getpid()
         self._observe = observe
 
     def __call__(self, call: Call) -> Answer:
         """Answer *call*, never older than the newest change that was visible on the primary as it began."""
+        if self._process != getpid():  # forked off; hits alone must learn of what the cache is not told, too
+            self._process = getpid()
+            self.keep_alive()
         request = self._request(call)
         if request is None:
             return self.below(call)
@@ -140,7 +149,7 @@ class Caching:
             return None
         if policy.when is not None and not policy.when(call.arguments):
             return None
-        if self.switches.are_off(call.method.name, tenant):
+        if self.switches.are_off(call.method.name, tenant) or self.untold.of(tenant):
             return None
         fingerprint = fingerprint_of(call)
         return None if fingerprint is None else CachedCall(self, call, policy, tenant, fingerprint)

@@ -75,6 +75,8 @@ def _reasons(layer: Caching, call: Call) -> Iterator[str]:
         yield "its policy does not let these arguments be cached"
     if (switch := layer.switches.off_by(call.method.name, as_text(call.tenant))) is not None:
         yield f"it is switched off ({switch})"
+    if layer.untold.of(as_text(call.tenant)):
+        yield "the cache was not told of a change of this tenant, which waits in the outbox"
     if policy.guard and not isinstance(template(policy.guard).expand(call.arguments), str):
         yield f"its arguments do not say what {policy.guard} is"
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
+    from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.call import Call
     from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
@@ -62,19 +63,20 @@ class ReadRequirements(NamedTuple):
     peek: Callable[[Call], ReadRequirement]
 
 
-def read_requirements(store: Store | None, recovery: RootRecovery | None) -> ReadRequirements:
+def read_requirements(store: Store | None, recovery: RootRecovery | None, untold: UntoldChanges) -> ReadRequirements:
     """Make what tells which node will do, by the marks.
 
     Args:
         store: where the marks are; None: nobody knows of any write.
         recovery: advances roots.
+        untold: of whom the marks do not tell everything.
     """
     if store is None:
         return ReadRequirements(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
-    return ReadRequirements(_asking(store, recovery), _asking(store, None))
+    return ReadRequirements(_asking(store, recovery, untold), _asking(store, None, untold))
 
 
-def _asking(store: Store, recovery: RootRecovery | None) -> Callable[[Call], ReadRequirement]:
+def _asking(store: Store, recovery: RootRecovery | None, untold: UntoldChanges) -> Callable[[Call], ReadRequirement]:
     needs = ReadNeeds(store, recovery)
 
     def ask(call: Call) -> ReadRequirement:
@@ -82,7 +84,8 @@ def _asking(store: Store, recovery: RootRecovery | None) -> Callable[[Call], Rea
         guard = template(policy.guard).expand(call.arguments) if isinstance(policy, Read) and policy.guard else None
         if not call.route.cacheable or not isinstance(guard, str):
             return ONLY_PRIMARY
-        return needs(as_text(call.tenant), guard)
+        tenant = as_text(call.tenant)
+        return ONLY_PRIMARY if untold.of(tenant) else needs(tenant, guard)
 
     return ask
 

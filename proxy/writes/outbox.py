@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from tidegate.cache.store import Store
+    from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.writes.commit_protocol import Committing
 
 _CHANNEL: Final = "tidegate_outbox"
 _BATCH: Final = 200
+_MOST_WAITING: Final = 1000
 _POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())"
 _log: Final = logging.getLogger(__name__)
 
@@ -54,10 +56,12 @@ class Outbox:
 
     Args:
         notify: whether the database has NOTIFY.
+        untold: is told whose changes are written; None: this gate has no cache.
     """
 
-    def __init__(self, *, notify: bool) -> None:
+    def __init__(self, *, notify: bool, untold: UntoldChanges | None = None) -> None:
         self._notify = notify
+        self._untold = untold
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
         """Write *changes* in the connection's transaction: they are there if it is committed, and only then.
@@ -68,6 +72,8 @@ class Outbox:
             connection.execute(_PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
         if self._notify:
             connection.execute(_NOTIFY)
+        if self._untold is not None:
+            self._untold.wrote(c.tenant for c in changes)
 
 
 def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None = None) -> int:
@@ -111,6 +117,13 @@ def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None 
     return total
 
 
+def waiting(engine: Engine) -> Collection[str] | None:
+    """Return the tenants of all rows in the outbox, those that another gate is applying included; None: too many."""
+    with engine.connect() as connection:
+        tenants = connection.scalars(select(OUTBOX.c.tenant).distinct().limit(_MOST_WAITING + 1)).all()
+    return None if len(tenants) > _MOST_WAITING else tenants
+
+
 def _with_roots(
     tenants: Collection[str], make_root: Callable[[str], bool] | None, failed: list[Exception]
 ) -> dict[str, bool]:
@@ -136,9 +149,14 @@ def _position(connection: Connection) -> Position:
 class Applier:
     """Run a thread that applies the outbox: when the database notifies it, and every *poll_s* seconds.
 
+    What the cache does not take stays in the outbox, and the thread says whose it is: the cache may answer all the
+    same, and must not be asked about these.
+
     Args:
         engine: the primary's engine.
         store: the cache that serves this database.
+        shard: the shard's name.
+        untold: is told whose rows wait.
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
     """
@@ -147,12 +165,16 @@ class Applier:
         self,
         engine: Engine,
         store: Store,
+        shard: str,
+        untold: UntoldChanges,
         *,
         poll_s: float = 0.25,
         make_root: Callable[[str], bool] | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
+        self._shard = shard
+        self._untold = untold
         self._make_root = make_root
         self._notified = NotifiedThread(
             "tidegate-outbox",
@@ -172,8 +194,19 @@ class Applier:
         self._notified.close()
 
     def _apply(self) -> bool:
+        if not self._waiting():
+            return True
         try:
             apply(self._engine, self._store, self._make_root)
         except StoreUnavailable:  # the rows stay in the outbox
             return False
+        finally:
+            # Also the rows that another gate has locked: it may have been refused what this one was not.
+            self._waiting()
         return True
+
+    def _waiting(self) -> bool:
+        """Look who waits in the outbox, and tell whether anybody does."""
+        tenants = waiting(self._engine)
+        self._untold.found(self._shard, tenants)
+        return tenants is None or bool(tenants)

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from real_servers.deadlines import patient
 
 from tidegate.cache.redis.breaker import Pauses
-from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreFull, StoreUnavailable
+from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreRefused, StoreUnavailable
 from tidegate.position import Origin
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
 
@@ -255,7 +255,7 @@ def test_a_full_server_of_a_cluster_forgets_also_where_a_slot_has_moved_to(
     put_answer(fresh)
     clients[0].config_set("maxmemory", "1")
     assert _port(stale, "t") == old.port
-    with pytest.raises(StoreFull, match="OutOfMemory"):
+    with pytest.raises(StoreRefused, match="OutOfMemory"):
         stale.open([Change("t", frozenset({"tag"}))], "5", ORIGIN, ["n"])
     assert fresh.lookup("t", "d", "tag") == NoRoot()
 

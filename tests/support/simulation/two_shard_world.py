@@ -21,6 +21,7 @@ from tidegate.cache.marks import Root, RootState
 from tidegate.cache.request import Answer
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
+from tidegate.cache.untold import UntoldChanges
 from tidegate.errors import StaleShardMap
 from tidegate.position import Origin
 from tidegate.proxy.call import Call, Method, Route
@@ -128,7 +129,7 @@ class Process:
         recovery = RootRecovery(world.store, primary, nonce=world.nonce, grace_ms=0)
         for name, shard in world.shards.items():
             self.shards.add(self._assembled(name, shard))
-        self.sharding = Sharding(self.shards, read_requirements(world.store, recovery).ask, 0.0)
+        self.sharding = Sharding(self.shards, read_requirements(world.store, recovery, UntoldChanges()).ask, 0.0)
         self.read_through = read_through(world, world.store, recovery, primary.epoch)
         self.commits = {
             name: IntentAndStamp(

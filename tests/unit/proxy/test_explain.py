@@ -16,6 +16,7 @@ from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
 from tidegate.cache.switches import Switches
+from tidegate.cache.untold import UntoldChanges
 from tidegate.position import NOWHERE, Origin, Position
 from tidegate.proxy.database.primary import ClockPrimary
 from tidegate.proxy.explain import explain
@@ -97,6 +98,7 @@ def over(nodes: Nodes, store: MemoryStore, epoch: int | None = None) -> Gated:
         near_modes={},
         blobs=LruCache(1, 1),
         switches=Switches(),
+        untold=UntoldChanges(),
         below=nodes,
         keep_alive=lambda: None,
         observe=ignore,
