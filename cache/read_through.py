@@ -26,6 +26,7 @@ from tidegate.cache.root_recovery import fresh_nonce
 from tidegate.cache.single_flight import Flights, Turn
 from tidegate.cache.store import Filling, Hit, Miss, StoreUnavailable
 from tidegate.error_text import first_line
+from tidegate.interruptions import pass_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -339,6 +340,7 @@ class ReadThrough:
         try:
             tags, ttl_ms = request.tags(answer.value), request.ttl_ms(answer.value)
         except Exception as error:  # noqa: BLE001  # a policy's own code: the answer is there, and is what was asked for
+            pass_interruption(error)
             self._observe(NotFilled(request.tenant, f"the policy failed: {type(error).__name__}: {first_line(error)}"))
             return None
         body = _TIMES.pack(self._now_ms() + ttl_ms, min(max(cost_ms, 0), 2**32 - 1)) + frozen
@@ -348,4 +350,5 @@ class ReadThrough:
         try:
             self._recovery.create_root(tenant)
         except Exception as error:  # noqa: BLE001  # the primary may fail by now, and the answer is there
+            pass_interruption(error)
             self._observe(StoreFailed("make", first_line(error)))

@@ -11,6 +11,8 @@ import os
 import random
 import threading
 import weakref
+from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -30,6 +32,33 @@ class Signal(Protocol):
     def wait(self, timeout: float) -> bool:
         """Wait until the signal is set, for at most *timeout* seconds, and tell whether it is."""
         ...
+
+
+class Latch:
+    """Be a :class:`Signal` that an interruption cannot break.
+
+    A ``threading.Event`` takes its lock in a function of Python. A signal's exception that comes out of that leaves the
+    lock taken, and whoever sets the event after that waits for ever. Here each waiter has a lock of its own.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: deque[threading.Lock] = deque()
+
+    def set(self) -> None:
+        """Let all go on who wait. If this was interrupted, it can be done again."""
+        self._is_set = True
+        for waiter in tuple(self._waiters):
+            with suppress(RuntimeError):  # released before
+                waiter.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the latch is set, for at most *timeout* seconds, and tell whether it is."""
+        own = threading.Lock()
+        own.acquire()
+        self._waiters.append(own)
+        # Only now: whoever sets it from now on finds this waiter.
+        return self._is_set or own.acquire(timeout=timeout)
 
 
 class Flight:
@@ -70,7 +99,7 @@ class Flights:
         signal: makes the signals that followers wait for.
     """
 
-    def __init__(self, signal: type[Signal] = threading.Event) -> None:
+    def __init__(self, signal: type[Signal] = Latch) -> None:
         self._signal = signal
         self._start_anew()
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))

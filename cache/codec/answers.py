@@ -30,6 +30,7 @@ from tidegate.cache.codec.values import (
     to_wire,
     unpack,
 )
+from tidegate.interruptions import pass_interruption
 from tidegate.repositories.pagination import InfiniteScrollPagination
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class AnswerCodec:
         except Uncacheable:
             raise
         except Exception as error:  # the objects are the host's: nobody knows what they do when they are looked at
+            pass_interruption(error)
             raise Uncacheable(f"the answer cannot be encoded: {type(error).__name__}: {error}") from error
         return Encoded(_FORMAT + zlib.crc32(payload).to_bytes(4, "big") + payload, rows.blobs)
 
@@ -122,6 +124,7 @@ class AnswerCodec:
         except Unreadable:
             raise
         except Exception as error:  # a body that encode did not make may cause any error
+            pass_interruption(error)
             raise Undecodable(f"the body was not made by Tidegate: {type(error).__name__}") from error
 
     def resolve(self, decoded: Decoded, blobs: Mapping[str, bytes]) -> Decoded:

@@ -27,6 +27,8 @@ from uuid import UUID
 
 import msgpack
 
+from tidegate.interruptions import pass_interruption
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from enum import Enum
@@ -101,6 +103,7 @@ def unpack(packed: bytes) -> Any:
     try:
         return msgpack.unpackb(packed, max_ext_len=0)
     except Exception as error:  # msgpack raises a dozen types of its own, and those of Unicode
+        pass_interruption(error)
         raise Undecodable(f"a value is not msgpack: {type(error).__name__}") from error
 
 

@@ -42,7 +42,9 @@ class Bulkhead:
         self._silent_since = -1
         self._free = deque([None] * most)
         self._spent: deque[None] = deque(maxlen=most - 1)
-        self._news = threading.Condition()
+        # Taken by itself: a Condition takes its lock in a function of Python, and an interruption may come out of that.
+        self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)
         self._listening = 0
 
     @property
@@ -78,7 +80,7 @@ class Bulkhead:
         """Take note that an answer has come, tell those who listen, and free the places that were spent."""
         self.answers = next(self._numbers)
         if self._listening:
-            with self._news:
+            with self._lock:
                 self._news.notify_all()
         while self._spent:
             try:
@@ -92,7 +94,7 @@ class Bulkhead:
         If none did, the server has fallen silent.
         """
         answers = self.answers
-        with self._news:
+        with self._lock:
             # First count as a listener, then look at the answers: in the other order, a call that is answered in
             # between would see no listener, and notify nobody.
             self._listening += 1

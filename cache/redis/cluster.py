@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import redis
 
 from tidegate.cache.redis.client import CLUSTER_ERRORS
-from tidegate.cache.redis.link import Moved, ServerLink, unavailable
+from tidegate.cache.redis.link import Moved, ServerLink, pass_others, unavailable
 from tidegate.cache.store import StoreRefused, StoreUnavailable
 from tidegate.error_text import error_text
 
@@ -82,6 +82,7 @@ class ClusterLink:
         try:
             return decode([self._client.execute_command(*_named(c)) for c in commands])
         except Exception as error:
+            pass_others(error)
             raise unavailable(error) from error
 
     def _refresh(self) -> None:

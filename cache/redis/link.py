@@ -24,6 +24,7 @@ from tidegate.cache.redis.bulkhead import Bulkhead
 from tidegate.cache.redis.wire import packed, packet
 from tidegate.cache.store import StoreRefused, StoreUnavailable
 from tidegate.error_text import error_text
+from tidegate.interruptions import pass_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
 _SILENT: Final = "the server is silent, and no more calls may wait for it"
+_RAISE_FAULTS: Final = ("builtins", "redis", "hiredis")
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
 
 
@@ -76,6 +78,7 @@ class ServerLink:
         except _Silent:  # this call did not fail: those who still wait will report
             raise
         except Exception as error:  # a parser may raise anything on garbage
+            pass_others(error)
             self._failed()
             raise unavailable(error) from error
         if _has_refusals(replies):
@@ -83,6 +86,7 @@ class ServerLink:
         try:
             answer = decode(replies)
         except Exception as error:  # a reply that cannot be decoded is no answer
+            pass_others(error)
             self._failed()
             raise StoreUnavailable(f"the server's reply makes no sense: {type(error).__name__}") from error
         self.breaker.succeeded()
@@ -99,18 +103,12 @@ class ServerLink:
         """
         waiters = self._waiters
         placed = waiters.enter()
-        hurried = not placed and self.breaker.closed  # with the breaker open this is a probe, and may wait
-        if hurried and waiters.silent:
-            raise _Silent(_SILENT)
         try:
+            hurried = not placed and self.breaker.closed  # with the breaker open this is a probe, and may wait
             replies = self._replies(commands, hurried=hurried)
-        except Exception:
+        except BaseException as error:
             if placed:
-                waiters.spend()
-            raise
-        except BaseException:
-            if placed:
-                waiters.leave()
+                (waiters.spend if _is_fault(error) else waiters.leave)()
             raise
         if placed:
             waiters.leave()
@@ -118,6 +116,8 @@ class ServerLink:
         return replies
 
     def _replies(self, commands: Sequence[Command], *, hurried: bool) -> list[Any]:
+        if hurried and self._waiters.silent:
+            raise _Silent(_SILENT)
         replies = self._exchange([packet(command) for command in commands], hurried=hurried)
         if not _has_refusals(replies):
             return replies
@@ -144,9 +144,10 @@ class ServerLink:
             connection, used = self._connected(hurried=hurried), False
         try:
             return self._exchange_on(connection, packets, hurried=hurried)
-        except redis.ConnectionError:
+        except redis.ConnectionError as error:
             if not used:
                 raise
+            pass_others(error)
             self.close()
         return self._exchange_on(self._connected(hurried=hurried), packets, hurried=hurried)
 
@@ -243,6 +244,24 @@ def _raise_refusals(replies: list[Any], failed: Callable[[], None], succeeded: C
             # Out of memory or not permitted: other calls may still be served. No master: no call will be.
             (failed if _is_gone(reply) else succeeded)()
             raise unavailable(reply)
+
+
+def pass_others(error: Exception) -> None:
+    """Raise *error*, or what is behind it, if neither redis-py nor a socket or the parser has raised it.
+
+    It comes from a signal handler then, or from another thread. redis-py itself takes an error of such a kind (a
+    TimeoutError) for one of the socket's.
+    """
+    pass_interruption(error)
+    if not _is_fault(error):
+        raise error
+
+
+def _is_fault(error: BaseException) -> bool:
+    """Tell whether *error* is of a kind that redis-py, sockets and parsers raise."""
+    if isinstance(error, (redis.RedisError, OSError, StoreUnavailable)):
+        return True
+    return isinstance(error, Exception) and type(error).__module__.partition(".")[0] in _RAISE_FAULTS
 
 
 def unavailable(error: Exception) -> StoreUnavailable:

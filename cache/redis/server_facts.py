@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tidegate.cache.store import StoreUnavailable
 from tidegate.error_text import error_text
+from tidegate.interruptions import pass_interruption
 
 _SECTIONS: Final = ("server", "memory", "replication")
 
@@ -49,6 +50,7 @@ def servers_of(client: Any) -> tuple[ServerFacts, ...]:
             return tuple(_asked(client.get_redis_connection(node), node.name) for node in client.get_primaries())
         return (_asked(client, ""),)
     except Exception as error:  # a parser may raise anything on garbage
+        pass_interruption(error)
         raise StoreUnavailable(f"{type(error).__name__}: {error_text(error)}") from error
 
 

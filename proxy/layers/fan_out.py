@@ -11,6 +11,7 @@ from tidegate.cache.request import Answer
 from tidegate.cache.tags import as_text
 from tidegate.errors import PartialResult, RoutingError, StaleShardMap
 from tidegate.ids import is_no_id
+from tidegate.interruptions import pass_interruption
 from tidegate.proxy.call import OneShard
 from tidegate.proxy.layers.partial_results import may_be_missing
 from tidegate.proxy.shards.ownership_checks import ownership_checks
@@ -184,6 +185,7 @@ class FanOut:
             except Exception as error:
                 if not answer:
                     raise
+                pass_interruption(error)
                 raise PartialResult(call.method.qualified_name, done, {name: error}) from error
         return answer
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tidegate.error_text import first_line
 from tidegate.errors import StaleShardMap, UnknownTenant
+from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
 from tidegate.proxy.database.schema import CATALOGUE
 from tidegate.proxy.shards.coalesced import CoalescedCall
@@ -283,6 +284,7 @@ class Follower:
         try:
             entry = self._catalogue.load()
         except Exception as error:  # noqa: BLE001  # it is away, or unreadable: this process keeps the map that it has
+            pass_interruption(error)
             _log.warning("the catalogue cannot be read, and the shard map stays as it is: %s", first_line(error))
             return False
         if entry is not None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
+from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.ownership import record_ownership, verify_existing
 from tidegate.proxy.database.schema import (
@@ -197,6 +198,7 @@ class Joining:
             try:
                 self._join(shard, self._engines[shard])
             except Exception as error:
+                pass_interruption(error)  # which is this caller's, and nobody's who waits with it
                 self._failed[shard] = _Failed(began_at_s, error)
                 raise
             self._joined.add(shard)

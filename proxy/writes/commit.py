@@ -19,6 +19,7 @@ from tidegate.cache.root_recovery import fresh_nonce
 from tidegate.cache.store import StoreUnavailable
 from tidegate.error_text import first_line
 from tidegate.errors import CacheUnavailable
+from tidegate.interruptions import pass_interruption
 from tidegate.position import Origin
 from tidegate.proxy.database.primary import clock_xid
 
@@ -161,9 +162,10 @@ class IntentAndStamp:
         return parts
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
-        """Stamp what a transaction has changed, after its COMMIT has returned. Never raise.
+        """Stamp what a transaction has changed, after its COMMIT has returned.
 
-        If the stamp fails, the intent stays open, and a reader resolves it.
+        Nothing is raised but what interrupts the program (Ctrl-C, a time limit). If the stamp fails, the intent stays
+        open, and a reader resolves it.
         """
         try:
             if self._committed is not None:
@@ -176,6 +178,7 @@ class IntentAndStamp:
                 for origin, changes in ticket.by_origin.items():
                     self._store.stamp(changes, ticket.xid, origin, position)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
+            pass_interruption(error)
             self._observe(StoreFailed("stamp", first_line(error)))
         else:
             self._observe(Bumped(len(ticket.changes), sum(len(change.tags) for change in ticket.changes)))

@@ -14,6 +14,7 @@ from sqlalchemy.orm import FromStatement, sessionmaker
 
 from tidegate.error_text import traceback_text
 from tidegate.errors import CommitUnknown, PolicyError
+from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit
 from tidegate.proxy.writes.inserts import inserted, keys_came
@@ -301,6 +302,7 @@ class Watch:
         try:
             self.protocol.after_commit(committing, ticket)
         except Exception as error:  # noqa: BLE001  # the rows are committed: an error here would say that they are not
+            pass_interruption(error)
             _log.error(  # with the traceback, but without passwords
                 "a committed change could not be stamped: its intent stays open, and its readers resolve it\n%s",
                 traceback_text(error),

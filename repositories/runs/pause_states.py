@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import traceback_text
+from tidegate.interruptions import pass_interruption
 from tidegate.repositories.base import SQLAlchemyRepository
 from tidegate.repositories.runs.pause_storage import no_storage, storage_from
 from tidegate.repositories.settings import repository_settings
@@ -59,6 +60,7 @@ class RunStates(SQLAlchemyRepository):
             try:
                 self._storage().delete(key)
             except Exception as error:  # noqa: BLE001  # a host's storage may raise anything
+                pass_interruption(error)
                 _log.error(  # with the traceback, but without passwords
                     "the state %s is no longer needed, but it could not be removed\n%s", key, traceback_text(error)
                 )

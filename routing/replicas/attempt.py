@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import event
 
 from tidegate.error_text import first_line
+from tidegate.interruptions import pass_interruption
 from tidegate.position import Position
 from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, in_transaction, one_row, view_of
 from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
@@ -103,6 +104,7 @@ class Attempt:
         except Exception as error:
             # SQLAlchemy does not wrap what the driver raises here, so the pool would take the connection back.
             connection.invalidate(error)
+            pass_interruption(error)
             raise ConnectionLost(first_line(error)) from error
         if began_before and level != "read committed":
             # A listener may have taken the transaction's snapshot, which may show less than the answer says.
