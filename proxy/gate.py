@@ -133,7 +133,8 @@ class Gate:
         self._shards.check_session_maker(session_maker)
         self._shards.keep_alive()
         sessions = self._parts.caller_sessions
-        return bind(repository, Binding(session_maker, layer or self._layers, None, sessions, made_with))
+        attributes = dict(getattr(repository, "__dict__", {}))
+        return bind(repository, Binding(session_maker, layer or self._layers, None, sessions, made_with, attributes))
 
     def workflow_executions(self, user: Any, app_id: str, triggered_from: Any) -> SQLAlchemyWorkflowExecutionRepository:
         """Return what saves runs for *user*: an account (``current_tenant_id``) or an end user (``tenant_id``)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from tidegate.errors import StaleShardMap
@@ -38,6 +39,7 @@ class Binding(NamedTuple):
         retry: tells whether a transaction that a shard has refused may be tried again; None: it may not.
         caller_sessions: runs the methods that take the caller's session; None: they run plain.
         made_with: what the constructor was given besides the session maker; it tells the answers of repositories apart.
+        attributes: what the repository had when it was bound.
     """
 
     home: sessionmaker[Session]
@@ -45,10 +47,11 @@ class Binding(NamedTuple):
     retry: Retry | None = None
     caller_sessions: Callable[..., Any] | None = None
     made_with: tuple[Any, ...] = ()
+    attributes: Mapping[str, Any] = MappingProxyType({})
 
     def of_copy(self, home: sessionmaker[Session] | None = None, retry: Retry | None = None) -> Binding:
         """Return the binding of a copy that runs plain, with another *home* or *retry* if one is given."""
-        return Binding(home or self.home, None, retry or self.retry, self.caller_sessions, self.made_with)
+        return self._replace(home=home or self.home, layer=None, retry=retry or self.retry)
 
 
 class Bindable:

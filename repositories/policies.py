@@ -124,7 +124,7 @@ class PolicyTable(Mapping[str, Policy]):
             PolicyError: they do not agree; the message names the methods.
         """
         public = {name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))}
-        if missing := sorted(public - set(self.methods)):
+        if missing := sorted(name for name in public - set(self.methods) if not is_of_class(cls, name)):
             raise PolicyError(f"{cls.__name__} has methods without a policy: {', '.join(missing)}")
         if surplus := sorted(set(self.methods) - public):
             raise PolicyError(f"policies without a method on {cls.__name__}: {', '.join(surplus)}")
@@ -136,6 +136,8 @@ class PolicyTable(Mapping[str, Policy]):
             PolicyError: a method does not; the message names it.
         """
         for name, policy in self.methods.items():
+            if is_of_class(cls, name):
+                continue
             parameters = inspect.signature(getattr(cls, name)).parameters
             given = parameters.get(self.tenant)
             if policy.scope is None and (given is None or given.default is not inspect.Parameter.empty):
@@ -143,6 +145,11 @@ class PolicyTable(Mapping[str, Policy]):
                     f"{cls.__name__}.{name} can be called without {self.tenant}, and its policy does not say where its "
                     "rows are: give it scope=, or it would be asked of one shard only"
                 )
+
+
+def is_of_class(cls: type[Any], name: str) -> bool:
+    """Tell whether *name* is a static method, a class method or a class in *cls*: it needs no repository."""
+    return isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod, type))
 
 
 @public

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tidegate.cache.tags import as_text
 from tidegate.ids import canonical_id, is_canonical
 from tidegate.proxy.call import NO_ROUTE, UNCACHEABLE, Call, Method, bound_copy
+from tidegate.repositories.policies import is_of_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,8 @@ def gated(policies: PolicyTable, *, sharded: bool = False) -> Callable[[type[C]]
         if sharded:
             policies.check_scopes(cls)
         for name, policy in policies.items():
+            if is_of_class(cls, name):  # called without a repository, so it is no call
+                continue
             method = _method(cls, name, policy, policies)
             method.__dict__[POLICY] = policy
             setattr(cls, name, method)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
@@ -13,20 +15,26 @@ import msgpack
 from tidegate.cache.codec.values import Uncacheable
 
 if TYPE_CHECKING:
-    from tidegate.proxy.call import Call
+    from collections.abc import Iterator
 
+    from tidegate.proxy.call import Call
+    from tidegate.repositories.base import Binding
+
+WRAPPED: Final = "_tidegate_wrapped"
+"""The attribute in which a class that a gate has made keeps the class that it wraps."""
 DIGEST_BYTES: Final = 16
 
 
 def fingerprint_of(call: Call) -> bytes | None:
     """Return the digest of *call*, 16 bytes; None where it cannot be told apart from others for sure.
 
-    Of the repository its class counts, which may override what the method uses, and what it was made with, which may
-    have changed since.
+    Of the repository its class counts, which may override what the method uses; what it was made with, which may have
+    changed since; and its attributes.
     """
     repository = call.repository
     try:
-        packed = msgpack.packb((call.binding.made_with, *call.arguments.values()), default=_plain)
+        given = (call.binding.made_with, *_attributes(repository, call.binding), *call.arguments.values())
+        packed = msgpack.packb(given, default=_plain)
     except (Uncacheable, TypeError, ValueError, OverflowError):
         return None
     digest = _begun(repository.__class__, call.method.qualified_name).copy()
@@ -37,7 +45,75 @@ def fingerprint_of(call: Call) -> bytes | None:
 @lru_cache(maxsize=1024)
 def _begun(cls: type[Any], name: str) -> blake2b:
     """Return what all calls of a method on a class begin with; what follows cannot be taken for a part of it."""
-    return blake2b(msgpack.packb([name, cls.__module__, cls.__qualname__]), digest_size=DIGEST_BYTES)
+    named = [name, cls.__module__, cls.__qualname__]
+    named += [_own_name(base) for base in cls.__mro__ if not _is_found_by_name(base)]
+    return blake2b(msgpack.packb(named), digest_size=DIGEST_BYTES)
+
+
+@lru_cache(maxsize=1024)
+def _own_name(_cls: type[Any]) -> str:
+    """Name a class of which only this process, and those forked off it, can tell which one it is.
+
+    A factory makes many classes of one name, so their answers must not be shared by it.
+    """
+    return os.urandom(DIGEST_BYTES).hex()
+
+
+def _is_found_by_name(cls: type[Any]) -> bool:
+    """Tell whether the name of *cls* means this class in every process; a class that a gate has made has none."""
+    if WRAPPED in vars(cls):  # the class that it wraps is looked at, too
+        return True
+    if cls.__module__ == "__main__":  # another one in each program
+        return False
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return isinstance(found, type) and vars(found).get(WRAPPED, found) is cls
+
+
+def _attributes(repository: Any, binding: Binding) -> list[Any]:
+    """Return the attributes that may tell *repository* from another of its class, with their names.
+
+    What was there when it was made, and is the same object still, follows from what it was made with, unless it is
+    plain data, which may have been changed.
+
+    Raises:
+        Uncacheable: an attribute that was set since is no plain data.
+    """
+    found: list[Any] = []
+    made, home = binding.attributes, binding.home
+    for name, value in _state(repository):
+        if value is home or value is binding or (name in made and made[name] is value and not _is_data(value)):
+            continue
+        found += (name, value)
+    return found
+
+
+def _is_data(value: Any) -> bool:
+    try:
+        msgpack.packb(value, default=_plain)
+    except (Uncacheable, TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _state(repository: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of *repository* in the order of their names, those in slots too."""
+    names = _slots(repository.__class__)
+    if names:
+        for name in names:
+            if hasattr(repository, name):
+                yield name, getattr(repository, name)
+    attributes = getattr(repository, "__dict__", {})
+    for name in sorted(attributes):
+        yield name, attributes[name]
+
+
+@lru_cache(maxsize=1024)
+def _slots(cls: type[Any]) -> tuple[str, ...]:
+    slots = [vars(base).get("__slots__", ()) for base in cls.__mro__]
+    names = {name for some in slots for name in ((some,) if isinstance(some, str) else some)}
+    return tuple(sorted(names - {"__dict__", "__weakref__"}))
 
 
 def _plain(value: Any) -> Any:

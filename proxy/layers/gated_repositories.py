@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tidegate.proxy.layers.facade import gated
+from tidegate.proxy.layers.fingerprint import WRAPPED
 from tidegate.public import public
 from tidegate.repositories.base import Bindable
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
@@ -61,5 +62,6 @@ def subclass(
         others = [value for value in (*args, *sorted(kwargs.items())) if value is not session_maker]
         adopt(self, session_maker, tuple(other for other in others if other != ("session_maker", session_maker)))
 
-    members = {"__init__": made, "__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    members = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    members |= {WRAPPED: cls, "__init__": made}
     return cast("type[C]", gated(policies, sharded=sharded)(type(cls.__name__, (cls, Bindable), members)))

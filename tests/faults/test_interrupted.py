@@ -9,6 +9,8 @@ import pytest
 from real_servers.gate_vs_plain import Pair
 from real_servers.interrupted import TimeLimitError, at_every_call, interrupt
 
+from tidegate.cache.marks import Root, RootState
+from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_through import ReadThrough
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.request import Answer, Limits
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tidegate.cache.request import ReadRequirement
+    from tidegate.cache.store import Store
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
 pytestmark = [
@@ -100,7 +103,7 @@ class Request:
 class Reading:
     """A read path that may not wait for anybody."""
 
-    def __init__(self, store: RedisStore, *, early: bool = False) -> None:
+    def __init__(self, store: Store, *, early: bool = False) -> None:
         self.flights = Flights()
         self.clock_ms = 0
         limits = Limits(beta=1e12 if early else 0.0, longest_ms=1)
@@ -149,6 +152,25 @@ def test_an_interrupted_early_refresh_makes_nobody_wait(store: RedisStore, error
         assert request.queries == before + 1, "nobody else refreshes it, so this read does"
 
     assert at_every_call(lambda: reading.read(request), check, error, step=23) > 100
+
+
+def test_no_call_is_too_short_to_be_interrupted() -> None:
+    store = MemoryStore()
+    store.roots["t"] = Root("n", ORIGIN, RootState.CLEAN)
+    missing, early = Reading(store), Reading(store, early=True)
+    requests = [Request(str(number)) for number in range(2_000)]
+    early.read(Request("refreshed"))
+
+    def check_miss(passed: bool) -> None:
+        assert passed
+        missing.check(requests.pop())
+
+    def check_early(passed: bool) -> None:
+        assert passed
+        early.check(Request("refreshed"))
+
+    assert at_every_call(lambda: missing.read(requests[-1]), check_miss) > 50
+    assert at_every_call(lambda: early.read(Request("refreshed")), check_early) > 50
 
 
 def test_an_interruption_is_no_damaged_body_and_no_failed_policy(store: RedisStore) -> None:

@@ -480,7 +480,8 @@ def test_repositories_made_with_other_things_are_not_each_other_s(watched: Watch
             self._words = words
 
         def of_customer(self, customer: str) -> str:
-            return f"{customer} {self._words}"
+            with self._maker() as session:  # an answer is stored if it is known where it was read
+                return f"{session.scalar(text('SELECT :c'), {'c': customer})} {self._words}"
 
     table = PolicyTable({"of_customer": Read(guard="notes")}, tenant="customer")
     made = watched.gate.wrap(Named, table, [Tracked(Note, tenant="customer", tags=("notes",))])
@@ -488,6 +489,41 @@ def test_repositories_made_with_other_things_are_not_each_other_s(watched: Watch
         for _ in range(6):
             assert made(watched.gate.session_maker, words).of_customer("ann") == f"ann {words}"
     assert made.__qualname__ == Named.__qualname__
+
+
+def test_classes_of_a_factory_and_attributes_that_are_set_later_are_told_apart(watched: Watched) -> None:
+    Own.metadata.create_all(watched.gate.engine)
+    table = PolicyTable({"of_customer": Read(guard="notes")}, tenant="customer")
+    tracked = [Tracked(Note, tenant="customer", tags=("notes",))]
+
+    def wrapped(word: str) -> Any:
+        class Worded:
+            only_open = False
+
+            def __init__(self, session_maker: sessionmaker[Session]) -> None:
+                self._maker = session_maker
+
+            @classmethod
+            def of(cls, session_maker: sessionmaker[Session]) -> Worded:
+                return cls(session_maker)
+
+            @staticmethod
+            def upper(text: str) -> str:
+                return text.upper()
+
+            def of_customer(self, customer: str) -> str:
+                with self._maker() as session:  # an answer is stored if it is known where it was read
+                    return f"{session.scalar(text('SELECT upper(:c)'), {'c': customer})} {word} {self.only_open}"
+
+        return watched.gate.wrap(Worded, table, tracked)
+
+    for word in ("one", "two"):
+        made = wrapped(word)
+        assert made.upper("a") == "A"
+        repository = made.of(watched.gate.session_maker)
+        assert {repository.of_customer("ann") for _ in range(6)} == {f"ANN {word} False"}
+        repository.only_open = True
+        assert {repository.of_customer("ann") for _ in range(6)} == {f"ANN {word} True"}
 
 
 def test_only_session_makers_of_the_gate_s_engine_are_adopted(watched: Watched, tables_url: str) -> None:

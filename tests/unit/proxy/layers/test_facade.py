@@ -44,6 +44,16 @@ class Plain:
         """In the caller's session."""
         return [session, tenant_id]
 
+    @classmethod
+    def made_for(cls, maker: str) -> Plain:
+        """A constructor of another kind."""
+        return cls(maker)
+
+    @staticmethod
+    def joined(*words: str) -> str:
+        """A helper that needs no repository."""
+        return " ".join(words)
+
     def save(self, *rows: str, **options: str) -> list[Any]:
         """Write."""
         return [rows, options]
@@ -58,6 +68,15 @@ POLICIES = PolicyTable(
 @gated(POLICIES)
 class Gated(Plain, Bindable):
     """A repository behind a gate."""
+
+
+def test_static_and_class_methods_are_what_they_were_and_no_calls(repository: Gated, calls: list[Call]) -> None:
+    assert Gated.joined("a", "b") == repository.joined("a", "b") == "a b"
+    assert type(Gated.made_for("maker")) is type(repository.made_for("maker")) is Gated
+    assert calls == []
+    named = gated(PolicyTable({**POLICIES, "joined": Read(), "made_for": Write()}, ids=POLICIES.ids))
+    made: Any = named(type("Named", (Plain, Bindable), {}))
+    assert made.joined("a") == "a", "rows for them are let be"
 
 
 @pytest.fixture
