@@ -30,7 +30,7 @@ class CacheSettings(_Section):
             that have ended, by id, which are checked each time.
         near_modes: modes of the near cache by the method's name, instead of what their policies say; "all" for every
             cached method. Which answers of a method may be kept is its policy's to say all the same.
-        near_bytes: of all that the process keeps, decoded answers and large values apart, each.
+        near_bytes: of memory for what the process keeps, decoded answers and large values apart, each.
         near_entries: how many of them.
         when_away: what a write does when the cache cannot be told: ``"outbox"`` (availability) or ``"refuse"``
             (consistency: the write raises ``CacheUnavailable``).

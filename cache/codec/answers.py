@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack
@@ -61,14 +62,23 @@ class Decoded(NamedTuple):
         rows: the rows of the answer; None if it has none.
         rest: the plain answer, packed; of a page, limit, has_more and span.
         blobs: the hashes of the blobs that :meth:`AnswerCodec.build` will need.
-        size_bytes: the size of the body, in bytes; after :meth:`AnswerCodec.resolve` also that of the blobs.
     """
 
     shape: int
     rows: Rows | None
     rest: Any
     blobs: frozenset[str]
-    size_bytes: int
+
+    def held_bytes(self) -> int:
+        """Return how much memory this takes, in bytes, and never less."""
+        rows = 0 if self.rows is None else self.rows.held_bytes()
+        return getsizeof(self) + _held_bytes(self.rest) + getsizeof(self.blobs) + sum(map(getsizeof, self.blobs)) + rows
+
+
+def _held_bytes(plain: Any) -> int:
+    """Return how much memory plain data take, in bytes."""
+    inside = plain if isinstance(plain, (list, tuple)) else ()
+    return getsizeof(plain) + sum(map(_held_bytes, inside))
 
 
 class AnswerCodec:
@@ -120,7 +130,7 @@ class AnswerCodec:
             shape, table, rest = _parsed(payload, tenant, call)
             rows = None if table is None else read(self._layouts, table, tenant)
             blobs = rows.blobs() if rows is not None and rows.has_blobs else _NO_BLOBS
-            return Decoded(shape, rows, _checked(shape, rows, rest), blobs, len(body))
+            return Decoded(shape, rows, _checked(shape, rows, rest), blobs)
         except Unreadable:
             raise
         except Exception as error:  # a body that encode did not make may cause any error
@@ -136,9 +146,8 @@ class AnswerCodec:
         if decoded.rows is None or not decoded.blobs:
             return decoded
         texts = {name: _text(name, blobs.get(name)) for name in decoded.blobs}
-        size_bytes = decoded.size_bytes + sum(len(blobs[name]) for name in decoded.blobs)
         rows = decoded.rows.resolved(texts)
-        return decoded._replace(rows=rows, blobs=frozenset(), size_bytes=size_bytes)
+        return decoded._replace(rows=rows, blobs=_NO_BLOBS)
 
     def build(
         self,

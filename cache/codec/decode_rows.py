@@ -6,6 +6,7 @@ state, the loaded values, the identity key. They are detached, since there is no
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.orm.attributes import set_committed_value
@@ -66,6 +67,17 @@ class Rows(NamedTuple):
         """Return the hashes of the blobs that are needed."""
         own = frozenset(name for column in self.references.values() for name in column if name is not None)
         return own.union(*(part.rows.blobs() for part in self.related if part.rows is not None))
+
+    def held_bytes(self) -> int:
+        """Return how much memory the rows take, in bytes: never less, since what some of them share counts for each."""
+        size = sum(map(getsizeof, (self, self.values, self.identities, self.references, self.related)))
+        for row, identity in zip(self.values, self.identities, strict=True):
+            size += getsizeof(row) + sum(map(getsizeof, row.values())) + getsizeof(identity) + getsizeof(identity[1])
+        for column in self.references.values():
+            size += getsizeof(column) + sum(map(getsizeof, column))
+        for part in self.related:
+            size += getsizeof(part) + getsizeof(part.counts) + (0 if part.rows is None else part.rows.held_bytes())
+        return size
 
     def resolved(self, texts: Mapping[str, str]) -> Rows:
         """Return the same rows with their blobs in place."""

@@ -10,28 +10,46 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from sys import getsizeof
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from tidegate.cache.marks import Noted
 
 
+_PLACE_BYTES: Final = 512
+"""What a place takes beside key and value, at most: its tuples, and its part of a dictionary that has just grown."""
+
+
+class Sized(Protocol):
+    """Know how much memory one takes."""
+
+    def held_bytes(self) -> int:
+        """Return how much memory this takes, in bytes, and never less."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NearEntry:
-    """A decoded answer, and what tells whether it is fresh; *size* in bytes, *version* of before it was looked up."""
+    """A decoded answer, and what tells whether it is fresh; *version* of before it was looked up."""
 
     decoded: Any
     noted: Noted
     tags: tuple[str, ...]
-    size: int
     version: int = 0
+
+    def held_bytes(self) -> int:
+        """Return how much memory this takes, in bytes, and never less."""
+        own = (self, self.noted, self.noted.nonce, self.noted.counter, self.version, self.tags, *self.tags)
+        decoded: Sized = self.decoded
+        return decoded.held_bytes() + sum(map(getsizeof, own))
 
 
 class LruCache:
     """Keep values, and forget first what was used longest ago.
 
     Args:
-        most_bytes: of all values together.
+        most_bytes: of memory, for all values together with their keys and places.
         most_entries: how many values.
     """
 
@@ -60,8 +78,10 @@ class LruCache:
             found = self._kept.get((tenant, name))
             return None if found is None else found[0]
 
-    def put(self, tenant: str, name: str, value: Any, size: int) -> None:
-        """Keep *value*, of *size* bytes; a value larger than the bound of all is not kept."""
+    def put(self, tenant: str, name: str, value: Sized | bytes) -> None:
+        """Keep *value*; one that is larger than the bound of all is not kept."""
+        held = getsizeof(value) if isinstance(value, bytes) else value.held_bytes()
+        size = held + getsizeof(tenant) + getsizeof(name) + _PLACE_BYTES
         if size > self._most_bytes:
             return
         with self._lock:

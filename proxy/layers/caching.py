@@ -167,7 +167,7 @@ class Caching:
             if not fresh:
                 self.near.evict(request.tenant, request.entry)
             elif kept.version != request.version:  # a push named the tenant, but nothing that this answer depends on
-                self.near.put(request.tenant, request.entry, replace(kept, version=request.version), kept.size)
+                self.near.put(request.tenant, request.entry, replace(kept, version=request.version))
         return fresh
 
 
@@ -218,7 +218,7 @@ class CachedCall:
         """Encode an answer as (body, blobs)."""
         encoded = self._layer.codec.encode(self.tenant, self._fingerprint, value)
         for name, blob in encoded.blobs.items():
-            self._layer.blobs.put(self.tenant, name, blob, len(blob))
+            self._layer.blobs.put(self.tenant, name, blob)
         return encoded.body, encoded.blobs
 
     def thaw(self, body: bytes, hit: Hit | None) -> object:
@@ -232,8 +232,7 @@ class CachedCall:
         home = call.route.home or call.repository.tidegate_binding.home
         value = layer.codec.build(decoded, home, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
-            kept = NearEntry(decoded, hit.noted, hit.tags, decoded.size_bytes, self.version)
-            layer.near.put(self.tenant, self.entry, kept, kept.size)
+            layer.near.put(self.tenant, self.entry, NearEntry(decoded, hit.noted, hit.tags, self.version))
         return value
 
     def _may_be_near(self, value: object) -> bool:
@@ -254,5 +253,5 @@ class CachedCall:
         resolved = layer.codec.resolve(decoded, found)
         # Only now: what was fetched has the content that its name says.
         for name in missing:
-            layer.blobs.put(self.tenant, name, found[name], len(found[name]))
+            layer.blobs.put(self.tenant, name, found[name])
         return resolved
