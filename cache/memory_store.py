@@ -102,7 +102,7 @@ class MemoryStore:
         """Take the right to fill, and tell whether the caller has it now; see :meth:`Store.lease`."""
         with self._lock:
             now, held = self._now_ms(), self._leases.get((tenant, entry))
-            if held is not None and held.until_ms > now and held.token != token:
+            if held is not None and held.until_ms > now and (held.token, held.noted) != (token, miss.noted):
                 hopeless = held.noted.nonce != miss.noted.nonce or miss.guard_generation > held.noted.counter
                 if not hopeless:
                     return False

@@ -418,6 +418,8 @@ def test_a_holder_renews_its_lease(store: Store) -> None:
     deadline = time.monotonic() + 0.25
     while time.monotonic() < deadline:
         assert not store.lease(TENANT, ENTRY, noted, "yours", 60_000)
+    store.bump([Change(TENANT, frozenset({"another"}))], NOWHERE)
+    assert not store.lease(TENANT, ENTRY, miss(store), "mine", 60_000), "what was noted is another's"
     store.bump([Change(TENANT, frozenset({GUARD}))], NOWHERE)
     assert store.lease(TENANT, ENTRY, miss(store), "yours", 60_000)
     assert not store.lease(TENANT, ENTRY, noted, "mine", 60_000), "it was taken away, and is not renewed"
