@@ -14,7 +14,8 @@ from sqlalchemy import CHAR, Float, Numeric, TypeDecorator, text
 from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.exc import OperationalError
 
-from tidegate.errors import SettingsError
+from tidegate.error_text import first_line
+from tidegate.errors import RoutingError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,8 +56,8 @@ def check_comparable(engine: Engine, tables: Iterable[TrackedTable]) -> None:
         with engine.connect() as connection:
             for table in tables:
                 _check_columns(connection, table)
-    except OperationalError as error:
-        _log.warning("the types of tracked tables could not be checked: %s", type(error.orig).__name__)
+    except (OperationalError, RoutingError) as error:
+        _log.warning("the types of tracked tables could not be checked: %s", first_line(error))
 
 
 def _check_model(engine: Engine, table: TrackedTable) -> None:

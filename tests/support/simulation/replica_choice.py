@@ -7,6 +7,7 @@ pool is one connection to each replica, opened anew when it broke: newer than wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.request import Answer
@@ -31,7 +32,7 @@ class BrokenError(Exception):
 
 @dataclass
 class Line:
-    """A connection, as far as an attempt looks at it; it is its own DBAPI connection and cursor."""
+    """A connection, as far as an attempt looks at it."""
 
     node: Node
     world: Servers
@@ -43,31 +44,42 @@ class Line:
         return self
 
     @property
-    def dbapi_connection(self) -> Line:
-        return self
+    def dbapi_connection(self) -> DriverLine:
+        return DriverLine(self)
 
-    def cursor(self) -> Line:
-        return self
-
-    def execute(self, _sql: str) -> None:
-        self.use(f"asks {self.node.name} where it is")
-
-    def fetchone(self) -> tuple[bool, str]:
-        return self.node is not self.world.primary, f"0/{self.node.shown:X}"
-
-    def close(self) -> None:
-        pass
-
-    def invalidate(self, _error: BaseException) -> None:
+    def invalidate(self, error: BaseException) -> None:
+        # A mistake of this stand-in would otherwise be a server that never answers, and no rule of it would be needed.
+        assert isinstance(error, BrokenError), error
         self.life = -1
-
-    def rollback(self) -> None:
-        pass
 
     def use(self, what: str) -> None:
         self.world.scheduler.step(what)
         if self.life != self.node.life:
             raise BrokenError
+
+
+@dataclass
+class DriverLine:
+    """The driver's connection beneath one, and its cursor; no transaction is open on it."""
+
+    line: Line
+    info: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(transaction_status=0))
+
+    def cursor(self) -> DriverLine:
+        return self
+
+    def execute(self, _sql: str) -> None:
+        self.line.use(f"asks {self.line.node.name} where it is")
+
+    def fetchone(self) -> tuple[bool, str, str]:
+        node = self.line.node
+        return node is not self.line.world.primary, f"0/{node.shown:X}", "read committed"
+
+    def close(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
 
 
 class SimRouter:
