@@ -39,6 +39,7 @@ _QUOTED: Final = re.compile(r'"([^"\n]*)"')
 _UNREAD: Final = re.compile(r"(?P<open>[\"']).*(?P=open)", re.DOTALL)
 _HOST: Final = re.compile(r"(resolve host )'(.*?)'(?=: )")
 _NAME: Final = re.compile(r"[\w.:/\\-]*")
+_PLACE: Final = re.compile(r'[\s|+-]*File ".*", line \d+')
 
 _known: Final[OrderedDict[str, None]] = OrderedDict()
 _lock = threading.Lock()
@@ -94,7 +95,9 @@ def first_line(error: BaseException) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of an error, and of those that led to it."""
     lines = "".join(traceback.format_exception(error)).splitlines()
-    return "\n".join(without_passwords(line) for line in lines)
+    known = _passwords()
+    # Where it happened is a path, which may hold blanks; no driver has written it.
+    return "\n".join(_without_known(line, known) if _PLACE.match(line) else without_passwords(line) for line in lines)
 
 
 def _passwords() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ def interrupt(work: Callable[[], Any], at: int, error: type[BaseException]) -> b
                 signal.raise_signal(signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, handle)
+    gc.disable()  # what is raised in a finalizer of somebody else's is lost
     sys.setprofile(count)
     try:
         work()
@@ -57,6 +59,7 @@ def interrupt(work: Callable[[], Any], at: int, error: type[BaseException]) -> b
     finally:
         left = -1
         sys.setprofile(None)
+        gc.enable()
         signal.signal(signal.SIGUSR1, before)
     return came
 
