@@ -25,8 +25,7 @@ def freed(cache: Any) -> tuple[int, int]:
     """What emptying *cache* gives back in bytes, and how much it said that it held."""
     gc.collect()
     before, said = tracemalloc.get_traced_memory()[0], cache.size
-    cache.clear()
-    gc.collect()
+    cache.clear()  # no collection after it: threads beside would have the time to take memory meanwhile
     return before - tracemalloc.get_traced_memory()[0], said
 
 
@@ -58,7 +57,7 @@ def test_what_a_gate_keeps_is_within_near_bytes(database_url: str, shared_valkey
         for kept in (caching.near, caching.blobs):
             held, said = freed(kept)
             assert held - NOISE <= said <= BOUND
-            assert held + NOISE > said / 3
+            assert held + NOISE > said / 3 or said < NOISE
     finally:
         tracemalloc.stop()
         pair.close()
