@@ -124,18 +124,8 @@ def test_large_data_is_offloaded_and_the_row_keeps_the_truncated_form(
 
     repository = across.node_executions(Account(new_id(), new_id()), new_id(), "workflow-run")
     repository._offload = offload
-    node = WorkflowNodeExecution(
-        id=new_id(),
-        node_execution_id=new_id(),
-        workflow_id=new_id(),
-        workflow_execution_id=new_id(),
-        index=1,
-        node_id="start",
-        node_type="start",
-        title="Start",
-        inputs={"text": "long" * 100},
-        created_at=NOON,
-    )
+    node = a_node()
+    node.inputs = {"text": "long" * 100}
     repository.save(node)
     node.set_truncated_inputs({"text": "long..."})
     repository.save_execution_data(node)
