@@ -1,12 +1,13 @@
 """What Dify's settings name: repositories that find their gate by the engine they are given.
 
-In Dify's environment, and nothing else::
+In Dify's environment::
 
     API_WORKFLOW_RUN_REPOSITORY=tidegate.proxy.dify.WorkflowRunRepository
     API_WORKFLOW_NODE_EXECUTION_REPOSITORY=tidegate.proxy.dify.WorkflowNodeExecutionRepository
-    CORE_WORKFLOW_EXECUTION_REPOSITORY=tidegate.proxy.dify.CoreWorkflowExecutionRepository
-    CORE_WORKFLOW_NODE_EXECUTION_REPOSITORY=tidegate.proxy.dify.CoreWorkflowNodeExecutionRepository
     TIDEGATE_CACHE_URL=redis://cache:6379/0
+
+The write side's classes below are no stand-in for Dify's own, which save files, segments and large values in another
+form: do not name them in Dify's settings.
 
 Dify makes a repository for each request; the gate, its connections and its settings are the process's, one for each
 engine, made when the first repository asks for it.
