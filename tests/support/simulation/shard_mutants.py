@@ -74,7 +74,9 @@ def _without_remaking(patch: pytest.MonkeyPatch) -> None:
     def rooted(self: MemoryStore, tenant: str, nonce: str, origin: Any) -> Root:
         root = self.roots.get(tenant)
         root = self.roots[tenant] = (
-            Root(nonce, origin) if root is None else replace(root, origin=max(root.origin, origin))
+            Root(nonce, origin)
+            if root is None
+            else replace(root, origin=origin if origin.outdates(root.origin) else root.origin)
         )
         return root
 
@@ -107,7 +109,7 @@ def _without_answered(patch: pytest.MonkeyPatch) -> None:
 
 def _without_epoch(patch: pytest.MonkeyPatch) -> None:
     """What is looked up by an old map is found all the same: ``Refusal.EPOCH``."""
-    patch.setattr(marks, "ahead", lambda _root, _epoch: False)
+    patch.setattr(marks, "ahead", lambda _root, _asked: False)
 
 
 def _without_newer(patch: pytest.MonkeyPatch) -> None:
@@ -139,7 +141,7 @@ def _without_tending(patch: pytest.MonkeyPatch) -> None:
     advance = RootRecovery.advance
 
     def advanced(self: Any, tenant: str, miss: Any) -> bool:
-        epoch = self._primary.epoch(tenant)
+        epoch = self._primary.asked(tenant).epoch
         return advance(self, tenant, replace(miss, origin=miss.origin._replace(epoch=min(epoch, miss.origin.epoch))))
 
     patch.setattr(RootRecovery, "advance", advanced)
