@@ -23,7 +23,7 @@ from real_servers.deadlines import patient
 
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreRefused, StoreUnavailable
-from tidegate.position import AskedFor, History, Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
 
 if TYPE_CHECKING:
@@ -259,6 +259,39 @@ def test_a_full_server_of_a_cluster_forgets_also_where_a_slot_has_moved_to(
     with pytest.raises(StoreRefused, match="OutOfMemory"):
         stale.open([Change("t", frozenset({"tag"}))], "5", ORIGIN, ["n"])
     assert fresh.lookup("t", "d", "tag", ASKED) == NoRoot()
+
+
+@pytest.mark.parametrize("told", ["bump", "stamp"])
+def test_marks_of_a_slot_that_was_away_know_what_was_changed_there(
+    told: str, own_cluster: list[Any], store_at: Any, put_answer: Any
+) -> None:
+    store = store_at("redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in own_cluster))
+    home = next(node for node in own_cluster if node.port == _port(store, "t"))
+    away = next(node for node in own_cluster if node is not home)
+    put_answer(store)
+    change = [Change("t", frozenset({"tag"}))]
+    _move(store, "t", home, away)
+    if told == "bump":
+        store.bump(change, ORIGIN, NOWHERE)
+    else:
+        store.stamp(change, "5", ORIGIN, NOWHERE)
+    _move(store, "t", away, home)
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
+
+
+def _move(store: Any, tenant: str, source: Any, target: Any) -> None:
+    """Move the slot of a tenant with its keys, as redis-cli does."""
+    slot = _slot(store, tenant)
+    clients: list[Any] = [redis.Redis.from_url(node.url, protocol=2) for node in (source, target)]
+    old, new = clients
+    ids = [client.execute_command("CLUSTER", "MYID") for client in (old, new)]
+    new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+    old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+    keys = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+    for client in (new, old):
+        client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+    wait_for(lambda: store._link._client.nodes_manager.initialize() or _port(store, tenant) == target.port, "it moved")
 
 
 def _slot(store: Any, tenant: str) -> int:
