@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pytest
-from real_servers.deadlines import patient
 from real_servers.one_tenant import (
     comes_to_read,
     from_cache,
@@ -18,14 +16,13 @@ from real_servers.one_tenant import (
     scene_on,
     warm,
 )
-from real_servers.replicated import Note, Scene, caught_up, make_notes, name_of, opened, settings, written
+from real_servers.replicated import Note, caught_up, make_notes, name_of, opened, settings, written
 from sqlalchemy import text
 from typer.testing import CliRunner
 
 from tidegate.cache.store import Change, Miss
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.embedded import Cluster
-from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import CacheSettings
 
 _TIMELINE = "SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
@@ -200,27 +197,3 @@ def test_a_physical_copy_that_was_promoted_for_itself(two: Cluster) -> None:
         assert done.exit_code in (0, 2), done.output  # the indexes are of tables that are not here
         assert warm(kept) == written(primary, kept.tenant)
         assert staging.read() == written(replica, staging.tenant)
-
-
-def test_a_gate_that_only_writes_follows_a_failover(two: Cluster) -> None:
-    primary, replica = two.shards[0].primary, two.shards[0].replicas[0]
-    with opened(settings(primary.port, replica.port, cache=CacheSettings(url=two.cache.url))) as scene:
-        tenant = str(uuid4())
-
-        def write(words: str) -> None:
-            with scene.gate.session(tenant) as session:
-                session.add(Note(tenant_id=tenant, words=words))
-                session.commit()
-
-        write("one")
-        caught_up(primary, replica)
-        replica.promote()  # the old one goes on answering
-        scene.tenant = tenant
-        _until_followed(scene, name_of(replica))
-        write("two")
-        assert written(primary, tenant) == ["one"]
-        assert written(replica, tenant) == ["one", "two"]
-
-
-def _until_followed(scene: Scene, name: str) -> None:
-    wait_for(lambda: scene.nodes.topology.primary.name == name, f"{name} is followed", patient(10))
