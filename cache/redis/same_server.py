@@ -7,6 +7,7 @@ from the known one, as Sentinel has it, says that it had the same replication id
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.redis.keys import decoded
@@ -25,9 +26,14 @@ local id = redis.pcall('GET', KEYS[1])
 return {type(id) == 'string' and id or '', life, before or ''}
 """
 NAME: Final = b"""
-if type(redis.pcall('GET', KEYS[1])) ~= 'string' then redis.call('SET', KEYS[1], ARGV[1]) end
-return redis.call('GET', KEYS[1])
+local id = redis.pcall('GET', KEYS[1])
+if type(id) == 'string' and #id == 16 and not string.find(id, '%X') then return id end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
 """
+
+
+_ID: Final = re.compile(rb"[0-9a-f]{16}").fullmatch
 
 
 class ExpectedServer:
@@ -51,7 +57,7 @@ class ExpectedServer:
         """Check the answers to the questions.
 
         Returns:
-            A command that gives the server its id back, if it is the expected one, and was flushed; else None.
+            A command that gives the server its id back, if it is the expected one and has lost it; else None.
 
         Raises:
             StoreUnavailable: another server has answered.
@@ -59,11 +65,11 @@ class ExpectedServer:
         if self.server is None or not isinstance(info, bytes):
             return None
         life, before = (_after(info, name) for name in (b"master_replid:", b"master_replid2:"))
-        name = decoded(named) if isinstance(named, bytes) else None
-        if name is None and life == self.server.life:
-            return (b"SET", self.key, (self.server.id or "").encode(), b"NX")
-        if name == self.server.id and self.server.life in (life, before):
-            self.server = CacheServer(name, life, before)
+        known = (self.server.id or "").encode()
+        if life == self.server.life:
+            return None if named == known else (b"SET", self.key, known)
+        if named == known and self.server.life == before:
+            self.server = CacheServer(self.server.id, life, before)
             return None
         self.why = (
             "another server answers under the cache's URL than the one that serves this database, or it was started "
@@ -91,8 +97,9 @@ def _after(info: bytes, name: bytes) -> str:
 
 def server_of(reply: Any) -> CacheServer:
     """Return the server that has answered so."""
-    name, life, before = map(decoded, reply)
-    return CacheServer(name or None, life, before)
+    name, life, before = reply
+    # Whatever else stands there was written by somebody else.
+    return CacheServer(decoded(name) if _ID(name) else None, decoded(life), decoded(before))
 
 
 def ask_server(execute: Callable[..., Any], key: bytes, *, cluster: bool) -> CacheServer:

@@ -7,6 +7,7 @@ another life (its replication id differs); and a server that is no master answer
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -41,6 +42,7 @@ T = TypeVar("T")
 
 _TAGS_KEPT: Final = 4096
 _HISTORIES_KEPT: Final = 64
+_HISTORY: Final = re.compile(rb"\d+\.[0-9a-f]*").fullmatch
 _REFUSED: Final = 0
 """What a script returns whose caller's data are not those of the marks."""
 MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
@@ -352,7 +354,7 @@ def _history(history: History) -> bytes:
 
 def _newest(replies: list[Any]) -> History | None:
     named: bytes | None = replies[0]
-    return None if named is None else History.of_text(decoded(named))
+    return None if named is None or _HISTORY(named) is None else History.of_text(decoded(named))
 
 
 def _position(position: Position) -> bytes:

@@ -94,8 +94,8 @@ class ServingCache:
             return self._take(found, by)
         if by.id == found.id and by.life in (found.life, found.before):
             return self._take(found, by) if by.life != found.life else self._use(found)
-        if found.id is None and by.life == found.life and by.id:  # it was flushed
-            return self._use(found._replace(id=self._store.name_server(by.id)))
+        if by.id and by.life and by.life == found.life:  # it has lost its id, and gets it back
+            return self._use(found._replace(id=by.id))
         if by.url == self._url and self._may_claim(found, now):
             return self._claim(found, by, now)
         return self._refuse(by)

@@ -144,7 +144,7 @@ class Histories:
         return history
 
     def forget(self) -> None:
-        """Know nothing until a server has answered: another one has become the primary."""
+        """Forget the history until a server has answered: another one has become the primary."""
         with self._lock:
             if self._dialect.name == "postgresql":
                 self._known = UNKNOWN
@@ -210,7 +210,7 @@ class Histories:
             raw.rollback()
 
     def meet(self) -> History | None:
-        """Name what is known here in the cache, and learn what others have named.
+        """Tell the cache what is known here, and learn what others have named.
 
         Returns:
             One with the ordinal of ours and another token, if such a one was named: a newer history must be made.
