@@ -60,6 +60,7 @@ steps = st.one_of(
     st.tuples(st.just("bump"), changes, st.one_of(st.none(), origins), positions),
     st.tuples(st.just("newest_history"), tenants, st.one_of(st.none(), histories)),
     st.tuples(st.just("forget"), st.lists(tenants, max_size=2)),
+    st.tuples(st.just("remade"), tenants, entries, tokens, tag_sets),
 )
 
 
@@ -75,7 +76,7 @@ class Pair:
     def run(self, name: str, *args: Any) -> None:
         if name == "lookup":
             self.lookup(*args)
-        elif name in ("lease", "read", "fill", "late"):
+        elif name in ("lease", "read", "fill", "late", "remade"):
             getattr(self, name)(*args)
         elif name == "check":
             tenant, of, behind, asked_for = args
@@ -126,6 +127,13 @@ class Pair:
                 self.both(
                     "check", tenant, self._missed[tenant, entry].noted, sorted(of), AskedFor(ORIGIN.history, epoch)
                 )
+
+    def remade(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
+        """An answer is stored, and the marks are lost and made anew."""
+        self.read(tenant, entry, token, of, ORIGIN)
+        self.both("forget", [tenant])
+        self.run("clean", tenant, ORIGIN, "1", Position(1, 1))
+        self.lookup(tenant, entry, "a", refresh=False)
 
     def late(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
         """An answer is stored, a tag bumped, and what was noted before is tried again."""

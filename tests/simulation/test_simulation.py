@@ -48,7 +48,7 @@ LARGE = [
     ),
 ]
 
-FOUND_AT = {"pending": 13_250, "nonce": 1_800, "quarantine": 850, "maxmerge": 950}
+FOUND_AT = {"pending": 13_250, "nonce": 1_800, "quarantine": 1_450, "maxmerge": 950}
 """Where to begin to look for a stale read, for rules whose first one comes late."""
 
 
