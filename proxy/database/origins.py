@@ -56,7 +56,11 @@ def note_origins(engine: Engine, shard: str) -> Histories:
 
     def ask(raw: Any, record: Any) -> None:
         if postgresql:
-            here = histories.ask(raw)
+            try:
+                here = histories.ask(raw)
+            except BaseException:
+                raw.close()  # the pool closes none whose listener has failed
+                raise
             record.info[_KEY] = None if here is None else here.life
 
     def note(raw: Any, record: Any, _proxy: Any) -> None:

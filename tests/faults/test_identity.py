@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 from real_servers.deadlines import patient
 from real_servers.one_tenant import comes_to_read, goes_on_writing, make_table, scene_on, warm
@@ -15,6 +16,8 @@ from sqlalchemy import create_engine
 
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.repositories.models import Base
+
+_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,12 +47,22 @@ def copy_of(primary: PostgresNode) -> Iterator[Callable[[str, str], str]]:
     def make(url: str, how: str) -> str:
         names.append(f"copy_{uuid4().hex}")
         original = url.rsplit("/", 1)[1]
-        primary.execute(f"CREATE DATABASE {names[-1]} {how}".format(original=original), database="postgres")
+        statement = f"CREATE DATABASE {names[-1]} {how}".format(original=original)
+
+        def made() -> bool:
+            primary.execute(_END_ALL, original, database="postgres")  # a template must have no sessions
+            try:
+                primary.execute(statement, database="postgres")
+            except psycopg.errors.ObjectInUse:
+                return False
+            return True
+
+        wait_for(made, "the copy is made", patient(20))
         return url.replace(original, names[-1])
 
     yield make
     for name in names:
-        primary.execute(f"DROP DATABASE {name} WITH (FORCE)", database="postgres")
+        primary.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", database="postgres")
 
 
 def database_of(scene: Scene) -> str:
@@ -160,8 +173,6 @@ def test_a_copy_by_template_on_the_same_cache(
     with scene_on(notes_url, valkey_url) as original:
         original.write("one")
         assert warm(original) == ["one"]
-        original.gate.engine.dispose()
-        original.gate._shards.every[0].applier.close()  # type: ignore[union-attr]
         copied = copy_of(notes_url, "TEMPLATE {original}")
         _apart(original, copied, valkey_url)
 

@@ -205,6 +205,8 @@ def test_invalidation_voids_a_tenant_an_app_or_a_run_and_nothing_else(watched: W
         for run in runs
     ]
 
+    watched.gate.invalidate(new_id())  # from now on the server has the script
+
     def cold_after(**which: Any) -> list[bool]:
         for call in calls:
             watched.warm(call)
