@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.orm import sessionmaker
 
+from tidegate.cache.store import Miss
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
 from tidegate.proxy.layers.routing import PrimaryOnly, Routing
@@ -142,10 +143,16 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
         if (rival := histories.meet()) is not None:
             primary.renew("", rival)
 
+    def settle(tenant: str) -> None:
+        if shared.store is not None and shared.recovery is not None:
+            found = shared.store.lookup(tenant, "-", "-", shared.shards.asked(tenant), refresh=True)
+            if isinstance(found, Miss) and found.foreign:
+                shared.recovery.advance(tenant, found)
+
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
         make_root = shared.recovery.create_root
-    return Applier(engine, shared.store, name, shared.untold, histories, look=look, make_root=make_root)
+    return Applier(engine, shared.store, name, shared.untold, histories, look=look, settle=settle, make_root=make_root)
 
 
 def _routing(name: str, nodes: ShardNodes | None, unmarked_writes: OwnWrites | None, shared: Shared) -> Layer:

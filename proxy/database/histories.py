@@ -267,6 +267,8 @@ class Histories:
         written = HistoryRecord.of_text(self._write(raw, record, text))
         if written is None or (written.timeline, written.started) != life:
             return None
+        if self._store is not None:  # at once: the next that is made, on whichever server, must be above it
+            self._store.newest_history(self._shard, written.history)
         _log.info("the history of this database is %s now: the server was started or promoted", written.history.text())
         return written.history
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.cache.store import Change, OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
@@ -175,6 +175,7 @@ class Applier:
         untold: is told whose rows wait.
         histories: knows the history of this database.
         look: is called each time, first: it asks the database and the cache what has become of them.
+        settle: is called with a tenant whose marks are of another history; it has the newer one stay.
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
     """
@@ -188,6 +189,7 @@ class Applier:
         histories: Histories,
         *,
         look: Callable[[], None] = lambda: None,
+        settle: Callable[[str], None] = lambda _tenant: None,
         poll_s: float = 0.25,
         make_root: Callable[[str], Origin | None] | None = None,
     ) -> None:
@@ -197,6 +199,7 @@ class Applier:
         self._untold = untold
         self._histories = histories
         self._look = look
+        self._settle = settle
         self._make_root = make_root
         self._notified = NotifiedThread(
             "tidegate-outbox",
@@ -233,12 +236,24 @@ class Applier:
             return True
         try:
             apply(self._engine, self._store, self._histories, shard=self._shard, make_root=self._make_root)
+        except OtherHistory:
+            self._settle_histories()
+            return False
         except StoreUnavailable:  # the rows stay in the outbox
             return False
         finally:
             # Also the rows that another gate has locked: it may have been refused what this one was not.
             self._waiting()
         return True
+
+    def _settle_histories(self) -> None:
+        """Find out whose marks are right, for those that wait: no reader does, since these are not asked for.
+
+        The rows stay in the outbox, and are tried again.
+        """
+        with suppress(StoreUnavailable):
+            for tenant in waiting(self._engine) or ():
+                self._settle(tenant)
 
     def _waiting(self) -> bool:
         """Look who waits in the outbox, and tell whether anybody does."""

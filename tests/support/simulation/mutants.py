@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from tidegate.cache import marks
 from tidegate.cache.marks import Mark, Root, RootState
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.root_recovery import RootRecovery
-from tidegate.cache.store import OtherHistory
 from tidegate.position import NOWHERE, History, HistoryRecord, Origin, Position
 from tidegate.proxy.database import histories
 from tidegate.routing.replicas import choose
@@ -164,18 +162,6 @@ def _without_foreign(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def _without_answers(patch: pytest.MonkeyPatch) -> None:
-    """A primary's answer counts for whatever root was asked about."""
-    patch.setattr(RootRecovery, "_is_of", lambda *_args: True)
-    resolved = MemoryStore.resolve
-
-    def resolve(self: Any, tenant: str, xids: Any, _origin: Any, position: Any) -> None:
-        if tenant in self.roots:
-            resolved(self, tenant, xids, self.roots[tenant].origin, position)
-
-    patch.setattr(MemoryStore, "resolve", resolve)
-
-
 def _without_remaking(patch: pytest.MonkeyPatch) -> None:
     """A newer history takes the marks of an older one over as they are."""
 
@@ -219,17 +205,6 @@ def _without_token(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "newest_history", named)
 
 
-def _without_refused(patch: pytest.MonkeyPatch) -> None:
-    """An intent that the marks did not take counts as told."""
-    opened = MemoryStore.open
-
-    def told(self: Any, *args: Any) -> None:
-        with suppress(OtherHistory):
-            opened(self, *args)
-
-    patch.setattr(MemoryStore, "open", told)
-
-
 MUTANTS = [
     Mutant("intent", Shape(readers=2)),
     Mutant("fence", Shape(readers=2)),
@@ -246,9 +221,7 @@ MUTANTS = [
     Mutant("maxmerge", Shape(writers=2, readers=1)),
     Mutant("floor", Shape(readers=2, faults={"drop": 1})),
     Mutant("foreign", Shape(readers=2, reads=2, processes=1, faults={"promote": 1})),
-    Mutant("answers", Shape(readers=3, reads=2, faults={"promote": 1})),
     Mutant("remaking", Shape(readers=2, reads=2, processes=1, faults={"promote": 1})),
     Mutant("binding", Shape(readers=2, reads=2, processes=1, faults={"promote": 1})),
     Mutant("token", Shape(readers=2, reads=3, faults={"promote beside": 2}, replicas=2)),
-    Mutant("refused", Shape(readers=2, reads=2, replicas=0, faults={"renew": 1})),
 ]

@@ -30,7 +30,7 @@ class BrokenError(Exception):
 
 @dataclass
 class Line:
-    """A connection, as far as an attempt looks at it; it is its own DBAPI connection and cursor."""
+    """A connection, as far as an attempt looks at it."""
 
     node: Node
     world: Servers
@@ -42,31 +42,44 @@ class Line:
         return self
 
     @property
-    def dbapi_connection(self) -> Line:
-        return self
-
-    def cursor(self) -> Line:
-        return self
-
-    def execute(self, _sql: str) -> None:
-        self.use(f"asks {self.node.name} where it is")
-
-    def fetchone(self) -> tuple[bool, str, str | None]:
-        return self.node in self.world.replicas, f"0/{self.node.shown:X}", self.node.record
-
-    def close(self) -> None:
-        pass
+    def dbapi_connection(self) -> Driver:
+        return Driver(self)
 
     def invalidate(self, _error: BaseException) -> None:
         self.life = -1
-
-    def rollback(self) -> None:
-        pass
 
     def use(self, what: str) -> None:
         self.world.scheduler.step(what)
         if self.life != self.node.life:
             raise BrokenError
+
+
+@dataclass
+class Driver:
+    """The driver's connection, which is its own cursor and its own info; no transaction is open on it."""
+
+    line: Line
+    transaction_status: int = 0
+
+    @property
+    def info(self) -> Driver:
+        return self
+
+    def cursor(self) -> Driver:
+        return self
+
+    def execute(self, _sql: str) -> None:
+        self.line.use(f"asks {self.line.node.name} where it is")
+
+    def fetchone(self) -> tuple[bool, str, str, str | None]:
+        node = self.line.node
+        return node in self.line.world.replicas, f"0/{node.shown:X}", "read committed", node.record
+
+    def close(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
 
 
 class SimRouter:

@@ -230,9 +230,14 @@ def _row(node: Node) -> tuple[str, str, str]:
 
 @dataclass
 class Raw:
-    """What stands for a driver's connection."""
+    """What stands for a driver's connection, on which no transaction is open."""
 
     node: Node
+    transaction_status: int = 0
+
+    @property
+    def info(self) -> Raw:
+        return self
 
     def rollback(self) -> None:
         pass
