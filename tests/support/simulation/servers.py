@@ -121,7 +121,10 @@ class Servers:
         self.faults = faults
         first = HistoryRecord(History(1, "aa"), 1, "0", DATABASE).text()
         self.primary = node(f"{name}primary", [first], 1)
-        self.replicas = [node(f"{name}replica{i}", self.primary.log, 1) for i in range(replicas)]
+        # No two servers are started at one moment: by that they are told apart.
+        self.replicas = [
+            node(f"{name}replica{i}", self.primary.log, 1, started=str(100 * (i + 1))) for i in range(replicas)
+        ]
         self.tick = 0
 
     def next_tick(self) -> int:
