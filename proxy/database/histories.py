@@ -93,6 +93,8 @@ class Histories:
         self._database: str | None = None
         self._is_lost = False
         self._by_life: dict[Life, History] = {}
+        self._left: frozenset[Life] = frozenset()
+        self._times_forgotten = 0
         self._known = UNKNOWN if dialect.name == "postgresql" else History()
         self._highest = self._known.ordinal
         self._newest: History | None = None
@@ -138,16 +140,20 @@ class Histories:
             if len(self._by_life) >= _LIVES_KEPT:
                 self._by_life = {}
             self._by_life[life] = history
-            if history.ordinal >= self._highest:
+            if history.ordinal >= self._highest and life not in self._left:
                 self._known, self._highest = history, history.ordinal
                 self._judge()
         return history
 
     def forget(self) -> None:
-        """Forget the history until a server has answered: another one has become the primary."""
+        """Forget the history until a server has answered: another one has become the primary.
+
+        Questions may be under way to the server that was left. Their answers tell nothing of the new one.
+        """
         with self._lock:
             if self._dialect.name == "postgresql":
-                self._known = UNKNOWN
+                self._known, self._left = UNKNOWN, frozenset(self._by_life)
+                self._times_forgotten += 1
                 self._judge()
 
     def ask(self, raw: Any) -> Here | None:
@@ -159,7 +165,7 @@ class Histories:
             Where it is; None for a standby.
         """
         # A transaction that is open is a listener's of the program: to end it would undo what it has set.
-        began_here = not in_transaction(raw)
+        began_here, times_forgotten = not in_transaction(raw), self._times_forgotten
         try:
             row = self._asked(raw)
             if row[0]:
@@ -172,6 +178,9 @@ class Histories:
         finally:
             if began_here:
                 raw.rollback()
+        with self._lock:
+            if times_forgotten == self._times_forgotten:  # it was asked after the last change: it is the new primary
+                self._left -= {here.life}
         return here._replace(history=self.note(here))
 
     def _lost(self, named: str | None) -> bool:
