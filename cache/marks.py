@@ -20,6 +20,8 @@ from tidegate.position import NOWHERE, Origin, Position
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from tidegate.position import AskedFor
+
 
 class RootState(StrEnum):
     """What a root may vouch for."""
@@ -104,13 +106,28 @@ class Noted:
     counter: int
 
 
-def ahead(root: Root, epoch: int | None) -> bool:
-    """Tell whether the tenant has moved to another shard since *epoch*, the last move that the caller knows.
+def ahead(root: Root, asked: AskedFor) -> bool:
+    """Tell whether the tenant has moved to another shard since the last move that the caller knows.
 
     A caller with an old shard map would take what it notes or finds for that of a shard which does not hold the tenant
-    any more. None: there is one shard, and the answer is False.
+    any more. With one shard the answer is False.
     """
-    return epoch is not None and root.origin.epoch > epoch
+    return asked.epoch is not None and root.origin.epoch > asked.epoch
+
+
+def foreign(root: Root, asked: AskedFor) -> bool:
+    """Tell whether the root is of another history than the caller's.
+
+    Its entries may hold what the caller's database has lost, and lack what it has.
+    """
+    return root.origin.history != asked.history
+
+
+def not_asked_for(root: Root, asked: AskedFor) -> Refusal | None:
+    """Return why nothing of this root, fresh or not, is what the caller asks for; None if it is."""
+    if ahead(root, asked):
+        return Refusal.EPOCH
+    return Refusal.ORIGIN if foreign(root, asked) else None
 
 
 def unclean(root: Root) -> Refusal | None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.cache import marks
 from tidegate.cache.marks import Noted, Refusal, Root
-from tidegate.cache.store import Change, Filling, Hit, Lookup, Miss, NoRoot
+from tidegate.cache.store import CacheServer, Change, Filling, Hit, Lookup, Miss, NoRoot, OtherHistory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from tidegate.position import Origin, Position
+    from tidegate.position import AskedFor, History, Origin, Position
 
 MOST_TAGS: Final = 10_000
 MOST_BYTES: Final = 8 * 1024 * 1024
@@ -60,6 +60,7 @@ class MemoryStore:
         self.entries: dict[tuple[str, str], _Entry] = {}
         self._leases: dict[tuple[str, str], _Lease] = {}
         self._blobs: dict[tuple[str, str], bytes] = {}
+        self._histories: dict[str, History] = {}
         self.name: Final = "memory"
 
     def pushes(self) -> None:
@@ -68,14 +69,14 @@ class MemoryStore:
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
-    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
+    def lookup(self, tenant: str, entry: str, guard: str, asked: AskedFor, *, refresh: bool = False) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""
         with self._lock:
             root = self.roots.get(tenant)
             if root is None:
                 return NoRoot()
-            if marks.ahead(root, epoch):
-                return self._miss(root, guard, Refusal.EPOCH)
+            if (unasked := marks.not_asked_for(root, asked)) is not None:
+                return self._miss(root, guard, unasked)
             kept = None if refresh else self.entries.get((tenant, entry))
             if kept is None or kept.until_ms <= self._now_ms():
                 return self._miss(root, guard, Refusal.NO_ENTRY)
@@ -145,11 +146,11 @@ class MemoryStore:
                 self._blobs.update({(tenant, name): blob for name, blob in filling.blobs.items()})
             return refusal
 
-    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], asked: AskedFor) -> bool:
         """Tell whether an entry with these marks is fresh now; see :meth:`Store.check`."""
         with self._lock:
             root = self.roots.get(tenant)
-            if root is None or marks.ahead(root, epoch):
+            if root is None or marks.not_asked_for(root, asked) is not None:
                 return False
             return marks.stale(root, noted, tags) is None
 
@@ -165,7 +166,7 @@ class MemoryStore:
 
     def _rooted(self, tenant: str, nonce: str, origin: Origin) -> Root:
         root = self.roots.get(tenant)
-        if root is None or root.origin < origin:
+        if root is None or origin.outdates(root.origin):
             root = self.roots[tenant] = Root(nonce, origin)
         return root
 
@@ -179,28 +180,78 @@ class MemoryStore:
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
         """Open the intents of a transaction; see :meth:`Store.open`."""
+        refused = []
         for change, nonce in zip(changes, nonces, strict=True):
             with self._lock:
-                if self._rooted(change.tenant, nonce, origin).origin == origin:
+                root = self._rooted(change.tenant, nonce, origin)
+                if root.origin == origin:
                     step = partial(marks.opened, xid=xid, tags=change.tags, whole=change.whole, now_ms=self._now_ms())
                     self._change(change.tenant, step)
+                else:
+                    refused.append(root.origin)
+        _refuse(refused, origin)
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
         """Stamp the tags of a transaction whose COMMIT has returned, and close its intents; see :meth:`Store.stamp`."""
+        refused = []
         for change in changes:
             with self._lock:
                 root = self.roots.get(change.tenant)
                 if root is not None and root.origin == origin:
                     self._change(change.tenant, _stamp(change, xid, position))
+                elif root is not None:
+                    refused.append(root.origin)
+        _refuse(refused, origin)
 
-    def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
-        """Close the intents of transactions that have ended."""
-        self._change(tenant, lambda root: marks.resolved(root, xids, position))
+    def resolve(self, tenant: str, xids: Collection[str], origin: Origin, position: Position) -> None:
+        """Close the intents of transactions that have ended in *origin*."""
+        self._change(tenant, lambda root: marks.resolved(root, xids, position) if root.origin == origin else root)
 
-    def bump(self, changes: Sequence[Change], position: Position) -> None:
-        """Void now what depends on *changes*."""
+    def bump(self, changes: Sequence[Change], origin: Origin | None, position: Position) -> None:
+        """Void now what depends on *changes*; see :meth:`Store.bump`."""
+        refused = []
         for change in changes:
-            self._change(change.tenant, _stamp(change, "", position))
+            with self._lock:
+                root = self.roots.get(change.tenant)
+                if root is None:
+                    continue
+                if origin is None or root.origin == origin:
+                    self._change(change.tenant, _stamp(change, "", position))
+                elif origin.outdates(root.origin):
+                    self.lose_marks(change.tenant)
+                else:
+                    refused.append(root.origin)
+        if origin is not None:
+            _refuse(refused, origin)
+
+    def forget(self, tenants: Sequence[str]) -> None:
+        """Forget the marks of *tenants*, which voids all they have."""
+        for tenant in tenants:
+            self.lose_marks(tenant)
+
+    def newest_history(self, shard: str, history: History | None = None) -> History | None:
+        """Return the newest history that was named here; see :meth:`Store.newest_history`."""
+        with self._lock:
+            known = self._histories.get(shard)
+            if history is not None and (known is None or history.ordinal > known.ordinal):
+                known = self._histories[shard] = history
+            return known
+
+    def server(self) -> CacheServer:
+        """Return which server this is: this process."""
+        return self.expected
+
+    def name_server(self, name: str) -> str:  # noqa: ARG002  # it has a name already
+        """Return the id that it has."""
+        return "memory"
+
+    def expect(self, server: CacheServer | None, why: str = "") -> None:
+        """Do nothing: there is no other server."""
+
+    @property
+    def expected(self) -> CacheServer:
+        """Return the server that is used."""
+        return CacheServer("memory", "")
 
     def switched_off(self) -> frozenset[str]:
         """Return the names of what is switched off."""
@@ -224,6 +275,11 @@ class MemoryStore:
     def drop(self, tenant: str, tag: str) -> None:
         """Drop the field of one tag."""
         self._change(tenant, lambda root: marks.dropped(root, tag))
+
+
+def _refuse(others: Sequence[Origin], origin: Origin) -> None:
+    if others:
+        raise OtherHistory(f"the marks are of {others[0].text()}, and the caller's data of {origin.text()}")
 
 
 def _stamp(change: Change, xid: str, position: Position) -> Callable[[Root], Root]:

@@ -9,8 +9,11 @@ from tidegate.cache.request import ONLY_PRIMARY, Limits, ReadRequirement
 from tidegate.cache.store import Hit, NoRoot, StoreUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
+    from tidegate.position import AskedFor
 
 _NO_ENTRY: Final = "-"
 _STEPS: Final = Limits().steps
@@ -22,11 +25,13 @@ class ReadNeeds:
     Args:
         store: where the marks are.
         recovery: advances their root, so that a tenant without cached calls reaches its replicas; None: nobody does.
+        asked: tells whose marks a tenant's must be, as far as this process knows.
     """
 
-    def __init__(self, store: Store, recovery: RootRecovery | None) -> None:
+    def __init__(self, store: Store, recovery: RootRecovery | None, asked: Callable[[str], AskedFor]) -> None:
         self._store = store
         self._recovery = recovery
+        self._asked = asked
 
     def __call__(self, tenant: str, guard: str) -> ReadRequirement:
         """Return what a read needs that depends on *guard* at most.
@@ -36,10 +41,10 @@ class ReadNeeds:
         """
         with suppress(StoreUnavailable):
             for _ in range(_STEPS):
-                found = self._store.lookup(tenant, _NO_ENTRY, guard)
+                found = self._store.lookup(tenant, _NO_ENTRY, guard, self._asked(tenant))
                 if isinstance(found, Hit):  # nobody fills this entry
                     break
-                if not isinstance(found, NoRoot) and not found.dirty:
+                if not isinstance(found, NoRoot) and not found.foreign and not found.dirty:
                     return ReadRequirement(found.position, primary=False, root=found.origin)
                 if self._recovery is None or not self._recovery.advance(tenant, found):
                     break

@@ -1,7 +1,7 @@
 """What a read does next, decided purely: no store, no clock and no waiting, only what was found and what may be done.
 
 fresh entry                        Serve
-marks lost, dirty, in quarantine   Advance the root a step, while there are steps left; else Query the primary
+marks lost, foreign, dirty, new    Advance the root a step, while there are steps left; else Query the primary
 the tenant has moved               Query, and nothing is stored: the layers below read the shard map again
 no fresh entry, clean marks        Fill; where somebody else fills, Wait for that; where time is up, Query
 """
@@ -96,7 +96,7 @@ def next_step(found: Lookup, patience: Patience) -> Step:
         return Advance(found) if patience.steps else PRIMARY_ONLY
     if found.moved:
         return Query(ReadRequirement(found.position, primary=found.dirty, root=found.origin))
-    if found.dirty:
+    if found.foreign or found.dirty:
         return Advance(found) if patience.steps else PRIMARY_ONLY
     if patience.filler == "nobody":
         return Fill(found, patience.anew)

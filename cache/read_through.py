@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tidegate.cache.request import Request
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Lookup, Store
+    from tidegate.position import AskedFor
 
 _MOST_EARLY: Final = 37.0
 """The logarithm of what may be drawn goes no further: the least is 2 ** -53."""
@@ -87,11 +88,11 @@ class ReadThrough:
     Args:
         store: entries and marks.
         recovery: advances roots.
+        asked: tells whose marks a tenant's must be, as far as this process knows.
         flights: single flight in this process.
         renewals: renews the leases of slow fills; None: nobody does.
         limits: see :class:`~tidegate.cache.request.Limits`.
         observe: told what happened.
-        epoch: since when a tenant is where the newest shard map of this process has it; None: there is one shard.
         sleep: waits some seconds; replaced in simulations.
         now_ms: wall clock in milliseconds.
     """
@@ -100,23 +101,23 @@ class ReadThrough:
         self,
         store: Store,
         recovery: RootRecovery,
+        asked: Callable[[str], AskedFor],
         *,
         flights: Flights | None = None,
         renewals: Renewals | None = None,
         limits: Limits | None = None,
         observe: Observer = ignore,
-        epoch: Callable[[str], int] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._store = store
         self._recovery = recovery
+        self.asked = asked
         self._flights = flights or Flights()
         self._renewals = renewals
         self._limits = limits or Limits()
         self._unspent = Patience.of(self._limits)
         self._observe = observe
-        self.epoch = epoch
         self._sleep = sleep
         self._now_ms = now_ms
 
@@ -190,9 +191,9 @@ class ReadThrough:
         return found
 
     def _lookup(self, request: Request, *, refresh: bool = False) -> Lookup:
-        # Asked anew each time: who has waited may know of a later epoch by now.
-        epoch = None if self.epoch is None else self.epoch(request.tenant)
-        return self._store.lookup(request.tenant, request.entry, request.guard, refresh=refresh, epoch=epoch)
+        # Asked anew each time: who has waited may know of a later epoch, or of a newer history, by now.
+        asked = self.asked(request.tenant)
+        return self._store.lookup(request.tenant, request.entry, request.guard, asked, refresh=refresh)
 
     def _serve(self, request: Request, hit: Hit, patience: Patience) -> _Now | _Early | Answer | Query:
         """Answer from an entry, and say where it ends soon; fill it anew where it cannot be read."""
@@ -320,7 +321,7 @@ class ReadThrough:
             turn.token = None
         if refusal is not None:
             self._observe(NotFilled(request.tenant, refusal))
-            if refusal is Refusal.ORIGIN and filling.origin > lead.miss.origin:
+            if refusal is Refusal.ORIGIN and filling.origin.outdates(lead.miss.origin):
                 # A failover: entries of before may hold what it lost, and must not be served any longer.
                 self._create_root(request.tenant)
             return None

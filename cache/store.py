@@ -6,7 +6,7 @@ Each call is atomic for its tenant, and takes one round trip.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from tidegate.cache.marks import Noted, Refusal, RootState
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from tidegate.cache.near.push_versions import PushVersions
-    from tidegate.position import Origin, Position
+    from tidegate.position import AskedFor, History, Origin, Position
 
 
 class StoreUnavailable(Exception):  # noqa: N818  # a state of the server, not a mistake
@@ -26,6 +26,10 @@ class StoreRefused(StoreUnavailable):
 
     It may still be able to forget.
     """
+
+
+class OtherHistory(StoreUnavailable):
+    """The marks are of another history of the database, or of another shard: the caller's change was told to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,11 @@ class Miss:
         """Tell whether the tenant has moved since the caller's shard map. Then the map must be read again first."""
         return self.reason is Refusal.EPOCH
 
+    @property
+    def foreign(self) -> bool:
+        """Tell whether the root is of another history than the caller's. The primary must say first which is newer."""
+        return self.reason is Refusal.ORIGIN
+
 
 @dataclass(frozen=True, slots=True)
 class NoRoot:
@@ -125,20 +134,34 @@ class Filling:
         return len(self.body) + sum(map(len, self.blobs.values()))
 
 
+class CacheServer(NamedTuple):
+    """Which server a cache is: what it is called where it answers says nothing.
+
+    Args:
+        id: random; in a key of its own; None: the server has none, as one that is new or has lost its keys.
+        life: the replication id, which changes when a server starts, and when another one takes over; "" on a cluster,
+            whose servers have one each.
+        before: the replication id of before the last change; "" if it does not say.
+    """
+
+    id: str | None
+    life: str
+    before: str = ""
+
+
 class Store(Protocol):
     """Keep entries, marks and leases. Every method may raise :class:`StoreUnavailable`."""
 
-    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
+    def lookup(self, tenant: str, entry: str, guard: str, asked: AskedFor, *, refresh: bool = False) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note.
 
         Args:
             tenant: whose entry it is.
             entry: the digest that names the entry.
             guard: the guard of the call.
+            asked: whose marks the caller asks for. If the root is of a later epoch or of another history, the answer is
+                a miss for that reason alone: such a caller gets no hit and fills nothing.
             refresh: leave out the entry even if it is fresh, and return a miss.
-            epoch: when the tenant's shard last changed, as far as the caller knows. If the root has a later epoch, the
-                answer is a miss for that reason alone: such a caller gets no hit and fills nothing. None: there is one
-                shard.
         """
         ...
 
@@ -179,8 +202,8 @@ class Store(Protocol):
         """
         ...
 
-    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
-        """Tell whether an entry with these marks is fresh now. It is not if the root has a later epoch than *epoch*."""
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], asked: AskedFor) -> bool:
+        """Tell whether an entry with these marks is fresh now, for a caller that asks for *asked*."""
         ...
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
@@ -210,31 +233,61 @@ class Store(Protocol):
         ...
 
     def open(self, changes: Sequence[Change], xid: str, origin: Origin, nonces: Sequence[str]) -> None:
-        """Open the intents of a transaction.
-
-        A writer of an older origin than the root's can change nothing that readers of the root see, so it is ignored.
+        """Open the intents of a transaction. A root of an older origin is made anew.
 
         Args:
             changes: what the transaction changes, one element for each tenant.
             xid: the id of the transaction.
             origin: the origin of the writer.
             nonces: one for each of *changes*, used if a root has to be made.
+
+        Raises:
+            OtherHistory: a root is of another origin that is not older. Its readers were not told of the change.
         """
         ...
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
         """Stamp the tags of a transaction whose COMMIT has returned, and close its intents.
 
-        Where there is no root, or one of another origin, there is nothing to close.
+        Where there is no root, there is nothing to close.
+
+        Raises:
+            OtherHistory: a root is of another origin than *origin*. Its readers were not told of the change.
         """
         ...
 
-    def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
-        """Close the intents of transactions that have ended, wherever these intents are."""
+    def resolve(self, tenant: str, xids: Collection[str], origin: Origin, position: Position) -> None:
+        """Close the intents of transactions that have ended in *origin*, wherever these intents are.
+
+        Nothing is done if the root is of another origin: its transactions are others, whatever their ids.
+        """
         ...
 
-    def bump(self, changes: Sequence[Change], position: Position) -> None:
-        """Void now what depends on *changes*: for an explicit invalidation, and for the outbox."""
+    def bump(self, changes: Sequence[Change], origin: Origin | None, position: Position) -> None:
+        """Void now what depends on *changes*: for an explicit invalidation, and for the outbox.
+
+        Args:
+            changes: what has changed.
+            origin: whose data have changed. A root of an older origin is forgotten, which voids all it has. None: the
+                tenant is on another shard now, and *position* says nothing there.
+            position: a node must have reached it to have seen the changes.
+
+        Raises:
+            OtherHistory: a root is of another origin that is not older. Its readers were not told of the change.
+        """
+        ...
+
+    def forget(self, tenants: Sequence[str]) -> None:
+        """Forget the marks of *tenants*, which voids all they have; the primary must vouch for what comes after."""
+        ...
+
+    def newest_history(self, shard: str, history: History | None = None) -> History | None:
+        """Return the newest history of a shard's database that a gate has named here; None if none has.
+
+        Args:
+            shard: the shard's name.
+            history: is named first. Of two with the same ordinal the one that was named first stays.
+        """
         ...
 
     def switched_off(self) -> frozenset[str]:
@@ -243,6 +296,23 @@ class Store(Protocol):
 
     def switch(self, name: str, *, off: bool) -> None:
         """Switch the cache off or on; *name* is "all", "method:" and a name, or "tenant:" and an id."""
+        ...
+
+    def server(self) -> CacheServer:
+        """Return which server this is, whether or not it is the one that this store expects."""
+        ...
+
+    def name_server(self, name: str) -> str:
+        """Give the server the id *name*, if it has none, and return the one that it has."""
+        ...
+
+    def expect(self, server: CacheServer | None, why: str = "") -> None:
+        """Use no other server than *server* from now on; None: use none, because of *why*."""
+        ...
+
+    @property
+    def expected(self) -> CacheServer | None:
+        """Return the server that is used; None: none is, or it has turned out to be another one."""
         ...
 
     @property

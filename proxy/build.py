@@ -144,16 +144,22 @@ def _put_together(
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
     shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
-    store = store or serving_store(settings, joined.serving(), joined.namespace)
+    look: Callable[[], None] | None = None
+    if store is None:
+        store, look = serving_store(settings, joined.joined, joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)
     untold = UntoldChanges()
-    requirements, tracked_ids = read_requirements(store, recovery, untold), TrackedIds(TRACKED)
+    requirements, tracked_ids = read_requirements(store, recovery, untold, shards.asked), TrackedIds(TRACKED)
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
     committed = commit_recorder(directory, tracked_ids)
-    shared = Shared(settings, shards, store, recovery, untold, requirements, TRACKED, committed, observe)
+    shared = Shared(settings, shards, store, recovery, untold, requirements, TRACKED, committed, look, observe)
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
+    there = joined.joined()
+    for shard in shards.every:
+        if shard.applier is not None and shard.engine in there:
+            shard.applier.look()
     cache = CacheAssembly(settings, store, recovery, shards, untold, observe)
     undo.callback(cache.close)
     scatter = Scatter(timeout_s=settings.sharding.scatter_s)

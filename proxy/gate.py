@@ -7,15 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.cache.switches import checked_switch
 from tidegate.cache.tags import as_text
 from tidegate.errors import PolicyError, SettingsError
+from tidegate.position import Origin
 from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
 from tidegate.proxy.writes.comparable_types import check_comparable
-from tidegate.proxy.writes.invalidation import change_of, checked_invalidation, invalidate_at_commit, invalidate_now
+from tidegate.proxy.writes.invalidation import (
+    change_of,
+    checked_invalidation,
+    invalidate_at_commit,
+    invalidate_by_outbox,
+    invalidate_now,
+)
 from tidegate.public import public
 from tidegate.repositories.base import Binding, bind
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.cache.near.push_versions import PushVersions
-    from tidegate.cache.store import Store
+    from tidegate.cache.store import Change, Store
     from tidegate.proxy.call import Layer
     from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.layers.caller_sessions import CallerSessions
@@ -234,9 +242,28 @@ class Gate:
         change, any_shard = change_of(tenant_id, given, self._invalidation), self._shards.every[0]
         if session is not None:
             invalidate_at_commit(change, session, any_shard.watch)
-        else:
+        elif not self._told(change):
             home = self._shards.home(self.session_maker, change.tenant)
-            invalidate_now(change, self._parts.store, any_shard.outbox, home)
+            invalidate_by_outbox(change, any_shard.outbox, home)
+
+    def _told(self, change: Change) -> bool:
+        """Tell the cache of *change*, and whether it was told."""
+        store, shards = self._parts.store, self._shards
+        if store is None:
+            return False
+        for newest in (False, True):
+            shard = shards.of_tenant(change.tenant)
+            at_shard = Origin(shards.asked(change.tenant).epoch or 0, shard=shard.name)
+            try:
+                invalidate_now(change, store, at_shard, shard.primary)
+            except OtherHistory:
+                if newest or not shards.refresh():  # the map may be old
+                    return False
+            except StoreUnavailable:
+                return False
+            else:
+                return True
+        return False
 
     def switch(self, name: str, *, off: bool) -> None:
         """Switch the cache off or on for every gate on this database, within about a second.

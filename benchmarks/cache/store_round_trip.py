@@ -19,7 +19,7 @@ from tidegate.cache.redis import scripts
 from tidegate.cache.redis.keys import Keys, encoded, token
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Filling, Hit, Miss
-from tidegate.position import NOWHERE, Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.embedded.process import give_to_server, temporary_folder
 from tidegate.proxy.embedded.programs import Programs
 from tidegate.proxy.embedded.valkey import ValkeyNode
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 60
 CALLS: Final = 100
-TENANT, ENTRY, ORIGIN = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "a" * 32, Origin(1, 1, "s0")
+TENANT, ENTRY, ORIGIN = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "a" * 32, Origin(1, History(1), "s0")
+ASKED = AskedFor(ORIGIN.history)
 APP: Final = "runs:1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 ROW: Final = [f"{n:036d}" for n in range(8)] + list(range(12)) + [None] * 4 + ["x" * 60]
 BODY: Final = json.dumps([ROW] * 20).encode()
@@ -60,7 +61,7 @@ def _contestants(url: str) -> dict[str, Callable[[], Any]]:
     sha, guard = scripts.LOOKUP.sha.decode(), encoded(token("t", APP))
 
     def hit() -> bytes:
-        found = store.lookup(TENANT, ENTRY, APP)
+        found = store.lookup(TENANT, ENTRY, APP, ASKED)
         if not isinstance(found, Hit):
             raise TypeError(f"a hit was expected, not {found}")
         return found.body
@@ -81,7 +82,7 @@ def _fill(store: RedisStore) -> None:
     store.make_root(TENANT, "0123456789abcdef" * 2, ORIGIN)
     store.complete_root(TENANT, "0123456789abcdef" * 2, "7", NOWHERE)
     store.end_quarantine(TENANT, "0123456789abcdef" * 2, NOWHERE)
-    found = store.lookup(TENANT, ENTRY, APP)
+    found = store.lookup(TENANT, ENTRY, APP, ASKED)
     if not isinstance(found, Miss) or not store.lease(TENANT, ENTRY, found, "k", 60_000):
         raise TypeError(f"a miss was expected, not {found}")
     tags = (f"{APP}:20260101", f"{APP}:20260102")

@@ -19,7 +19,7 @@ from tidegate.benchmarks.intervals import Interval, median_of
 from tidegate.benchmarks.routing.benchmark import Connecting
 from tidegate.benchmarks.sharding.stock import engines_of
 from tidegate.cache.request import ReadRequirement
-from tidegate.position import NOWHERE, Origin
+from tidegate.position import NOWHERE, History, Origin
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Costs:
             binding: Binding = made.tidegate_binding
             layer: Any = binding.layer
             vouching = ReadRequirement(
-                NOWHERE, primary=True, root=Origin(FIRST_EPOCH, 1, self._stock.home[self._tenant])
+                NOWHERE, primary=True, root=Origin(FIRST_EPOCH, History(1), self._stock.home[self._tenant])
             )
 
             def with_requirement(call: Call) -> Answer:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from tidegate.cache.marks import Noted
+    from tidegate.position import AskedFor
 
 
 _PLACE_BYTES: Final = 512
@@ -31,12 +32,16 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NearEntry:
-    """A decoded answer, and what tells whether it is fresh; *version* of before it was looked up."""
+    """A decoded answer, and what tells whether it is fresh.
+
+    *version* is of before it was looked up, and so is *asked*: whose marks were asked for.
+    """
 
     decoded: Any
     noted: Noted
     tags: tuple[str, ...]
     version: int = 0
+    asked: AskedFor | None = None
 
     def held_bytes(self) -> int:
         """Return how much memory this takes, in bytes, and never less."""

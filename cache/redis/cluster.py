@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.redis.breaker import Pauses
     from tidegate.cache.redis.client import Client
+    from tidegate.cache.redis.same_server import ExpectedServer
     from tidegate.cache.redis.wire import Command, Link
 
 T = TypeVar("T")
@@ -110,6 +111,11 @@ def _named(command: Command) -> tuple[str | bytes, ...]:
     return (name.decode("ascii"), *parts)
 
 
-def link_of(client: Client, pauses: Pauses) -> Link:
-    """Return a link that asks by way of *client*, which is ready."""
-    return ClusterLink(client, pauses) if isinstance(client, redis.RedisCluster) else ServerLink(client, pauses)
+def link_of(client: Client, pauses: Pauses, expected: ExpectedServer) -> Link:
+    """Return a link that asks by way of *client*, which is ready.
+
+    The servers of a cluster are not compared with an expected one: they come and go.
+    """
+    if isinstance(client, redis.RedisCluster):
+        return ClusterLink(client, pauses)
+    return ServerLink(client, pauses, expected)

@@ -100,6 +100,14 @@ class Keys:
         """Return the key of a large value; *name* is the hash of its content."""
         return encoded(f"tg:b:{self.tag(tenant)}:{name}")
 
+    def history(self, shard: str) -> bytes:
+        """Return the key of a shard's history. It is a text: the newest history that a gate has named."""
+        return encoded(f"tg:h:{{{self._ns}}}:{shard}")
+
+    def server(self) -> bytes:
+        """Return the key of the server's id, as this namespace knows it."""
+        return f"tg:id:{{{self._ns}}}".encode()
+
     def switches(self) -> bytes:
         """Return the key of the switches. It is a text: the names of what is switched off for the whole namespace."""
         return f"tg:off:{{{self._ns}}}".encode()

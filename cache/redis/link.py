@@ -29,6 +29,7 @@ from tidegate.interruptions import pass_interruption
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tidegate.cache.redis.same_server import ExpectedServer
     from tidegate.cache.redis.wire import Command
 
 T = TypeVar("T")
@@ -53,9 +54,11 @@ class ServerLink:
     Args:
         client: its connection pool says how to connect.
         pauses: when the circuit breaker opens, and for how long.
+        expected: compares the server of each new connection with the one that is expected; None: any will do.
     """
 
-    def __init__(self, client: redis.Redis, pauses: Pauses) -> None:
+    def __init__(self, client: redis.Redis, pauses: Pauses, expected: ExpectedServer | None = None) -> None:
+        self._expected = expected
         self._client = client  # kept alive here: connections hold a Sentinel pool by a weak reference only
         self._pauses = pauses
         self._start()
@@ -192,6 +195,8 @@ class ServerLink:
         connection = pool.connection_class(**options)
         try:
             connection.connect()
+            if self._expected is not None and self._expected.server is not None:
+                self._check_server(connection, self._expected)
         except BaseException as error:
             connection.disconnect()
             if moment_s is not None and isinstance(error, redis.TimeoutError):
@@ -200,6 +205,12 @@ class ServerLink:
         if moment_s is not None:
             _let_wait(connection, waiters.timeout_s)
         return connection
+
+    def _check_server(self, connection: Any, expected: ExpectedServer) -> None:
+        connection.send_packed_command([packed(question) for question in expected.questions()])
+        if (gives_back := expected.check(_reply(connection), _reply(connection))) is not None:
+            connection.send_packed_command([packed(gives_back)])
+            _reply(connection)
 
     def close(self) -> None:
         """Close the idle connections. After a failure this is done too, since the others are no better."""
@@ -266,6 +277,8 @@ def _is_fault(error: BaseException) -> bool:
 
 def unavailable(error: Exception) -> StoreUnavailable:
     """Return the error of the store that *error* means."""
+    if isinstance(error, StoreUnavailable):
+        return error
     kind = StoreRefused if isinstance(error, redis.ResponseError) and not _is_gone(error) else StoreUnavailable
     return kind(f"{type(error).__name__}: {error_text(error)}")
 

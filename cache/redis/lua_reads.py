@@ -31,16 +31,19 @@ ROOT: Final = """
 local function parse(record)
   if not record then return nil end
   local state, counter, floor, at, opens, born, nonce, awaits, origin, intents = match(record,
-    '^1 ([cpq]) (%d+) (%d+) (POSITION) (%d+) (%x+) (n%S*) (w%S*) o(%d+%.%d+%.%S*)(.*)$')
+    '^1 ([cpq]) (%d+) (%d+) (POSITION) (%d+) (%x+) (n%S*) (w%S*) o(%d+%.%d+%.%x*%.%S*)(.*)$')
   if born ~= life then return nil end
   return {state = state, counter = tonumber(counter), floor = tonumber(floor), at = at, opens = tonumber(opens),
     nonce = nonce, awaits = awaits, origin = origin, intents = intents}
 end
 
--- Whether the root is of a later epoch than the caller knows. Without shards the caller sends none.
-local function ahead(root, epoch)
+-- Why nothing of the root is what the caller asks for: it is of a later epoch than the caller knows, or of another
+-- history. Without shards the caller sends no epoch.
+local function unasked(root, history, epoch)
+  local since, of = match(root.origin, '^(%d+)%.(%d+%.%x*)%.')
   epoch = tonumber(epoch)
-  return epoch and tonumber(match(root.origin, '^%d+')) > epoch
+  if epoch and tonumber(since) > epoch then return 10 end
+  if of ~= history then return 9 end
 end
 
 local function read(key, fields)
@@ -102,11 +105,11 @@ if type(line) == 'string' then
     local names, n = {'r'}, 1
     for tag in string.gmatch(tags, '%S+') do n = n + 1; names[n] = tag end
     local values = n <= 1000 and redis.pcall('HMGET', KEYS[1], unpack(names))
-    local floor, born, made, epoch = match(values and values[1] or '',
-      '^1 c %d+ (%d+) POSITION %d+ (%x+) (n%S*) w%S* o(%d+)%.%d+%.%S*$')
+    local floor, born, made, epoch, history = match(values and values[1] or '',
+      '^1 c %d+ (%d+) POSITION %d+ (%x+) (n%S*) w%S* o(%d+)%.(%d+%.%x*)%.%S*$')
     counter = tonumber(counter)
     local fresh = made == nonce and counter >= tonumber(floor) and find(info, 'role:master', 1, true)
-      and not (ARGV[3] and tonumber(epoch) > tonumber(ARGV[3]))
+      and history == ARGV[3] and not (ARGV[4] and tonumber(epoch) > tonumber(ARGV[4]))
       and find(info, 'master_replid:' .. born .. '\\r', 1, true)
     for i = 2, fresh and n or 0 do
       if values[i] then
@@ -128,10 +131,8 @@ local values = read(KEYS[1], fields)
 if not values then return lost(KEYS[1]) end
 local root = parse(values[1])
 if not root then return false end
-local reason = 1
-if ahead(root, ARGV[3]) then
-  reason = 10
-elseif nonce then
+local reason = unasked(root, ARGV[3], ARGV[4]) or 1
+if reason == 1 and nonce then
   reason = stale(root, nonce, counter, values, 3)
   if reason == 0 then return entry end
 end
@@ -143,11 +144,11 @@ return {reason, values[1], guard, now[1], now[2]}
 
 CHECK: Final = """
 local fields = {'r'}
-for i = 4, #ARGV do fields[i - 2] = ARGV[i] end
+for i = 5, #ARGV do fields[i - 3] = ARGV[i] end
 local values = read(KEYS[1], fields)
 local root = values and parse(values[1])
-if root and not ahead(root, ARGV[3]) and stale(root, ARGV[1], tonumber(ARGV[2]), values, 2) == 0 then return 1 end
-return 0
+if not root or unasked(root, ARGV[3], ARGV[4]) then return 0 end
+return stale(root, ARGV[1], tonumber(ARGV[2]), values, 2) == 0 and 1 or 0
 """
 
 HOLDER: Final = """

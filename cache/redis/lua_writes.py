@@ -35,12 +35,14 @@ local function before(a, b)
   return #a < #b
 end
 
+local ORIGIN = '^(%d+)%.(%d+)%.%x*%.(.*)$'
+-- Whether b is newer than a. Of two that differ in nothing but the tokens of their histories, neither is.
 local function older(a, b)
-  local epoch, timeline, shard = match(a, '^(%d+)%.(%d+)%.(.*)$')
-  local other_epoch, other_timeline, other_shard = match(b, '^(%d+)%.(%d+)%.(.*)$')
+  local epoch, ordinal, shard = match(a, ORIGIN)
+  local other_epoch, other_ordinal, other_shard = match(b, ORIGIN)
   if epoch ~= other_epoch then return tonumber(epoch) < tonumber(other_epoch) end
-  if timeline ~= other_timeline then return tonumber(timeline) < tonumber(other_timeline) end
-  return before(shard, other_shard)
+  if shard ~= other_shard then return before(shard, other_shard) end
+  return tonumber(ordinal) < tonumber(other_ordinal)
 end
 
 local function without(intents, x)
@@ -56,8 +58,13 @@ local function by_thousands(command, list)
   for first = 1, #list, 1000 do call(command, key, unpack(list, first, math.min(first + 999, #list))) end
 end
 
+-- Marks of another life are removed. A slot of a cluster may come back to the server that made them: they would vouch
+-- again, and not know of what was changed meanwhile.
 local function load()
-  return parse(text('HGET', key, 'r'))
+  local record = text('HGET', key, 'r')
+  local root = parse(record)
+  if record and not root then call('UNLINK', key) end
+  return root
 end
 
 local function make(nonce, origin)
@@ -197,26 +204,38 @@ save(root, #fields)
 return 1
 """
 
-STAMP: Final = """
+LOADED: Final = """
 local root = load()
-if not root or (ARGV[6] ~= '' and root.origin ~= ARGV[6]) then return 0 end
+"""
+
+STAMP: Final = """
+if not root then return 2 end
+if ARGV[6] ~= '' and root.origin ~= ARGV[6] then return 0 end
 local fields = slice(ARGV, 7)
 if not stamp(root, ARGV[3], fields, ARGV[4] == '1', ARGV[5]) then
   lost(key)
-  return 0
+  return 2
 end
 save(root, #fields)
 return 1
 """
 
+# A root of an older origin knows nothing of the data that were changed: it is forgotten, which voids all it has.
+OUTDATED: Final = """
+if root and ARGV[6] ~= '' and older(root.origin, ARGV[6]) then
+  lost(key)
+  return 2
+end
+"""
+
 RESOLVE: Final = """
 local root = load()
-if not root then return 0 end
-for i = 4, #ARGV do
+if not root or root.origin ~= ARGV[3] then return 0 end
+for i = 5, #ARGV do
   local x, fields = ARGV[i], {}
   for field in gmatch(text('HGET', key, x) or '', '%S+') do fields[#fields + 1] = field end
   local whole = find(root.intents, ' ' .. x .. ' ', 1, true) ~= nil
-  if (#fields > 0 or whole) and not stamp(root, x, fields, whole, ARGV[3]) then
+  if (#fields > 0 or whole) and not stamp(root, x, fields, whole, ARGV[4]) then
     lost(key)
     return 0
   end
@@ -238,4 +257,13 @@ end
 if ARGV[2] == '1' then names[#names + 1] = ARGV[1] end
 redis.call('SET', KEYS[1], table.concat(names, ' '))
 return 1
+"""
+
+# Name a history, and return the newest that was named.
+NEWEST: Final = """
+local known = text('GET', KEYS[1])
+local ordinal = known and tonumber(string.match(known, '^(%d+)%.%x*$'))
+if ordinal and tonumber(string.match(ARGV[1], '^(%d+)%.%x*$')) <= ordinal then return known end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
 """

@@ -27,6 +27,8 @@ from tidegate.cache.near.push_versions import ALIVE_S, VersionsByTenant
 from tidegate.cache.redis.wire import packed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tidegate.cache.redis.client import Client
     from tidegate.cache.redis.keys import Keys
 
@@ -51,10 +53,19 @@ class RedisPushes:
     Args:
         client: its connection pool says how to connect.
         keys: the keys of the namespace.
+        is_expected: tells whether a server with this replication id is the one whose entries are served.
         beat_s: how often the server is asked whether it is there, in seconds.
     """
 
-    def __init__(self, client: redis.Redis, keys: Keys, *, beat_s: float = BEAT_S) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        is_expected: Callable[[bytes], bool] = lambda _life: True,
+        *,
+        beat_s: float = BEAT_S,
+    ) -> None:
+        self._is_expected = is_expected
         self._client = client
         self._keys = keys
         self.beat_s = beat_s
@@ -137,7 +148,10 @@ class RedisPushes:
             [packed((b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", self._keys.marks_prefix())), _ASK]
         )
         _reply(connection)
-        return _life(_reply(connection))
+        life = _life(_reply(connection))
+        if not self._is_expected(life):
+            raise ConnectionError("another server answers than the one whose entries are served")
+        return life
 
 
 class _Following:
@@ -193,9 +207,9 @@ class _Following:
             raise ConnectionError(f"the stream gave neither a push nor an answer, but a {type(found).__name__}")
 
 
-def pushes_of(client: Client, keys: Keys) -> RedisPushes | None:
+def pushes_of(client: Client, keys: Keys, is_expected: Callable[[bytes], bool]) -> RedisPushes | None:
     """Return the stream of the server of *client*; None for a cluster: each of its masters would have its own."""
-    return RedisPushes(client, keys) if isinstance(client, redis.Redis) else None
+    return RedisPushes(client, keys, is_expected) if isinstance(client, redis.Redis) else None
 
 
 def _forked(stream: weakref.ref[RedisPushes]) -> None:

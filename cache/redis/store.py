@@ -7,9 +7,10 @@ another life (its replication id differs); and a server that is no master answer
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
@@ -19,23 +20,31 @@ from tidegate.cache.redis.client import client_of
 from tidegate.cache.redis.cluster import link_of
 from tidegate.cache.redis.keys import Keys, decoded, encoded, token, untoken
 from tidegate.cache.redis.push_stream import pushes_of
+from tidegate.cache.redis.same_server import NAME, ExpectedServer, ask_server
 from tidegate.cache.redis.server_facts import servers_of
 from tidegate.cache.redis.url import Target, Timeouts
 from tidegate.cache.redis.wire import Command
-from tidegate.cache.store import Hit, Miss, NoRoot, StoreRefused, StoreUnavailable
-from tidegate.position import Origin, Position
+from tidegate.cache.store import Hit, Miss, NoRoot, OtherHistory, StoreRefused, StoreUnavailable
+from tidegate.position import History, Origin, Position
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from tidegate.cache.redis.client import Client
     from tidegate.cache.redis.push_stream import RedisPushes
     from tidegate.cache.redis.scripts import Script
     from tidegate.cache.redis.server_facts import ServerFacts
     from tidegate.cache.redis.wire import Link
-    from tidegate.cache.store import Change, Filling, Lookup
+    from tidegate.cache.store import CacheServer, Change, Filling, Lookup
+    from tidegate.position import AskedFor
+
+T = TypeVar("T")
 
 _TAGS_KEPT: Final = 4096
+_HISTORIES_KEPT: Final = 64
+_HISTORY: Final = re.compile(rb"\d+\.[0-9a-f]*").fullmatch
+_REFUSED: Final = 0
+"""What a script returns whose caller's data are not those of the marks."""
 MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
 _STATES: Final = {"c": RootState.CLEAN, "p": RootState.PENDING, "q": RootState.QUARANTINE}
 _REFUSALS: Final = (
@@ -84,8 +93,9 @@ class RedisStore:
     ) -> None:
         self.name: Final = name
         self._client = client
-        self._link: Link = link_of(client, pauses)
         self._keys = Keys(ns)
+        self._expected = ExpectedServer(self._keys.server())
+        self._link: Link = link_of(client, pauses, self._expected)
         self._bounds = (b"%d" % marks_ttl_ms, b"%d" % most_tags)
         self._most_bytes = most_bytes
 
@@ -115,13 +125,47 @@ class RedisStore:
     def close(self) -> None:
         """Close the idle connections. The store connects again if it is used again."""
         self._link.close()
+        client: Any = self._client
+        if not hasattr(client, "get_primaries"):
+            client.connection_pool.disconnect()
 
     def pushes(self) -> RedisPushes | None:
         """Return a stream of what happens to marks, for a near cache.
 
         None for a cluster: its near caches always ask.
         """
-        return pushes_of(self._client, self._keys)
+        return pushes_of(self._client, self._keys, self._expected.has_life)
+
+    def server(self) -> CacheServer:
+        """Return which server this is, whether or not it is the one that this store expects.
+
+        Raises:
+            StoreUnavailable: the server does not answer.
+        """
+        client: Any = self._client
+        return ask_server(client.execute_command, self._keys.server(), cluster=hasattr(client, "get_primaries"))
+
+    def name_server(self, name: str) -> str:
+        """Give the server the id *name*, if it has none, and return the one that it has.
+
+        Raises:
+            StoreUnavailable: the server does not answer.
+        """
+        client: Any = self._client
+        try:
+            return decoded(client.execute_command("EVAL", NAME, 1, self._keys.server(), name))
+        except Exception as error:  # a parser may raise anything on garbage
+            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+
+    def expect(self, server: CacheServer | None, why: str = "") -> None:
+        """Use no other server than *server* from now on; None: use none, because of *why*."""
+        self._expected.server, self._expected.why = server, why if server is None else None
+        self._link.close()
+
+    @property
+    def expected(self) -> CacheServer | None:
+        """Return the server that is used; None: none is, or it has turned out to be another one."""
+        return self._expected.server if self._expected.why is None else None
 
     def servers(self) -> tuple[ServerFacts, ...]:
         """Return what the server says of itself; on a cluster, what each of its masters says.
@@ -131,12 +175,12 @@ class RedisStore:
         """
         return servers_of(self._client)
 
-    def lookup(self, tenant: str, entry: str, guard: str, *, refresh: bool = False, epoch: int | None = None) -> Lookup:
+    def lookup(self, tenant: str, entry: str, guard: str, asked: AskedFor, *, refresh: bool = False) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""
-        args: tuple[bytes, ...] = (_field(guard), b"1" if refresh else b"0")
-        if epoch is not None:
-            args = (*args, b"%d" % epoch)
-        return self._link.ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
+        args: tuple[bytes, ...] = (_field(guard), b"1" if refresh else b"0", _history(asked.history))
+        if asked.epoch is not None:
+            args = (*args, b"%d" % asked.epoch)
+        return self._ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
 
     def lease(
         self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
@@ -169,17 +213,18 @@ class RedisStore:
         entry = b"%b\n%b" % (header, filling.body)
         return _REFUSALS[self._one(scripts.FILL, keys, (*args, entry, *filling.blobs.values()))]
 
-    def check(self, tenant: str, noted: Noted, tags: Sequence[str], *, epoch: int | None = None) -> bool:
+    def check(self, tenant: str, noted: Noted, tags: Sequence[str], asked: AskedFor) -> bool:
         """Tell whether an entry with these marks is fresh now; see :meth:`Store.check`."""
-        known = b"" if epoch is None else b"%d" % epoch
-        return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), (*_noted(noted), known, *_fields(tags))))
+        known = b"" if asked.epoch is None else b"%d" % asked.epoch
+        args = (*_noted(noted), _history(asked.history), known, *_fields(tags))
+        return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), args))
 
     def blobs(self, tenant: str, hashes: Sequence[str]) -> list[bytes | None]:
         """Return large values by the hash of their content; None for each that is gone."""
         if not hashes:
             return []
         keys = [self._keys.blob(tenant, name) for name in hashes]
-        return self._link.ask((Command(None, keys),), lambda replies: _blobs(replies, len(keys)))
+        return self._ask((Command(None, keys),), lambda replies: _blobs(replies, len(keys)))
 
     def make_root(self, tenant: str, nonce: str, origin: Origin) -> None:
         """Store a pending root, unless there is one of this life of the server and of *origin* or a newer one."""
@@ -197,54 +242,64 @@ class RedisStore:
         """Open the intents of a transaction; see :meth:`Store.open`.
 
         Raises:
+            OtherHistory: see :meth:`Store.open`.
             StoreRefused: the server does not take the intents. All that it had of these tenants is void, if it could
                 forget that.
         """
         try:
-            self._all(
+            self._tell(
                 self._altering(scripts.OPEN, change.tenant, *_change(change, xid, _tokens("n", nonce), _origin(origin)))
                 for change, nonce in zip(changes, nonces, strict=True)
             )
         except StoreRefused:
             with suppress(StoreUnavailable):
-                self._lose(changes)
+                self.forget([change.tenant for change in changes])
             raise
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
         """Stamp the tags of a transaction whose COMMIT has returned, and close its intents; see :meth:`Store.stamp`."""
         at, source = _position(position), _origin(origin)
-        self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, xid, at, source)) for c in changes)
+        self._tell(self._altering(scripts.STAMP, c.tenant, *_change(c, xid, at, source)) for c in changes)
 
-    def resolve(self, tenant: str, xids: Collection[str], position: Position) -> None:
-        """Close the intents of transactions that have ended."""
-        self._alter(scripts.RESOLVE, tenant, _position(position), *(_tokens("x", xid) for xid in xids))
+    def resolve(self, tenant: str, xids: Collection[str], origin: Origin, position: Position) -> None:
+        """Close the intents of transactions that have ended in *origin*; see :meth:`Store.resolve`."""
+        ended = (_tokens("x", xid) for xid in xids)
+        self._alter(scripts.RESOLVE, tenant, _origin(origin), _position(position), *ended)
 
-    def bump(self, changes: Sequence[Change], position: Position) -> None:
-        """Void now what depends on *changes*.
+    def bump(self, changes: Sequence[Change], origin: Origin | None, position: Position) -> None:
+        """Void now what depends on *changes*; see :meth:`Store.bump`.
 
         A server that refuses forgets the tenants' marks instead, if it can, which voids all they have.
         """
-        at = _position(position)
+        at, source = _position(position), b"" if origin is None else _origin(origin)
         try:
-            self._all(self._altering(scripts.STAMP, c.tenant, *_change(c, "", at, b"")) for c in changes)
+            self._tell(self._altering(scripts.BUMP, c.tenant, *_change(c, "", at, source)) for c in changes)
         except StoreRefused:
-            self._lose(changes)
+            self.forget([change.tenant for change in changes])
 
-    def switched_off(self) -> frozenset[str]:
-        """Return the names of what is switched off for every gate on this database."""
-        return self._link.ask((Command(None, (self._keys.switches(),)),), _switches)
-
-    def switch(self, name: str, *, off: bool) -> None:
-        """Switch the cache off or on; see :meth:`Store.switch`."""
-        self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
-
-    def _lose(self, changes: Sequence[Change]) -> None:
+    def forget(self, tenants: Sequence[str]) -> None:
         """Forget the marks of these tenants: that takes no memory, and voids all they have.
 
         A server that is full, or refuses for another reason, goes on answering. So what is changed now would be served
         as it was before the change, for as long as it refuses.
         """
-        self._all(Command(scripts.LOSE, (self._keys.marks(change.tenant),)) for change in changes)
+        self._all(Command(scripts.LOSE, (self._keys.marks(tenant),)) for tenant in tenants)
+
+    def newest_history(self, shard: str, history: History | None = None) -> History | None:
+        """Return the newest history that a gate has named here; see :meth:`Store.newest_history`."""
+        key = (self._keys.history(shard),)
+        known = self._ask((Command(None, key),), lambda replies: _newest(_blobs(replies, 1)))
+        if history is None or known == history:  # mostly, and then no script is run
+            return known
+        return self._ask((Command(scripts.NEWEST, key, (_history(history),)),), _newest)
+
+    def switched_off(self) -> frozenset[str]:
+        """Return the names of what is switched off for every gate on this database."""
+        return self._ask((Command(None, (self._keys.switches(),)),), _switches)
+
+    def switch(self, name: str, *, off: bool) -> None:
+        """Switch the cache off or on; see :meth:`Store.switch`."""
+        self._one(scripts.SWITCH, (self._keys.switches(),), (_tokens("o", name), b"1" if off else b"0"))
 
     def _altering(self, script: Script, tenant: str, *args: bytes) -> Command:
         return Command(script, (self._keys.marks(tenant),), (*self._bounds, *args))
@@ -252,13 +307,23 @@ class RedisStore:
     def _alter(self, script: Script, tenant: str, *args: bytes) -> None:
         self._all((self._altering(script, tenant, *args),))
 
-    def _all(self, commands: Iterable[Command]) -> None:
+    def _tell(self, commands: Iterable[Command]) -> None:
+        if _REFUSED in self._all(commands):
+            raise OtherHistory(
+                "the marks in the cache are of another history of the database: another server was promoted, or it is "
+                "left behind, or was restored; 'tidegate doctor' says which"
+            )
+
+    def _all(self, commands: Iterable[Command]) -> list[int]:
         listed = list(commands)
-        if listed:
-            self._link.ask(listed, lambda replies: [_number(reply) for reply in replies])
+        return self._ask(listed, lambda replies: [_number(reply) for reply in replies]) if listed else []
+
+    def _ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
+        self._expected.refuse()
+        return self._link.ask(commands, decode)
 
     def _one(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> int:
-        return self._link.ask((Command(script, keys, args),), lambda replies: _number(replies[0]))
+        return self._ask((Command(script, keys, args),), lambda replies: _number(replies[0]))
 
 
 def _tokens(letter: str, text: str) -> bytes:
@@ -280,6 +345,16 @@ def _fields(tags: Iterable[str]) -> list[bytes]:
 
 def _origin(origin: Origin) -> bytes:
     return _tokens("", origin.text())
+
+
+@lru_cache(maxsize=_HISTORIES_KEPT)
+def _history(history: History) -> bytes:
+    return history.text().encode("ascii")
+
+
+def _newest(replies: list[Any]) -> History | None:
+    named: bytes | None = replies[0]
+    return None if named is None or _HISTORY(named) is None else History.of_text(decoded(named))
 
 
 def _position(position: Position) -> bytes:

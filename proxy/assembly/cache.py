@@ -14,10 +14,13 @@ from tidegate.cache.request import Limits
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.switches import Switches
 from tidegate.errors import CacheUnavailable
+from tidegate.proxy.assembly.serving import ServingCache
 from tidegate.proxy.layers.caching import Caching
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import Engine
 
     from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.root_recovery import RootRecovery
@@ -76,10 +79,10 @@ class CacheAssembly:
             read_through=ReadThrough(
                 store,
                 self._recovery,
+                self._shards.asked,
                 renewals=self._renewals,
                 limits=self._limits,
                 observe=self._observe,
-                epoch=self._shards.since_epoch,
             ),
             store=store,
             codec=AnswerCodec(tuple(models), blob_bytes=cache.blob_bytes),
@@ -95,29 +98,39 @@ class CacheAssembly:
         )
 
 
-def serving_store(settings: Settings, serving: str | None, namespace: Callable[[], str]) -> Store | None:
+def serving_store(
+    settings: Settings, engines: Callable[[], Sequence[Engine]], namespace: Callable[[], str]
+) -> tuple[Store | None, Callable[[], None]]:
     """Open the cache that the settings name, if it is the one that serves the databases.
 
     Args:
         settings: of the cache.
-        serving: the name of the cache that serves them.
+        engines: gives the engines of the databases that have been joined; the first decides.
         namespace: gives the name that its keys have.
+
+    Returns:
+        The store; None: it is none that may be used. And what looks whether it still is the right one.
 
     Raises:
         CacheUnavailable: it is a cluster, and does not answer.
     """
     cache, name = settings.cache, settings.cache.name
-    if name is None or serving != name:
-        # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
-        if name is not None:
-            _log.warning(
-                "the cache %s is not used: this database is served by %s; see tidegate init --cache-url", name, serving
-            )
-        return None
+    if name is None:
+        return None, _nothing
     try:
-        return _redis(cache, namespace())
+        store = _redis(cache, namespace())
     except StoreUnavailable as error:  # a cluster is asked for its map at once
         raise CacheUnavailable(f"the cache {name} does not answer: {error}") from error
+    serving = ServingCache(store, name, engines)
+    if serving.begin():
+        return store, serving.look
+    # Writes go to the outbox then, where a gate with the serving cache finds them; so they make nobody stale.
+    store.close()
+    return None, _nothing
+
+
+def _nothing() -> None:
+    """Look at nothing: there is no cache."""
 
 
 def _pushes(store: Store | None, cache: CacheSettings) -> PushVersions | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.orm import sessionmaker
 
+from tidegate.cache.store import Miss
+from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
 from tidegate.proxy.layers.routing import PrimaryOnly, Routing
 from tidegate.proxy.shards.registry import ONLY_SHARD, Shard
@@ -25,15 +27,16 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tidegate.cache.root_recovery import Primary, RootRecovery
+    from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Change, Store
     from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.call import Layer
+    from tidegate.proxy.database.histories import Histories
     from tidegate.proxy.layers.routing import ReadRequirements
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings
-    from tidegate.proxy.shards.registry import Shards
+    from tidegate.proxy.shards.registry import ShardPrimary, Shards
     from tidegate.repositories.policies import Tracked
 
 
@@ -49,6 +52,7 @@ class Shared(NamedTuple):
         requirements: tells which node will do for a call that the caching has not asked about.
         tracked: the models whose rows are watched from the beginning.
         committed: told what commits have changed, once they have returned.
+        look: looks whether the store is still the right one; None: nobody need ask.
         observe: told what happens.
     """
 
@@ -60,6 +64,7 @@ class Shared(NamedTuple):
     requirements: ReadRequirements
     tracked: Sequence[Tracked]
     committed: Callable[[Sequence[Change]], None]
+    look: Callable[[], None] | None
     observe: Observer
 
 
@@ -79,6 +84,10 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     check_comparable(engine, Tables(shared.tracked))
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
+    histories = note_origins(engine, name)
+    if store is not None:
+        histories.use(store)
+    primary = _primary(engine, name, settings, histories)
     outbox = Outbox(notify=engine.dialect.name == "postgresql", untold=None if store is None else shared.untold)
     commit = IntentAndStamp(
         store,
@@ -90,14 +99,16 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         all_writes=all_writes,
         unmarked_writes=unmarked_writes,
         committed=None if store is None and name == ONLY_SHARD else shared.committed,
+        knows=histories.knows,
     )
     return Shard(
         name=name,
         engine=engine,
         watch=attach(engine, shared.tracked, commit, strict=settings.cache.strict_sql),
         outbox=outbox,
-        applier=_applier(name, engine, shared),
-        primary=_primary(engine, name, settings),
+        applier=_applier(name, engine, shared, primary, histories),
+        primary=primary,
+        histories=histories,
         routing=_routing(name, nodes, unmarked_writes, shared),
         nodes=nodes,
         all_writes=all_writes,
@@ -106,10 +117,10 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     )
 
 
-def _primary(engine: Engine, shard: str, settings: Settings) -> Primary:
+def _primary(engine: Engine, shard: str, settings: Settings, histories: Histories) -> ShardPrimary:
     """Make what the root recovery asks."""
     if engine.dialect.name == "postgresql":
-        return PostgresPrimary(engine, shard)
+        return PostgresPrimary(engine, shard, histories)
     return ClockPrimary(shard, settings.cache.transaction_timeout_s)
 
 
@@ -121,19 +132,27 @@ def _own_writes(nodes: ShardNodes | None) -> OwnWrites | None:
     return None if nodes is None else OwnWrites(unsure_s=max(30.0, 2 * nodes.most_lag_s()))
 
 
-def _applier(name: str, engine: Engine, shared: Shared) -> Applier | None:
+def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, histories: Histories) -> Applier | None:
     if shared.store is None:
         return None
+
+    def look() -> None:
+        if shared.look is not None:
+            shared.look()
+        primary.here()
+        if (rival := histories.meet()) is not None:
+            primary.renew("", rival)
+
+    def settle(tenant: str) -> None:
+        if shared.store is not None and shared.recovery is not None:
+            found = shared.store.lookup(tenant, "-", "-", shared.shards.asked(tenant), refresh=True)
+            if isinstance(found, Miss) and found.foreign:
+                shared.recovery.advance(tenant, found)
+
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
-        make_root = partial(_make_root, shared.recovery, shared.shards, name)
-    return Applier(engine, shared.store, name, shared.untold, make_root=make_root)
-
-
-def _make_root(recovery: RootRecovery, shards: Shards, shard: str, tenant: str) -> bool:
-    """Make the root of a tenant; tell whether the tenant is on *shard* after that."""
-    recovery.create_root(tenant)
-    return shards.ownership(tenant).shard == shard
+        make_root = shared.recovery.create_root
+    return Applier(engine, shared.store, name, shared.untold, histories, look=look, settle=settle, make_root=make_root)
 
 
 def _routing(name: str, nodes: ShardNodes | None, unmarked_writes: OwnWrites | None, shared: Shared) -> Layer:

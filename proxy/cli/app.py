@@ -22,7 +22,9 @@ from tidegate.errors import SettingsError, TidegateError
 from tidegate.proxy.cli.cache import Config, explain, invalidate, switch
 from tidegate.proxy.cli.plugins import add_commands
 from tidegate.proxy.cli.shards import shards_app
-from tidegate.proxy.database.schema import ddl, drop_tables, make_tables, replace_serving_cache
+from tidegate.proxy.database.identity import end_history
+from tidegate.proxy.database.schema import ddl, drop_tables, make_tables
+from tidegate.proxy.database.serving import replace_serving_cache
 from tidegate.proxy.doctor.facts import collect
 from tidegate.proxy.doctor.nodes import examine
 from tidegate.proxy.doctor.rules import all_is_well, findings
@@ -65,6 +67,10 @@ def init(
         str | None,
         typer.Option(help="The cache that serves this database from now on; afterwards restart every gate with it."),
     ] = None,
+    new_history: Annotated[
+        bool,
+        typer.Option("--new-history", help="This server is the primary, although the cache knows of a newer one."),
+    ] = False,
 ) -> None:
     """Create Tidegate's tables and indexes, while the database is in use.
 
@@ -82,13 +88,13 @@ def init(
     if len(settings.shards) > 1:
         with _databases(settings) as databases:
             for name in databases.names:
-                _init(databases.engine(name), f"{name}: ", undo=undo, cache_url=cache_url)
+                _init(databases.engine(name), f"{name}: ", undo=undo, cache_url=cache_url, new_history=new_history)
         return
     with _engine(settings.shards[0].primary if settings.shards else None) as engine:
-        _init(engine, "", undo=undo, cache_url=cache_url)
+        _init(engine, "", undo=undo, cache_url=cache_url, new_history=new_history)
 
 
-def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None) -> None:
+def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None, new_history: bool) -> None:
     if undo:
         tables = _refused_in_one_line(partial(drop_tables, engine))
         gone = ", ".join(drop_indexes(engine) + tables)
@@ -97,6 +103,8 @@ def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None) -> N
     made = make_tables(engine)
     if cache_url:
         replace_serving_cache(engine, shown_url(cache_url))
+    if new_history:
+        end_history(engine)
     with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
         created = _refused_in_one_line(partial(create_indexes, engine, _show(bars)))
     typer.echo(f"{whose}created: {', '.join(made + created) or 'nothing, all are there'}")

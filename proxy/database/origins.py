@@ -1,7 +1,8 @@
 """Whose data a connection shows: it is asked once, when the connection opens, and noted at each checkout.
 
-What a read may store depends on the server that answered it. A connection stays with its server, and the timeline of a
-primary changes only when it stops being one. So the answer that a new connection gives holds for its whole life.
+What a read may store depends on the server that answered it. A connection stays with its server and with that server's
+life: it does not survive a restart, and a server that is promoted was none to write to before. So the life that a new
+connection tells holds for as long as it is open. Which history that life has may become known later.
 """
 
 from __future__ import annotations
@@ -12,19 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 
-from tidegate.position import Origin
-from tidegate.routing.replicas.probe_sql import one_row
+from tidegate.position import History, Origin
+from tidegate.proxy.database.histories import Histories
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import Engine
 
-_KEY: Final = "tidegate.origin"
+    from tidegate.proxy.database.histories import Life
+
+_KEY: Final = "tidegate.life"
 _seen: ContextVar[set[Origin | None] | None] = ContextVar("tidegate_origins_seen", default=None)
-_ASK: Final = (
-    "SELECT CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END"
-)
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def origins_seen() -> Iterator[set[Origin | None]]:
     """Collect the origins of the connections that are checked out meanwhile, here and in what is called from here.
 
     Yields:
-        The set that they are added to; None in it stands for a standby.
+        The set that they are added to; None in it stands for a standby, and for a server whose history is not known.
     """
     seen: set[Origin | None] = set()
     token = _seen.set(seen)
@@ -42,33 +42,52 @@ def origins_seen() -> Iterator[set[Origin | None]]:
         _seen.reset(token)
 
 
-def note_origins(engine: Engine, shard: str) -> None:
-    """Have every connection of *engine* note its origin, on *shard*. A second call for one pool does nothing."""
-    if getattr(engine.pool, "_tidegate_origins", False):
-        return
-    engine.pool._tidegate_origins = True  # type: ignore[attr-defined]  # noqa: SLF001  # a mark of our own
+def note_origins(engine: Engine, shard: str) -> Histories:
+    """Have every connection of *engine* note its origin, on *shard*, and return what knows the history.
+
+    A second call for one engine does nothing, and returns the same.
+    """
+    known: Histories | None = getattr(engine.dialect, "tidegate_histories", None)
+    if known is not None:
+        return known
+    histories = Histories(engine.dialect, shard)
+    engine.dialect.tidegate_histories = histories  # type: ignore[attr-defined]  # a mark of our own
     postgresql = engine.dialect.name == "postgresql"
 
     def ask(raw: Any, record: Any) -> None:
-        record.info[_KEY] = _ask(raw, shard) if postgresql else Origin(0, 0, shard)
+        if postgresql:
+            try:
+                here = histories.ask(raw)
+            except BaseException:
+                raw.close()  # the pool closes none whose listener has failed
+                raise
+            record.info[_KEY] = None if here is None else here.life
 
     def note(raw: Any, record: Any, _proxy: Any) -> None:
-        if _KEY not in record.info:  # the connection was opened before a gate took this engine
+        if postgresql and _KEY not in record.info:  # the connection was opened before a gate took this engine
             ask(raw, record)
         if (seen := _seen.get()) is not None:
-            seen.add(record.info[_KEY])
+            life: Life | None = record.info.get(_KEY)
+            history = None if life is None else histories.of(life)
+            seen.add(Origin(0, History(), shard) if not postgresql else history and Origin(0, history, shard))
 
     event.listen(engine, "connect", ask)
     event.listen(engine, "checkout", note)
+    return histories
 
 
-def timeline_of(info: Any) -> int | None:
-    """Return the timeline of the primary that a connection with this record's *info* goes to; None for a standby."""
-    origin: Origin | None = info.get(_KEY)
-    return None if origin is None else origin.timeline
+def life_of(info: Any) -> Life | None:
+    """Return the life of the primary that a connection with this record's *info* goes to; None for a standby."""
+    life: Life | None = info.get(_KEY)
+    return life
 
 
-def _ask(raw: Any, shard: str) -> Origin | None:
-    """Ask a new connection for its origin; None on a standby, since what a standby shows depends on the moment."""
-    (timeline,) = one_row(raw, _ASK)
-    return None if timeline is None else Origin(0, int(timeline, 16), shard)
+def is_left(life: Life | None, timeline: int, demoted: Collection[str]) -> bool:
+    """Tell whether another server has replaced the primary with this life.
+
+    Args:
+        life: the primary's; None: it is a standby.
+        timeline: that of the present primary.
+        demoted: when the servers were started that are known to have been replaced.
+    """
+    return life is None or life.timeline < timeline or life.started in demoted

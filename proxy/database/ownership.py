@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import SettingsError, StaleShardMap
+from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.schema import CLOSING, OWNERSHIP
 from tidegate.proxy.database.transaction import TRANSACTION, transaction_of
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine, Executable
 
-    from tidegate.position import Position
+    from tidegate.cache.root_recovery import Transaction
     from tidegate.routing.sharding.shard_map import Ownership, ShardMap
 
 _NOT_SERIALIZABLE: Final = "40001"
@@ -77,10 +78,10 @@ def check_ownership(connection: Executing, ownerships: Sequence[Ownership]) -> N
     _compare(_held(connection, _SHARED, ownerships), ownerships)
 
 
-def check_ownership_at_commit(connection: Executing, ownerships: Sequence[Ownership]) -> tuple[str, Position]:
-    """Do as :func:`check_ownership` does, and return the transaction's id and position, in the same statement.
+def check_ownership_at_commit(connection: Executing, ownerships: Sequence[Ownership]) -> Transaction:
+    """Do as :func:`check_ownership` does, and return the transaction's id, position and history, in the same statement.
 
-    A commit asks for these two anyway.
+    A commit asks for these anyway.
 
     Raises:
         StaleShardMap: as in :func:`check_ownership`.
@@ -92,7 +93,7 @@ def check_ownership_at_commit(connection: Executing, ownerships: Sequence[Owners
 
 def _held(connection: Executing, statement: Executable, ownerships: Sequence[Ownership]) -> Sequence[Any]:
     try:
-        return list(connection.execute(statement, {"units": [row.unit for row in ownerships]}))
+        return list(execute_own(connection, statement, {"units": [row.unit for row in ownerships]}))
     except DBAPIError as error:
         # This is how a transaction that keeps its first snapshot learns that a flip came after that snapshot.
         if getattr(error.orig, "sqlstate", None) != _NOT_SERIALIZABLE:
@@ -110,7 +111,7 @@ def check_ownership_to_read(connection: Executing, ownerships: Sequence[Ownershi
         StaleShardMap: the shard does not own one of the units since the epoch that the map says. If the catalogue has
             no newer map, a flip is under way, and the rows here are still the newest.
     """
-    _compare(connection.execute(_ASKED, {"units": [row.unit for row in ownerships]}), ownerships)
+    _compare(execute_own(connection, _ASKED, {"units": [row.unit for row in ownerships]}), ownerships)
 
 
 def check_epoch_to_read(connection: Executing, epoch: int) -> None:
@@ -127,7 +128,7 @@ def check_epoch_to_read(connection: Executing, epoch: int) -> None:
 
 def newest_epoch(connection: Executing) -> int:
     """Return the epoch at which this shard last got or gave away a unit; 0 if it never did."""
-    newest: int = next(iter(connection.execute(_NEWEST)))[0]
+    newest: int = next(iter(execute_own(connection, _NEWEST)))[0]
     return newest
 
 
@@ -153,7 +154,7 @@ def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
         SettingsError: the shard owns something else than the map says; the message names the first difference.
     """
     wanted = shard_map.owned_units(shard)
-    with engine.begin() as connection:
+    with own(engine).begin() as connection:
         found = owned(connection)
         if not found and shard_map.epoch == FIRST_EPOCH and connection.execute(_ROWS.limit(1)).first() is None:
             connection.execute(_CLAIM, {"claimed": [row.unit for row in wanted]})
@@ -175,7 +176,7 @@ def verify_existing(engine: Engine, shard: str, shard_map: ShardMap) -> None:
     Raises:
         SettingsError: the table does not know a unit; the message names the first one.
     """
-    with engine.connect() as connection:
+    with own(engine).connect() as connection:
         found = {row.unit: row.since for row in connection.execute(_ROWS)}
     wanted = {row.unit: row.since_epoch for row in shard_map.owned_units(shard)}
     unknown = [unit for unit, since in wanted.items() if found.get(unit, 0) < since]
@@ -185,7 +186,7 @@ def verify_existing(engine: Engine, shard: str, shard_map: ShardMap) -> None:
 
 def owned(connection: Connection) -> dict[str, int]:
     """Return all units that a shard owns, each with the epoch since which it owns it."""
-    return {row.unit: row.since for row in connection.execute(_ROWS.where(OWNERSHIP.c.owned))}
+    return {row.unit: row.since for row in execute_own(connection, _ROWS.where(OWNERSHIP.c.owned))}
 
 
 def _compare(rows: Any, ownerships: Sequence[Ownership]) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tidegate.position import NOWHERE, Origin, Position
+from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
+from tidegate.errors import NoNodeAvailable
+from tidegate.position import NOWHERE, AskedFor, History, Origin
+from tidegate.proxy.database.histories import HERE, Here, Life, here_of
+from tidegate.proxy.database.placement import schema_of, state_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
-_HERE: Final = "pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())"
-_POSITION: Final = f"SELECT {_HERE}"
-_TRANSACTION: Final = f"SELECT pg_current_xact_id()::text, {_HERE}"
+    from tidegate.position import Position
+    from tidegate.proxy.database.histories import Histories
+
+_HERE: Final = f"SELECT {HERE}"
+_TRANSACTION: Final = f"SELECT pg_current_xact_id()::text, {HERE}"
 _OLDEST: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
 # An id that this server has not given out yet comes from another history: no transaction here has it, and
 # pg_xact_status would raise. The snapshot's xmax cannot tell whether an id was given out: it is one above the last
@@ -27,49 +33,79 @@ _IN_PROGRESS: Final = (
 )
 
 
+def here(connection: Connection) -> Here:
+    """Return where the log of a primary is now, and which history it has, in one statement."""
+    if connection.dialect.name != "postgresql":
+        return Here(NOWHERE, History(), Life(0, ""))
+    ((*row,),) = connection.exec_driver_sql(_placed(connection, _HERE)).all()
+    return here_of(row)
+
+
+def _placed(connection: Connection, sql: str) -> str:
+    schema_of(connection)
+    return sql.format(state=state_table(connection.dialect))
+
+
 class PostgresPrimary:
     """Answer the questions of the root recovery for the primary of one shard.
 
     Args:
         engine: the primary's engine; each question is a transaction of its own on it.
         shard: the shard's name.
+        histories: knows the history of its database.
     """
 
-    def __init__(self, engine: Engine, shard: str) -> None:
+    def __init__(self, engine: Engine, shard: str, histories: Histories) -> None:
         self._engine = engine
         self._shard = shard
+        self._histories = histories
 
-    def epoch(self, _tenant: str) -> int:
-        """Return 0: there is only one shard."""
-        return 0
+    def asked(self, _tenant: str) -> AskedFor:
+        """Return whose marks this process asks for; there is only one shard."""
+        return self._histories.asked
 
-    def origin(self, _tenant: str) -> Origin:
+    def origin(self, _tenant: str) -> Origin | None:
         """Return whose data the primary holds. It is asked each time, since a failover may have come in between."""
-        return Origin(0, self._position().timeline, self._shard)
+        history = self.here().history
+        return None if history is None else Origin(0, history, self._shard)
 
-    def transaction(self, _tenant: str) -> tuple[str, Position]:
-        """Return a transaction id that no transaction had yet, and the position."""
-        ((xid, lsn, file),) = self._rows(_TRANSACTION)
-        return xid, Position.parse(lsn, file)
+    def here(self) -> Here:
+        """Return where the primary's log is now and which history it has, after making a new one if that is due.
 
-    def oldest_running(self, _tenant: str) -> tuple[int, Position]:
-        """Return the id below which all transactions have ended, and the position read after that."""
-        ((xmin,),) = self._rows(_OLDEST)
-        return int(xmin), self._position()
-
-    def ended(self, _tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
-        """Return those of *xids* that are not in progress, and the position read after that."""
-        decimal = [xid for xid in xids if xid.isdecimal()]
-        running = {row[0] for row in self._rows(_IN_PROGRESS, (decimal,))}
-        return [xid for xid in xids if xid not in running], self._position()
-
-    def _position(self) -> Position:
-        ((lsn, file),) = self._rows(_POSITION)
-        return Position.parse(lsn, file)
-
-    def _rows(self, sql: str, parameters: Any = None) -> list[Any]:
+        Raises:
+            NoNodeAvailable: the server is a standby.
+        """
         with self._engine.connect() as connection:
-            return list(connection.exec_driver_sql(sql, parameters))
+            found = self._histories.ask(connection.connection.dbapi_connection)
+        if found is None:
+            raise NoNodeAvailable("the server is a standby, and no other is known to be the primary")
+        return found
+
+    def transaction(self, _tenant: str) -> Transaction:
+        """Return a transaction id that no transaction had yet, the position, and the history."""
+        with self._engine.connect() as connection:
+            ((xid, *row),) = connection.exec_driver_sql(_placed(connection, _TRANSACTION)).all()
+        return Transaction(xid, *self._noted(here_of(row)))
+
+    def oldest_running(self, _tenant: str) -> OldestRunning:
+        """Return the id below which all transactions have ended, and the position and history read after that."""
+        with self._engine.connect() as connection:
+            ((xmin,),) = connection.exec_driver_sql(_OLDEST).all()
+            return OldestRunning(int(xmin), *self._noted(here(connection)))
+
+    def ended(self, _tenant: str, xids: Collection[str]) -> Ended:
+        """Return those of *xids* that are not in progress, and the position and history read after that."""
+        decimal = [xid for xid in xids if xid.isdecimal()]
+        with self._engine.connect() as connection:
+            running = {row[0] for row in connection.exec_driver_sql(_IN_PROGRESS, (decimal,))}
+            return Ended([xid for xid in xids if xid not in running], *self._noted(here(connection)))
+
+    def _noted(self, found: Here) -> tuple[Position, History | None]:
+        return found.position, self._histories.note(found)
+
+    def renew(self, _tenant: str, than: History) -> None:
+        """Make a history of the primary's database that is newer than *than*."""
+        self._histories.renew(self._engine, than)
 
 
 class ClockPrimary:
@@ -84,30 +120,38 @@ class ClockPrimary:
     def __init__(
         self, shard: str, timeout_s: float, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
     ) -> None:
-        self._origin = Origin(0, 0, shard)
+        self._origin = Origin(0, History(), shard)
         self._timeout_ms = int(timeout_s * 1000)
         self._now_ms = now_ms
 
-    def epoch(self, _tenant: str) -> int:
-        """Return 0: there is only one shard."""
-        return 0
+    def asked(self, _tenant: str) -> AskedFor:
+        """Return the one history that such a database has here."""
+        return AskedFor(self._origin.history)
 
     def origin(self, _tenant: str) -> Origin:
         """Return the origin, which never changes."""
         return self._origin
 
-    def transaction(self, _tenant: str) -> tuple[str, Position]:
+    def here(self) -> Here:
+        """Return ``NOWHERE``, and the one history."""
+        return Here(NOWHERE, self._origin.history, Life(0, ""))
+
+    def transaction(self, _tenant: str) -> Transaction:
         """Return the time in milliseconds in place of a transaction id, and ``NOWHERE``."""
-        return str(self._now_ms()), NOWHERE
+        return Transaction(str(self._now_ms()), NOWHERE, self._origin.history)
 
-    def oldest_running(self, _tenant: str) -> tuple[int, Position]:
+    def oldest_running(self, _tenant: str) -> OldestRunning:
         """Return the time from which a transaction may still run, in milliseconds, and ``NOWHERE``."""
-        return self._now_ms() - self._timeout_ms + 1, NOWHERE
+        return OldestRunning(self._now_ms() - self._timeout_ms + 1, NOWHERE, self._origin.history)
 
-    def ended(self, _tenant: str, xids: Collection[str]) -> tuple[Collection[str], Position]:
+    def ended(self, _tenant: str, xids: Collection[str]) -> Ended:
         """Return those of *xids*, made by :func:`clock_xid`, that began before the time-out; and ``NOWHERE``."""
         before = self._now_ms() - self._timeout_ms
-        return [xid for xid in xids if int(xid.partition("-")[0]) <= before], NOWHERE
+        ended = [xid for xid in xids if int(xid.partition("-")[0]) <= before]
+        return Ended(ended, NOWHERE, self._origin.history)
+
+    def renew(self, _tenant: str, _than: History) -> None:
+        """Do nothing: there is no other history."""
 
 
 def clock_xid(nonce: str) -> str:

@@ -1,10 +1,8 @@
-"""Tidegate's own tables on a primary: which cache serves this database, the outbox, and what a shard owns."""
+"""Tidegate's own tables on a primary: named facts, the outbox, and what a shard owns."""
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
 from sqlalchemy import (
     BigInteger,
@@ -21,29 +19,33 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
-    update,
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable, DropTable
 
 from tidegate.errors import SettingsError
+from tidegate.proxy.database.placement import OWN_SCHEMA, forget_schema, own, schema_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 METADATA: Final = MetaData()
 CACHE: Final = "cache"
-_CLUSTER: Final = "cluster"
-_SHARD: Final = "shard"
+CLAIM: Final = "claim"
+CLUSTER: Final = "cluster"
+DATABASE: Final = "database"
+SHARD: Final = "shard"
 STATE: Final = Table(
     "tidegate_state",
     METADATA,
     Column("name", String(63), primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""Named facts. "cache" is the URL of the cache that serves this database, without its password; "cluster" is the id of
-the shards that this database is one of; "shard" is the name of the shard that it is; "id" is the id of a database that
-is not PostgreSQL."""
+"""Named facts. "database" is the id of this database, and what it is bound to; "history" is its history, and the life
+of the server that it is bound to; "cache" is the server that serves this database, and "claim" another one that would;
+"cluster" is the id of the shards that this database is one of; "shard" is the name of the shard that it is."""
+PLACED_STATE: Final = STATE.to_metadata(MetaData(), schema=OWN_SCHEMA)
+"""The same, for statements that name a program's tables too."""
 OUTBOX: Final = Table(
     "tidegate_outbox",
     METADATA,
@@ -84,85 +86,36 @@ CLOSING: Final = Table(
 writes that have begun may end. A row that is not closed: the unit was closed and stayed here after all, and no flip of
 that epoch or an older one may close it again."""
 
-_NAMESPACE: Final = (
-    "SELECT (SELECT system_identifier FROM pg_control_system())::text, current_database(), current_schema()"
-)
 
-
-def namespace(engine: Engine) -> str:
-    """Return the name that this database has in the cache's keys; 16 hexadecimal digits.
-
-    It is made of system identifier, database and schema; on a database other than PostgreSQL, of a stored id.
-    """
-    with engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            (named,) = connection.exec_driver_sql(_NAMESPACE).all()
-            parts = [str(part) for part in named]
-        else:
-            parts = [connection.dialect.name, _state_value(engine, "id", uuid4().hex)]
-    return blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
-
-
-def cluster_id(engine: Engine, first: str | None) -> str | None:
-    """Return the id of the cluster of shards that this database belongs to.
-
-    Args:
-        engine: the primary's engine.
-        first: the id to store if the database belongs to no cluster yet. None: store nothing.
-
-    Returns:
-        The stored id; None if there is none.
-    """
-    return _found(engine, _CLUSTER) if first is None else _state_value(engine, _CLUSTER, first)
-
-
-def is_named(engine: Engine, shard: str) -> bool:
-    """Tell whether a gate has recorded which of several shards this database is.
-
-    Raises:
-        SettingsError: it is recorded as another shard than *shard*.
-    """
-    named = _found(engine, _SHARD)
-    if named not in (None, shard):
-        raise SettingsError(
-            f"shards.{shard}: its URL leads to the database of the shard {named}; check the URLs of both shards"
-        )
-    return named is not None
-
-
-def name_shard(engine: Engine, shard: str) -> None:
-    """Record that this database is *shard*.
-
-    Raises:
-        SettingsError: another gate was faster, and has recorded that it is another shard.
-    """
-    _state_value(engine, _SHARD, shard)
-    is_named(engine, shard)
-
-
-def cluster_namespace(cluster: str) -> str:
-    """Return the name in the cache's keys for all shards of a cluster: a tenant keeps its keys after a flip."""
-    return blake2b(f"cluster\0{cluster}".encode(), digest_size=8).hexdigest()
-
-
-def ddl(engine_name: str = "postgresql", *, undo: bool = False) -> list[str]:
+def ddl(engine_name: str = "postgresql", *, undo: bool = False, schema: str | None = None) -> list[str]:
     """Return the statements that make the tables; with *undo*, those that drop them."""
     from sqlalchemy.dialects import postgresql, sqlite
 
     dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
-    tables = sorted(METADATA.tables.values(), key=lambda table: table.name)
+    tables = sorted(_in_schema(schema).tables.values(), key=lambda table: table.name)
     if undo:
         return [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
     return [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
 
 
+def _in_schema(schema: str | None) -> MetaData:
+    """Return the tables as they lie in *schema*; None: where the search path leads."""
+    if schema is None:
+        return METADATA
+    placed = MetaData()
+    for table in METADATA.sorted_tables:
+        table.to_metadata(placed, schema=schema)
+    return placed
+
+
 def missing_tables(engine: Engine) -> list[str]:
     """Return the names of the tables that the database does not have."""
-    return [table.name for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name)]
+    schema = schema_of(engine)
+    return [table.name for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name, schema)]
 
 
 def make_tables(engine: Engine) -> list[str]:
-    """Make the tables that are missing.
+    """Make the tables that are missing, in the schema of the tracked tables.
 
     Returns:
         The names of the tables that were made.
@@ -170,18 +123,18 @@ def make_tables(engine: Engine) -> list[str]:
     Raises:
         SettingsError: tables are missing, and this user may not make them.
     """
-    missing = [METADATA.tables[name] for name in missing_tables(engine)]
+    missing = missing_tables(engine)
+    placed = _in_schema(schema_of(engine))
     try:
-        METADATA.create_all(engine, tables=missing)
+        placed.create_all(engine, tables=[table for table in placed.sorted_tables if table.name in missing])
     except DBAPIError as error:
         if not missing_tables(engine):  # another gate was faster
             return []
-        names = ", ".join(table.name for table in missing)
         raise SettingsError(
-            f"the database has no tables {names}, and this user may not make them: run 'tidegate init' as a user who "
-            "may"
+            f"the database has no tables {', '.join(missing)}, and this user may not make them: run 'tidegate init' as "
+            "a user who may"
         ) from error
-    return [table.name for table in missing]
+    return missing
 
 
 def drop_tables(engine: Engine) -> list[str]:
@@ -190,47 +143,35 @@ def drop_tables(engine: Engine) -> list[str]:
     Raises:
         SettingsError: a table has the name of one of them and other columns: it is somebody else's. None was dropped.
     """
-    there = [table for table in METADATA.sorted_tables if inspect(engine).has_table(table.name)]
+    missing, schema = missing_tables(engine), schema_of(engine)
+    placed = _in_schema(schema)
+    there = [table for table in placed.sorted_tables if table.name not in missing]
     for table in there:
-        columns = {column["name"] for column in inspect(engine).get_columns(table.name)}
+        columns = {column["name"] for column in inspect(engine).get_columns(table.name, schema)}
         if columns != {column.name for column in table.columns}:
             raise SettingsError(
                 f"the table {table.name} has the columns {', '.join(sorted(columns))}, which Tidegate did not make: "
                 "drop it by hand if nobody needs it"
             )
-    METADATA.drop_all(engine, tables=there)
+    placed.drop_all(engine, tables=there)
+    forget_schema(engine)
     return [table.name for table in there]
 
 
-def serving_cache(engine: Engine, name: str | None) -> str | None:
-    """Return the cache that serves this database: the first one that a gate came with; None while no gate had one.
-
-    Args:
-        engine: the primary's engine.
-        name: the cache that this gate comes with, as its URL without the password; None: it has none.
-    """
-    return _state_value(engine, CACHE, name) if name is not None else _found(engine, CACHE)
-
-
-def replace_serving_cache(engine: Engine, name: str) -> None:
-    """Record that another cache serves this database from now on; every gate must be restarted with it."""
-    serving_cache(engine, name)
-    with engine.begin() as connection:
-        connection.execute(update(STATE).where(STATE.c.name == CACHE).values(value=name))
-
-
-def _state_value(engine: Engine, name: str, first: str) -> str:
-    found = _found(engine, name)
+def first_fact(engine: Engine, name: str, first: str) -> str:
+    """Return the fact called *name*, after storing *first* if there is none."""
+    found = fact(engine, name)
     if found is not None:
         return found
     try:
-        with engine.begin() as connection:
+        with own(engine).begin() as connection:
             connection.execute(insert(STATE).values(name=name, value=first))
     except DBAPIError:  # another gate was faster
-        return _found(engine, name) or first
+        return fact(engine, name) or first
     return first
 
 
-def _found(engine: Engine, name: str) -> str | None:
-    with engine.connect() as connection:
+def fact(engine: Engine, name: str) -> str | None:
+    """Return the fact called *name*; None if there is none."""
+    with own(engine).connect() as connection:
         return connection.scalar(select(STATE.c.value).where(STATE.c.name == name))

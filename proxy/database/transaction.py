@@ -1,12 +1,16 @@
-"""A transaction's id and position, in one statement."""
+"""A transaction's id, its position and its database's history, in one statement."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import String, cast, func, select
+from sqlalchemy import Numeric, String, cast, extract, func, select
 
-from tidegate.position import NOWHERE, Position
+from tidegate.cache.root_recovery import Transaction
+from tidegate.position import NOWHERE, History
+from tidegate.proxy.database.histories import NAME, here_of
+from tidegate.proxy.database.placement import execute_own
+from tidegate.proxy.database.schema import PLACED_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,19 +20,22 @@ if TYPE_CHECKING:
 
 TRANSACTION: Final = (
     cast(func.pg_current_xact_id(), String),
-    func.pg_walfile_name(func.pg_current_wal_insert_lsn(), type_=String),
     cast(func.pg_current_wal_insert_lsn(), String),
+    func.pg_walfile_name(func.pg_current_wal_insert_lsn(), type_=String),
+    cast(cast(extract("epoch", func.pg_postmaster_start_time()), Numeric), String),
+    select(PLACED_STATE.c.value).where(PLACED_STATE.c.name == NAME).scalar_subquery(),
 )
-"""The columns that give the transaction's id, and its position as log file and LSN."""
+"""The columns that give the transaction's id; its position, as LSN and log file; and the record of the history."""
 
 
-def transaction_of(row: Sequence[Any]) -> tuple[str, Position]:
-    """Return the id and the position in a row of :data:`TRANSACTION`."""
-    return row[0], Position.parse(row[2], row[1])
+def transaction_of(row: Sequence[Any]) -> Transaction:
+    """Return the id, the position and the history in a row of :data:`TRANSACTION`."""
+    here = here_of(row[1:5])
+    return Transaction(row[0], here.position, here.history)
 
 
-def transaction_id(connection: Connection) -> tuple[str, Position]:
-    """Return the transaction's id and the position of now, in one statement; ("", NOWHERE) without a log."""
+def transaction_id(connection: Connection) -> Transaction:
+    """Return the transaction's id and the position of now, in one statement; without a log, "" and ``NOWHERE``."""
     if connection.dialect.name != "postgresql":
-        return "", NOWHERE
-    return transaction_of(connection.execute(select(*TRANSACTION)).one())
+        return Transaction("", NOWHERE, History())
+    return transaction_of(execute_own(connection, select(*TRANSACTION)).one())

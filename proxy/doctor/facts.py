@@ -9,7 +9,11 @@ from sqlalchemy import func, select, text
 
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import StoreUnavailable
-from tidegate.proxy.database.schema import OUTBOX, STATE, cluster_id, missing_tables, serving_cache
+from tidegate.position import UNKNOWN, AskedFor
+from tidegate.proxy.database.identity import cluster_id, cluster_namespace
+from tidegate.proxy.database.placement import own, schema_of
+from tidegate.proxy.database.schema import DATABASE, OUTBOX, STATE, fact, missing_tables
+from tidegate.proxy.database.serving import served
 from tidegate.repositories.indexes import index_states
 
 if TYPE_CHECKING:
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tidegate.cache.redis.server_facts import ServerFacts
+    from tidegate.cache.store import CacheServer
+    from tidegate.proxy.database.serving import Serving
     from tidegate.proxy.settings import CacheSettings
 
 PATIENCE_MS: Final = 2_000
@@ -68,7 +74,8 @@ class DatabaseFacts:
         missing_tables: the tables of Tidegate's own that are missing.
         closed_tables: the tables of Tidegate's own that this user may not read. The facts below are as if they were
             empty.
-        serving: the cache that serves this database; None: no gate has come with a cache yet.
+        serving: the cache server that serves this database; None: no gate has come with a cache yet.
+        namespace: the name that this database has in the cache's keys; "": no gate has given it one yet.
         oldest: the transaction that would prolong a quarantine for longest; None: no transaction has an id.
         waiting: how many rows are in the outbox.
         waiting_s: how long the oldest of them has been there, in seconds.
@@ -78,11 +85,12 @@ class DatabaseFacts:
     indexes: Mapping[str, str]
     missing_tables: tuple[str, ...]
     closed_tables: tuple[str, ...] = ()
-    serving: str | None = None
+    serving: Serving | None = None
     oldest: Running | None = None
     waiting: int = 0
     waiting_s: float = 0.0
     cluster: str | None = None
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,7 @@ class CacheFacts:
         servers: what its servers say.
         away: why it did not answer; empty: it did.
         refused: its error message, if it refused a question as a gate asks it; empty: it did not.
+        server: which server it is; None: it did not say.
     """
 
     name: str
@@ -102,6 +111,7 @@ class CacheFacts:
     servers: tuple[ServerFacts, ...] = ()
     away: str = ""
     refused: str = ""
+    server: CacheServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +129,8 @@ def collect(engine: Engine, cache: CacheSettings) -> Facts:
         SettingsError: the cache's URL cannot work.
         SQLAlchemyError: the database does not answer.
     """
-    return Facts(database_facts(engine), cache_facts(cache))
+    database = database_facts(engine)
+    return Facts(database, cache_facts(cache, database.namespace))
 
 
 def database_facts(engine: Engine) -> DatabaseFacts:
@@ -132,23 +143,35 @@ def database_facts(engine: Engine) -> DatabaseFacts:
     closed = _closed(engine, [name for name in (STATE.name, OUTBOX.name) if name not in missing])
     waiting, waiting_s = (0, 0.0) if OUTBOX.name in missing + closed else _outbox(engine)
     is_open = STATE.name not in missing + closed
+    cluster = cluster_id(engine, None) if is_open else None
     return DatabaseFacts(
         indexes=index_states(engine),
         missing_tables=missing,
         closed_tables=closed,
-        serving=serving_cache(engine, None) if is_open else None,
+        serving=served(engine).by if is_open else None,
         oldest=_oldest(engine),
         waiting=waiting,
         waiting_s=waiting_s,
-        cluster=cluster_id(engine, None) if is_open else None,
+        cluster=cluster,
+        namespace=_namespace(engine, cluster) if is_open else "",
     )
+
+
+def _namespace(engine: Engine, cluster: str | None) -> str:
+    if cluster is not None:
+        return cluster_namespace(cluster)
+    return (fact(engine, DATABASE) or "").partition(" ")[0]
 
 
 def _closed(engine: Engine, names: Sequence[str]) -> tuple[str, ...]:
     if engine.dialect.name != "postgresql":
         return ()
+    schema = schema_of(engine)
+    prefix = "" if schema is None else f"{engine.dialect.identifier_preparer.quote_identifier(schema)}."
     with engine.connect() as connection:
-        return tuple(name for name in names if not connection.scalar(select(func.has_table_privilege(name, "SELECT"))))
+        return tuple(
+            name for name in names if not connection.scalar(select(func.has_table_privilege(prefix + name, "SELECT")))
+        )
 
 
 def _oldest(engine: Engine) -> Running | None:
@@ -165,33 +188,38 @@ def _oldest(engine: Engine) -> Running | None:
 def _outbox(engine: Engine) -> tuple[int, float]:
     # Gates write created_at in UTC, since their sessions are in UTC.
     utc = func.timezone("UTC", func.now()) if engine.dialect.name == "postgresql" else func.current_timestamp()
-    with engine.connect() as connection:
+    with own(engine).connect() as connection:
         count, oldest, now = connection.execute(
             select(func.count(), func.min(OUTBOX.c.created_at), utc.label("now")).select_from(OUTBOX)
         ).one()
     return count, 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
 
 
-def cache_facts(settings: CacheSettings) -> CacheFacts | None:
+def cache_facts(settings: CacheSettings, namespace: str = "") -> CacheFacts | None:
     """Ask the cache that the settings name; return None if they name none.
+
+    Args:
+        settings: of the cache.
+        namespace: the name that the databases have in its keys; "": none yet.
 
     Raises:
         SettingsError: the cache's URL cannot work.
     """
-    return None if settings.url is None else _cache(settings, settings.url)
+    return None if settings.url is None else _cache(settings, settings.url, namespace or _NO_NAMESPACE)
 
 
-def _cache(settings: CacheSettings, url: str) -> CacheFacts:
+def _cache(settings: CacheSettings, url: str, namespace: str) -> CacheFacts:
     name, most_ms = settings.name or url, settings.read_timeout_ms
     try:
-        store = RedisStore.from_url(url, _NO_NAMESPACE, connect_timeout_ms=PATIENCE_MS, read_timeout_ms=PATIENCE_MS)
+        store = RedisStore.from_url(url, namespace, connect_timeout_ms=PATIENCE_MS, read_timeout_ms=PATIENCE_MS)
         servers = store.servers()
     except StoreUnavailable as error:
         return CacheFacts(name, most_ms, away=str(error))
     try:
-        store.lookup("", "-", "-")
+        store.lookup("", "-", "-", AskedFor(UNKNOWN))
+        found = store.server()
     except StoreUnavailable as error:
         return CacheFacts(name, most_ms, servers, refused=str(error))
     finally:
         store.close()
-    return CacheFacts(name, most_ms, servers)
+    return CacheFacts(name, most_ms, servers, server=found)

@@ -10,7 +10,8 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.error_text import first_line, remember_password
-from tidegate.routing.replicas.probe_sql import VIEW, one_row, view_of
+from tidegate.proxy.database.placement import STATE_NAME
+from tidegate.routing.replicas.probe_sql import VIEW, one_row, row_of, view_of
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -82,12 +83,12 @@ def facts_of(url: URL, reach_lsn: int | None = None) -> NodeFacts | str:
 
 
 def _asked(raw: Any, reach_lsn: int | None) -> NodeFacts:
-    view = view_of(one_row(raw, VIEW), time.monotonic())
+    view = view_of(one_row(raw, VIEW, STATE_NAME), time.monotonic())
     until_s = time.monotonic() + CATCHES_UP_S
     while view.standby and view.position.lsn < (reach_lsn or 0) and time.monotonic() < until_s:
         time.sleep(_POLL_S)
-        view = view_of(one_row(raw, VIEW), time.monotonic())
-    timezone, retry_ms, connections, sees, user, receivers, age_s, flushed = one_row(raw, _FACTS)
+        view = view_of(one_row(raw, VIEW, STATE_NAME), time.monotonic())
+    timezone, retry_ms, connections, sees, user, receivers, age_s, flushed = row_of(raw, _FACTS)
     shown_age_s = None if age_s is None else float(age_s)
     return NodeFacts(view, timezone, retry_ms, connections, sees, user, receivers > 0, shown_age_s, int(flushed))
 

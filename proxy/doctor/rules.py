@@ -48,7 +48,9 @@ def all_is_well(facts: Facts) -> list[str]:
         serves = "serves this database" if serving else "will serve this database from the first gate on"
         lines.append(f"the cache {cache.name} answers in {quickest_ms:.1f} ms, and {serves}")
     elif serving is not None:
-        lines.append(f"the cache {serving}, which serves this database, was not asked: give --cache-url or --config")
+        lines.append(
+            f"the cache {serving.url}, which serves this database, was not asked: give --cache-url or --config"
+        )
     return lines
 
 
@@ -95,19 +97,26 @@ def check_outbox(database: DatabaseFacts) -> Iterator[Finding]:
         wrong = f"has {rows} that the cache was not told of, the oldest for {database.waiting_s:.0f} s"
         cure = (
             "answers from the cache may be older by this time; a gate applies them if its cache.url is "
-            f"{database.serving or 'the cache that serves this database'} and it can reach that cache"
+            f"{database.serving.url if database.serving else 'the cache that serves this database'} and it can reach "
+            "that cache"
         )
         yield Finding("the outbox", wrong, cure)
 
 
 def check_serving_cache(cache: CacheFacts, database: DatabaseFacts) -> Iterator[Finding]:
     """Yield a finding if the cache that the settings name is not the one that serves this database."""
-    if database.serving is not None and database.serving != cache.name:
+    serving = database.serving
+    if serving is None or (serving.url == cache.name and cache.server is None):
+        return
+    found = cache.server
+    is_same = found is not None and found.id == serving.id and serving.life in (found.life, found.before)
+    is_taken = serving.url == cache.name and (not serving.id or (found is not None and found.id in (None, serving.id)))
+    if not is_same and not is_taken:
         cure = (
             "a gate with these settings caches nothing, and its writes go to the outbox; set cache.url to the cache "
             "that serves the database, or run tidegate init with --cache-url and restart every gate"
         )
-        yield Finding(f"the cache {cache.name}", f"does not serve this database: {database.serving} does", cure)
+        yield Finding(f"the cache {cache.name}", f"does not serve this database: the one at {serving.url} does", cure)
 
 
 def check_reachable(cache: CacheFacts) -> Iterator[Finding]:

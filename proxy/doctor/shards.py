@@ -16,7 +16,7 @@ from tidegate.proxy.doctor.rules import all_is_well, cache_findings, database_fi
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tidegate.proxy.doctor.facts import DatabaseFacts
+    from tidegate.proxy.doctor.facts import CacheFacts, DatabaseFacts
     from tidegate.proxy.shard_admin.databases import Databases
 
 _LEFT: Final = (
@@ -38,19 +38,25 @@ def examine_databases(databases: Databases, report: Callable[[str], None]) -> tu
     Raises:
         SettingsError: the cache's URL cannot work.
     """
-    cache = cache_facts(databases.settings.cache)
+    settings = databases.settings.cache
+    cache: CacheFacts | None = None
     answers: dict[str, DatabaseFacts] = {}
-    found = cache_findings(cache)
+    found: list[Finding] = []
     for name in databases.names:
         report(name)
         try:
-            facts = Facts(database_facts(databases.engine(name)), cache)
+            database = database_facts(databases.engine(name))
         except (SQLAlchemyError, NoNodeAvailable) as error:
             wrong = f"cannot be asked ({first_line(error)})"
             found.append(Finding(f"shard {name}", wrong, "calls for its tenants fail; start it, or correct its URL"))
             continue
-        answers[name] = facts.database
+        if cache is None and (cache := cache_facts(settings, database.namespace)) is not None:
+            found = [*cache_findings(cache), *found]
+        facts = Facts(database, cache)
+        answers[name] = database
         found += [replace(one, about=f"shard {name}, {one.about}") for one in database_findings(facts)]
+    if not answers:
+        found = [*cache_findings(cache_facts(settings)), *found]
     found += _strangers(answers)
     if any(finding.grave for finding in found):
         return found, []

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Hit, Store
     from tidegate.cache.switches import Switches
     from tidegate.cache.untold import UntoldChanges
+    from tidegate.position import AskedFor
     from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.explanation import Explanation
     from tidegate.repositories.policies import NearMode
@@ -120,12 +121,12 @@ class Caching:
         # Alive first: a stream that comes back may bring old news between a version read too early and its answer.
         vouched = pushes.alive()
         request.version = pushes.version(request.tenant)
-        return vouched and kept is not None and kept.version == request.version
+        request.asked = self.asked(request.tenant)
+        return vouched and kept is not None and (kept.version, kept.asked) == (request.version, request.asked)
 
-    def epoch(self, tenant: str) -> int | None:
-        """Return since when *tenant* is where the newest shard map of this process has it; None: there is one shard."""
-        asked = self._read_through.epoch
-        return None if asked is None else asked(tenant)
+    def asked(self, tenant: str) -> AskedFor:
+        """Return whose marks those of *tenant* must be, as far as this process knows."""
+        return self._read_through.asked(tenant)
 
     def peek(self, call: Call) -> CachedCall | None:
         """Return the call as it is looked up; None if it is none of the cache's business. Change nothing."""
@@ -135,7 +136,8 @@ class Caching:
     def vouches_for(self, tenant: str, kept: NearEntry) -> bool:
         """Tell whether the stream of pushes says that nothing of *tenant* has changed since *kept* was looked up."""
         pushes = self._pushes
-        return pushes is not None and pushes.alive() and kept.version == pushes.version(tenant)
+        known = pushes is not None and pushes.alive() and kept.version == pushes.version(tenant)
+        return known and kept.asked == self.asked(tenant)
 
     def near_mode(self, call: Call, policy: Read) -> NearMode:
         """Return how the answers of a call are kept in this process."""
@@ -159,7 +161,7 @@ class Caching:
         if request.near == "bounded":
             self._observe(NearChecked(request.tenant))
         try:
-            fresh = self.store.check(request.tenant, kept.noted, kept.tags, epoch=self.epoch(request.tenant))
+            fresh = self.store.check(request.tenant, kept.noted, kept.tags, self.asked(request.tenant))
         except StoreUnavailable as error:
             self._observe(StoreFailed("check", str(error)))
             return None
@@ -167,14 +169,15 @@ class Caching:
             if not fresh:
                 self.near.evict(request.tenant, request.entry)
             elif kept.version != request.version:  # a push named the tenant, but nothing that this answer depends on
-                self.near.put(request.tenant, request.entry, replace(kept, version=request.version))
+                renewed = replace(kept, version=request.version, asked=request.asked)
+                self.near.put(request.tenant, request.entry, renewed)
         return fresh
 
 
 class CachedCall:
     """One call on its way through the read path: a :class:`~tidegate.cache.request.Request`."""
 
-    __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "entry", "guard", "near", "tenant", "version")
+    __slots__ = ("_call", "_fingerprint", "_layer", "_policy", "asked", "entry", "guard", "near", "tenant", "version")
 
     def __init__(self, layer: Caching, call: Call, policy: Read, tenant: str, fingerprint: bytes) -> None:
         self.tenant = tenant
@@ -182,6 +185,7 @@ class CachedCall:
         self.guard = ""
         self.near: NearMode = "off" if layer.near is None else layer.near_mode(call, policy)
         self.version = 0
+        self.asked: AskedFor | None = None
         self._layer = layer
         self._call = call
         self._policy = policy
@@ -232,7 +236,8 @@ class CachedCall:
         home = call.route.home or call.repository.tidegate_binding.home
         value = layer.codec.build(decoded, home, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
-            layer.near.put(self.tenant, self.entry, NearEntry(decoded, hit.noted, hit.tags, self.version))
+            kept = NearEntry(decoded, hit.noted, hit.tags, self.version, self.asked)
+            layer.near.put(self.tenant, self.entry, kept)
         return value
 
     def _may_be_near(self, value: object) -> bool:

@@ -31,6 +31,7 @@ _STALE: Final[Mapping[Refusal, str]] = {
     Refusal.FLOOR: "what is stored is older than a change of the whole tenant",
     Refusal.BUMPED: "what is stored is older than a change of something that it depends on",
     Refusal.EPOCH: "the tenant has moved to another shard since the shard map at hand, which the next call reads again",
+    Refusal.ORIGIN: "the tenant's marks are of another history of the database: the next call asks which is newer",
     Refusal.INTENT: "a transaction that changes something that it depends on may be committing",
 }
 _UNKNOWN_KIND: Final = "an argument is of a kind that cannot be told apart for sure"
@@ -99,7 +100,7 @@ def _near(layer: Caching, call: Call, request: CachedCall) -> CacheExplained:
 
 def _checked(layer: Caching, request: CachedCall, kept: NearEntry) -> tuple[bool, str]:
     try:
-        fresh = layer.store.check(request.tenant, kept.noted, kept.tags, epoch=layer.epoch(request.tenant))
+        fresh = layer.store.check(request.tenant, kept.noted, kept.tags, layer.asked(request.tenant))
     except StoreUnavailable as error:
         return False, f"kept in this process, but the cache cannot be asked whether it is fresh ({error})"
     if fresh:
@@ -114,8 +115,8 @@ def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, ReadReq
         return CacheExplained("cache", answers, why)
 
     try:
-        epoch = layer.epoch(request.tenant)
-        found = layer.store.lookup(request.tenant, request.entry, request.guard, epoch=epoch)
+        asked = layer.asked(request.tenant)
+        found = layer.store.lookup(request.tenant, request.entry, request.guard, asked)
         if isinstance(found, Hit):
             left_s = _left_s(layer, request, found)
             why = f"fresh while nothing changes of {', '.join(found.tags)}, and for another {left_s:.0f} s at most"
@@ -124,7 +125,7 @@ def _cache(layer: Caching, request: CachedCall) -> tuple[CacheExplained, ReadReq
         return says(f"what is stored cannot be read ({error})"), None
     except StoreUnavailable as error:
         return says(f"it cannot be asked ({error}), so the primary is"), ONLY_PRIMARY
-    if isinstance(found, Miss) and found.moved:
+    if isinstance(found, Miss) and (found.moved or found.foreign):
         return says(_STALE[found.reason]), ONLY_PRIMARY
     if isinstance(found, Miss) and not found.dirty:
         requirement = ReadRequirement(found.position, primary=False, root=found.origin)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
     from tidegate.cache.untold import UntoldChanges
+    from tidegate.position import AskedFor
     from tidegate.proxy.call import Call
     from tidegate.proxy.explanation import Explanation
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
@@ -63,21 +64,25 @@ class ReadRequirements(NamedTuple):
     peek: Callable[[Call], ReadRequirement]
 
 
-def read_requirements(store: Store | None, recovery: RootRecovery | None, untold: UntoldChanges) -> ReadRequirements:
+def read_requirements(
+    store: Store | None, recovery: RootRecovery | None, untold: UntoldChanges, asked: Callable[[str], AskedFor]
+) -> ReadRequirements:
     """Make what tells which node will do, by the marks.
 
     Args:
         store: where the marks are; None: nobody knows of any write.
         recovery: advances roots.
         untold: of whom the marks do not tell everything.
+        asked: tells whose marks a tenant's must be.
     """
     if store is None:
         return ReadRequirements(lambda _call: ANYWHERE, lambda _call: ANYWHERE)
-    return ReadRequirements(_asking(store, recovery, untold), _asking(store, None, untold))
+    return ReadRequirements(
+        _asking(ReadNeeds(store, recovery, asked), untold), _asking(ReadNeeds(store, None, asked), untold)
+    )
 
 
-def _asking(store: Store, recovery: RootRecovery | None, untold: UntoldChanges) -> Callable[[Call], ReadRequirement]:
-    needs = ReadNeeds(store, recovery)
+def _asking(needs: ReadNeeds, untold: UntoldChanges) -> Callable[[Call], ReadRequirement]:
 
     def ask(call: Call) -> ReadRequirement:
         policy = call.policy
@@ -242,7 +247,7 @@ class Routing:
             current.reset(token)
         if node.health.failures:
             node.health = HEALTHY
-        return Answer(value, Origin(0, attempt.timeline, self._shard) if attempt.timeline else None, node.name)
+        return Answer(value, attempt.history and Origin(0, attempt.history, self._shard), node.name)
 
     def _judge(self, call: Call, attempt: Attempt, error: Exception) -> None:
         """Return where the caller is to see the error.

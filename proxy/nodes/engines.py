@@ -14,7 +14,7 @@ from sqlalchemy import QueuePool, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
 from tidegate.errors import NoNodeAvailable
-from tidegate.proxy.database.origins import timeline_of
+from tidegate.proxy.database.origins import is_left, life_of
 from tidegate.proxy.database.sibling_engine import root_of, sibling_engine
 from tidegate.proxy.nodes.connecting import driver_defaults, own_options
 from tidegate.proxy.nodes.hosts import checked_url
@@ -53,7 +53,9 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
     return forgotten_in_children(engine)
 
 
-def replica_engine(address: Address, routing: RoutingSettings, connecting: Connecting) -> Engine:
+def replica_engine(
+    address: Address, routing: RoutingSettings, connecting: Connecting, state: Callable[[], str]
+) -> Engine:
     """Make the engine for reads on one replica, whose attempts :mod:`tidegate.routing.replicas.attempt` watches."""
     to, pool = address.destination(_options(routing.statement_timeout_ms, routing.lock_timeout_ms)), address.pool
     engine = sibling_engine(
@@ -64,7 +66,7 @@ def replica_engine(address: Address, routing: RoutingSettings, connecting: Conne
         partial(QueuePool, pool_size=pool.size, max_overflow=pool.overflow, timeout=0.05),
         # Ours come before the program's listeners: their questions end with a rollback, which would undo what one of
         # the program's has set on the connection or in the transaction.
-        first=listen,
+        first=partial(listen, state=state),
     )
     engine.url = address.url
     return forgotten_in_children(engine)
@@ -88,7 +90,9 @@ def _options(statement_timeout_ms: int, lock_timeout_ms: int) -> tuple[str, ...]
     return tuple(f"-c {name}={value}" for name, value in named if value)
 
 
-def follow_primary(connecting: Connecting, topology: Topology, url_of: Callable[[str], URL]) -> None:
+def follow_primary(
+    connecting: Connecting, topology: Topology, url_of: Callable[[str], URL], watched: Callable[[], None]
+) -> None:
     """Have the program's engine connect to the node that is the primary, and drop connections to one that was demoted.
 
     Args:
@@ -96,6 +100,7 @@ def follow_primary(connecting: Connecting, topology: Topology, url_of: Callable[
             :mod:`tidegate.proxy.database.origins`).
         topology: knows which node is the primary. Its first node is the one that the engine was made for.
         url_of: returns the URL of a node by its name; nodes may come and go.
+        watched: is called with each use of a connection; it has the servers watched in this process, if they are not.
     """
     engine = connecting.engine
     several = len(connecting.hosts()) > 1
@@ -108,18 +113,18 @@ def follow_primary(connecting: Connecting, topology: Topology, url_of: Callable[
         return None if name == configured and not several else url_of(name)
 
     def still_primary(_raw: Any, record: Any, _proxy: Any) -> None:
-        timeline = timeline_of(record.info)
-        if timeline is None:
+        watched()
+        life = life_of(record.info)
+        if life is None:
             raise NoNodeAvailable(
                 f"{topology.primary.name} is a standby, and no other server is known to be the primary: "
                 "a promotion may be under way; 'tidegate doctor' shows the state of each server"
             )
-        if timeline < topology.timeline:
+        if is_left(life, topology.timeline, topology.demoted):
             raise DisconnectionError("this primary was demoted")
 
     def committing(connection: Any) -> None:
-        timeline = timeline_of(connection.info)
-        if timeline is not None and timeline >= topology.timeline:
+        if not is_left(life_of(connection.info), topology.timeline, topology.demoted):
             return
         # Another node was promoted while the transaction ran. A commit here would be lost with this server: refuse it.
         connection.invalidate()

@@ -27,10 +27,12 @@ class PostgresMonitorConnection:
     Args:
         make_engine: makes an engine, which keeps no connection. It is made anew for each connection, with the listeners
             that the program's engine has by then.
+        state: returns the name of the table of named facts.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine]) -> None:
+    def __init__(self, make_engine: Callable[[], Engine], state: Callable[[], str]) -> None:
         self._make_engine = make_engine
+        self._state = state
         self._raw: Any = None
         self._info: dict[str, Any] = {}
         self._parents: list[Any] = []
@@ -46,7 +48,7 @@ class PostgresMonitorConnection:
             try:
                 raw = self._raw or self._connect()
                 asked_s = time.monotonic()
-                return view_of(one_row(raw, VIEW), asked_s)
+                return view_of(one_row(raw, VIEW, self._state()), asked_s)
             except BaseException:
                 self._close()
                 raise

@@ -20,12 +20,15 @@ from tidegate.routing.replicas.patroni import Discovery
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from tidegate.proxy.database.histories import Histories
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings, ShardSettings
     from tidegate.routing.replicas.topology import Node
 
 
-def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, observe: Observer) -> ShardNodes | None:
+def nodes_of(
+    engine: Engine, shard: ShardSettings | None, settings: Settings, observe: Observer, histories: Histories
+) -> ShardNodes | None:
     """Return the servers of a shard, and bind its engine to whichever is the primary.
 
     Args:
@@ -33,6 +36,7 @@ def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, ob
         shard: the shard's settings; None: the program brought the engine, and there are no settings for servers.
         settings: all settings.
         observe: is told of promotions, and where Patroni does not answer.
+        histories: knows the history of the shard's database; of a new primary's it knows nothing at first.
 
     Returns:
         The servers; None where there is one only.
@@ -49,6 +53,7 @@ def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, ob
         )
 
     def changed(before: Node, now: Node) -> None:
+        histories.forget()
         observe(Promoted(now.name, before.name, nodes.topology.timeline))
 
     connecting = Connecting(engine)
@@ -61,7 +66,7 @@ def nodes_of(engine: Engine, shard: ShardSettings | None, settings: Settings, ob
             found, lost = PatroniMembers(nodes, known[0]), lambda why: observe(NotDiscovered(why))
             nodes.discover(Discovery(shard.patroni, found, lost, every_s=every_s))
         nodes.find_primary()
-        follow_primary(connecting, nodes.topology, nodes.url_of)
+        follow_primary(connecting, nodes.topology, nodes.url_of, nodes.ensure_started)
     except BaseException:
         nodes.close()
         raise

@@ -16,7 +16,7 @@ from tidegate.proxy.nodes.engines import replica_engine
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tidegate.proxy.nodes.addresses import Address
     from tidegate.proxy.nodes.connecting import Connecting
@@ -46,11 +46,18 @@ class ReplicaEngines:
         topology: the nodes, as they are now.
         routing: times and bounds.
         connecting: how the primary's engine connects.
+        state: returns the name of the table of named facts.
     """
 
     def __init__(
-        self, addresses: Mapping[str, Address], topology: Topology, routing: RoutingSettings, connecting: Connecting
+        self,
+        addresses: Mapping[str, Address],
+        topology: Topology,
+        routing: RoutingSettings,
+        connecting: Connecting,
+        state: Callable[[], str],
     ) -> None:
+        self._state = state
         self._addresses = addresses
         self._topology = topology
         self._routing = routing
@@ -103,7 +110,7 @@ class ReplicaEngines:
                 engine = None
             address = self._addresses.get(node.name)
             if engine is None and address is not None:
-                engine = replica_engine(address, self._routing, self._connecting)
+                engine = replica_engine(address, self._routing, self._connecting, self._state)
                 self._engines[node.name], self._listened[node.name] = engine, listened
         if stale is not None:
             stale.dispose()

@@ -12,7 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
-from tidegate.proxy.database.origins import timeline_of
+from tidegate.proxy.database.origins import is_left, life_of
+from tidegate.proxy.database.placement import state_table
 from tidegate.proxy.nodes.connecting import IGNORED
 from tidegate.proxy.nodes.engines import monitor_engine
 from tidegate.proxy.nodes.monitor_connection import PostgresMonitorConnection
@@ -70,7 +71,7 @@ class ShardNodes:
         self._pid = 0
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
-        self._engines = ReplicaEngines(self.addresses, self.topology, routing, connecting)
+        self._engines = ReplicaEngines(self.addresses, self.topology, routing, connecting, self._state)
         self._monitors = {node.name: self._monitor(node) for node in self.topology.nodes}
         self._discovery: Discovery | None = None
         self._bar_ignored()
@@ -79,6 +80,9 @@ class ShardNodes:
         self.cutter = HangGuard(self._watched, most_s=most_s + 1 if most_s else 0.0)
         self._lines = ConnectionSockets(connecting.engine)
         reset_after_fork(self._forked)
+
+    def _state(self) -> str:
+        return state_table(self._connecting.engine.dialect)
 
     def url_of(self, name: str) -> URL:
         """Return the URL of the node called *name*."""
@@ -228,7 +232,7 @@ class ShardNodes:
 
     def _monitor(self, node: Node) -> Monitor:
         address = self.addresses[node.name]
-        line = PostgresMonitorConnection(lambda: monitor_engine(address, self._connecting))
+        line = PostgresMonitorConnection(lambda: monitor_engine(address, self._connecting), self._state)
 
         def observed(view: View) -> None:
             self.topology.observed(node, view)
@@ -258,8 +262,8 @@ class ShardNodes:
     def _changed(self, before: Node, now: Node) -> None:
         self._engines.drop(now)
         # What is under way on the node that was demoted would be lost with it, and might wait there for ever: cut it.
-        timeline = self.topology.timeline
-        self._lines.cut(lambda info: (timeline_of(info) or 0) < timeline)
+        timeline, demoted = self.topology.timeline, self.topology.demoted
+        self._lines.cut(lambda info: is_left(life_of(info), timeline, demoted))
         self._told(before, now)
 
     def _forked(self) -> None:

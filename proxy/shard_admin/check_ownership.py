@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import inspect, select
 
 from tidegate.errors import SettingsError
+from tidegate.proxy.database.placement import own, schema_of
 from tidegate.proxy.database.schema import CLOSING, OWNERSHIP
 from tidegate.routing.sharding.shard_map import Owner, ShardMap, slot_unit, tenant_unit
 from tidegate.routing.sharding.slots import SLOTS
@@ -40,8 +41,8 @@ class Records(NamedTuple):
 
 def records(engine: Engine) -> Records:
     """Read the records of one shard, in one snapshot; they are empty where it has no such tables yet."""
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-        if not inspect(connection).has_table(OWNERSHIP.name):
+    with own(engine).connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        if not inspect(connection).has_table(OWNERSHIP.name, schema_of(connection)):
             return Records({}, {}, {})
         rows = connection.execute(select(OWNERSHIP.c.unit, OWNERSHIP.c.since, OWNERSHIP.c.owned)).all()
         closed = connection.execute(select(CLOSING.c.unit, CLOSING.c.since).where(CLOSING.c.closed)).all()

@@ -11,7 +11,9 @@ from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable, SettingsError
-from tidegate.proxy.database.schema import STATE, is_named
+from tidegate.proxy.database.identity import is_named
+from tidegate.proxy.database.placement import schema_of
+from tidegate.proxy.database.schema import STATE
 from tidegate.proxy.nodes.addresses import addresses
 from tidegate.proxy.shards.catalogue import Catalogue, Entry
 
@@ -117,7 +119,7 @@ class Databases:
             NoNodeAvailable: as for :meth:`engine`.
         """
         engine = self.engine(name)
-        if inspect(engine).has_table(STATE.name):
+        if inspect(engine).has_table(STATE.name, schema_of(engine)):
             is_named(engine, name)
         return engine
 

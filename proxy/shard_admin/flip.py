@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import RoutingError, SettingsError, StaleShardMap
+from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.schema import CLOSING, OWNERSHIP
 from tidegate.proxy.shards.catalogue import FlipPlan
 from tidegate.routing.sharding.shard_map import slot_unit
@@ -160,7 +161,7 @@ class Flipper:
 
     def _close(self, plan: FlipPlan, *, closed: bool = True) -> None:
         notices = [{"unit": unit, "since": plan.since_epoch, "closed": closed} for unit in _units(plan)]
-        with self._engines[plan.from_shard].begin() as connection:
+        with own(self._engines[plan.from_shard]).begin() as connection:
             noted = insert(CLOSING).values(notices)
             values = {"since": noted.excluded.since, "closed": noted.excluded.closed}
             # This waits for the fence of an earlier attempt at this flip. It changes nothing where a later attempt has
@@ -174,12 +175,12 @@ class Flipper:
     def _fence(self, plan: FlipPlan, shard_map: ShardMap) -> None:
         units = {"units": _units(plan)}
         with self._engines[plan.from_shard].begin() as connection:
-            if len(connection.execute(_NOTICES, units | {"since": plan.since_epoch}).all()) != len(plan.slots):
+            if len(execute_own(connection, _NOTICES, units | {"since": plan.since_epoch}).all()) != len(plan.slots):
                 raise _taken_over(plan)
-            was_fenced = not any(row.owned for row in connection.execute(_ROWS, units))
+            was_fenced = not any(row.owned for row in execute_own(connection, _ROWS, units))
             connection.execute(text(f"SET LOCAL statement_timeout = {int(self._drain_s * 1000)}"))
             try:
-                rows = connection.execute(_LOCKED, units).all()
+                rows = execute_own(connection, _LOCKED, units).all()
             except DBAPIError as error:
                 # Give the flip up only if no earlier attempt has fenced it: after a fence, it can only go forward.
                 raise error if was_fenced or not _is_canceled(error) else _NotDrained from error
@@ -187,8 +188,8 @@ class Flipper:
             if not was_fenced and (objection := self._objection(connection, plan)):
                 raise _Objected(objection)
             gone = update(OWNERSHIP).where(OWNERSHIP.c.unit.in_(_UNITS)).values(since=plan.since_epoch, owned=False)
-            connection.execute(gone, units)
-            connection.execute(delete(CLOSING).where(CLOSING.c.unit.in_(_UNITS)), units)
+            execute_own(connection, gone, units)
+            execute_own(connection, delete(CLOSING).where(CLOSING.c.unit.in_(_UNITS)), units)
 
     def _check_rows(self, plan: FlipPlan, shard_map: ShardMap, rows: Iterable[Any]) -> None:
         """Check that the units are owned as the map says, or were fenced by an earlier attempt at this flip."""
@@ -211,7 +212,7 @@ class Flipper:
 
     def _grant(self, plan: FlipPlan) -> None:
         units = _units(plan)
-        with self._engines[plan.to_shard].begin() as connection:
+        with own(self._engines[plan.to_shard]).begin() as connection:
             granted = insert(OWNERSHIP).values(
                 [{"unit": unit, "since": plan.since_epoch, "owned": True} for unit in units]
             )

@@ -20,6 +20,7 @@ from tidegate.error_text import first_line
 from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
+from tidegate.proxy.database.placement import own
 from tidegate.proxy.database.schema import CATALOGUE
 from tidegate.proxy.shards.coalesced import CoalescedCall
 from tidegate.routing.sharding.shard_map import ShardMap
@@ -91,7 +92,7 @@ class Catalogue:
             SettingsError: it holds a map that this release cannot read.
         """
         columns = (CATALOGUE.c.map, CATALOGUE.c.flip, CATALOGUE.c.last_epoch)
-        with self._engine.connect() as connection:
+        with own(self._engine).connect() as connection:
             row = connection.execute(select(*columns).where(_HERE)).one_or_none()
         if row is None:
             return None
@@ -144,7 +145,7 @@ class Catalogue:
         epoch = shard_map.epoch
         row = {"name": _NAME, "epoch": epoch, "last_epoch": epoch, "map": shard_map.as_text()}
         try:
-            with self._engine.begin() as connection:
+            with own(self._engine).begin() as connection:
                 connection.execute(insert(CATALOGUE).values(row))
                 connection.execute(_NOTIFY)
         except IntegrityError as error:
@@ -153,7 +154,7 @@ class Catalogue:
     def _replace(
         self, epoch: int, conditions: list[ColumnElement[bool]], values: dict[str, object], *, notify: bool = False
     ) -> None:
-        with self._engine.begin() as connection:
+        with own(self._engine).begin() as connection:
             changed = update(CATALOGUE).where(_HERE, CATALOGUE.c.epoch == epoch, *conditions).values(values)
             if connection.execute(changed).rowcount == 0:
                 columns = (CATALOGUE.c.epoch, CATALOGUE.c.last_epoch, CATALOGUE.c.flip)

@@ -17,16 +17,11 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
 from tidegate.interruptions import pass_interruption
+from tidegate.proxy.database.identity import cluster_id, cluster_namespace, database_id, is_named, name_shard
 from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.ownership import record_ownership, verify_existing
-from tidegate.proxy.database.schema import (
-    cluster_id,
-    cluster_namespace,
-    is_named,
-    make_tables,
-    name_shard,
-    serving_cache,
-)
+from tidegate.proxy.database.schema import make_tables, missing_tables
+from tidegate.proxy.database.serving import served
 from tidegate.proxy.nodes.engines import primary_engine
 from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
@@ -40,6 +35,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.proxy.database.serving import Serving
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings, ShardSettings
@@ -64,7 +60,12 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
     """
     first, kept_by = settings.shard_map(), settings.sharding.catalogue
     engines = {shard.name: _engine(shard, settings, undo) for shard in settings.shards}
-    nodes = {shard.name: nodes_of(engines[shard.name], shard, settings, observe) for shard in settings.shards}
+    nodes = {
+        shard.name: nodes_of(
+            engines[shard.name], shard, settings, observe, note_origins(engines[shard.name], shard.name)
+        )
+        for shard in settings.shards
+    }
     for known in nodes.values():
         if known is not None:
             undo.callback(known.close)
@@ -75,11 +76,11 @@ def join(settings: Settings, observe: Observer, undo: ExitStack) -> Joined:
         follower = Follower.of(engines[kept_by], poll_s=settings.sharding.poll_s)
         undo.callback(follower.close)
         maps = follower
-    joining = Joining(engines, nodes, first, maps, catalogue, settings.cache.name)
+    joining = Joining(engines, nodes, first, maps, catalogue)
     joining.begin()
     if catalogue is not None:
         _warn_of_ignored(settings, first, maps)
-    return Joined(engines, nodes, maps, joining, lambda: joining.serving, joining.namespace)
+    return Joined(engines, nodes, maps, joining, joining.joined, joining.namespace)
 
 
 def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine:
@@ -109,7 +110,6 @@ class Joining:
         first: the map of the settings.
         maps: the source of the map that is in force.
         catalogue: the name of the shard that keeps the catalogue, and the catalogue; None: the settings are the map.
-        cache: the cache that the settings name, as its URL without the password; None: they name none.
     """
 
     def __init__(
@@ -119,20 +119,18 @@ class Joining:
         first: ShardMap,
         maps: MapSource,
         catalogue: tuple[str, Catalogue] | None,
-        cache: str | None,
     ) -> None:
         self._engines: Final = engines
         self._nodes: Final = nodes
         self._first: Final = first
         self._maps: Final = maps
         self._catalogue: Final = catalogue
-        self._cache: Final = cache
         self._first_shard: Final = catalogue[0] if catalogue is not None else next(iter(engines))
         self._joined: set[str] = set()
         self._failed: dict[str, _Failed] = {}
         self._make_locks()
         self.cluster: str | None = None
-        self.serving: str | None = None
+        self._serving: Serving | None = None
         reset_after_fork(self._make_locks)
 
     def begin(self) -> None:
@@ -167,9 +165,16 @@ class Joining:
         """Tell whether another shard knows the cluster's id, and take it and the serving cache from there."""
         for engine in self._engines.values():
             with suppress(DBAPIError, NoNodeAvailable):
-                self.cluster = self.cluster or cluster_id(engine, None)
-                self.serving = self.serving or serving_cache(engine, None)
+                if not missing_tables(engine):
+                    database_id(engine)  # a copy is of no cluster yet
+                    self.cluster = self.cluster or cluster_id(engine, None)
+                    self._serving = self._serving or served(engine).by
         return self.cluster is not None
+
+    def joined(self) -> list[Engine]:
+        """Return the engines of the databases that have been joined, first the one that decides which cache serves."""
+        names = sorted(self._joined, key=lambda name: name != self._first_shard)
+        return [self._engines[name] for name in names]
 
     def namespace(self) -> str:
         """Return the name in the cache's keys that all shards of the cluster share."""
@@ -206,17 +211,20 @@ class Joining:
 
     def _join(self, shard: str, engine: Engine) -> None:
         make_tables(engine)
+        note_origins(engine, shard).join(database_id(engine))
+        if self.cluster is None and shard == self._first_shard and cluster_id(engine, None) is None:
+            self._is_named()  # its database was made anew, as a copy: the others know which cluster it is of
         # Only one shard gives the cluster its id, the same in all gates. Otherwise two gates might give it two ids.
         found = cluster_id(engine, self.cluster or (uuid4().hex if shard == self._first_shard else None))
         if found is None or self.cluster not in (None, found):
             raise SettingsError(f"shards.{shard}: its database belongs to another cluster of shards; check its URL")
-        serving = serving_cache(engine, self._cache)
-        if self.cluster is not None and serving != self.serving:
+        serving = served(engine).by
+        if serving is not None and self._serving is not None and serving.id != self._serving.id:
             raise SettingsError(
-                f"shards.{shard}: its database is served by the cache {serving}, and those of the other shards by "
-                f"{self.serving}: all must have the same cache; see 'tidegate init --cache-url'"
+                f"shards.{shard}: its database is served by the cache {serving.url}, and those of the other shards by "
+                f"{self._serving.url}: all must have the same cache; see 'tidegate init --cache-url'"
             )
-        self.cluster, self.serving = found, serving
+        self.cluster, self._serving = found, self._serving or serving
         named = is_named(engine, shard)
         self._own(shard, engine, named=named)
         if not named:  # last, after all checks: a name that came from a wrong URL could not be taken back

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from tidegate.cache.root_recovery import Primary
 from tidegate.errors import NoNodeAvailable, PolicyError, StaleShardMap
-from tidegate.position import NOWHERE
+from tidegate.position import NOWHERE, UNKNOWN, AskedFor
 from tidegate.proxy.shards.sessions import for_canonical_tenant, is_routed, routed_maker
 from tidegate.routing.replicas.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tidegate.cache.root_recovery import Primary
     from tidegate.proxy.call import Call, Layer
+    from tidegate.proxy.database.histories import Here, Histories
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.shards.catalogue import MapSource
     from tidegate.proxy.writes.outbox import Applier, Outbox
@@ -35,6 +36,14 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 
+class ShardPrimary(Primary, Protocol):
+    """The primary of one shard."""
+
+    def here(self) -> Here:
+        """Return where its log is now and which history it has; a new one is made first if that is due."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """What a gate has of one shard; ``assemble_shard`` makes it.
@@ -46,6 +55,7 @@ class Shard:
         outbox: takes the changes that the cache cannot be told of.
         applier: applies the outbox; None: this gate has no cache.
         primary: answers the questions of the root recovery.
+        histories: knows the history of its database.
         routing: runs a call on one of the shard's nodes.
         nodes: the shard's servers; None: there is one server, which nobody monitors.
         all_writes: positions of all writes of this process; None where there is one server.
@@ -58,7 +68,8 @@ class Shard:
     watch: Watch
     outbox: Outbox
     applier: Applier | None
-    primary: Primary
+    primary: ShardPrimary
+    histories: Histories
     routing: Layer
     nodes: ShardNodes | None
     all_writes: OwnWrites | None
@@ -75,7 +86,7 @@ class Shard:
         if self.unmarked_writes is None:
             return
         # A position in the log of a shard that had the tenant before says nothing here; what was moved is here by now.
-        position = token.position if token.shard == self.name else self.primary.transaction("")[1]
+        position = token.position if token.shard == self.name else self.primary.here().position
         self.unmarked_writes.reach(tenant, position)
 
     def token(self, tenant: str | None) -> Token:
@@ -84,7 +95,7 @@ class Shard:
         if self.all_writes is not None:
             position = self.all_writes.newest if tenant is None else self.all_writes.position(tenant)
         if position is None or position == NOWHERE:  # a commit is on its way, or nobody keeps count: now is late enough
-            position = self.primary.transaction("")[1]
+            position = self.primary.here().position
         return Token(position, self.name)
 
     def close(self) -> None:
@@ -144,10 +155,13 @@ class Shards:
         for shard in self.every:
             shard.close()
 
-    @property
-    def since_epoch(self) -> Callable[[str], int] | None:
-        """Return what tells since when a tenant is where the map has it; None: there is one shard."""
-        return None if self.only is not None else lambda tenant: self.ownership(tenant).since_epoch
+    def asked(self, tenant: str) -> AskedFor:
+        """Return whose marks the tenant's must be, by the newest map and history that are known here; ask nobody."""
+        if self.only is not None:
+            return self.only.histories.asked
+        ownership = self.ownership(tenant)
+        held = self._by_name.get(ownership.shard)
+        return AskedFor(UNKNOWN if held is None else held.histories.asked.history, ownership.since_epoch)
 
     def home(self, session_maker: sessionmaker[Session], tenant: str) -> sessionmaker[Session]:
         """Return what opens sessions like *session_maker*, on the primary of a tenant in canonical form."""

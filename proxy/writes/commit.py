@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tidegate.cache.events import Bumped, StoreFailed, ignore
 from tidegate.cache.root_recovery import fresh_nonce
-from tidegate.cache.store import StoreUnavailable
+from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.error_text import first_line
 from tidegate.errors import CacheUnavailable
 from tidegate.interruptions import pass_interruption
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
-    from tidegate.position import Position
+    from tidegate.position import History, Position
     from tidegate.proxy.writes.commit_protocol import Committing
     from tidegate.routing.replicas.own_writes import OwnWrites
     from tidegate.routing.sharding.shard_map import Ownership
@@ -69,6 +69,7 @@ class IntentAndStamp:
         all_writes: keeps the positions of all writes, for tokens and for gates without a cache. None: nobody reads from
             replicas.
         unmarked_writes: keeps the positions of the writes that the marks do not have. None: nobody reads from replicas.
+        knows: tells whether a history is one of the database that this gate has joined.
         committed: is told what each commit has changed, once that commit has returned.
     """
 
@@ -84,12 +85,14 @@ class IntentAndStamp:
         nonce: Callable[[], str] = fresh_nonce,
         all_writes: OwnWrites | None = None,
         unmarked_writes: OwnWrites | None = None,
+        knows: Callable[[History], bool] = lambda _history: True,
         committed: Callable[[Sequence[Change]], None] | None = None,
     ) -> None:
         self._store: Final = store
         self._all_writes: Final = all_writes
         self._unmarked_writes: Final = unmarked_writes
         self._committed: Final = committed
+        self._knows: Final = knows
         self._outbox: Final = outbox
         self._shard: Final = shard
         self._owned_units: Final = owned_units
@@ -113,10 +116,12 @@ class IntentAndStamp:
         ownerships = self._owned(connection, [change.tenant for change in changes])
         reason = "this gate uses no cache"
         if self._store is not None:
-            xid, position = connection.transaction_id()
+            xid, _, history = connection.transaction_id()
             xid = xid or clock_xid(self._nonce())
-            by_origin = self._by_origin(changes, position.timeline, ownerships)
             try:
+                if history is None or not self._knows(history):
+                    raise StoreUnavailable("nobody knows yet which history this database has")  # noqa: TRY301
+                by_origin = self._by_origin(changes, history, ownerships)
                 for origin, some in by_origin.items():
                     self._store.open(some, xid, origin, [self._nonce() for _ in some])
             except StoreUnavailable as error:
@@ -152,36 +157,50 @@ class IntentAndStamp:
         return ownerships
 
     def _by_origin(
-        self, changes: Sequence[Change], timeline: int, ownerships: Sequence[Ownership] | None
+        self, changes: Sequence[Change], history: History, ownerships: Sequence[Ownership] | None
     ) -> Mapping[Origin, Sequence[Change]]:
         if ownerships is None:
-            return {Origin(0, timeline, self._shard): changes}
+            return {Origin(0, history, self._shard): changes}
         parts: dict[Origin, list[Change]] = {}
         for change, ownership in zip(changes, ownerships, strict=True):
-            parts.setdefault(Origin(ownership.since_epoch, timeline, self._shard), []).append(change)
+            parts.setdefault(Origin(ownership.since_epoch, history, self._shard), []).append(change)
         return parts
 
     def after_commit(self, connection: Committing, ticket: Ticket) -> None:
         """Stamp what a transaction has changed, after its COMMIT has returned.
 
         Nothing is raised but what interrupts the program (Ctrl-C, a time limit). If the stamp fails, the intent stays
-        open, and a reader resolves it.
+        open, and a reader resolves it. If it is refused, the intent is gone with the root that it was in, and the new
+        root's quarantine has waited for this transaction, or its database has nothing of it.
         """
         try:
             if self._committed is not None:
                 self._committed(ticket.changes)
             if not ticket.by_origin and self._unmarked_writes is None:
                 return
-            position = connection.position()
+            position, history = connection.position()
             self._note(ticket, position)
             if self._store is not None:
                 for origin, changes in ticket.by_origin.items():
-                    self._store.stamp(changes, ticket.xid, origin, position)
+                    self._stamp(self._store, changes, ticket.xid, origin, position, history)
         except Exception as error:  # noqa: BLE001  # the commit has happened: nothing may raise
             pass_interruption(error)
             self._observe(StoreFailed("stamp", first_line(error)))
         else:
             self._observe(Bumped(len(ticket.changes), sum(len(change.tags) for change in ticket.changes)))
+
+    def _stamp(
+        self,
+        store: Store,
+        changes: Sequence[Change],
+        xid: str,
+        origin: Origin,
+        position: Position,
+        history: History | None,
+    ) -> None:
+        if history != origin.history:  # behind a pooler, another server may have answered
+            raise OtherHistory("the position after the commit is of another history than the commit")
+        store.stamp(changes, xid, origin, position)
 
     def _note(self, ticket: Ticket, position: Position) -> None:
         tenants = [change.tenant for change in ticket.changes]

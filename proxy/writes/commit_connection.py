@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, select
 
-from tidegate.position import NOWHERE, Position
+from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
+from tidegate.proxy.database.histories import HERE, here_of
 from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
+from tidegate.proxy.database.placement import execute_own, state_table
 from tidegate.proxy.database.transaction import transaction_id
 
 if TYPE_CHECKING:
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
 
+    from tidegate.cache.root_recovery import Transaction
     from tidegate.routing.sharding.shard_map import Ownership
 
-_POSITION: Final = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()), pg_current_wal_insert_lsn()::text"
+_HERE: Final = f"SELECT {HERE}"
 _HAS_ID: Final = select(func.pg_current_xact_id_if_assigned().is_not(None))
 _FAILED: Final = 3
 """libpq's transaction status "in error": the transaction has failed, and COMMIT will roll it back."""
@@ -31,16 +34,16 @@ class CommittingConnection:
 
     Args:
         connection: the connection that commits.
-        transaction: the transaction's id and position, if a statement has brought them already.
+        transaction: the transaction's id, position and history, if a statement has brought them already.
     """
 
-    def __init__(self, connection: Connection, transaction: tuple[str, Position] | None = None) -> None:
+    def __init__(self, connection: Connection, transaction: Transaction | None = None) -> None:
         self._connection = connection
         self._raw: PoolProxiedConnection = connection.connection
         self._transaction = transaction
 
-    def transaction_id(self) -> tuple[str, Position]:
-        """Return the transaction's id, and the position of now; in at most one statement, and before COMMIT only."""
+    def transaction_id(self) -> Transaction:
+        """Return the transaction's id, the position and the history; in at most one statement, before COMMIT only."""
         if self._transaction is None:
             self._transaction = transaction_id(self._connection)
         return self._transaction
@@ -63,25 +66,25 @@ class CommittingConnection:
         check_deadline()  # the check may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
-        """Run *statement* inside the transaction; before COMMIT only."""
-        return self._connection.execute(statement, parameters)
+        """Run *statement*, on Tidegate's own tables, inside the transaction; before COMMIT only."""
+        return execute_own(self._connection, statement, parameters)
 
-    def position(self) -> Position:
-        """Return the position of now, in one statement that leaves no transaction open; after COMMIT only."""
+    def position(self) -> tuple[Position, History | None]:
+        """Return the position and the history of now, in one statement without a transaction; after COMMIT only."""
         if self._connection.dialect.name != "postgresql":
-            return NOWHERE
+            return NOWHERE, History()
         raw: Any = self._raw.dbapi_connection
         raw.autocommit = True
         try:
             cursor = raw.cursor()
             try:
-                cursor.execute(_POSITION)
-                wal_file, lsn = cursor.fetchone()
+                cursor.execute(_HERE.format(state=state_table(self._connection.dialect)))
+                found = here_of(cursor.fetchone())
             finally:
                 cursor.close()
         finally:
             self._restore(raw)
-        return Position.parse(lsn, wal_file)
+        return found.position, found.history
 
     def _restore(self, raw: Any) -> None:
         try:

@@ -12,16 +12,17 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Executable
 
+    from tidegate.cache.root_recovery import Transaction
     from tidegate.cache.store import Change
-    from tidegate.position import Position
+    from tidegate.position import History, Position
     from tidegate.routing.sharding.shard_map import Ownership
 
 
 class Committing(Protocol):
     """The connection that commits. On a database without a log, ids are "" and positions are ``NOWHERE``."""
 
-    def transaction_id(self) -> tuple[str, Position]:
-        """Return the transaction's id, and the position of now; in at most one statement, and before COMMIT only."""
+    def transaction_id(self) -> Transaction:
+        """Return the transaction's id, the position and the history; in at most one statement, before COMMIT only."""
         ...
 
     def verify_ownership(self, ownerships: Sequence[Ownership], /) -> None:
@@ -32,8 +33,8 @@ class Committing(Protocol):
         """
         ...
 
-    def position(self) -> Position:
-        """Return the position of now, in one statement that leaves no transaction open; after COMMIT only."""
+    def position(self) -> tuple[Position, History | None]:
+        """Return the position and the history of now, in one statement without a transaction; after COMMIT only."""
         ...
 
     def execute(self, statement: Executable, parameters: Any = None, /) -> Any:

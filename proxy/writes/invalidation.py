@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text, template
-from tidegate.errors import PolicyError
-from tidegate.position import NOWHERE
+from tidegate.errors import PolicyError, RoutingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, sessionmaker
 
     from tidegate.cache.store import Store
+    from tidegate.position import Origin
+    from tidegate.proxy.database.histories import Here
     from tidegate.proxy.writes.outbox import Outbox
     from tidegate.proxy.writes.watch import Watch
 
@@ -71,22 +74,40 @@ def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None
         collected.tagged(change.tenant, change.tags)
 
 
-def invalidate_now(change: Change, store: Store | None, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
-    """Tell the cache of *change*, or write it to the outbox of the tenant's shard if the cache does not answer.
+class Primary(Protocol):
+    """The primary of the tenant's shard."""
+
+    def here(self) -> Here:
+        """Return where its log is now and which history it has."""
+        ...
+
+
+def invalidate_now(change: Change, store: Store, at_shard: Origin, primary: Primary) -> None:
+    """Tell the cache of *change*, with the position of the tenant's primary: what a replica shows may be older.
+
+    Where the primary does not answer, the tenant's marks are forgotten instead: nothing is stored until it does.
 
     Args:
         change: what becomes invalid.
-        store: the cache. None: this gate must not or cannot speak to the cache.
-        outbox: the shard's outbox.
-        sessions: opens sessions on the shard.
+        store: the cache.
+        at_shard: the tenant's origin, but for the history.
+        primary: of the tenant's shard.
+
+    Raises:
+        StoreUnavailable: the cache was not told.
     """
-    if store is not None:
-        try:
-            store.bump([change], NOWHERE)
-        except StoreUnavailable:
-            pass
-        else:
-            return
+    try:
+        found = primary.here()
+    except (SQLAlchemyError, RoutingError):
+        store.forget([change.tenant])
+        return
+    if found.history is None:
+        raise StoreUnavailable("nobody knows yet which history the database has")
+    store.bump([change], at_shard._replace(history=found.history), found.position)
+
+
+def invalidate_by_outbox(change: Change, outbox: Outbox, sessions: sessionmaker[Session]) -> None:
+    """Write *change* to the outbox of the tenant's shard, for a gate that can tell the cache."""
     with sessions() as session:
         outbox.put(cast("Any", session.connection()), [change])
         session.commit()

@@ -10,31 +10,33 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.cache.store import Change, OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
-from tidegate.position import NOWHERE, Position
+from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
+from tidegate.proxy.database.placement import execute_own, own
+from tidegate.proxy.database.primary import here
 from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from sqlalchemy import Engine
-    from sqlalchemy.engine import Connection
 
     from tidegate.cache.store import Store
     from tidegate.cache.untold import UntoldChanges
+    from tidegate.proxy.database.histories import Histories
     from tidegate.proxy.writes.commit_protocol import Committing
 
 _CHANNEL: Final = "tidegate_outbox"
 _BATCH: Final = 200
 _MOST_WAITING: Final = 1000
-_POSITION: Final = "SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())"
 _log: Final = logging.getLogger(__name__)
 
 
@@ -69,22 +71,31 @@ class Outbox:
         Nothing is written where no cache serves the database.
         """
         for c in changes:
-            connection.execute(_PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
+            execute_own(connection, _PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
         if self._notify:
-            connection.execute(_NOTIFY)
+            execute_own(connection, _NOTIFY)
         if self._untold is not None:
             self._untold.wrote(c.tenant for c in changes)
 
 
-def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None = None) -> int:
+def apply(
+    engine: Engine,
+    store: Store,
+    histories: Histories,
+    *,
+    shard: str = "",
+    make_root: Callable[[str], Origin | None] | None = None,
+) -> int:
     """Apply the rows of the outbox to the cache, and delete them.
 
     Args:
         engine: the primary's engine.
         store: the cache.
+        histories: knows the history of its database.
+        shard: the shard's name.
         make_root: is needed where there are several shards. It makes the tenant's root that of the shard which has the
-            tenant now, and tells whether that is the shard of this outbox. Only then does a position of this shard's
-            log mean anything to the tenant's marks.
+            tenant now, and returns of which origin. Only where that is the shard of this outbox, a position of this
+            shard's log means anything to the tenant's marks.
 
     Returns:
         The number of rows that were applied.
@@ -97,18 +108,22 @@ def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None 
     total, last_id = 0, 0
     failed: list[Exception] = []
     while True:
-        with engine.begin() as connection:
+        with own(engine).begin() as connection:
             waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_BATCH)
             rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
-            is_here = _with_roots({row.tenant for row in rows}, make_root, failed)
-            taken = [row for row in rows if row.tenant in is_here]
-            if taken:
+            if rows:
+                found = here(connection)  # of the connection that has shown the rows, and after it has
+                history = histories.note(found)
+                if history is None:
+                    raise StoreUnavailable("nobody knows yet which history this database has")
+                origins = _origins({row.tenant for row in rows}, Origin(0, history, shard), make_root, failed)
+                taken = [row for row in rows if row.tenant in origins]
                 connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in taken])))
-                for here, position in ((True, _position(connection)), (False, NOWHERE)):
-                    some = [row for row in taken if is_here[row.tenant] is here]
-                    if some:
-                        store.bump([Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in some], position)
-        total += len(taken)
+                for origin in dict.fromkeys(origins.values()):
+                    some = [row for row in taken if origins[row.tenant] == origin]
+                    changes = [Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in some]
+                    store.bump(changes, origin, NOWHERE if origin is None else found.position)
+                total += len(taken)
         if len(rows) < _BATCH:
             break
         last_id = rows[-1].id  # for this round only: the next round begins with the first row again
@@ -119,31 +134,32 @@ def apply(engine: Engine, store: Store, make_root: Callable[[str], bool] | None 
 
 def waiting(engine: Engine) -> Collection[str] | None:
     """Return the tenants of all rows in the outbox, those that another gate is applying included; None: too many."""
-    with engine.connect() as connection:
+    with own(engine).connect() as connection:
         tenants = connection.scalars(select(OUTBOX.c.tenant).distinct().limit(_MOST_WAITING + 1)).all()
     return None if len(tenants) > _MOST_WAITING else tenants
 
 
-def _with_roots(
-    tenants: Collection[str], make_root: Callable[[str], bool] | None, failed: list[Exception]
-) -> dict[str, bool]:
-    """Return the tenants whose roots are made, and whether they are of this database; put the errors into *failed*."""
+def _origins(
+    tenants: Collection[str],
+    here: Origin,
+    make_root: Callable[[str], Origin | None] | None,
+    failed: list[Exception],
+) -> dict[str, Origin | None]:
+    """Return of which origin the tenants' roots are, None for those of another shard; put the errors into *failed*."""
     if make_root is None:
-        return dict.fromkeys(tenants, True)
-    made = {}
+        return dict.fromkeys(tenants, here)
+    found: dict[str, Origin | None] = {}
     for tenant in tenants:
         try:
-            made[tenant] = make_root(tenant)
+            origin = make_root(tenant)
         except (RoutingError, DBAPIError) as error:
             failed.append(error)
-    return made
-
-
-def _position(connection: Connection) -> Position:
-    if connection.dialect.name != "postgresql":
-        return NOWHERE
-    ((lsn, file),) = connection.exec_driver_sql(_POSITION).all()
-    return Position.parse(lsn, file)
+            continue
+        if origin is None or (origin.shard == here.shard and origin.history != here.history):
+            failed.append(StoreUnavailable("the history of the tenant's database is not known, or has just changed"))
+        else:
+            found[tenant] = origin if origin.shard == here.shard else None
+    return found
 
 
 class Applier:
@@ -157,6 +173,9 @@ class Applier:
         store: the cache that serves this database.
         shard: the shard's name.
         untold: is told whose rows wait.
+        histories: knows the history of this database.
+        look: is called each time, first: it asks the database and the cache what has become of them.
+        settle: is called with a tenant whose marks are of another history; it has the newer one stay.
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
     """
@@ -167,14 +186,20 @@ class Applier:
         store: Store,
         shard: str,
         untold: UntoldChanges,
+        histories: Histories,
         *,
+        look: Callable[[], None] = lambda: None,
+        settle: Callable[[str], None] = lambda _tenant: None,
         poll_s: float = 0.25,
-        make_root: Callable[[str], bool] | None = None,
+        make_root: Callable[[str], Origin | None] | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
         self._shard = shard
         self._untold = untold
+        self._histories = histories
+        self._look = look
+        self._settle = settle
         self._make_root = make_root
         self._notified = NotifiedThread(
             "tidegate-outbox",
@@ -185,6 +210,14 @@ class Applier:
             again_s=4 * poll_s,
         )
 
+    def look(self) -> None:
+        """Look once, now, what has become of the database and the cache; a program's first write need not wait.
+
+        What does not answer now is asked again by the thread.
+        """
+        with suppress(StoreUnavailable, RoutingError, SQLAlchemyError):
+            self._look()
+
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
         self._notified.ensure_started()
@@ -194,16 +227,33 @@ class Applier:
         self._notified.close()
 
     def _apply(self) -> bool:
+        try:
+            self._look()
+        except StoreUnavailable:
+            self._waiting()
+            return False
         if not self._waiting():
             return True
         try:
-            apply(self._engine, self._store, self._make_root)
+            apply(self._engine, self._store, self._histories, shard=self._shard, make_root=self._make_root)
+        except OtherHistory:
+            self._settle_histories()
+            return False
         except StoreUnavailable:  # the rows stay in the outbox
             return False
         finally:
             # Also the rows that another gate has locked: it may have been refused what this one was not.
             self._waiting()
         return True
+
+    def _settle_histories(self) -> None:
+        """Find out whose marks are right, for those that wait: no reader does, since these are not asked for.
+
+        The rows stay in the outbox, and are tried again.
+        """
+        with suppress(StoreUnavailable):
+            for tenant in waiting(self._engine) or ():
+                self._settle(tenant)
 
     def _waiting(self) -> bool:
         """Look who waits in the outbox, and tell whether anybody does."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from tidegate.proxy.database.placement import placed_beside
 from tidegate.proxy.database.transaction import TRANSACTION, transaction_of
 from tidegate.repositories.unprepared import unprepared
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Select
 
-    from tidegate.position import Position
+    from tidegate.cache.root_recovery import Transaction
     from tidegate.proxy.writes.tracked_tables import TrackedTable
     from tidegate.proxy.writes.transaction_changes import PendingRows, TransactionChanges
 
@@ -43,17 +44,19 @@ def among(column: ColumnElement[Any], values: Collection[Any], dialect: str) -> 
     return column == any_(bindparam(None, list(values), type_=ARRAY(column.type)))
 
 
-def read_rows(connection: Connection, statement: Select[Any], parameters: Mapping[str, Any] | None = None) -> list[Any]:
+def read_rows(
+    connection: Connection, statement: Select[Any], parameters: Mapping[str, Any] | None = None, **options: Any
+) -> list[Any]:
     """Return the rows of *statement*, a question of the gate's own inside the program's transaction.
 
     It is not prepared: once a column has another type, a statement that was prepared before would fail, and with it
     the program's transaction.
     """
     with unprepared(connection):
-        return list(connection.execute(statement, parameters).all())
+        return list(connection.execute(statement, parameters, execution_options=options).all())
 
 
-def resolve(connection: Connection, collected: TransactionChanges) -> tuple[str, Position] | None:
+def resolve(connection: Connection, collected: TransactionChanges) -> Transaction | None:
     """Look up the rows that *collected* asks for, and collect their tags.
 
     Returns:
@@ -84,12 +87,10 @@ def reads_as_of_its_beginning(connection: Connection) -> bool:
     return level in ("REPEATABLE READ", "SERIALIZABLE") and connection.dialect.name == "postgresql"
 
 
-def _look_up(
-    connection: Connection, collected: TransactionChanges, lookups: Sequence[PendingRows]
-) -> tuple[str, Position]:
+def _look_up(connection: Connection, collected: TransactionChanges, lookups: Sequence[PendingRows]) -> Transaction:
     statement, widths = _side_by_side(tuple((lookup.table, lookup.columns) for lookup in lookups))
     keys = {_key(at): _values(lookup) for at, lookup in enumerate(lookups)}
-    rows = read_rows(connection, statement, keys)
+    rows = read_rows(connection, statement, keys, **placed_beside(connection))
     for row in rows:
         at = len(TRANSACTION)
         for lookup, width in zip(lookups, widths, strict=True):

@@ -16,17 +16,21 @@ from sqlalchemy import event
 
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
-from tidegate.position import Position
+from tidegate.position import HistoryRecord, Position
 from tidegate.routing.replicas.probe_sql import REPLAYED, VIEW, in_transaction, one_row, view_of
 from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection, Engine
 
+    from tidegate.position import History
     from tidegate.routing.replicas.sockets import ConnectionSocket
     from tidegate.routing.replicas.topology import Node, View
 
 _OPENED: Final = "tidegate.opened"
+_STATE: Final = "tidegate.state"
 current: Final[ContextVar[Attempt | None]] = ContextVar("tidegate_attempt", default=None)
 
 
@@ -47,7 +51,7 @@ class Attempt:
         view: what was known of the node when it was chosen.
         position: what the read needs.
         began_s: when the attempt began, by the monotonic clock, in seconds.
-        timeline: that of the connections that were used; None before the first, 0 if they did not agree.
+        history: that of the connections that were used; None if they show none, or not the same one.
         asked: how often a connection had to be asked.
         was_cut: whether another thread has ended the attempt.
     """
@@ -56,10 +60,11 @@ class Attempt:
     view: View
     position: Position
     began_s: float
-    timeline: int | None = None
+    history: History | None = None
     asked: int = 0
     was_cut: bool = False
     _lines: list[ConnectionSocket] = field(default_factory=list)
+    _shown: set[History | None] = field(default_factory=set)
 
     def uses(self, info: Any) -> None:
         """Take note that the read waits for answers on this connection from now on."""
@@ -91,16 +96,18 @@ class Attempt:
             raise NotReached(f"the connection goes to another cluster (system identifier {opened.server.system})")
         elif timeline < self.view.position.timeline:
             raise NotReached(f"the connection goes to a server on timeline {timeline}, which was left")
+        shown = self.view.history
         if not self.view.vouches_for(opened.server, opened.asked_s):
-            self._ask(connection, timeline)
-        self.timeline = timeline if self.timeline in (None, timeline) else 0
+            shown = self._ask(connection, timeline)
+        self._shown.add(shown)
+        self.history = shown if len(self._shown) == 1 else None
 
-    def _ask(self, connection: Connection, timeline: int) -> None:
+    def _ask(self, connection: Connection, timeline: int) -> History | None:
         self.asked += 1
         raw = connection.connection.dbapi_connection
         try:
             began_before = in_transaction(raw)
-            standby, lsn, level = one_row(raw, REPLAYED)
+            standby, lsn, level, text = one_row(raw, REPLAYED, connection.info[_STATE])
         except Exception as error:
             # SQLAlchemy does not wrap what the driver raises here, so the pool would take the connection back.
             connection.invalidate(error)
@@ -111,10 +118,20 @@ class Attempt:
             raise NotReached("a transaction was open before the connection could be asked what it shows")
         if not standby or not Position.parse(lsn or "0/0", f"{timeline:08x}").reached(self.position):
             raise NotReached(f"the connection shows position {lsn}, and the read needs {self.position.text()}")
+        record = HistoryRecord.of_text(text)
+        shown = None if record is None else record.history
+        if shown != self.view.history:
+            raise NotReached("the connection shows another history of the database")
+        return shown
 
 
-def listen(engine: Engine) -> None:
-    """Let the reads on a replica's *engine* find their attempt, and let it check their connections."""
+def listen(engine: Engine, state: Callable[[], str]) -> None:
+    """Let the reads on a replica's *engine* find their attempt, and let it check their connections.
+
+    Args:
+        engine: the replica's.
+        state: returns the name of the table of named facts.
+    """
 
     def noted(raw: Any, record: Any) -> None:
         note_line(raw, record.info)
@@ -124,7 +141,8 @@ def listen(engine: Engine) -> None:
     def connected(raw: Any, record: Any) -> None:
         # Take the time now, when the connection is open: it must not be earlier than that, since it is compared with
         # the moment at which a monitor asked.
-        record.info[_OPENED] = view_of(one_row(raw, VIEW), time.monotonic())
+        record.info[_STATE] = state()
+        record.info[_OPENED] = view_of(one_row(raw, VIEW, record.info[_STATE]), time.monotonic())
 
     def closed(_raw: Any, record: Any, *_: Any) -> None:
         close_line(record.info)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from tidegate.position import Position
-    from tidegate.routing.replicas.topology import Node, Topology
+    from tidegate.routing.replicas.topology import Node, Topology, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,16 @@ def refusal(node: Node, wanted: ReplicaRequirement, topology: Topology, now_s: f
         return f"is of another cluster (system identifier {view.server.system}, not {topology.system})"
     if not view.standby:
         return "is a primary that was demoted: another one has a higher timeline"
+    return _other_data(view, topology) or _not_now(node, wanted, now_s)
+
+
+def _other_data(view: View, topology: Topology) -> str | None:
     # What the node has replayed beyond the branch has not happened, although its log may be longer than the primary's.
     if view.position.timeline < topology.timeline:
         return f"is on timeline {view.position.timeline}, and the primary on {topology.timeline}"
-    return _not_now(node, wanted, now_s)
+    if topology.history is not None and view.history != topology.history:
+        return "shows another history of the database than the primary does"
+    return None
 
 
 def _not_now(node: Node, wanted: ReplicaRequirement, now_s: float) -> str | None:

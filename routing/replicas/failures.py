@@ -58,8 +58,8 @@ def _by_state(error: DBAPIError) -> Verdict:
     return Verdict.ELSEWHERE
 
 
-def sqlstate(error: DBAPIError) -> str | None:
+def sqlstate(error: BaseException) -> str | None:
     """Return the five characters that PostgreSQL gave; None if the error did not come from the server."""
-    orig: Any = error.orig
+    orig: Any = getattr(error, "orig", None) or error
     state = getattr(orig, "sqlstate", None) or getattr(orig, "pgcode", None)
     return state if isinstance(state, str) else None

@@ -20,7 +20,7 @@ from tidegate.routing.threads.fork_hooks import reset_after_fork
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tidegate.position import Position
+    from tidegate.position import History, HistoryRecord, Position
 
 _MOST_POINTS: Final = 512
 """How many positions of the primary are remembered, to tell lags in seconds: enough for years, at ``_EXACT``."""
@@ -50,6 +50,7 @@ class View:
         standby: whether it is in recovery.
         position: of a standby, up to where it has replayed; of a primary, where it writes.
         replay_paused: whether somebody has paused its replay.
+        record: its record of the database's history; of a standby, up to where it has replayed. None: it has none.
     """
 
     asked_s: float
@@ -57,6 +58,12 @@ class View:
     standby: bool
     position: Position
     replay_paused: bool = False
+    record: HistoryRecord | None = None
+
+    @property
+    def history(self) -> History | None:
+        """Return the history that it shows; None if it shows none."""
+        return None if self.record is None else self.record.history
 
     def vouches_for(self, server: ServerId, opened_s: float) -> bool:
         """Tell whether a connection to *server*, open at *opened_s*, shows at least this position as long as it lives.
@@ -84,6 +91,7 @@ class Node:
         health: what is known of its failures.
         trouble: why the last question found nothing.
         barred: why nothing is read from it, whatever it answers, in words that follow its name; "": nothing bars it.
+        followed: the timeline that it followed when it was last seen as a standby; 0: it was not.
     """
 
     name: str
@@ -97,6 +105,7 @@ class Node:
     health: Health = HEALTHY
     trouble: str = ""
     barred: str = ""
+    followed: int = 0
 
 
 class _Log:
@@ -150,6 +159,11 @@ class Topology:
         """The system identifier of the cluster; "" until it is known."""
         self.timeline = 0
         """The highest timeline of a primary of this cluster. A primary with a lower one was demoted."""
+        self.history: History | None = None
+        """The history that the primary shows; None: it shows none."""
+        self.demoted: frozenset[str] = frozenset()
+        """When those servers were started that another one has replaced as the primary; in their own words."""
+        self._started = ""
         self._named_by_founder = False
         self._log = _Log()
         self._changed = changed
@@ -186,6 +200,8 @@ class Topology:
             self._name_cluster(node, view)
             if not view.standby:
                 self._saw_primary(node, view)
+            if view.standby:
+                node.followed = view.position.timeline
             node.lag_s = self._log.lag_s(view.position, view.asked_s) if view.standby else 0.0
             node.view, node.trouble = view, ""
             self._name_cluster_without_founder()
@@ -205,24 +221,50 @@ class Topology:
         self._lock = threading.Lock()
 
     def _saw_primary(self, node: Node, view: View) -> None:
-        if view.server.system != self.system or view.position.timeline < self.timeline:
+        if view.server.system != self.system:
             return
-        if view.position.timeline > self.timeline or self._may_take_over(node):
-            self.primary, self.timeline = node, view.position.timeline
+        timeline = view.position.timeline
+        restored = node is self.primary and self._is_newer(view)
+        if timeline > self.timeline or restored or self._may_take_over(node, view):
+            self._replace(node, view)
+        elif timeline < self.timeline:
+            return
         if node is self.primary:
+            self.history, self._started = view.history, view.server.started
             self._log.add(view.asked_s, view.position)
 
-    def _may_take_over(self, node: Node) -> bool:
+    def _replace(self, node: Node, view: View) -> None:
+        if node is not self.primary and self._started:
+            self.demoted |= {self._started}
+        self.demoted -= {view.server.started}
+        self.primary, self.timeline = node, view.position.timeline
+
+    def _is_newer(self, view: View) -> bool:
+        """Tell whether a primary has a history of its own that is newer than that of the primary that was used last."""
+        record, known = view.record, self.history
+        own = record is not None and (record.timeline, record.started) == (view.position.timeline, view.server.started)
+        return own and record is not None and known is not None and record.history.ordinal > known.ordinal
+
+    def _may_take_over(self, node: Node, view: View) -> bool:
         """Tell whether *node* may become the primary although its timeline is not higher.
 
-        Of two primaries on one timeline only one can be real, since a promotion begins another timeline. The one that
-        is used stays as long as it says that it is the primary. A replica that has lost its ``standby.signal`` never
-        becomes the primary.
+        The one that is used stays as long as it says that it is the primary. After it, one with a newer history may
+        follow, whatever its timeline: it was promoted later, or restored. On the same timeline another founding one may
+        follow, and a replica that was promoted by itself: it followed a lower timeline. A replica that has lost its
+        ``standby.signal`` followed this one, and never becomes the primary.
         """
         seen = self.primary.view
-        return (
-            node.founding and node is not self.primary and (seen is None or seen.standby or not self.primary.founding)
-        )
+        gone = seen is None or seen.standby
+        if node is self.primary:
+            return False
+        if gone and self._is_newer(view):
+            return True
+        if view.position.timeline < self.timeline:
+            return False
+        if node.founding:
+            return gone or not self.primary.founding
+        follower = view.record is not None and view.record.timeline == view.position.timeline
+        return gone and 0 < node.followed < view.position.timeline and not follower
 
     def _name_cluster(self, node: Node, view: View) -> None:
         """Learn which cluster this is: from the node that the settings call the primary, once it has answered."""
@@ -231,7 +273,7 @@ class Topology:
             self._named_by_founder |= node.founding
         elif node.founding:
             if self.system:  # what was known so far was of another cluster
-                self.timeline, self.primary, self._log = 0, node, _Log()
+                self.timeline, self.primary, self._log, self.history = 0, node, _Log(), None
             self.system, self._named_by_founder = system, True
 
     def _name_cluster_without_founder(self) -> None:

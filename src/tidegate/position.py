@@ -5,7 +5,7 @@ Positions are compared within one shard only.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 
 class Position(NamedTuple):
@@ -50,25 +50,106 @@ class Position(NamedTuple):
 NOWHERE = Position()
 
 
+class History(NamedTuple):
+    """One of the pasts and futures of a database: what was committed there since it was made, and nothing else.
+
+    A promotion, a restore and a restart begin a new one. It is made in the database itself, with an ordinal above every
+    one that is known there and in the cache. Two with one ordinal and different tokens are in conflict: neither is
+    newer, and a newer one must be made.
+
+    Args:
+        ordinal: the greater is the newer.
+        token: random, in hexadecimal digits; "" on a database that cannot go back.
+    """
+
+    ordinal: int = 0
+    token: str = ""
+
+    def text(self) -> str:
+        """Return the history as it stands in a root."""
+        return f"{self.ordinal}.{self.token}"
+
+    @classmethod
+    def of_text(cls, text: str) -> Self:
+        """Return the history that :meth:`text` wrote."""
+        ordinal, token = text.split(".")
+        return cls(int(ordinal), token)
+
+
+class HistoryRecord(NamedTuple):
+    """A history as its database records it, bound to what it was made for. A standby shows that of its primary.
+
+    Args:
+        history: the history.
+        timeline: the timeline that the primary wrote then.
+        started: when the server was started then, in seconds since the epoch, as it says it.
+        database: the id of the database.
+    """
+
+    history: History
+    timeline: int
+    started: str
+    database: str
+
+    def text(self) -> str:
+        """Return the record as it stands in the database."""
+        return f"{self.history.ordinal} {self.history.token} {self.timeline} {self.started} {self.database}"
+
+    @classmethod
+    def of_text(cls, text: str | None) -> Self | None:
+        """Return the record that :meth:`text` wrote; None if there is none."""
+        if not text:
+            return None
+        ordinal, token, timeline, started, database = text.split(" ")
+        return cls(History(int(ordinal), token), int(timeline), started, database)
+
+
+UNKNOWN: Final = History(-1)
+"""Nobody can tell at the moment which history the database has: no data are of this one."""
+
+
+class AskedFor(NamedTuple):
+    """Whose marks a caller asks the cache for; what comes from others is no hit.
+
+    Args:
+        history: that of the tenant's database, as far as this process knows.
+        epoch: when the tenant's shard last changed, as far as this process knows; None: there is one shard.
+    """
+
+    history: History
+    epoch: int | None = None
+
+
 class Origin(NamedTuple):
-    """Whose data an entry holds, within one database. The greater of two origins is the newer.
+    """Whose data an entry holds, within one cluster of shards.
 
     Args:
         epoch: since which epoch the shard holds the tenant.
-        timeline: the timeline of the shard's primary.
+        history: that of the shard's database.
         shard: the name of the shard.
     """
 
     epoch: int = 0
-    timeline: int = 0
+    history: History = History()
     shard: str = ""
+
+    def outdates(self, other: Origin) -> bool:
+        """Tell whether this is newer than *other*.
+
+        Of two that differ in nothing but the tokens of their histories, neither is newer.
+        """
+        if self.epoch != other.epoch:
+            return self.epoch > other.epoch
+        if self.shard != other.shard:  # no epoch has two shards, unless by settings that contradict each other
+            return self.shard.encode() > other.shard.encode()
+        return self.history.ordinal > other.history.ordinal
 
     def text(self) -> str:
         """Return the origin as it stands in a root."""
-        return f"{self.epoch}.{self.timeline}.{self.shard}"
+        return f"{self.epoch}.{self.history.text()}.{self.shard}"
 
     @classmethod
     def of_text(cls, text: str) -> Self:
         """Return the origin that :meth:`text` wrote."""
-        epoch, timeline, shard = text.split(".", 2)
-        return cls(int(epoch), int(timeline), shard)
+        epoch, ordinal, token, shard = text.split(".", 3)
+        return cls(int(epoch), History(int(ordinal), token), shard)

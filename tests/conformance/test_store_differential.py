@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tidegate.cache.marks import Noted, Refusal
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.redis.store import RedisStore
-from tidegate.cache.store import Change, Filling, Miss
-from tidegate.position import Origin, Position
+from tidegate.cache.store import Change, Filling, Miss, OtherHistory
+from tidegate.position import AskedFor, History, Origin, Position
 
 if TYPE_CHECKING:
     from tidegate.proxy.embedded.valkey import ValkeyNode
@@ -27,23 +27,27 @@ entries = st.sampled_from(["e1", "e2"])
 tags = st.sampled_from(["a", "b", "c d"])
 tag_sets = st.frozensets(tags, max_size=3)
 xids = st.sampled_from(["1", "2", "12"])
-origins = st.sampled_from([Origin(1, 1, "s0")] * 8 + [Origin(0, 1, "s0"), Origin(1, 2, "s0")])
-epochs = st.sampled_from([None, 0, 1, 1, 2])
+ORIGIN = Origin(1, History(1, "ab"), "s0")
+RIVAL = ORIGIN._replace(history=History(1, "ba"))
+origins = st.sampled_from([ORIGIN] * 8 + [ORIGIN._replace(epoch=0), ORIGIN._replace(history=History(2)), RIVAL])
+histories = st.sampled_from([ORIGIN.history] * 6 + [History(2), RIVAL.history])
+ASKED = AskedFor(ORIGIN.history)
+asked = st.builds(AskedFor, histories, st.sampled_from([None, 0, 1, 1, 2]))
 positions = st.builds(Position, st.integers(0, 2), st.sampled_from([0, 9, 0xAB, 2**33, 2**64 - 1]))
 tokens = st.sampled_from(["k1", "k2"])
 roots = st.integers(0, 3).map(lambda n: f"n{n}")
 changes = st.lists(st.builds(Change, tenants, tag_sets, st.booleans()), max_size=2)
 
 steps = st.one_of(
-    st.tuples(st.just("lookup"), tenants, entries, tags, st.booleans(), epochs),
-    st.tuples(st.just("lookup"), tenants, entries, tags, st.just(value=False), st.none()),
+    st.tuples(st.just("lookup"), tenants, entries, tags, st.booleans(), asked),
+    st.tuples(st.just("lookup"), tenants, entries, tags, st.just(value=False), st.just(ASKED)),
     st.tuples(st.just("lease"), tenants, entries, tokens, st.booleans()),
     st.tuples(st.just("release"), tenants, entries, tokens),
     st.tuples(st.just("read"), tenants, entries, tokens, tag_sets, origins),
     st.tuples(st.just("fill"), tenants, entries, tokens, tag_sets, origins),
     st.tuples(st.just("late"), tenants, entries, tokens, tag_sets),
     st.tuples(st.just("late"), tenants, entries, tokens, tag_sets),
-    st.tuples(st.just("check"), tenants, tag_sets, st.integers(0, 3), epochs),
+    st.tuples(st.just("check"), tenants, tag_sets, st.integers(0, 3), asked),
     st.tuples(st.just("blobs"), tenants),
     st.tuples(st.just("clean"), tenants, origins, xids, positions),
     st.tuples(st.just("make_root"), tenants, roots, origins),
@@ -52,8 +56,11 @@ steps = st.one_of(
     st.tuples(st.just("open"), changes, xids, origins),
     st.tuples(st.just("stamp"), changes, xids, origins, positions),
     st.tuples(st.just("write"), changes, xids, origins, positions),
-    st.tuples(st.just("resolve"), tenants, st.lists(xids, max_size=2, unique=True), positions),
-    st.tuples(st.just("bump"), changes, positions),
+    st.tuples(st.just("resolve"), tenants, st.lists(xids, max_size=2, unique=True), origins, positions),
+    st.tuples(st.just("bump"), changes, st.one_of(st.none(), origins), positions),
+    st.tuples(st.just("newest_history"), tenants, st.one_of(st.none(), histories)),
+    st.tuples(st.just("forget"), st.lists(tenants, max_size=2)),
+    st.tuples(st.just("remade"), tenants, entries, tokens, tag_sets),
 )
 
 
@@ -69,13 +76,13 @@ class Pair:
     def run(self, name: str, *args: Any) -> None:
         if name == "lookup":
             self.lookup(*args)
-        elif name in ("lease", "read", "fill", "late"):
+        elif name in ("lease", "read", "fill", "late", "remade"):
             getattr(self, name)(*args)
         elif name == "check":
-            tenant, of, behind, epoch = args
+            tenant, of, behind, asked_for = args
             seen = self._missed.get((tenant, "e1"))
             noted = Noted(seen.noted.nonce, max(seen.noted.counter - behind, 0)) if seen else Noted("n0", 0)
-            self.both("check", tenant, noted, sorted(of), epoch=epoch)
+            self.both("check", tenant, noted, sorted(of), asked_for)
         elif name == "blobs":
             self.both("blobs", args[0], ["h1", "h2"])
         elif name == "clean":
@@ -95,8 +102,8 @@ class Pair:
     def open(self, of: list[Change], xid: str, origin: Origin) -> None:
         self.both("open", of, xid, origin, [f"o{next(self._nonces)}" for _ in of])
 
-    def lookup(self, tenant: str, entry: str, guard: str, refresh: bool, epoch: int | None = None) -> None:  # drawn
-        found = self.both("lookup", tenant, entry, guard, refresh=refresh, epoch=epoch)
+    def lookup(self, tenant: str, entry: str, guard: str, refresh: bool, by: AskedFor = ASKED) -> None:  # drawn
+        found = self.both("lookup", tenant, entry, guard, by, refresh=refresh)
         if isinstance(found, Miss):
             self._missed[tenant, entry] = found
 
@@ -117,26 +124,42 @@ class Pair:
         self.lookup(tenant, entry, "b", refresh=False)
         if (tenant, entry) in self._missed:
             for epoch in (0, 1):
-                self.both("check", tenant, self._missed[tenant, entry].noted, sorted(of), epoch=epoch)
+                self.both(
+                    "check", tenant, self._missed[tenant, entry].noted, sorted(of), AskedFor(ORIGIN.history, epoch)
+                )
+
+    def remade(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
+        """An answer is stored, and the marks are lost and made anew."""
+        self.read(tenant, entry, token, of, ORIGIN)
+        self.both("forget", [tenant])
+        self.run("clean", tenant, ORIGIN, "1", Position(1, 1))
+        self.lookup(tenant, entry, "a", refresh=False)
 
     def late(self, tenant: str, entry: str, token: str, of: frozenset[str]) -> None:
         """An answer is stored, a tag bumped, and what was noted before is tried again."""
-        origin = Origin(1, 1, "s0")
+        origin = ORIGIN
         self.read(tenant, entry, token, of, origin)
-        self.both("bump", [Change(tenant, frozenset(sorted(of)[:1]))], Position(1, 1))
+        self.both("bump", [Change(tenant, frozenset(sorted(of)[:1]))], None, Position(1, 1))
         self.lookup(tenant, entry, "a", refresh=False)
-        self.both("bump", [Change(tenant, frozenset(sorted(of)[:1]))], Position(1, 1))
+        self.both("bump", [Change(tenant, frozenset(sorted(of)[:1]))], None, Position(1, 1))
         self.lease(tenant, entry, token)
         self.fill(tenant, entry, token, of, origin)
 
+    def _asked(self, store: Any, name: str, *args: Any, **kwargs: Any) -> object:
+        try:
+            return getattr(store, name)(*args, **kwargs)
+        except OtherHistory:
+            return OtherHistory
+
     def both(self, name: str, *args: Any, **kwargs: Any) -> object:
-        ours, theirs = [getattr(store, name)(*args, **kwargs) for store in self._stores]
+        ours, theirs = [self._asked(store, name, *args, **kwargs) for store in self._stores]
         assert type(ours) is type(theirs), (name, args)
         self._counted[f"{name}: {type(ours).__name__}"] += 1
         if isinstance(ours, (Miss, Refusal)):
             self._counted[ours.reason if isinstance(ours, Miss) else ours] += 1
         if isinstance(ours, Miss):
             fields = {key: getattr(ours, key) for key in ours.__slots__} | {"intents": set(ours.intents)}
+            assert isinstance(theirs, Miss)
             assert fields == {key: getattr(theirs, key) for key in ours.__slots__} | {"intents": set(theirs.intents)}
         else:
             assert ours == theirs, (name, args)
@@ -159,7 +182,7 @@ def test_a_server_answers_as_memory_does(shared_valkey: ValkeyNode) -> None:
             shared_valkey.url, secrets.token_hex(8), connect_timeout_ms=5_000, read_timeout_ms=5_000
         )
         pair = Pair(store, counted)
-        for name, *args in [("clean", "t1", Origin(1, 1, "s0"), "1", Position(0, 9)), *sequence]:
+        for name, *args in [("clean", "t1", ORIGIN, "1", Position(0, 9)), *sequence]:
             pair.run(name, *args)
             counted["steps"] += 1
         store.close()
@@ -188,7 +211,7 @@ def test_a_tenant_that_drops_marks_vouches_for_nothing_that_one_with_all_of_them
         theirs = RedisStore.from_url(
             shared_valkey.url, secrets.token_hex(8), connect_timeout_ms=5_000, read_timeout_ms=5_000, most_tags=8
         )
-        origin = Origin(1, 1, "s0")
+        origin = ORIGIN
         for store in (ours, theirs):
             store.make_root("t", "n", origin)
             store.complete_root("t", "n", "7", Position())
@@ -197,22 +220,22 @@ def test_a_tenant_that_drops_marks_vouches_for_nothing_that_one_with_all_of_them
             for store in (ours, theirs):
                 change = [Change("t", of)]
                 if name == "bump":
-                    store.bump(change, position)
+                    store.bump(change, None, position)
                 elif name == "open":
                     store.open(change, xid, origin, ["other"])
                 else:
                     store.stamp(change, xid, origin, position)
             tag, noted = min(of), Noted("n", max(counter - 4, 1))
             for other in (tag, "run:7", "run:8"):
-                kept, all_marks = theirs.lookup("t", "e", other), ours.lookup("t", "e", other)
+                kept, all_marks = theirs.lookup("t", "e", other, ASKED), ours.lookup("t", "e", other, ASKED)
                 assert isinstance(kept, Miss)
                 assert isinstance(all_marks, Miss)
                 assert kept.position.reached(all_marks.position)
                 assert set(kept.intents) == set(all_marks.intents)
-                vouched = theirs.check("t", noted, [other])
-                assert not vouched or ours.check("t", noted, [other])
+                vouched = theirs.check("t", noted, [other], ASKED)
+                assert not vouched or ours.check("t", noted, [other], ASKED)
                 seen["vouched"] += vouched
-                seen["more careful"] += ours.check("t", noted, [other]) and not vouched
+                seen["more careful"] += ours.check("t", noted, [other], ASKED) and not vouched
         theirs.close()
 
     run()

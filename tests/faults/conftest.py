@@ -11,13 +11,14 @@ from real_servers.replicated import make_notes
 from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss
-from tidegate.position import NOWHERE, Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.embedded import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ORIGIN = Origin(1, 1, "s0")
+ORIGIN = Origin(1, History(1), "s0")
+ASKED = AskedFor(ORIGIN.history)
 CHANGE = [Change("t", frozenset({"tag"}))]
 MISS = Miss(Noted("n", 1), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, NOWHERE, {})
 
@@ -28,20 +29,20 @@ def filling(entry: str = "d", counter: int = 1, body: bytes = b"answer", **overr
 
 
 CALLS: dict[str, Callable[[RedisStore], object]] = {
-    "lookup": lambda store: store.lookup("t", "d", "tag"),
+    "lookup": lambda store: store.lookup("t", "d", "tag", ASKED),
     "lease": lambda store: store.lease("t", "d", MISS, "k", 60_000),
     "holder": lambda store: store.holder("t", "d"),
     "release": lambda store: store.release("t", "d", "k"),
     "fill": lambda store: store.fill("t", filling(blobs={"h": b"large"})),
-    "check": lambda store: store.check("t", Noted("n", 1), ["tag"]),
+    "check": lambda store: store.check("t", Noted("n", 1), ["tag"], ASKED),
     "blobs": lambda store: store.blobs("t", ["h", "h2"]),
     "make_root": lambda store: store.make_root("t", "n", ORIGIN),
     "complete_root": lambda store: store.complete_root("t", "n", "7", NOWHERE),
     "end_quarantine": lambda store: store.end_quarantine("t", "n", NOWHERE),
     "open": lambda store: store.open([*CHANGE, Change("t2", whole=True)], "5", ORIGIN, ["n", "n2"]),
     "stamp": lambda store: store.stamp([*CHANGE, Change("t2", whole=True)], "5", ORIGIN, NOWHERE),
-    "resolve": lambda store: store.resolve("t", ["5"], NOWHERE),
-    "bump": lambda store: store.bump([*CHANGE, Change("t2", whole=True)], NOWHERE),
+    "resolve": lambda store: store.resolve("t", ["5"], ORIGIN, NOWHERE),
+    "bump": lambda store: store.bump([*CHANGE, Change("t2", whole=True)], None, NOWHERE),
 }
 
 
@@ -51,7 +52,7 @@ def put(store: RedisStore, entry: str = "d", body: bytes = b"answer") -> None:
     store.end_quarantine("t", "n", NOWHERE)
     assert store.lease("t", entry, MISS, "k", 60_000)
     assert store.fill("t", filling(entry, body=body)) is None
-    assert isinstance(store.lookup("t", entry, "tag"), Hit)
+    assert isinstance(store.lookup("t", entry, "tag", ASKED), Hit)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tidegate.cache.request import Answer, Limits
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.single_flight import Flights
 from tidegate.cache.store import Filling, Hit, Miss
-from tidegate.position import NOWHERE, Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.database.primary import ClockPrimary
 from tidegate.proxy.settings import CacheSettings
 
@@ -33,7 +33,8 @@ pytestmark = [
     # A socket that redis-py was just opening is left to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-ORIGIN = Origin(0, 0, "")
+ORIGIN = Origin(0, History(), "")
+ASKED = AskedFor(History())
 ERRORS = [TimeLimitError, KeyboardInterrupt, TimeoutError, ValueError]
 """The last two are also what sockets and parsers raise."""
 
@@ -48,7 +49,7 @@ def store(shared_valkey: ValkeyNode) -> RedisStore:
 
 
 def put(store: RedisStore, entry: str) -> None:
-    found = store.lookup("t", entry, "g")
+    found = store.lookup("t", entry, "g", ASKED)
     assert isinstance(found, Miss)
     assert store.fill("t", Filling(entry, found.noted, "k", ORIGIN, ("g",), entry.encode() * 50, 600_000, {})) is None
 
@@ -64,12 +65,12 @@ def test_an_interruption_passes_and_the_next_call_gets_its_own_answer(
     def work() -> None:
         if connects:
             store.close()
-        store.lookup("t", "interrupted", "g")
+        store.lookup("t", "interrupted", "g", ASKED)
 
     def check(passed: bool) -> None:
         assert passed
         for entry in ("next", "interrupted"):
-            found = store.lookup("t", entry, "g")
+            found = store.lookup("t", entry, "g", ASKED)
             assert isinstance(found, Hit)
             assert found.body == entry.encode() * 50
 
@@ -109,7 +110,13 @@ class Reading:
         limits = Limits(beta=1e12 if early else 0.0, longest_ms=1)
         recovery = RootRecovery(store, ClockPrimary("", 0))
         self.read = ReadThrough(
-            store, recovery, flights=self.flights, limits=limits, sleep=self._waits, now_ms=self._now_ms
+            store,
+            recovery,
+            lambda _tenant: ASKED,
+            flights=self.flights,
+            limits=limits,
+            sleep=self._waits,
+            now_ms=self._now_ms,
         )
 
     def _waits(self, _seconds: float) -> None:

@@ -19,6 +19,7 @@ from real_servers.deadlines import patient
 from tidegate.cache.marks import Noted
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
+from tidegate.position import AskedFor, History
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 WAIT_S, PAUSE_S = 0.05, 0.2
 NO_BREAKER = Pauses(failures=1_000_000)
+
+ASKED = AskedFor(History(1))
 
 
 @pytest.fixture
@@ -52,12 +55,12 @@ def test_a_stopped_server_is_waited_for_five_times_and_then_not_at_all(
     put_answer(store_at(node.url))
     waits = {"connect_timeout_ms": 50, "read_timeout_ms": 50}
     store = store_at(node.url, **waits, pauses=Pauses(first_s=PAUSE_S, longest_s=PAUSE_S))
-    assert isinstance(store.lookup("t", "d", "tag"), Hit)
+    assert isinstance(store.lookup("t", "d", "tag", ASKED), Hit)
     node.pause()
-    waited = [timed(lambda: store.lookup("t", "d", "tag")) for _ in range(5)]
+    waited = [timed(lambda: store.lookup("t", "d", "tag", ASKED)) for _ in range(5)]
     assert all(WAIT_S * 0.9 < wait < patient(WAIT_S) for wait in waited), waited
     began = time.monotonic()
-    at_once = [timed(lambda: store.lookup("t", "d", "tag")) for _ in range(2_000)]
+    at_once = [timed(lambda: store.lookup("t", "d", "tag", ASKED)) for _ in range(2_000)]
     assert statistics.median(at_once) < WAIT_S / 10
     # One tries again after each pause, and waits.
     assert sum(wait > WAIT_S * 0.9 for wait in at_once) <= (time.monotonic() - began) / PAUSE_S + 1
@@ -65,7 +68,7 @@ def test_a_stopped_server_is_waited_for_five_times_and_then_not_at_all(
     deadline = time.monotonic() + patient(10)
     while True:
         with contextlib.suppress(StoreUnavailable):
-            assert isinstance(store.lookup("t", "d", "tag"), Hit)
+            assert isinstance(store.lookup("t", "d", "tag", ASKED), Hit)
             break
         assert time.monotonic() < deadline
 
@@ -76,14 +79,14 @@ def test_a_late_answer_is_read_by_nobody(node: Any, store_at: Any, put_answer: A
         put_answer(patient, name, name.encode())
     store = store_at(node.url, read_timeout_ms=50, pauses=NO_BREAKER)
     for _ in range(5):
-        assert store.lookup("t", "d1", "tag").body == b"d1"
+        assert store.lookup("t", "d1", "tag", ASKED).body == b"d1"
         node.pause()
-        timed(lambda: store.lookup("t", "d1", "tag"))
+        timed(lambda: store.lookup("t", "d1", "tag", ASKED))
         node.resume()
         found = None
         while not isinstance(found, Hit):
             with contextlib.suppress(StoreUnavailable):
-                found = store.lookup("t", "d2", "tag")
+                found = store.lookup("t", "d2", "tag", ASKED)
         assert found.body == b"d2"
 
 
@@ -104,8 +107,8 @@ def test_an_interrupted_call_leaves_no_answer_behind(
     with monkeypatch.context() as patch:
         patch.setattr(redis.Connection, "read_response", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            store.lookup("t", "d1", "tag")
-    assert store.lookup("t", "d2", "tag").body == b"d2"
+            store.lookup("t", "d1", "tag", ASKED)
+    assert store.lookup("t", "d2", "tag", ASKED).body == b"d2"
 
 
 def test_a_connection_that_the_server_closed_is_not_a_failure(
@@ -126,7 +129,7 @@ def test_threads_get_their_own_answers(node: Any, store_at: Any, put_answer: Any
         put_answer(store, name, name.encode() * 100)
 
     def read(name: str) -> bool:
-        return all(store.lookup("t", name, "tag").body == name.encode() * 100 for _ in range(200))
+        return all(store.lookup("t", name, "tag", ASKED).body == name.encode() * 100 for _ in range(200))
 
     with ThreadPoolExecutor(len(names)) as pool:
         assert all(pool.map(read, names))
@@ -140,9 +143,9 @@ def test_a_process_forked_off_gets_its_own_answers(node: Any, store_at: Any, put
     if child == 0:
         right = False
         with contextlib.suppress(BaseException):
-            right = all(store.lookup("t", "child", "tag").body == b"child" for _ in range(500))
+            right = all(store.lookup("t", "child", "tag", ASKED).body == b"child" for _ in range(500))
         os._exit(0 if right else 1)
-    assert all(store.lookup("t", "parent", "tag").body == b"parent" for _ in range(500))
+    assert all(store.lookup("t", "parent", "tag", ASKED).body == b"parent" for _ in range(500))
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -220,16 +223,16 @@ def test_five_nonsenses_open_the_breaker(store_at: Any) -> None:
     store = store_at(liar.url, pauses=Pauses(first_s=60))
     for _ in range(5):
         with pytest.raises(StoreUnavailable, match="no sense"):
-            store.lookup("t", "d", "tag")
+            store.lookup("t", "d", "tag", ASKED)
     with pytest.raises(StoreUnavailable, match="a moment ago"):
-        store.lookup("t", "d", "tag")
+        store.lookup("t", "d", "tag", ASKED)
     liar.close()
 
 
 def test_nobody_listens(store_at: Any, free_port: int) -> None:
     store = store_at(f"redis://user:secret@127.0.0.1:{free_port}/0")
     with pytest.raises(StoreUnavailable) as refused:
-        store.lookup("t", "d", "tag")
+        store.lookup("t", "d", "tag", ASKED)
     assert "secret" not in str(refused.value)
     assert str(free_port) in str(refused.value)
 
@@ -246,12 +249,12 @@ def test_killed_and_started_again_it_is_found_again(node: Any, store_at: Any, pu
     put_answer(store)
     node.kill()
     for _ in range(20):
-        timed(lambda: store.lookup("t", "d", "tag"))
+        timed(lambda: store.lookup("t", "d", "tag", ASKED))
     node.start()
     found: NoRoot | Miss | None = None
     while found is None:
         with contextlib.suppress(StoreUnavailable):
-            found = store.lookup("t", "d", "tag")
+            found = store.lookup("t", "d", "tag", ASKED)
     assert found == NoRoot()
 
 
@@ -262,7 +265,7 @@ def test_a_server_that_is_slow_with_each_but_answers_others_is_waited_for_by_all
 
     def ask(_: int) -> float:
         begun = time.perf_counter()
-        assert store.check("t", Noted("n", 1), ["tag"])
+        assert store.check("t", Noted("n", 1), ["tag"], ASKED)
         return time.perf_counter() - begun
 
     with ThreadPoolExecutor(32) as pool:

@@ -10,7 +10,7 @@ import redis
 
 from tidegate.cache.marks import Noted, Refusal
 from tidegate.cache.store import Change, Filling, Hit, Miss, NoRoot, StoreUnavailable
-from tidegate.position import NOWHERE, Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.embedded.process import wait_for
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ RIGHTS = (
     "+hget +hmget +hset +hdel +hlen +hrandfield"
 )
 
+ASKED = AskedFor(History(1))
+
 
 def client(node: ValkeyNode) -> Any:
     return redis.Redis.from_url(node.url, protocol=2)
@@ -38,10 +40,10 @@ def test_a_server_restarted_empty_has_no_root(start_valkey: Any, store_at: Any, 
     put_answer(store)
     node.kill()
     with pytest.raises(StoreUnavailable):
-        store.lookup("t", "d", "tag")
+        store.lookup("t", "d", "tag", ASKED)
     node.start()
-    assert store.lookup("t", "d", "tag") == NoRoot()
-    assert not store.check("t", Noted("n", 1), ["tag"])
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
+    assert not store.check("t", Noted("n", 1), ["tag"], ASKED)
 
 
 def test_a_replica_answers_nothing_and_promoted_it_has_no_root(
@@ -61,18 +63,18 @@ def test_a_replica_answers_nothing_and_promoted_it_has_no_root(
         with pytest.raises(StoreUnavailable):
             call(store_at(replica.url))
     inside.replicaof("NO", "ONE")
-    assert store.lookup("t", "d", "tag") == NoRoot()
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
     assert store.fill("t", _filling(Noted("n", 1))) is Refusal.NO_ROOT
-    store.bump([Change("t", frozenset({"tag"}))], NOWHERE)
-    assert store.lookup("t", "d", "tag") == NoRoot()
-    store.make_root("t", "n2", Origin(0, 0, ""))
-    found = store.lookup("t", "d", "tag")
+    store.bump([Change("t", frozenset({"tag"}))], None, NOWHERE)
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
+    store.make_root("t", "n2", Origin(0, History(0), ""))
+    found = store.lookup("t", "d", "tag", ASKED)
     assert isinstance(found, Miss)
     assert (found.noted, found.reason) == (Noted("n2", 0), Refusal.NONCE)
 
 
 def _filling(noted: Noted) -> Any:
-    return Filling("d", noted, "k", Origin(1, 1, "s0"), ("tag",), b"x", 60_000, {})
+    return Filling("d", noted, "k", Origin(1, History(1), "s0"), ("tag",), b"x", 60_000, {})
 
 
 @pytest.mark.parametrize("program", [None, "redis_6_program"])
@@ -85,21 +87,21 @@ def test_a_full_server_takes_nothing_answers_still_and_can_forget(
     put_answer(store)
     client(node).config_set("maxmemory", "1")
     full: list[Callable[[], object]] = [
-        lambda: store.lease("t", "other", store.lookup("t", "other", "tag"), "k", 1_000),
-        lambda: store.make_root("t2", "n", Origin(1, 1, "s0")),
+        lambda: store.lease("t", "other", store.lookup("t", "other", "tag", ASKED), "k", 1_000),
+        lambda: store.make_root("t2", "n", Origin(1, History(1), "s0")),
     ]
     for call in full * 2:
         with pytest.raises(StoreUnavailable, match=r"OutOfMemory|OOM"):
             call()
-    assert isinstance(store.lookup("t", "d", "tag"), Hit)
+    assert isinstance(store.lookup("t", "d", "tag", ASKED), Hit)
     with pytest.raises(StoreUnavailable, match=r"OutOfMemory|OOM"):
-        store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), ["n"])
-    assert store.lookup("t", "d", "tag") == NoRoot()
+        store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, History(1), "s0"), ["n"])
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
     client(node).config_set("maxmemory", "100mb")
     put_answer(store)
     client(node).config_set("maxmemory", "1")
-    store.bump([Change("t", frozenset({"tag"}))], NOWHERE)
-    assert store.lookup("t", "d", "tag") == NoRoot()
+    store.bump([Change("t", frozenset({"tag"}))], None, NOWHERE)
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
 
 
 def test_a_user_needs_these_rights_and_no_other(
@@ -120,7 +122,7 @@ def test_a_user_needs_these_rights_and_no_other(
     for call in calls.values():
         call(store)
     for n in range(9):
-        store.bump([Change("t", frozenset({f"{n}"}))], NOWHERE)
+        store.bump([Change("t", frozenset({f"{n}"}))], None, NOWHERE)
     assert admin.hlen(next(iter(admin.keys("tg:m:*:t}")))) < 9
     for user in ("none:p%40ss", "half:p%40ss", "keys:p%40ss", "full:wrong", "nobody:p%40ss"):
         for name, call in calls.items():
@@ -138,11 +140,11 @@ def test_a_user_needs_these_rights_and_no_other(
 
 def _fails(store: RedisStore, calls: Calls, epoch: int) -> bool:
     try:
-        store.make_root("t", "n", origin := Origin(epoch, 1, "s0"))
+        store.make_root("t", "n", origin := Origin(epoch, History(1), "s0"))
         store.complete_root("t", "n", "7", NOWHERE)
         store.end_quarantine("t", "n", NOWHERE)
         for _ in range(2):
-            found = store.lookup("t", "d", "tag", refresh=True)
+            found = store.lookup("t", "d", "tag", ASKED, refresh=True)
             assert isinstance(found, Miss)
             store.release("t", "d", "k")
             assert store.lease("t", "d", found, "k", 60_000)
@@ -150,10 +152,10 @@ def _fails(store: RedisStore, calls: Calls, epoch: int) -> bool:
         for call in (*calls.values(), *calls.values()):
             call(store)
         for n in range(9):
-            store.bump([Change("t", frozenset({f"{n}"}))], NOWHERE)
+            store.bump([Change("t", frozenset({f"{n}"}))], None, NOWHERE)
     except StoreUnavailable:
         return True
-    return store.lookup("t", "d", "tag") == NoRoot()  # what could not be bumped was forgotten
+    return store.lookup("t", "d", "tag", ASKED) == NoRoot()  # what could not be bumped was forgotten
 
 
 MARKS, ENTRY, LEASE, BLOB = "tg:m:{NS:t}", "tg:e:{NS:t}:d", "tg:l:{NS:t}:d", "tg:b:{NS:t}:h"
@@ -195,18 +197,18 @@ def test_marks_that_make_no_sense_are_lost_marks(
     store = store_at(shared_valkey.url)
     put_answer(store)
     spoil(shared_valkey, ns, key, kind, value)
-    assert not store.check("t", Noted("n", 1), ["tag"])
-    assert store.lookup("t", "d", "tag") == NoRoot()
-    store.make_root("t", "n2", Origin(1, 1, "s0"))
-    assert isinstance(store.lookup("t", "d", "tag"), Miss)
+    assert not store.check("t", Noted("n", 1), ["tag"], ASKED)
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
+    store.make_root("t", "n2", Origin(1, History(1), "s0"))
+    assert isinstance(store.lookup("t", "d", "tag", ASKED), Miss)
     spoil(shared_valkey, ns, key, kind, value)
-    store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), ["n3"])
-    found = store.lookup("t", "d", "tag")
+    store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, History(1), "s0"), ["n3"])
+    found = store.lookup("t", "d", "tag", ASKED)
     assert isinstance(found, Miss)
     assert (found.noted.nonce, list(found.intents)) == ("n3", ["5"])
     spoil(shared_valkey, ns, key, kind, value)
-    store.stamp([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), NOWHERE)
-    assert store.lookup("t", "d", "tag") == NoRoot()
+    store.stamp([Change("t", frozenset({"tag"}))], "5", Origin(1, History(1), "s0"), NOWHERE)
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_an_entry_that_makes_no_sense_is_a_miss_and_can_be_replaced(
     spoil(shared_valkey, ns, ENTRY, kind, value)
     spoil(shared_valkey, ns, LEASE, kind, value)
     spoil(shared_valkey, ns, BLOB, kind, value)
-    found = store.lookup("t", "d", "tag")
+    found = store.lookup("t", "d", "tag", ASKED)
     assert isinstance(found, Miss)
     assert found.reason is Refusal.NO_ENTRY
     assert store.fill("t", _filling(found.noted)) is None
@@ -247,9 +249,9 @@ def test_an_entry_that_nobody_can_have_filled_is_void_while_an_intent_is_open(
 ) -> None:
     store = store_at(shared_valkey.url)
     put_answer(store)
-    store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, 1, "s0"), ["other"])
+    store.open([Change("t", frozenset({"tag"}))], "5", Origin(1, History(1), "s0"), ["other"])
     spoil(shared_valkey, ns, ENTRY, "string", "1 nn 99 ttag\nbody")
-    found = store.lookup("t", "d", "tag")
+    found = store.lookup("t", "d", "tag", ASKED)
     assert isinstance(found, Miss)
     assert found.reason is Refusal.INTENT
-    assert not store.check("t", Noted("n", 99), ["tag"])
+    assert not store.check("t", Noted("n", 99), ["tag"], ASKED)

@@ -12,6 +12,7 @@ from real_servers.deadlines import patient
 from real_servers.printed_numbers import show
 
 from tidegate.cache.store import StoreUnavailable
+from tidegate.position import AskedFor, History
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tidegate.cache.redis.store import RedisStore
 
 WAIT_S, SLACK_S = 0.05, 0.15
+
+ASKED = AskedFor(History(1))
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ class Crowd:
         while not self.ended.is_set():
             begun = time.perf_counter()
             try:
-                self.store.lookup("t", "d", "tag")
+                self.store.lookup("t", "d", "tag", ASKED)
                 self.answered.release()
                 if not told:
                     told = True

@@ -23,7 +23,7 @@ from real_servers.deadlines import patient
 
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Change, Hit, Miss, NoRoot, StoreRefused, StoreUnavailable
-from tidegate.position import Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.embedded.process import ServerProcess, free_port, give_to_server, wait_for
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.embedded.programs import Programs
 
-ORIGIN = Origin(1, 1, "s0")
+ORIGIN = Origin(1, History(1), "s0")
+ASKED = AskedFor(History(1))
 
 
 def certificate(folder: Path) -> Path:
@@ -110,12 +111,12 @@ def test_a_store_behind_tls(tls: tuple[TlsProxy, Path], store_at: Any, put_answe
     proxy, pem = tls
     store = store_at(f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={pem}")
     put_answer(store, body=b"x" * 300_000)
-    assert store.lookup("t", "d", "tag").body == b"x" * 300_000
+    assert store.lookup("t", "d", "tag", ASKED).body == b"x" * 300_000
     store.close()
     with pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
-        store_at(f"rediss://127.0.0.1:{proxy.port}/0").lookup("t", "d", "tag")
+        store_at(f"rediss://127.0.0.1:{proxy.port}/0").lookup("t", "d", "tag", ASKED)
     with pytest.raises(StoreUnavailable):
-        store_at(f"redis://127.0.0.1:{proxy.port}/0", read_timeout_ms=200).lookup("t", "d", "tag")
+        store_at(f"redis://127.0.0.1:{proxy.port}/0", read_timeout_ms=200).lookup("t", "d", "tag", ASKED)
 
 
 @pytest.fixture
@@ -163,12 +164,12 @@ def test_after_a_failover_the_store_follows_and_trusts_no_old_mark(
     while found is None:
         assert time.monotonic() < deadline
         with contextlib.suppress(StoreUnavailable):
-            found = store.lookup("t", "d", "tag")
+            found = store.lookup("t", "d", "tag", ASKED)
     # The marks came along (a master's last ones may not have), and are another life's.
     assert inside.keys("tg:m:*")
     assert found == NoRoot()
     store.make_root("t", "n2", ORIGIN)
-    assert isinstance(store.lookup("t", "d", "tag"), Miss)
+    assert isinstance(store.lookup("t", "d", "tag", ASKED), Miss)
 
 
 def test_a_sentinel_that_wants_a_password_of_its_own(
@@ -186,7 +187,7 @@ def test_a_sentinel_that_wants_a_password_of_its_own(
     put_answer(store_at(f"{url}?sentinel_username=asker&sentinel_password=as%26ker"))
     for options in ("", "?sentinel_password=wrong"):
         with pytest.raises(StoreUnavailable) as refused:
-            store_at(url + options).lookup("t", "d", "tag")
+            store_at(url + options).lookup("t", "d", "tag", ASKED)
         assert "wrong" not in str(refused.value)
 
 
@@ -224,18 +225,18 @@ def test_a_cluster_that_loses_a_server_or_moves_a_slot(own_cluster: list[Any], s
     for client in (clients[2], clients[1], clients[0]):
         client.execute_command("CLUSTER", "SETSLOT", _slot(store, moving), "NODE", target)
     store.make_root(moving, "n", ORIGIN)
-    assert isinstance(store.lookup(moving, "d", "tag"), Miss)
+    assert isinstance(store.lookup(moving, "d", "tag", ASKED), Miss)
     assert _port(store, moving) == nodes[2].port
 
     nodes[0].kill()
     for _ in range(10):
         with pytest.raises(StoreUnavailable):
-            store.lookup(tenants[nodes[0].port], "d", "tag")
+            store.lookup(tenants[nodes[0].port], "d", "tag", ASKED)
         for node in nodes[1:]:
-            assert isinstance(store.lookup(tenants[node.port], "d", "tag"), Miss)
+            assert isinstance(store.lookup(tenants[node.port], "d", "tag", ASKED), Miss)
     for _ in range(100):
         with pytest.raises(StoreUnavailable, match="a moment ago"):
-            store.lookup(tenants[nodes[0].port], "d", "tag")
+            store.lookup(tenants[nodes[0].port], "d", "tag", ASKED)
     store.close()
 
 
@@ -257,7 +258,40 @@ def test_a_full_server_of_a_cluster_forgets_also_where_a_slot_has_moved_to(
     assert _port(stale, "t") == old.port
     with pytest.raises(StoreRefused, match="OutOfMemory"):
         stale.open([Change("t", frozenset({"tag"}))], "5", ORIGIN, ["n"])
-    assert fresh.lookup("t", "d", "tag") == NoRoot()
+    assert fresh.lookup("t", "d", "tag", ASKED) == NoRoot()
+
+
+@pytest.mark.parametrize("told", ["bump", "stamp"])
+def test_marks_of_a_slot_that_was_away_know_what_was_changed_there(
+    told: str, own_cluster: list[Any], store_at: Any, put_answer: Any
+) -> None:
+    store = store_at("redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in own_cluster))
+    home = next(node for node in own_cluster if node.port == _port(store, "t"))
+    away = next(node for node in own_cluster if node is not home)
+    put_answer(store)
+    change = [Change("t", frozenset({"tag"}))]
+    _move(store, "t", home, away)
+    if told == "bump":
+        store.bump(change, ORIGIN, NOWHERE)
+    else:
+        store.stamp(change, "5", ORIGIN, NOWHERE)
+    _move(store, "t", away, home)
+    assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
+
+
+def _move(store: Any, tenant: str, source: Any, target: Any) -> None:
+    """Move the slot of a tenant with its keys, as redis-cli does."""
+    slot = _slot(store, tenant)
+    clients: list[Any] = [redis.Redis.from_url(node.url, protocol=2) for node in (source, target)]
+    old, new = clients
+    ids = [client.execute_command("CLUSTER", "MYID") for client in (old, new)]
+    new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+    old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+    keys = old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+    old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+    for client in (new, old):
+        client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+    wait_for(lambda: store._link._client.nodes_manager.initialize() or _port(store, tenant) == target.port, "it moved")
 
 
 def _slot(store: Any, tenant: str) -> int:
@@ -287,7 +321,7 @@ def test_a_user_of_a_cluster_needs_the_map_too(own_cluster: list[Any], store_at:
     store = store_at(url)
     for tenant in _tenants(store, own_cluster).values():
         store.make_root(tenant, "n", ORIGIN)
-        assert isinstance(store.lookup(tenant, "d", "tag"), Miss)
+        assert isinstance(store.lookup(tenant, "d", "tag", ASKED), Miss)
     with pytest.raises(StoreUnavailable) as refused:
         store_at(url.replace("p%40ss", "wrong"))
     assert "wrong" not in str(refused.value)

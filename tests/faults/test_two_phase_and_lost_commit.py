@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 import tidegate
 from tidegate.cache.root_recovery import GRACE_MS
 from tidegate.errors import CommitUnknown
+from tidegate.proxy.database.histories import Histories
 from tidegate.proxy.database.primary import PostgresPrimary
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
@@ -149,7 +150,7 @@ def test_the_newest_transaction_of_all_is_in_progress(two_phase: Cluster) -> Non
     # Nothing that began after it has ended, so it is not below the xmax of anybody's snapshot.
     url = two_phase.shards[0].primary.url
     engine = create_engine(url)
-    primary = PostgresPrimary(engine, "s0")
+    primary = PostgresPrimary(engine, "s0", Histories(engine.dialect, "s0"))
     with psycopg.connect(url.replace("+psycopg", "")) as newest:
         ((xid,),) = newest.execute("SELECT pg_current_xact_id()::text").fetchall()
         future = str(int(xid) + 1_000_000)

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import tidegate
 from tidegate.cache.store import Change
 from tidegate.errors import PolicyError
-from tidegate.position import Origin
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.layers.gated_repositories import WorkflowRuns
@@ -160,7 +159,8 @@ def test_transactions_that_hold_the_cache_up(gate: tidegate.Gate, engine: Engine
         store = gate._parts.store
         assert store is not None
         running = elder.scalar(text("SELECT pg_current_xact_id()::text"))
-        origin = Origin(0, 1, "")
+        origin = gate._shards.every[0].primary.origin(TENANT)
+        assert origin is not None
         store.open([Change(TENANT, frozenset({f"run:{run}"}))], str(running), origin, ["n"])
         intent = foretold(gate, run)
         assert (intent.answered, intent.stores) == ("node", False)

@@ -19,8 +19,10 @@ from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import StoreUnavailable
 from tidegate.errors import CacheUnavailable, PolicyError, SettingsError
 from tidegate.proxy.cli.app import app
+from tidegate.proxy.database.histories import Histories
 from tidegate.proxy.database.primary import PostgresPrimary
-from tidegate.proxy.database.schema import OUTBOX, serving_cache
+from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.database.serving import served
 from tidegate.proxy.dify import gate_for
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
 from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
@@ -203,6 +205,8 @@ def test_invalidation_voids_a_tenant_an_app_or_a_run_and_nothing_else(watched: W
         for run in runs
     ]
 
+    watched.gate.invalidate(new_id())  # from now on the server has the script
+
     def cold_after(**which: Any) -> list[bool]:
         for call in calls:
             watched.warm(call)
@@ -291,7 +295,9 @@ def test_without_the_cache_a_write_uses_the_outbox_and_a_gate_with_it_applies_th
 
 
 def test_a_gate_with_another_cache_does_not_use_it(watched: Watched, tables_url: str, cluster: Cluster) -> None:
-    assert serving_cache(watched.gate.engine, None) == f"redis://127.0.0.1:{cluster.cache.port}/0"
+    by = served(watched.gate.engine).by
+    assert by is not None
+    assert by.url == f"redis://127.0.0.1:{cluster.cache.port}/0"
     other = create_engine(tables_url)
     gate = tidegate.gate_on(other, sessionmaker(other), Settings(cache=CacheSettings(url="redis://127.0.0.1:1/0")))
     with pytest.raises(SettingsError, match="no cache that could be switched"):
@@ -441,7 +447,7 @@ def test_facades_are_their_plain_classes_and_plain_without_a_gate(watched: Watch
 def test_a_transaction_that_runs_is_in_progress_though_none_younger_has_ended(watched: Watched) -> None:
     """pg_snapshot_xmax is one above the last that completed: of a quiet database it says nothing."""
     engine = watched.gate.engine
-    primary = PostgresPrimary(engine, "")
+    primary = PostgresPrimary(engine, "", Histories(engine.dialect, ""))
     with engine.connect() as writer:
         xid = str(writer.scalar(text("SELECT pg_current_xact_id()::text")))
         assert primary.ended("t", [xid])[0] == []

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 import tidegate
 from tidegate.cache.redis.url import shown_url
 from tidegate.proxy.cli.app import app
-from tidegate.proxy.database.schema import cluster_id, make_tables, missing_tables, serving_cache
+from tidegate.proxy.database.identity import cluster_id
+from tidegate.proxy.database.schema import make_tables, missing_tables
+from tidegate.proxy.database.serving import Serving, served
 from tidegate.repositories.indexes import INDEXES, create_indexes, index_states
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def test_init_makes_undoes_and_makes_again_what_every_shard_needs(there: Shards)
     for name, engine in there.engines.items():
         assert f"{name}: created: tidegate_" in made.output
         assert f"{name}: created: nothing, all are there" in again.output
-        assert (missing_tables(engine), serving_cache(engine, None)) == ([], "redis://another/0")
+        assert (missing_tables(engine), served(engine).by) == ([], Serving("redis://another/0"))
         assert set(index_states(engine).values()) == {"valid"}
 
 

@@ -148,7 +148,7 @@ def test_a_commit_by_an_old_map_leaves_nothing_behind(gate: tidegate.Gate, stock
     with stocked.engines["s0"].connect() as connection:
         assert connection.scalar(select(WorkflowRun.error).where(WorkflowRun.id == run_id)) is None
         assert connection.execute(select(OUTBOX)).all() == []
-    root = gate._parts.store.lookup(tenant, "-", f"run:{run_id}")  # type: ignore[union-attr]
+    root = gate._parts.store.lookup(tenant, "-", f"run:{run_id}", gate._shards.asked(tenant))  # type: ignore[union-attr]
     assert not root.intents  # type: ignore[union-attr]
 
 

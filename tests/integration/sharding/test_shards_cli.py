@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from tidegate.error_text import without_passwords
 from tidegate.errors import NoNodeAvailable
 from tidegate.proxy.cli.app import app
+from tidegate.proxy.database.identity import name_shard
 from tidegate.proxy.database.ownership import check_ownership
-from tidegate.proxy.database.schema import name_shard
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.shard_admin import check as shard_check
 from tidegate.proxy.shard_admin import check_rows as rows_check

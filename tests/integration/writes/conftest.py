@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import create_engine, event, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from tidegate.proxy.database.schema import make_tables
 from tidegate.proxy.writes.watch import Watch, attach
 from tidegate.repositories.models import Base, WorkflowNodeExecutionModel, WorkflowRun, new_id
 from tidegate.repositories.tracked import TRACKED
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.cache.root_recovery import Transaction
     from tidegate.cache.store import Change
     from tidegate.position import Position
     from tidegate.proxy.writes.commit_protocol import Committing
@@ -33,7 +35,7 @@ class Recorder:
     """A commit protocol that asks of the connection what a real one asks, and notes what it is told."""
 
     changes: list[tuple[Change, ...]] = field(default_factory=list)
-    transactions: list[tuple[str, Position]] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
     stamped: list[tuple[int, Position]] = field(default_factory=list)
     before: Callable[[Committing], Any] | None = None
     after: Callable[[Committing], Any] | None = None
@@ -51,7 +53,7 @@ class Recorder:
     def after_commit(self, connection: Committing, ticket: int) -> None:
         if self.after:
             self.after(connection)
-        self.stamped.append((ticket, connection.position()))
+        self.stamped.append((ticket, connection.position()[0]))
 
     def take(self) -> dict[str, set[str] | str]:
         """What the one transaction since the last time changed, by tenant; "whole" for all of one."""
@@ -166,6 +168,7 @@ def watch_engine() -> Iterator[Callable[..., Watched]]:
     def watched(engine: Engine, **options: Any) -> Watched:
         engines.append(engine)
         Base.metadata.create_all(engine)
+        make_tables(engine)
         recorder = Recorder()
         statements: list[str] = []
         watch = attach(engine, TRACKED, recorder, **options)

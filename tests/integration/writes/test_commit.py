@@ -265,7 +265,7 @@ def test_ids_and_positions(watched: Any, values_of: Any) -> None:
     with watched.engine.begin() as connection:
         connection.execute(insert(RUNS), values_of(WorkflowRun))
         xid = connection.scalar(text("SELECT pg_current_xact_id()::text")) if watched.is_postgresql else ""
-    [(told, before)], [(_, after)] = watched.recorder.transactions, watched.recorder.stamped
+    [(told, before, _)], [(_, after)] = watched.recorder.transactions, watched.recorder.stamped
     assert told == xid
     if not watched.is_postgresql:
         assert (before, after) == (NOWHERE, NOWHERE)

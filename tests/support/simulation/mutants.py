@@ -11,7 +11,8 @@ from tidegate.cache import marks
 from tidegate.cache.marks import Mark, Root, RootState
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.root_recovery import RootRecovery
-from tidegate.position import NOWHERE
+from tidegate.position import NOWHERE, History, HistoryRecord, Origin, Position
+from tidegate.proxy.database import histories
 from tidegate.routing.replicas import choose
 from tidegate.routing.replicas.attempt import Attempt
 from tidegate.routing.replicas.topology import View
@@ -89,7 +90,7 @@ def _without_nonce(patch: pytest.MonkeyPatch) -> None:
 def _without_quarantine(patch: pytest.MonkeyPatch) -> None:
     def clean(self: Any, tenant: str, nonce: str, origin: Any) -> Root:
         root: Root | None = self.roots.get(tenant)
-        if root is None or root.origin < origin:
+        if root is None or origin.outdates(root.origin):
             root = self.roots[tenant] = Root(nonce, origin, RootState.CLEAN, position=self.world.primary.position)
         return root
 
@@ -99,13 +100,15 @@ def _without_quarantine(patch: pytest.MonkeyPatch) -> None:
 def _without_pending(patch: pytest.MonkeyPatch) -> None:
     """The finder asks the primary first, and stores the root, in quarantine, after."""
 
-    def create_root(self: Any, tenant: str) -> None:
-        xid, position = self._primary.transaction(tenant)
+    def create_root(self: Any, tenant: str) -> Origin:
+        xid, position, _ = self._primary.transaction(tenant)
         nonce = self._nonce()
-        self._store.make_root(tenant, nonce, self._primary.origin(tenant))
+        origin = Origin(0, self._primary.asked(tenant).history, "")
+        self._store.make_root(tenant, nonce, origin)
         marks_now = self._store.roots[tenant]
         if marks_now.nonce == nonce:
             self._store.roots[tenant] = marks.completed(marks_now, nonce, xid, position)
+        return origin
 
     patch.setattr(RootRecovery, "create_root", create_root)
 
@@ -150,6 +153,58 @@ def _without_floor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(marks, "dropped", gone)
 
 
+def _without_foreign(patch: pytest.MonkeyPatch) -> None:
+    """What is looked up for one history is found in the marks of another one."""
+    patch.setattr(marks, "foreign", lambda _root, _asked: False)
+    settle = RootRecovery._settle
+    patch.setattr(
+        RootRecovery, "_settle", lambda self, tenant, found, known: found.dirty and settle(self, tenant, found, known)
+    )
+
+
+def _without_remaking(patch: pytest.MonkeyPatch) -> None:
+    """A newer history takes the marks of an older one over as they are."""
+
+    def rooted(self: Any, tenant: str, nonce: str, origin: Origin) -> Root:
+        root: Root | None = self.roots.get(tenant)
+        if root is None:
+            root = self.roots[tenant] = Root(nonce, origin)
+        elif origin.outdates(root.origin):
+            root = self.roots[tenant] = replace(root, origin=origin)
+        return root
+
+    patch.setattr(MemoryStore, "_rooted", rooted)
+
+
+def _without_binding(patch: pytest.MonkeyPatch) -> None:
+    """A record counts for every life of a server, also for one after a promotion or a restore."""
+
+    def here_of(row: Any) -> Any:
+        lsn, file, started, record = row
+        position, known = Position.parse(lsn, file), HistoryRecord.of_text(record)
+        history, database = (None, "") if known is None else (known.history, known.database)
+        return histories.Here(position, history, histories.Life(position.timeline, started), database)
+
+    patch.setattr(histories, "here_of", here_of)
+
+
+def _without_token(patch: pytest.MonkeyPatch) -> None:
+    """Histories are told apart by their ordinals alone, which count promotions, as timelines do."""
+    patch.setattr(marks, "foreign", lambda root, asked: root.origin.history.ordinal != asked.history.ordinal)
+    patch.setattr(Origin, "__eq__", lambda one, other: one.text().split(".")[:2] == other.text().split(".")[:2])
+    patch.setattr(Origin, "__ne__", lambda one, other: not one == other)  # noqa: SIM201
+    patch.setattr(Origin, "__hash__", lambda _self: 0)
+    patch.setattr(History, "__eq__", lambda one, other: isinstance(other, History) and one.ordinal == other.ordinal)
+    patch.setattr(History, "__ne__", lambda one, other: not one == other)  # noqa: SIM201
+    patch.setattr(History, "__hash__", lambda _self: 0)
+    newest = MemoryStore.newest_history
+
+    def named(self: Any, shard: str, history: History | None = None) -> History | None:
+        return None if history is None else newest(self, shard, history)
+
+    patch.setattr(MemoryStore, "newest_history", named)
+
+
 MUTANTS = [
     Mutant("intent", Shape(readers=2)),
     Mutant("fence", Shape(readers=2)),
@@ -165,4 +220,8 @@ MUTANTS = [
     Mutant("unknown", Shape(readers=2, faults={"commit answer lost": 1})),
     Mutant("maxmerge", Shape(writers=2, readers=1)),
     Mutant("floor", Shape(readers=2, faults={"drop": 1})),
+    Mutant("foreign", Shape(readers=2, reads=2, processes=1, faults={"promote": 1})),
+    Mutant("remaking", Shape(readers=2, reads=2, processes=1, faults={"promote": 1})),
+    Mutant("binding", Shape(readers=2, reads=2, processes=1, faults={"promote": 1})),
+    Mutant("token", Shape(readers=2, reads=3, faults={"promote beside": 2}, replicas=2)),
 ]

@@ -6,11 +6,12 @@ A read is stale when what it returns lacks a commit that was visible on the prim
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from simulation.replica_choice import SimRouter
 from simulation.scheduler import Died
-from simulation.servers import CommitLostError, Servers, SimConnection, SimPrimary
+from simulation.servers import CommitLostError, Raw, Servers, SimConnection, SimHistories, SimPrimary
 
 from tidegate.cache.marks import Root, RootState
 from tidegate.cache.memory_store import MemoryStore
@@ -19,16 +20,18 @@ from tidegate.cache.request import Answer, Limits
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.single_flight import Flights
 from tidegate.cache.store import Change, StoreUnavailable
+from tidegate.position import Origin
 from tidegate.proxy.writes.commit import IntentAndStamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from simulation.scheduler import Scheduler
-    from simulation.servers import Action
+    from simulation.servers import Action, Node
 
     from tidegate.cache.request import ReadRequirement
     from tidegate.cache.store import Hit
+    from tidegate.position import AskedFor
 
 TENANT, ENTRY, GUARD, ANSWER = "tenant", "entry", "guard", "answer"
 
@@ -96,7 +99,7 @@ class Sleeping(Protocol):
 
 
 def read_through(
-    world: Sleeping, store: SimStore, recovery: RootRecovery, epoch: Callable[[str], int] | None = None
+    world: Sleeping, store: SimStore, recovery: RootRecovery, asked: Callable[[str], AskedFor]
 ) -> ReadThrough:
     """The read path of one process."""
 
@@ -114,12 +117,59 @@ def read_through(
     return ReadThrough(
         store,
         recovery,
+        asked,
         flights=Flights(SimSignal),
         limits=Limits(lease_ms=1_000, wait_ms=3, longest_ms=3, poll_ms=1, beta=0),
-        epoch=epoch,
         sleep=world.sleep,
         now_ms=lambda: world.now_ms,
     )
+
+
+class Process:
+    """One process with a gate: which node it takes for the primary, and what it knows of the history."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world = world
+        self.number = number
+        self._at = world.primary
+        self.histories = SimHistories(world.store, "", world.primary)
+        self.primary = SimPrimary(world, self.histories, lambda: self.at)
+        ticks = count(step=10)
+        self.recovery = RootRecovery(
+            world.store, self.primary, nonce=world.nonce, grace_ms=0, clock=lambda: float(next(ticks))
+        )
+        self.router = SimRouter(world, f"process {number}")
+        self.read = read_through(world, world.store, self.recovery, self.primary.asked)
+
+    @property
+    def at(self) -> Node:
+        return self._at.now
+
+    @property
+    def knows(self) -> bool:
+        """Whether it knows of which history its primary is."""
+        return self.histories.asked.history == self.at.here.history
+
+    def actions(self) -> list[Action]:
+        """What it may learn between the steps of its readers and writers."""
+        possible = self.router.actions()
+        if self.at is not self._world.primary:
+            possible.append((f"process {self.number} follows {self._world.primary.name}", self._follow))
+        newest = self._world.store.newest_history("")
+        if not self.knows or newest not in (None, self.histories.asked.history):
+            possible.append((f"process {self.number} looks", self._look))
+        return possible
+
+    def _follow(self) -> None:
+        self._at = self._world.primary
+        self.histories.forget()
+
+    def _look(self) -> None:
+        """What the thread of the outbox does four times a second."""
+        self.histories.ask(Raw(self.at))
+        rival = self.histories.meet()
+        if rival is not None:
+            self.histories.make_newer(Raw(self.at), rival)
 
 
 class World(Servers):
@@ -133,15 +183,13 @@ class World(Servers):
         self._nonces = 0
         self.store = SimStore(self)
         if shape.rooted:
+            assert self.primary.origin is not None
             self.store.roots[TENANT] = Root("first", self.primary.origin, RootState.CLEAN)
-        self.recovery = RootRecovery(self.store, SimPrimary(self), nonce=self.nonce, grace_ms=0)
-        self.routers = [SimRouter(self, f"process {i}") for i in range(shape.processes)]
-        processes = [read_through(self, self.store, self.recovery) for _ in range(shape.processes)]
+        self.processes = [Process(self, i) for i in range(shape.processes)]
         for i in range(shape.writers):
-            scheduler.add(f"w{i}", SimWriter(self, i).run)
+            scheduler.add(f"w{i}", SimWriter(self, self.processes[-1 - i % shape.processes], i).run)
         for i in range(shape.readers):
-            at = i % len(processes)
-            scheduler.add(f"r{i}", SimReader(self, processes[at], self.routers[at], shape.reads).run)
+            scheduler.add(f"r{i}", SimReader(self, self.processes[i % shape.processes], shape.reads).run)
 
     def sleep(self, _seconds: float) -> None:
         self.scheduler.step("waits")
@@ -154,7 +202,7 @@ class World(Servers):
     def actions(self) -> list[Action]:
         """What may happen between the steps of the actors."""
         possible = self.node_actions()
-        possible += [action for router in self.routers for action in router.actions()]
+        possible += [action for process in self.processes for action in process.actions()]
         if self.faults.get("lease ends", 0) and self.store.leased:
             possible.append(("the lease ends", self._end_lease))
         root = self.store.roots.get(TENANT)
@@ -184,15 +232,16 @@ class World(Servers):
 class SimWriter:
     """One transaction through the real commit path."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, process: Process, number: int) -> None:
         self._world = world
+        self._process = process
         self._number = number
 
     def run(self) -> None:
-        world = self._world
+        world, process = self._world, self._process
         try:
-            commit = IntentAndStamp(world.store, None, nonce=world.nonce)
-            connection = SimConnection(world)
+            commit = IntentAndStamp(world.store, None, nonce=world.nonce, knows=process.histories.knows)
+            connection = SimConnection(world, lambda: process.at)
             change = Change(TENANT, frozenset({GUARD, ANSWER}))
             try:
                 ticket = commit.before_commit(connection, [change])
@@ -218,21 +267,22 @@ class SimRequest:
 
     tenant, entry, guard = TENANT, ENTRY, GUARD
 
-    def __init__(self, world: World, router: SimRouter) -> None:
-        self._world = world
-        self._router = router
+    def __init__(self, process: Process) -> None:
+        self._process = process
 
     def query(self, need: ReadRequirement) -> Answer:
-        world = self._world
-        if not need.primary and (answer := self._router.read(need.position)) is not None:
+        process, world = self._process, self._process._world
+        # Who reads from replicas of another primary than it writes to would not see its own writes.
+        follows = process.router.topology.primary.name == process.at.name
+        if not need.primary and follows and (answer := process.router.read(need.position)) is not None:
             return answer
-        node = world.primary
-        origin = node.origin
+        life = process.at.here.life  # as its connection tells it when it is opened
         world.scheduler.step("reads the primary")
-        if node is not world.primary:  # demoted since; a router would not have it
-            node = world.primary
-            origin = node.origin
-        return Answer(node.value, origin)
+        node = process.at
+        if node.here.life != life:  # the connection was cut, and another one is opened
+            process.histories.ask(Raw(node))
+        history = process.histories.of(node.here.life)
+        return Answer(node.value, None if history is None else Origin(0, history, ""))
 
     def tags(self, _value: object) -> tuple[str, ...]:
         return (ANSWER,)
@@ -251,22 +301,26 @@ class SimRequest:
 class SimReader:
     """Reads, one after the other, through the real read path."""
 
-    def __init__(self, world: World, read: ReadThrough, router: SimRouter, reads: int) -> None:
+    def __init__(self, world: World, process: Process, reads: int) -> None:
         self._world = world
-        self._router = router
-        self._read = read
+        self._process = process
         self._reads = reads
 
     def run(self) -> None:
-        world = self._world
+        world, process = self._world, self._process
         try:
             for _ in range(self._reads):
                 world.scheduler.step("begins to read")
-                floor, primary = world.primary.value, world.primary
-                value = self._read(SimRequest(world, self._router)).value
+                node = process.at
+                floor, knew = node.value, process.knows
+                value = process.read(SimRequest(process)).value
                 world.reads += 1
                 assert isinstance(value, frozenset)
-                if primary is world.primary and not floor <= value:
+                if node is not process.at:
+                    continue
+                if not floor <= value:
                     world.stale.append(f"read {set(value)} where {set(floor)} was visible")
+                if knew and not value <= node.written:
+                    world.stale.append(f"read {set(value)}, and {set(value - node.written)} was lost")
         except Died:
             return

@@ -7,12 +7,11 @@ pool is one connection to each replica, opened anew when it broke: newer than wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.request import Answer
-from tidegate.position import Origin, Position
-from tidegate.routing.replicas.attempt import _OPENED, Attempt, ConnectionLost, NotReached
+from tidegate.position import HistoryRecord, Origin, Position
+from tidegate.routing.replicas.attempt import _OPENED, _STATE, Attempt, ConnectionLost, NotReached
 from tidegate.routing.replicas.choose import ReplicaRequirement, choose
 from tidegate.routing.replicas.topology import Node as KnownNode
 from tidegate.routing.replicas.topology import ServerId, Topology, View
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from simulation.servers import Node, Servers
 
-_SERVER: Final = ServerId("1", "the same after it recovered from a crash")
 _FOR_EVER: Final = float("inf")
 
 
@@ -44,8 +42,8 @@ class Line:
         return self
 
     @property
-    def dbapi_connection(self) -> DriverLine:
-        return DriverLine(self)
+    def dbapi_connection(self) -> Driver:
+        return Driver(self)
 
     def invalidate(self, error: BaseException) -> None:
         # A mistake of this stand-in would otherwise be a server that never answers, and no rule of it would be needed.
@@ -59,21 +57,25 @@ class Line:
 
 
 @dataclass
-class DriverLine:
-    """The driver's connection beneath one, and its cursor; no transaction is open on it."""
+class Driver:
+    """The driver's connection, which is its own cursor and its own info; no transaction is open on it."""
 
     line: Line
-    info: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(transaction_status=0))
+    transaction_status: int = 0
 
-    def cursor(self) -> DriverLine:
+    @property
+    def info(self) -> Driver:
+        return self
+
+    def cursor(self) -> Driver:
         return self
 
     def execute(self, _sql: str) -> None:
         self.line.use(f"asks {self.line.node.name} where it is")
 
-    def fetchone(self) -> tuple[bool, str, str]:
+    def fetchone(self) -> tuple[bool, str, str, str | None]:
         node = self.line.node
-        return node is not self.line.world.primary, f"0/{node.shown:X}", "read committed"
+        return node in self.line.world.replicas, f"0/{node.shown:X}", "read committed", node.record
 
     def close(self) -> None:
         pass
@@ -103,7 +105,7 @@ class SimRouter:
 
     def actions(self) -> list[tuple[str, Callable[[], None]]]:
         """Questions that would find something new."""
-        if not self._world.replicas:
+        if len(self._servers) == 1:
             return []
         return [
             (f"{self._name} asks {node.name}", lambda n=node: self._ask(n))  # type: ignore[misc]
@@ -113,14 +115,17 @@ class SimRouter:
 
     def _has_moved(self, node: KnownNode) -> bool:
         server, view = self._servers[node.name], node.view
-        return node is not self.topology.primary and view is not None and view.position != server.position
+        if view is None or node is self.topology.primary:
+            return False
+        return (view.standby, view.position, view.record) != _seen(server, standby=server in self._world.replicas)
 
     def _ask(self, node: KnownNode) -> None:
         self.topology.observed(node, self._view(self._servers[node.name]))
 
     def _view(self, server: Node) -> View:
-        standby = server is not self._world.primary and server in self._world.replicas
-        return View(self._world.next_tick(), _SERVER, standby, server.position)
+        # A standby that recovers from a crash has the same start time as before.
+        seen = _seen(server, standby=server in self._world.replicas)
+        return View(self._world.next_tick(), ServerId("1", server.started), *seen[:2], record=seen[2])
 
     def read(self, position: Position) -> Answer | None:
         """What a replica that has reached *position* answers; None if none does."""
@@ -149,7 +154,7 @@ class SimRouter:
         attempt.check(line)  # type: ignore[arg-type]
         self._begin(line)
         line.use(f"reads {node.name}")
-        return Answer(line.node.value, Origin(0, attempt.timeline, "") if attempt.timeline else None)
+        return Answer(line.node.value, attempt.history and Origin(0, attempt.history, ""))
 
     def _line(self, name: str) -> Line:
         line = self._lines.get(name)
@@ -158,4 +163,9 @@ class SimRouter:
             self._world.scheduler.step(f"connects to {name}")
             line = self._lines.setdefault(name, Line(server, self._world, server.life))
             line.info.setdefault(_OPENED, self._view(server))
+            line.info[_STATE] = ""
         return line
+
+
+def _seen(server: Node, *, standby: bool) -> tuple[bool, Position, HistoryRecord | None]:
+    return standby, server.position, HistoryRecord.of_text(server.record)

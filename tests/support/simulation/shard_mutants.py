@@ -6,6 +6,7 @@ place must be enough.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from tidegate.cache.marks import Root
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.request import ONLY_PRIMARY
 from tidegate.cache.root_recovery import RootRecovery
+from tidegate.cache.store import OtherHistory
 from tidegate.errors import StaleShardMap
 from tidegate.proxy.database import ownership
 from tidegate.proxy.layers.sharding import Sharding
@@ -74,7 +76,9 @@ def _without_remaking(patch: pytest.MonkeyPatch) -> None:
     def rooted(self: MemoryStore, tenant: str, nonce: str, origin: Any) -> Root:
         root = self.roots.get(tenant)
         root = self.roots[tenant] = (
-            Root(nonce, origin) if root is None else replace(root, origin=max(root.origin, origin))
+            Root(nonce, origin)
+            if root is None
+            else replace(root, origin=origin if origin.outdates(root.origin) else root.origin)
         )
         return root
 
@@ -107,7 +111,7 @@ def _without_answered(patch: pytest.MonkeyPatch) -> None:
 
 def _without_epoch(patch: pytest.MonkeyPatch) -> None:
     """What is looked up by an old map is found all the same: ``Refusal.EPOCH``."""
-    patch.setattr(marks, "ahead", lambda _root, _epoch: False)
+    patch.setattr(marks, "ahead", lambda _root, _asked: False)
 
 
 def _without_newer(patch: pytest.MonkeyPatch) -> None:
@@ -139,10 +143,37 @@ def _without_tending(patch: pytest.MonkeyPatch) -> None:
     advance = RootRecovery.advance
 
     def advanced(self: Any, tenant: str, miss: Any) -> bool:
-        epoch = self._primary.epoch(tenant)
+        epoch = self._primary.asked(tenant).epoch
         return advance(self, tenant, replace(miss, origin=miss.origin._replace(epoch=min(epoch, miss.origin.epoch))))
 
     patch.setattr(RootRecovery, "advance", advanced)
+
+
+def _without_refused(patch: pytest.MonkeyPatch) -> None:
+    """An intent that the marks did not take, as they are of a later epoch, counts as told."""
+    opened = MemoryStore.open
+
+    def told(self: Any, *args: Any) -> None:
+        with suppress(OtherHistory):
+            opened(self, *args)
+
+    patch.setattr(MemoryStore, "open", told)
+
+
+def _without_origin(patch: pytest.MonkeyPatch) -> None:
+    """Intents are closed by what another shard says of its own transactions."""
+    resolve = MemoryStore.resolve
+
+    def resolved(self: Any, tenant: str, xids: Any, _origin: Any, position: Any) -> None:
+        if tenant in self.roots:
+            resolve(self, tenant, xids, self.roots[tenant].origin, position)
+
+    patch.setattr(MemoryStore, "resolve", resolved)
+
+
+def _without_answers(patch: pytest.MonkeyPatch) -> None:
+    """A primary's answer counts for whatever root was asked about."""
+    patch.setattr(RootRecovery, "_is_of", lambda *_args: True)
 
 
 def _without_fill(patch: pytest.MonkeyPatch) -> None:
@@ -152,8 +183,8 @@ def _without_fill(patch: pytest.MonkeyPatch) -> None:
 
 OLD_WRITER, OLD_READER = (2, 1), (1, 2)
 MUTANTS = [
-    ShardMutant(("ownership",), ShardedShape(maps=OLD_WRITER, rooted=2, faults={})),
-    ShardMutant(("since",), ShardedShape(maps=(3, 1), reads=2, rooted=3, faults={})),
+    ShardMutant(("ownership", "refused"), ShardedShape(maps=OLD_WRITER, rooted=2, faults={})),
+    ShardMutant(("since", "refused"), ShardedShape(maps=(3, 1), reads=2, rooted=3, faults={})),
     ShardMutant(("share",), ShardedShape(readers=1)),
     ShardMutant(("remaking",), ShardedShape(writers=0, readers=1, reads=3, maps=(2,), faults={}, replicas=1)),
     ShardMutant(("root",), ShardedShape(maps=OLD_READER, rooted=2, faults={"lose": 1})),
@@ -161,7 +192,10 @@ MUTANTS = [
     ShardMutant(("answered",), ShardedShape(maps=OLD_READER, rooted=2, faults={"store away": 1, "catalogue away": 1})),
     ShardMutant(("epoch", "check"), ShardedShape(writers=2, maps=OLD_READER, rooted=2, faults={})),
     ShardMutant(("newer", "check"), ShardedShape(maps=OLD_READER, rooted=2, faults={})),
-    ShardMutant(("epoch", "tending"), ShardedShape(readers=3, reads=2, maps=OLD_READER, rooted=2, faults={})),
+    ShardMutant(
+        ("epoch", "tending", "origin", "answers"),
+        ShardedShape(readers=3, reads=2, maps=OLD_READER, rooted=2, faults={}),
+    ),
     ShardMutant(("vouching", "check"), ShardedShape(writers=0, readers=1, maps=(2,), faults={}, replicas=1)),
     ShardMutant(
         ("fill", "epoch", "newer", "check"),

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from simulation.servers import Node, Servers, SimConnection
+from simulation.servers import Node, Servers, SimConnection, _row
 
 from tidegate.proxy.database.ownership import check_ownership_at_commit
+from tidegate.proxy.database.placement import _found
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH, ShardMap, even_map
 from tidegate.routing.sharding.slots import slot_of
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from simulation.scheduler import Scheduler
     from simulation.servers import Action, Value
 
-    from tidegate.position import Position
+    from tidegate.cache.root_recovery import Transaction
 
 TENANT: Final = "tenant"
 SLOT: Final = slot_of(TENANT)
 UNIT: Final = f"slot:{SLOT}"
 FIRST: Final = even_map(["a", "b"]).with_slots_moved([SLOT], "a", FIRST_EPOCH)
-_Row = namedtuple("_Row", "xid file lsn unit since owned")  # noqa: PYI024  # as untyped as a row
+_Row = namedtuple("_Row", "xid lsn file started record unit since owned")  # noqa: PYI024  # as untyped as a row
 
 
 class Owned(NamedTuple):
@@ -41,6 +42,21 @@ class Owned(NamedTuple):
     owned: bool
 
 
+class _Postgres:
+    """What stands for a dialect, whose tables lie in a schema that is known."""
+
+    name = "postgresql"
+
+    @property
+    def identifier_preparer(self) -> _Postgres:
+        return self
+
+    def quote_identifier(self, name: str) -> str:
+        return name
+
+
+_POSTGRES: Any = _Postgres()
+_found[_POSTGRES] = "public"
 OLDEST: Final = 99
 """A commit of before all that a run does."""
 NEVER: Final = Owned(0, owned=False)
@@ -85,7 +101,7 @@ class SimulatedShard(Servers):
         super().__init__(scheduler, faults, replicas, name, ShardNode)
         self.name = name
         self.sharers: set[str] = set()
-        self.log.extend([NEVER] * length)
+        self.primary.log.extend([NEVER] * length)
         for node in (self.primary, *self.replicas):
             node.show_all()
 
@@ -96,12 +112,8 @@ class SimulatedShard(Servers):
 
     def write(self, *records: object) -> None:
         """At once visible on the primary."""
-        self.log.extend(records)
+        self.primary.log.extend(records)
         self.primary.show_all()
-
-    def ended(self, xid: str, status: str) -> None:
-        super().ended(xid, status)
-        self.sharers.discard(xid)
 
 
 @dataclass
@@ -115,14 +127,18 @@ class SimSession:
         self.servers.scheduler.step(f"asks {self.node.name} what it owns")
         assert parameters["units"] == [UNIT]
         assert isinstance(self.node, ShardNode)
-        return [_Row("", "", "", UNIT, *self.node.row)]
+        return [_Row("", "", "", "", "", UNIT, *self.node.row)]
 
-    def exec_driver_sql(self, _statement: str) -> SimSession:
+    @property
+    def dialect(self) -> Any:
+        return _POSTGRES
+
+    def exec_driver_sql(self, _statement: str, _parameters: Any = None) -> Any:
         self.servers.scheduler.step(f"asks {self.node.name} for its position")
         return self
 
-    def all(self) -> list[tuple[str, str]]:
-        return [_written(self.node)]
+    def all(self) -> list[tuple[str, str, str, str | None]]:
+        return [(*_row(self.node), self.node.record)]
 
 
 @dataclass(frozen=True)
@@ -143,27 +159,26 @@ class SharingConnection(SimConnection):
 
     def __init__(self, shard: SimulatedShard) -> None:
         super().__init__(shard)
-        self._transaction: tuple[str, Position] | None = None
+        self._transaction: Transaction | None = None
 
     def verify_ownership(self, ownerships: Any) -> None:
         self._transaction = check_ownership_at_commit(self, ownerships)
 
-    def transaction_id(self) -> tuple[str, Position]:
+    def transaction_id(self) -> Transaction:
         return self._transaction or super().transaction_id()
 
     def execute(self, _statement: object, parameters: Any = None) -> Any:
         self.servers.scheduler.step(f"shares the ownership row of {self.servers.name}")
         assert parameters == {"units": [UNIT]}
         self.share()
-        lsn, file = _written(self.node)
-        return [_Row(self.xid, file, lsn, UNIT, *self.servers.row)]
+        return [_Row(self.xid, *_row(self.node), self.node.record, UNIT, *self.servers.row)]
+
+    def end(self, status: str) -> None:
+        super().end(status)
+        self.servers.sharers.discard(self.xid)
 
     def share(self) -> None:
         self.servers.sharers.add(self.xid)
-
-
-def _written(node: Node) -> tuple[str, str]:
-    return f"0/{len(node.log):X}", f"{node.timeline:08X}"
 
 
 class Catalogue:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from simulation.one_shard_world import ANSWER, GUARD, SimRequest, SimStore, read_through
 from simulation.replica_choice import SimRouter
 from simulation.scheduler import Died
-from simulation.servers import CommitLostError, SimPrimary
+from simulation.servers import CommitLostError, SimHistories, SimPrimary
 from simulation.shards import TENANT, Catalogue, SharingConnection, SimEngine, SimSession, SimulatedShard, map_of
 from sqlalchemy.orm import sessionmaker
 
@@ -23,7 +23,6 @@ from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
 from tidegate.cache.untold import UntoldChanges
 from tidegate.errors import StaleShardMap
-from tidegate.position import Origin
 from tidegate.proxy.call import Call, Method, Route
 from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.routing import read_requirements
@@ -111,7 +110,8 @@ class SimRouting:
             return answer
         _checked_begins(None, None, SimSession(shard, shard.primary))  # type: ignore[arg-type]
         shard.scheduler.step(f"reads {shard.primary.name}")
-        return Answer(shard.primary.value, Origin(0, shard.primary.timeline, shard.name))
+        assert shard.primary.origin is not None
+        return Answer(shard.primary.value, shard.primary.origin._replace(shard=shard.name))
 
     def explain(self, call: Call) -> Explanation:
         return uncached(call.shown())
@@ -124,13 +124,15 @@ class Process:
         self.number = number
         self.maps = SimMaps(world, epoch)
         self.shards = Shards(self.maps, lambda _name: None)
+        self._store = world.store
         self.routings = {name: SimRouting(shard, number) for name, shard in world.shards.items()}
         primary = ShardedPrimary(self.shards)
         recovery = RootRecovery(world.store, primary, nonce=world.nonce, grace_ms=0)
         for name, shard in world.shards.items():
             self.shards.add(self._assembled(name, shard))
-        self.sharding = Sharding(self.shards, read_requirements(world.store, recovery, UntoldChanges()).ask, 0.0)
-        self.read_through = read_through(world, world.store, recovery, primary.epoch)
+        requirements = read_requirements(world.store, recovery, UntoldChanges(), self.shards.asked)
+        self.sharding = Sharding(self.shards, requirements.ask, 0.0)
+        self.read_through = read_through(world, world.store, recovery, self.shards.asked)
         self.commits = {
             name: IntentAndStamp(
                 world.store, None, shard=name, owned_units=partial(self.shards.ownerships_on, name), nonce=world.nonce
@@ -144,7 +146,8 @@ class Process:
         others: dict[str, Any] = dict.fromkeys(
             ("watch", "outbox", "applier", "all_writes", "unmarked_writes", "sessions"), nobody
         )
-        return Shard(name=name, primary=SimPrimary(shard), **parts, **others)
+        histories = SimHistories(self._store, name, shard.primary)
+        return Shard(name=name, primary=SimPrimary(shard, histories), histories=histories, **parts, **others)
 
 
 class ShardedWorld:
@@ -181,7 +184,8 @@ class ShardedWorld:
 
     def _root(self) -> None:
         shard = self.catalogue.shard
-        origin = Origin(self.catalogue.epoch, shard.primary.timeline, shard.name)
+        assert shard.primary.origin is not None
+        origin = shard.primary.origin._replace(epoch=self.catalogue.epoch, shard=shard.name)
         self.store.roots[TENANT] = Root("first", origin, RootState.CLEAN, position=shard.primary.position)
 
     @property
@@ -256,11 +260,11 @@ class ShardedRequest(SimRequest):
     """The one call that readers make, below the cache."""
 
     def __init__(self, process: Process) -> None:
-        self._process = process
+        self._sharded = process
 
     def query(self, need: ReadRequirement | None) -> Answer:
         route = Route(requirement=need, wants_origin=True, home=_MAKER)
-        return self._process.sharding(Call(self, _METHOD, _POLICY, {}, TENANT, None, route))
+        return self._sharded.sharding(Call(self, _METHOD, _POLICY, {}, TENANT, None, route))
 
 
 class ShardedReader:

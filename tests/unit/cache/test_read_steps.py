@@ -11,12 +11,12 @@ from tidegate.cache.marks import Noted, Refusal, RootState
 from tidegate.cache.read_steps import PRIMARY_ONLY, Advance, Fill, Patience, Query, Serve, Wait, next_step
 from tidegate.cache.request import ONLY_PRIMARY, Limits, ReadRequirement
 from tidegate.cache.store import Hit, Miss, NoRoot
-from tidegate.position import Origin, Position
+from tidegate.position import History, Origin, Position
 
 if TYPE_CHECKING:
     from tidegate.cache.store import Lookup
 
-ORIGIN, POSITION = Origin(1, 2, "s0"), Position(2, 77)
+ORIGIN, POSITION = Origin(1, History(2), "s0"), Position(2, 77)
 CLEAN = Miss(Noted("n", 3), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, POSITION, {})
 DIRTY = replace(CLEAN, intents={"9": 5})
 MOVED = replace(CLEAN, reason=Refusal.EPOCH)

@@ -18,7 +18,7 @@ from tidegate.cache.request import Answer, Limits, ReadRequirement
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.single_flight import Flights, Turn
 from tidegate.cache.store import Change, Filling, Miss, StoreUnavailable
-from tidegate.position import NOWHERE, Origin, Position
+from tidegate.position import NOWHERE, AskedFor, History, Origin, Position
 from tidegate.proxy.database.primary import ClockPrimary
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Hit
 
-ORIGIN = Origin(0, 0, "")
+ORIGIN = Origin(0, History(0), "")
+ASKED = AskedFor(ORIGIN.history)
 MISS = Miss(Noted("n", 0), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, NOWHERE, {})
 
 
@@ -65,7 +66,7 @@ class Here:
 
     def __init__(self, **limits: Any) -> None:
         self.now_ms = 10_000
-        self.epoch = 0
+        self.epoch, self.history = 0, ORIGIN.history
         self.events: list[Any] = []
         self.store = MemoryStore(now_ms=lambda: self.now_ms)
         self.store.roots["t"] = Root("n", ORIGIN, RootState.CLEAN)
@@ -74,10 +75,10 @@ class Here:
         self.read = ReadThrough(
             self.store,
             self.recovery,
+            lambda _tenant: AskedFor(self.history, self.epoch),
             flights=self.flights,
             limits=Limits(**({"beta": 0} | limits)),
             observe=self.events.append,
-            epoch=lambda _tenant: self.epoch,
             sleep=self.sleep,
             now_ms=lambda: self.now_ms,
         )
@@ -94,31 +95,33 @@ def test_a_miss_fills_and_the_next_read_asks_nobody() -> None:
 
 @pytest.mark.parametrize("dirty", [False, True])
 def test_by_an_old_map_nothing_is_served_led_or_stored_and_those_below_are_told(dirty: bool) -> None:
-    here, request = Here(), Request(origin=Origin(2, 0, "s1"))
+    here, request = Here(), Request(origin=Origin(2, History(0), "s1"))
     here.epoch = 2
-    here.store.roots["t"] = Root("n", Origin(2, 0, "s1"), RootState.CLEAN, position=Position(1, 7))
+    here.store.roots["t"] = Root("n", Origin(2, History(0), "s1"), RootState.CLEAN, position=Position(1, 7))
     assert [here.read(request).value for _ in range(2)] == ["value"] * 2
     assert len(request.queries) == 1
     if dirty:
-        here.store.open([Change("t", frozenset({"g"}))], "9", Origin(2, 0, "s1"), ["n2"])
+        here.store.open([Change("t", frozenset({"g"}))], "9", Origin(2, History(0), "s1"), ["n2"])
     here.epoch = 1
     here.events.clear()
     assert here.read(request).value == "value"
-    assert request.queries[1:] == [ReadRequirement(Position(1, 7), primary=dirty, root=Origin(2, 0, "s1"))]
+    assert request.queries[1:] == [ReadRequirement(Position(1, 7), primary=dirty, root=Origin(2, History(0), "s1"))]
     assert here.events == [Missed("t", Refusal.EPOCH)]
 
 
 def test_who_learns_of_a_move_while_it_waits_for_a_lease_waits_no_more() -> None:
     here, request = Here(), Request()
-    noted: Any = here.store.lookup("t", "e", "g")
+    noted: Any = here.store.lookup("t", "e", "g", ASKED)
     assert here.store.lease("t", "e", noted, "of another", 60_000)
 
     def flips(_seconds: float) -> None:
-        here.store.roots["t"] = Root("n2", Origin(1, 0, "s1"), RootState.CLEAN)
+        here.store.roots["t"] = Root("n2", Origin(1, History(0), "s1"), RootState.CLEAN)
 
-    read = ReadThrough(here.store, here.recovery, observe=here.events.append, epoch=lambda _tenant: 0, sleep=flips)
+    read = ReadThrough(
+        here.store, here.recovery, lambda _tenant: AskedFor(ORIGIN.history, 0), observe=here.events.append, sleep=flips
+    )
     assert read(request).value == "value"
-    assert request.queries == [ReadRequirement(NOWHERE, primary=False, root=Origin(1, 0, "s1"))]
+    assert request.queries == [ReadRequirement(NOWHERE, primary=False, root=Origin(1, History(0), "s1"))]
     assert [event.reason for event in here.events] == [Refusal.NO_ENTRY, Refusal.EPOCH]
 
 
@@ -150,7 +153,7 @@ def test_while_an_intent_is_open_the_primary_is_read_and_nothing_is_stored() -> 
     assert len(request.queries) == 3
 
 
-@pytest.mark.parametrize(("value", "origin"), [("odd", ORIGIN), ("value", None), ("value", Origin(0, 5, ""))])
+@pytest.mark.parametrize(("value", "origin"), [("odd", ORIGIN), ("value", None), ("value", Origin(0, History(5), ""))])
 def test_what_cannot_be_stored_is_answered_all_the_same_and_gives_the_lease_back(
     value: str, origin: Origin | None
 ) -> None:
@@ -164,12 +167,13 @@ def test_what_cannot_be_stored_is_answered_all_the_same_and_gives_the_lease_back
 def test_an_answer_of_a_newer_timeline_voids_what_came_before_it() -> None:
     here, request = Here(), Request()
     here.read(request)
-    promoted = Origin(0, 1, "")
-    here.recovery._primary = Promoted(promoted)
+    promoted = Origin(0, History(1), "")
+    here.recovery._primary = Promoted(promoted)  # and this process does not know yet
     other = Request("after", promoted)
     other.entry = "e2"
     assert here.read(other).value == "after"
     assert here.store.roots["t"].origin == promoted
+    here.history = promoted.history
     assert here.read(other).value == "after"
     assert [here.read(other).value for _ in range(2)] == ["after"] * 2
     assert len(other.queries) == 2
@@ -310,7 +314,7 @@ def test_nobody_follows_a_thread_whose_fill_will_be_refused() -> None:
     here.read._flights = Flights(Signal)
 
     def slow(_need: ReadRequirement) -> Answer:
-        here.store.bump([Change("t", frozenset({"g"}))], NOWHERE)
+        here.store.bump([Change("t", frozenset({"g"}))], None, NOWHERE)
         assert here.read(second).value == "new"
         return Answer("old", ORIGIN)
 
@@ -394,7 +398,7 @@ def test_followers_get_nothing_from_a_fill_that_was_refused() -> None:
         thread.start()
         while len(here.events) < 2:
             started.wait(0.001)
-        here.store.bump([Change("t", frozenset({"g"}))], NOWHERE)
+        here.store.bump([Change("t", frozenset({"g"}))], None, NOWHERE)
         leader.thread = thread  # type: ignore[attr-defined]
         return Answer("stale", ORIGIN)
 
@@ -438,7 +442,7 @@ def leads(flights: Flights) -> bool:
 
 
 def test_a_primary_that_fails_once_the_answer_is_there_is_no_matter() -> None:
-    here, request = Here(), Request(origin=Origin(0, 1, ""))
+    here, request = Here(), Request(origin=Origin(0, History(1), ""))
 
     def fails(_tenant: str) -> None:
         raise OSError("gone")

@@ -17,7 +17,7 @@ from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Change
 from tidegate.cache.switches import Switches
 from tidegate.cache.untold import UntoldChanges
-from tidegate.position import NOWHERE, Origin, Position
+from tidegate.position import NOWHERE, AskedFor, History, Origin, Position
 from tidegate.proxy.database.primary import ClockPrimary
 from tidegate.proxy.explain import explain
 from tidegate.proxy.explanation import uncached
@@ -88,9 +88,9 @@ def repository(nodes: Nodes, store: MemoryStore) -> Gated:
 
 def over(nodes: Nodes, store: MemoryStore, epoch: int | None = None) -> Gated:
     made = Gated()
-    known = None if epoch is None else lambda _tenant: epoch
+    recovery = RootRecovery(store, ClockPrimary("", 0.0))
     caching = Caching(
-        read_through=ReadThrough(store, RootRecovery(store, ClockPrimary("", 0.0)), epoch=known),
+        read_through=ReadThrough(store, recovery, lambda _tenant: AskedFor(History(), epoch)),
         store=store,
         codec=AnswerCodec(()),
         near=None,
@@ -124,13 +124,13 @@ def test_the_nodes_are_told_what_the_marks_have_said(repository: Gated, nodes: N
     assert str(lost).endswith("\n  a node's answer is not stored\n  db:5432 may answer: it may")
     clean(store, Position(1, 7))
     assert explain(repository.get, ("t", "k"), {}).stores
-    assert nodes.needs[1:] == [ReadRequirement(Position(1, 7), primary=False, root=Origin(0, 0, ""))]
+    assert nodes.needs[1:] == [ReadRequirement(Position(1, 7), primary=False, root=Origin(0, History(0), ""))]
     with_answer = replace(explain(repository.get, ("t", "k"), {}), answered="store")
     assert str(with_answer).endswith("\n  if none did:\n  db:5432 may answer: it may")
     nodes.needs.pop()
-    store.bump([Change("t", frozenset({"row:k"}))], Position(1, 9))
+    store.bump([Change("t", frozenset({"row:k"}))], None, Position(1, 9))
     explain(repository.get, ("t", "k"), {})
-    assert nodes.needs[2:] == [ReadRequirement(Position(1, 9), primary=False, root=Origin(0, 0, ""))]
+    assert nodes.needs[2:] == [ReadRequirement(Position(1, 9), primary=False, root=Origin(0, History(0), ""))]
     store.open([Change("t", frozenset({"row:k"}))], "5", ClockPrimary("", 0.0).origin("t"), ["n"])
     assert not explain(repository.get, ("t", "k"), {}).stores
     assert nodes.needs[3:] == [ONLY_PRIMARY]
@@ -139,7 +139,7 @@ def test_the_nodes_are_told_what_the_marks_have_said(repository: Gated, nodes: N
 def test_a_shard_map_that_is_old_is_told_of(nodes: Nodes, store: MemoryStore) -> None:
     clean(store, NOWHERE)
     assert explain(over(nodes, store, 0).get, ("t", "k"), {}).stores
-    store.make_root("t", "n2", Origin(2, 0, "s1"))
+    store.make_root("t", "n2", Origin(2, History(0), "s1"))
     found = explain(over(nodes, store, 1).get, ("t", "k"), {})
     assert "moved to another shard since the shard map at hand" in found.cache.why
     assert (found.answered, found.stores, nodes.needs[-1]) == ("node", False, ONLY_PRIMARY)

@@ -23,8 +23,7 @@ from tidegate.cache.near.push_versions import ALIVE_S
 from tidegate.cache.redis.push_stream import RedisPushes
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change
-from tidegate.position import NOWHERE, Origin
-from tidegate.proxy.database.schema import replace_serving_cache
+from tidegate.position import NOWHERE, History, Origin
 from tidegate.proxy.settings import CacheSettings
 from tidegate.repositories.models import Base, WorkflowRun, new_id
 
@@ -309,7 +308,6 @@ def test_in_a_partition_answers_are_old_by_the_bound_at_most(place: Place, node:
         writer = place.gate(node.url)
         run_id = save(writer)
         behind = node.url.replace(str(node.port), str(between.port))
-        replace_serving_cache(writer.engine, behind)
         gate, old_s = place.gate(behind), []
         for number in range(1, 5):
             keep(gate, run_id, place)
@@ -336,7 +334,7 @@ def test_of_a_stopped_server_nothing_is_served_near_after_the_bound(place: Place
 
 def pushing(node_url: str) -> tuple[RedisStore, RedisPushes]:
     store = RedisStore.from_url(node_url, "ab12", read_timeout_ms=5_000)
-    store.make_root("t", "n", Origin(1, 1, "s0"))
+    store.make_root("t", "n", Origin(1, History(1), "s0"))
     pushes = store.pushes()
     assert pushes is not None
     assert pushes.caught_up(patient(10))
@@ -346,13 +344,13 @@ def pushing(node_url: str) -> tuple[RedisStore, RedisPushes]:
 def test_only_marks_of_this_namespace_are_pushed(valkey_url: str) -> None:
     store, pushes = pushing(valkey_url)
     other = RedisStore.from_url(valkey_url, "ab123", read_timeout_ms=5_000)
-    other.make_root("t", "n", Origin(1, 1, "s0"))
+    other.make_root("t", "n", Origin(1, History(1), "s0"))
     before = pushes.version("t")
-    other.bump([Change("t", frozenset({"a"}))], NOWHERE)
-    store.bump([Change("u", whole=True)], NOWHERE)
+    other.bump([Change("t", frozenset({"a"}))], None, NOWHERE)
+    store.bump([Change("u", whole=True)], None, NOWHERE)
     assert pushes.caught_up(patient(10))
     assert pushes.version("t") == before
-    store.bump([Change("t", frozenset({"a"}))], NOWHERE)
+    store.bump([Change("t", frozenset({"a"}))], None, NOWHERE)
     assert pushes.caught_up(patient(10))
     assert pushes.version("t") != before
     pushes.close()

@@ -15,14 +15,15 @@ from tidegate.cache.redis import scripts
 from tidegate.cache.redis.scripts import Script
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Change, Filling, Hit, Miss
-from tidegate.position import NOWHERE, Origin
+from tidegate.position import NOWHERE, AskedFor, History, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
-ORIGIN = Origin(1, 1, "s0")
+ORIGIN = Origin(1, History(1), "s0")
+ASKED = AskedFor(History(1))
 CHANGES = [Change(f"t{n}", frozenset({"a", "b"}), whole=n == 1) for n in range(5)]
 USED = {
     *("INFO", "TIME", "GET", "SET", "DEL", "EXISTS", "UNLINK", "MGET", "STRLEN", "PTTL", "PEXPIRE"),
@@ -31,22 +32,22 @@ USED = {
 
 
 def missed(store: RedisStore) -> Miss:
-    found = store.lookup("t0", "d", "a", refresh=True)
+    found = store.lookup("t0", "d", "a", ASKED, refresh=True)
     assert isinstance(found, Miss)
     return found
 
 
 CALLS: dict[str, Callable[[RedisStore], object]] = {
-    "lookup": lambda store: store.lookup("t0", "d", "a"),
-    "check": lambda store: store.check("t0", Noted("n", 1), ["a", "b"]),
+    "lookup": lambda store: store.lookup("t0", "d", "a", ASKED),
+    "check": lambda store: store.check("t0", Noted("n", 1), ["a", "b"], ASKED),
     "blobs": lambda store: store.blobs("t0", ["h", "i", "j"]),
     "make_root": lambda store: store.make_root("t0", "n", ORIGIN),
     "complete_root": lambda store: store.complete_root("t0", "n", "7", NOWHERE),
     "end_quarantine": lambda store: store.end_quarantine("t0", "n", NOWHERE),
     "open": lambda store: store.open(CHANGES, "5", ORIGIN, ["n"] * 5),
     "stamp": lambda store: store.stamp(CHANGES, "5", ORIGIN, NOWHERE),
-    "resolve": lambda store: store.resolve("t0", ["5", "6", "7"], NOWHERE),
-    "bump": lambda store: store.bump(CHANGES, NOWHERE),
+    "resolve": lambda store: store.resolve("t0", ["5", "6", "7"], ORIGIN, NOWHERE),
+    "bump": lambda store: store.bump(CHANGES, None, NOWHERE),
     "lease": lambda store: store.lease("t0", "d", Miss.__new__(Miss), "k", 1_000),
     "holder": lambda store: store.holder("t0", "d"),
     "release": lambda store: store.release("t0", "d", "k"),
@@ -89,7 +90,7 @@ def test_every_method_is_one_round_trip(shared_valkey: ValkeyNode, sent: list[in
     inside = redis.Redis.from_url(shared_valkey.url, protocol=2)
     inside.script_flush()
     sent.clear()
-    store.bump(CHANGES, NOWHERE)
+    store.bump(CHANGES, None, NOWHERE)
     assert sent == [5, 5]
 
 
@@ -118,7 +119,7 @@ def test_what_the_server_runs(start_valkey: Any) -> None:
     assert store.fill("t0", Filling("d", noted.noted, "k", ORIGIN, ("a", "b"), b"x", 60_000, {})) is None
     inside = redis.Redis.from_url(node.url, protocol=2)
     inside.config_resetstat()
-    assert isinstance(store.lookup("t0", "d", "a"), Hit)
+    assert isinstance(store.lookup("t0", "d", "a", ASKED), Hit)
     stats = inside.info("commandstats")
     counts = {name.removeprefix("cmdstat_"): stats[name]["calls"] for name in stats}
     assert {name: counts[name] for name in counts if not name.startswith(("client", "config"))} == {
@@ -136,18 +137,18 @@ def test_trimming_holds_no_write_up_and_keeps_the_bound(start_valkey: Any) -> No
     store.make_root("t", "n", ORIGIN)
     inside = redis.Redis.from_url(node.url, protocol=2)
     for first in range(0, 3 * most, 50):
-        store.bump([Change("t", frozenset(f"run:{n}" for n in range(first, first + 50)))], NOWHERE)
+        store.bump([Change("t", frozenset(f"run:{n}" for n in range(first, first + 50)))], None, NOWHERE)
         assert inside.hlen("tg:m:{aa:t}") <= most + 1 + 50
     drawn: dict[str, Any] = {}
     for _ in range(most):
         if drawn:
             break
         inside.config_resetstat()
-        store.bump([Change("t", frozenset({"one", secrets.token_hex(8)}))], NOWHERE)
+        store.bump([Change("t", frozenset({"one", secrets.token_hex(8)}))], None, NOWHERE)
         drawn = inside.info("commandstats").get("cmdstat_hrandfield", {})
     assert 1 <= drawn["calls"] <= 2
     # the youngest are kept: what was bumped lately voids by its mark, not by the floor
-    found = store.lookup("t", "d", "one")
+    found = store.lookup("t", "d", "one", ASKED)
     assert isinstance(found, Miss)
     assert found.guard_generation == found.noted.counter
 
@@ -171,5 +172,5 @@ def test_keys_expire_and_marks_outlive_entries(start_valkey: Any) -> None:
     assert store.fill("t0", Filling("d", noted.noted, "k", ORIGIN, ("a",), b"x", 9_000, {"h": b"1"})) is None
     assert inside.pttl("tg:e:{aa:t0}:d") <= 9_000
     assert inside.pttl("tg:b:{aa:t0}:h") > 400_000
-    store.bump([Change("t0", frozenset({"a"}))], NOWHERE)
+    store.bump([Change("t0", frozenset({"a"}))], None, NOWHERE)
     assert inside.pttl("tg:m:{aa:t0}") <= 100_000

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from tidegate.cache.redis.url import shown_url
 from tidegate.proxy.cli.app import app
-from tidegate.proxy.database.schema import OUTBOX, STATE, replace_serving_cache, serving_cache
+from tidegate.proxy.database.schema import OUTBOX, STATE
+from tidegate.proxy.database.serving import replace_serving_cache
 from tidegate.proxy.doctor import rules as doctor
 from tidegate.proxy.doctor.facts import collect
 from tidegate.proxy.doctor.rules import findings
@@ -91,9 +92,9 @@ def test_a_cache_that_answers_nothing_is_given_up(engine: Engine, start_valkey: 
 
 
 def test_another_cache_serves_this_database(engine: Engine, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    serving_cache(engine, "redis://other:6379/0")
+    replace_serving_cache(engine, "redis://other:6379/0")
     (line,) = said(engine, valkey_url)
-    assert line.startswith(f"the cache {valkey_url} does not serve this database: redis://other:6379/0 does")
+    assert line.startswith(f"the cache {valkey_url} does not serve this database: the one at redis://other:6379/0 does")
     monkeypatch.delenv("TIDEGATE_CACHE_URL", raising=False)
     unasked = run(engine)
     assert unasked.exit_code == 0

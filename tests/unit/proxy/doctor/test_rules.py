@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from tidegate.cache.redis.server_facts import ServerFacts
+from tidegate.cache.store import CacheServer
+from tidegate.proxy.database.serving import Serving
 from tidegate.proxy.doctor.facts import CacheFacts, DatabaseFacts, Facts, Running
 from tidegate.proxy.doctor.rules import LONG_S, all_is_well, findings
 
 NAME = "redis://cache:6379/0"
 SERVER = ServerFacts("", "Redis", "6.2.0", "master", "volatile-ttl", 1 << 30, 0.3)
-CACHE = CacheFacts(NAME, 50, (SERVER,))
-DATABASE = DatabaseFacts({"some_idx": "valid"}, (), serving=NAME)
+CACHE = CacheFacts(NAME, 50, (SERVER,), server=CacheServer("ab", "cd"))
+DATABASE = DatabaseFacts({"some_idx": "valid"}, (), serving=Serving(NAME, "ab", "cd"))
 RUNNING = Running("771", LONG_S, 42, "", "idle in transaction", "celery", "dify")
 
 
@@ -58,8 +60,8 @@ def test_a_cache_that_is_away_slow_or_refuses() -> None:
 
 
 def test_a_cache_that_serves_another_database_or_none() -> None:
-    (line,) = said(replace(DATABASE, serving="redis://other:6379/0"))
-    assert line.startswith(f"the cache {NAME} does not serve this database: redis://other:6379/0 does")
+    (line,) = said(replace(DATABASE, serving=Serving("redis://other:6379/0", "ef", "01")))
+    assert line.startswith(f"the cache {NAME} does not serve this database: the one at redis://other:6379/0 does")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tidegate.cache.request import Answer
 from tidegate.cache.store import Change
-from tidegate.position import Origin
+from tidegate.position import History, Origin
 from tidegate.proxy.call import Call, Method
 from tidegate.proxy.explanation import uncached
 from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
@@ -54,7 +54,7 @@ class Rows:
         self._rows = rows
 
     def __call__(self, _call: Call) -> Answer:
-        return Answer(self._rows, Origin(0, 1, ""))
+        return Answer(self._rows, Origin(0, History(1), ""))
 
     def explain(self, call: Call) -> Explanation:
         return uncached(call.shown())
@@ -71,7 +71,7 @@ def read(directory: IdDirectory, rows: list[WorkflowRun], tenant: str | None = T
 
 def test_the_rows_of_an_answer_are_recorded_and_those_of_another_tenant_are_not_to_be_stored() -> None:
     directory, rows = IdDirectory(), rows_of(TENANT, TENANT.upper(), OTHER)
-    assert read(directory, rows[:2]).origin == Origin(0, 1, "")
+    assert read(directory, rows[:2]).origin == Origin(0, History(1), "")
     assert directory.tenants("run", [row.id for row in rows]) == dict.fromkeys([row.id for row in rows[:2]], TENANT)
     assert read(directory, rows).origin is None
     assert directory.tenant("run", rows[2].id) == OTHER

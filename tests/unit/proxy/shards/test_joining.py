@@ -20,7 +20,7 @@ class Hanging(Joining):
     def __init__(self, *, fails: bool) -> None:
         first = even_map(["a", "b"])
         engines: Any = {"a": None, "b": None}
-        super().__init__(engines, {}, first, StaticMap(first), None, None)
+        super().__init__(engines, {}, first, StaticMap(first), None)
         self.fails = fails
         self.tries = 0
         self.tried = threading.Semaphore(0)

@@ -11,8 +11,8 @@ from real_servers.deadlines import patient
 from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.read_needs import ReadNeeds
 from tidegate.cache.request import ONLY_PRIMARY, ReadRequirement
-from tidegate.cache.root_recovery import RootRecovery
-from tidegate.position import Origin, Position
+from tidegate.cache.root_recovery import Ended, OldestRunning, RootRecovery, Transaction
+from tidegate.position import AskedFor, History, Origin, Position
 from tidegate.routing.replicas.choose import ReplicaRequirement, worth_asking
 from tidegate.routing.replicas.health import Health
 from tidegate.routing.replicas.monitor import Monitor, Pace
@@ -97,28 +97,31 @@ class OnePrimary:
     def __init__(self) -> None:
         self.oldest = 100
 
-    def epoch(self, _tenant: str, /) -> int:
-        return 0
+    def asked(self, _tenant: str, /) -> AskedFor:
+        return AskedFor(History(1))
+
+    def renew(self, _tenant: str, _than: History, /) -> None:
+        raise AssertionError("there is one history")
 
     def origin(self, _tenant: str, /) -> Origin:
-        return Origin(0, 1, "")
+        return Origin(0, History(1), "")
 
-    def transaction(self, _tenant: str, /) -> tuple[str, Position]:
-        return "7", BEFORE
+    def transaction(self, _tenant: str, /) -> Transaction:
+        return Transaction("7", BEFORE, History(1))
 
-    def oldest_running(self, _tenant: str, /) -> tuple[int, Position]:
-        return self.oldest, AT
+    def oldest_running(self, _tenant: str, /) -> OldestRunning:
+        return OldestRunning(self.oldest, AT, History(1))
 
-    def ended(self, _tenant: str, xids: Collection[str], /) -> tuple[Collection[str], Position]:
-        return xids, AT
+    def ended(self, _tenant: str, xids: Collection[str], /) -> Ended:
+        return Ended(xids, AT, History(1))
 
 
 def test_one_read_brings_lost_marks_back() -> None:
     primary, store = OnePrimary(), MemoryStore()
-    needs = ReadNeeds(store, RootRecovery(store, primary))
-    assert needs("t", "tag") == ReadRequirement(AT, primary=False, root=Origin(0, 1, ""))
+    needs = ReadNeeds(store, RootRecovery(store, primary), primary.asked)
+    assert needs("t", "tag") == ReadRequirement(AT, primary=False, root=Origin(0, History(1), ""))
     store.lose_marks("t")
     primary.oldest = 3
     assert needs("t", "tag") == ONLY_PRIMARY  # somebody's transaction has to end first
     primary.oldest = 100
-    assert needs("t", "tag") == ReadRequirement(AT, primary=False, root=Origin(0, 1, ""))
+    assert needs("t", "tag") == ReadRequirement(AT, primary=False, root=Origin(0, History(1), ""))
