@@ -144,7 +144,7 @@ def _put_together(
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
     shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
-    look: Callable[[], None] | None = None
+    look: Callable[[Engine], None] | None = None
     if store is None:
         store, look = serving_store(settings, joined.joined, joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)

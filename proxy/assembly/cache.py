@@ -100,16 +100,16 @@ class CacheAssembly:
 
 def serving_store(
     settings: Settings, engines: Callable[[], Sequence[Engine]], namespace: Callable[[], str]
-) -> tuple[Store | None, Callable[[], None]]:
+) -> tuple[Store | None, Callable[[Engine], None]]:
     """Open the cache that the settings name, if it is the one that serves the databases.
 
     Args:
         settings: of the cache.
-        engines: gives the engines of the databases that have been joined; the first decides.
+        engines: gives the engines of the databases that have been joined.
         namespace: gives the name that its keys have.
 
     Returns:
-        The store; None: it is none that may be used. And what looks whether it still is the right one.
+        The store; None: it is none that may be used. And what looks whether it still is the right one of a database.
 
     Raises:
         CacheUnavailable: it is a cluster, and does not answer.
@@ -129,7 +129,7 @@ def serving_store(
     return None, _nothing
 
 
-def _nothing() -> None:
+def _nothing(_engine: Engine) -> None:
     """Look at nothing: there is no cache."""
 
 

@@ -6,6 +6,9 @@ none: what it told that server, the gates at the right one would not hear; so it
 A cache that was started anew without its data has nothing to be known by. It is found where the right one was; but
 that is also true of another host's "localhost". So it makes a claim in the database, and serves only if nobody who
 uses the right server objects for some seconds. Every gate looks four times a second, and objects.
+
+Each shard is looked at by a thread of its own, so one that hangs holds up no other. All shards decide together: what
+one of them refuses serves none.
 """
 
 from __future__ import annotations
@@ -13,11 +16,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import time
-from typing import TYPE_CHECKING, Final
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.cache.store import CacheServer, StoreUnavailable
 from tidegate.proxy.database.serving import Serving, record_claim, record_serving, remove_claim, served
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,13 +42,32 @@ _AGAIN_S: Final = 60.0
 """How long after an objection the claim may be made again, in seconds."""
 
 
+class _Verdict(Enum):
+    """What a database says of the server that was found."""
+
+    USE = auto()
+    """It is the right one."""
+    TAKE = auto()
+    """The database names none yet, or a former life of this server: name it."""
+    CLAIM = auto()
+    """It may be what became of the right one."""
+    REFUSE = auto()
+    """It is another one."""
+
+
+class _Judged(NamedTuple):
+    verdict: _Verdict
+    engine: Engine
+    now: Served
+
+
 class ServingCache:
     """Keep a store at the server that serves the databases of a gate.
 
     Args:
         store: the store that the settings name.
         url: where it is, without the password.
-        engines: returns the engines of the databases that have been joined; the first decides.
+        engines: returns the engines of the databases that have been joined.
         clock: a monotonic clock, in seconds.
     """
 
@@ -58,62 +85,94 @@ class ServingCache:
         self._claimed: tuple[Serving, float] | None = None
         self._not_before_s = -math.inf
         self._told = ""
+        self._forked()
+        reset_after_fork(self._forked)
+
+    def _forked(self) -> None:
+        self._settling = threading.Lock()
 
     def begin(self) -> bool:
         """Find out whether the store may be used; False: it never may, until somebody changes over to it."""
-        now = served(self._engines()[0])
+        named = [(engine, served(engine)) for engine in self._engines()]
         try:
-            return self._settle(now)
+            return self._settle(named)
         except StoreUnavailable as error:
             # Whoever answers later is compared with the server that the database names.
-            by = now.by
-            if by is not None and by.url != self._url:
-                return self._refuse(by)
+            by = named[0][1].by
+            other = next((now.by for _, now in named if now.by is not None and now.by.url != self._url), None)
+            if other is not None:
+                return self._refuse(other)
             known = CacheServer(by.id, by.life) if by is not None and by.id else None
             self._store.expect(known, f"the cache does not answer: {error}")
             return True
 
-    def look(self) -> None:
-        """Look whether this is still the right server, and object to a claim of another one; called regularly.
+    def look(self, engine: Engine) -> None:
+        """Look whether this is still the right server of one database, and object to claims; called regularly.
 
         Raises:
             StoreUnavailable: the cache does not answer.
         """
-        for engine in self._engines():
-            now, used = served(engine), self._store.expected
-            if used is None or now.by is None or now.by.id != used.id or now.by.life != used.life:
-                self._settle(now)
-            elif now.claim is not None and self._store.server().id == used.id:
-                _log.warning("another cache server claims to serve this database: %s; it must not", now.claim.url)
-                remove_claim(engine, now.claim)
+        now, used = served(engine), self._store.expected
+        if used is None or now.by is None or (now.by.id, now.by.life) != (used.id, used.life):
+            self._settle_all()
+        elif now.claim is not None and self._store.server().id == used.id:
+            _log.warning("another cache server claims to serve this database: %s; it must not", now.claim.url)
+            remove_claim(engine, now.claim)
 
-    def _settle(self, now: Served) -> bool:
-        """Bring together what the database names and what is found under the URL."""
-        found, by = self._store.server(), now.by
+    def _settle_all(self) -> None:
+        """Have all databases decide. One thread does that; another shard's must not wait for a shard that hangs."""
+        if not self._settling.acquire(blocking=False):
+            return
+        try:
+            named = []
+            for engine in self._engines():
+                try:
+                    named.append((engine, served(engine)))
+                except SQLAlchemyError:  # it is away, and looks for itself when it is back
+                    continue
+            self._settle(named)
+        finally:
+            self._settling.release()
+
+    def _settle(self, named: Sequence[tuple[Engine, Served]]) -> bool:
+        """Bring together what the databases name and what is found under the URL."""
+        found = self._store.server()
+        known = [now.by for _, now in named if now.by is not None and _is_known(found, now.by)]
+        judged = [_Judged(self._verdict(found, now, known), engine, now) for engine, now in named]
+        for one in judged:
+            if one.now.by is not None and one.verdict is _Verdict.REFUSE:
+                return self._refuse(one.now.by)
+        if known:  # one that has lost its id gets it back
+            found = found._replace(id=known[0].id)
+        for one in judged:
+            if one.now.by is not None and one.verdict is _Verdict.CLAIM:
+                return self._claim(found, one.now.by, one, judged)
+        return self._take(found, judged)
+
+    def _verdict(self, found: CacheServer, now: Served, known: Sequence[Serving]) -> _Verdict:
+        by = now.by
         if by is None or (not by.id and by.url == self._url):
-            return self._take(found, by)
-        if by.id == found.id and by.life in (found.life, found.before):
-            return self._take(found, by) if by.life != found.life else self._use(found)
-        if by.id and by.life and by.life == found.life:  # it has lost its id, and gets it back
-            return self._use(found._replace(id=by.id))
-        if by.url == self._url and self._may_claim(found, now):
-            return self._claim(found, by, now)
-        return self._refuse(by)
+            return _Verdict.TAKE
+        if _is_known(found, by):
+            return _Verdict.USE if by.id == known[0].id else _Verdict.REFUSE
+        if by.id == found.id and by.life == found.before:
+            return _Verdict.TAKE
+        return _Verdict.CLAIM if by.url == self._url and self._may_claim(found, now, known) else _Verdict.REFUSE
 
-    def _may_claim(self, found: CacheServer, now: Served) -> bool:
+    def _may_claim(self, found: CacheServer, now: Served, known: Sequence[Serving]) -> bool:
         """Tell whether the server may be what became of the right one; and not whether somebody else has that."""
         if self._clock() < self._not_before_s:
             return False
         ours = None if now.claim is None else now.claim.id
         begun = None if self._claimed is None else self._claimed[0].id
-        return found.id is None or (found.id == (now.by and now.by.id)) or found.id in (ours, begun)
+        # Where other shards name it already, this one was away when it was taken.
+        return bool(known) or found.id is None or (found.id == (now.by and now.by.id)) or found.id in (ours, begun)
 
-    def _claim(self, found: CacheServer, by: Serving, now: Served) -> bool:
-        engine, claim = self._engines()[0], now.claim
+    def _claim(self, found: CacheServer, by: Serving, one: _Judged, judged: Sequence[_Judged]) -> bool:
+        claim = one.now.claim
         if self._claimed is None and claim is None:
-            claim = Serving(self._url, found.id or os.urandom(8).hex(), found.life)
-            record_claim(engine, claim)
-            claim = served(engine).claim
+            record_claim(one.engine, Serving(self._url, found.id or os.urandom(8).hex(), found.life))
+            claim = served(one.engine).claim
         if claim is None:  # somebody objected
             self._claimed, self._not_before_s = None, self._clock() + _AGAIN_S
             return self._refuse(by)
@@ -129,17 +188,22 @@ class ServingCache:
         if self._clock() - self._claimed[1] < CLAIM_S:
             return True
         self._claimed = None
-        return self._take(found._replace(id=claim.id), by)
+        return self._take(found._replace(id=claim.id), judged)
 
-    def _take(self, found: CacheServer, by: Serving | None) -> bool:
-        """Have the databases name the server that was found."""
+    def _take(self, found: CacheServer, judged: Sequence[_Judged]) -> bool:
+        """Have the databases that do not name it yet name the server that was found, and use it."""
+        taking = [one for one in judged if one.verdict is not _Verdict.USE]
+        if not taking:
+            return self._use(found)
         name = found.id or self._store.name_server(os.urandom(8).hex())
-        wanted = Serving(self._url, name, found.life)
-        for engine in self._engines():
-            record_serving(engine, wanted, by)
-        recorded = served(self._engines()[0]).by
-        if recorded is None or (recorded.id, recorded.life) != (name, found.life):  # another gate was faster
-            return True if recorded is None else self._refuse(recorded)
+        for one in taking:
+            record_serving(one.engine, Serving(self._url, name, found.life), one.now.by)
+        for one in taking:
+            recorded = served(one.engine).by
+            if recorded is None:
+                return True
+            if (recorded.id, recorded.life) != (name, found.life):  # another gate was faster
+                return self._refuse(recorded)
         return self._use(found._replace(id=name))
 
     def _use(self, found: CacheServer) -> bool:
@@ -161,3 +225,8 @@ class ServingCache:
                 self._url,
             )
         return False
+
+
+def _is_known(found: CacheServer, by: Serving) -> bool:
+    """Tell whether a database names the server that was found, though that may have lost its id since."""
+    return bool(by.id) and by.life == found.life and (by.id == found.id or bool(by.life))

@@ -64,7 +64,7 @@ class Shared(NamedTuple):
     requirements: ReadRequirements
     tracked: Sequence[Tracked]
     committed: Callable[[Sequence[Change]], None]
-    look: Callable[[], None] | None
+    look: Callable[[Engine], None] | None
     observe: Observer
 
 
@@ -138,7 +138,7 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
 
     def look() -> None:
         if shared.look is not None:
-            shared.look()
+            shared.look(engine)
         primary.here()
         if (rival := histories.meet()) is not None:
             primary.renew("", rival)

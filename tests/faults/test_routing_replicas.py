@@ -129,7 +129,7 @@ def test_a_read_whose_connection_would_have_to_be_made_to_a_frozen_replica_is_an
 def test_a_replica_that_fails_when_it_is_asked_where_it_is_is_no_matter_either(
     fault: str, primary: PostgresNode, replicas: tuple[PostgresNode, ...]
 ) -> None:
-    said = REPLAYED.encode()
+    said = REPLAYED.partition("{")[0].encode()
     with (
         Proxy(replicas[0].port) as proxy,
         opened(settings(primary.port, replicas[0].port)) as writer,

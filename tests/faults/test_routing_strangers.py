@@ -216,7 +216,7 @@ def test_a_token_covers_a_write_whose_position_could_not_be_asked_for(
         writer.write("one")
         token_before = writer.gate.token()
         replica.pause_replay()
-        proxy.cut_after(b"SELECT pg_walfile_name", once_sent=b"two")
+        proxy.cut_after(b"SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name", once_sent=b"two")
         writer.write("two")
         assert proxy.cuts == 1
         token = writer.gate.token(writer.tenant if whose == "the tenant's" else None)

@@ -67,7 +67,7 @@ def test_a_replica_answers_nothing_and_promoted_it_has_no_root(
     assert store.fill("t", _filling(Noted("n", 1))) is Refusal.NO_ROOT
     store.bump([Change("t", frozenset({"tag"}))], None, NOWHERE)
     assert store.lookup("t", "d", "tag", ASKED) == NoRoot()
-    store.make_root("t", "n2", Origin(0, History(0), ""))
+    store.make_root("t", "n2", Origin(0, ASKED.history, ""))
     found = store.lookup("t", "d", "tag", ASKED)
     assert isinstance(found, Miss)
     assert (found.noted, found.reason) == (Noted("n2", 0), Refusal.NONCE)

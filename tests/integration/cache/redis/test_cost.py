@@ -96,7 +96,7 @@ def test_every_method_is_one_round_trip(shared_valkey: ValkeyNode, sent: list[in
 
 def test_no_script_walks_over_keys_and_each_uses_what_is_listed() -> None:
     texts = {name: value.text.decode() for name, value in vars(scripts).items() if isinstance(value, Script)}
-    assert len(texts) == 13
+    assert len(texts) == 15
     used = set()
     for name, text in texts.items():
         commands = set(re.findall(r"(?:redis\.p?call|\bcall|\btext|by_thousands)\(\s*'(\w+)'", text))

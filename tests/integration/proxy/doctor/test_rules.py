@@ -58,8 +58,9 @@ def rows(engine: Engine) -> list[Any]:
 
 
 def test_a_database_and_its_cache_that_are_well_are_left_as_they_are(
-    engine: Engine, valkey_url: str, tmp_path: Path
+    engine: Engine, start_valkey: Callable[..., ValkeyNode], tmp_path: Path
 ) -> None:
+    valkey_url = start_valkey().url  # of its own: a gate that another test has left may give a shared one its id back
     config = tmp_path / "tidegate.toml"
     url = engine.url.render_as_string(hide_password=False)
     config.write_text(
