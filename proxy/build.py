@@ -1,9 +1,10 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-    a call         facade -> telemetry -> tenancy -> caching -> id recorder -> sharding -> routing -> plain repository
+    a call         facade -> telemetry -> tenancy -> covered -> caching -> id recorder -> sharding -> routing ->
+                   plain repository
     of several tenants           tenancy -> fan-out -> a part for each shard, from the caching down
     with a session the caller's  facade -> caller sessions -> plain repository
-    a write        plain repository -> watched engine -> commit protocol: intent, COMMIT, stamp; or the outbox
+    a write        plain repository -> watched engine -> commit protocol: notes, intent, COMMIT, stamp; or the outbox
 
 The facade is in the repository itself, and the routing is each shard's own. A gate without a cache has no caching
 layer. One shard is a case of many: the same layers, of which the sharding and the fan-out ask nothing then.
@@ -26,6 +27,7 @@ from tidegate.proxy.assembly.cache import CacheAssembly, serving_store
 from tidegate.proxy.assembly.shard import Shared, assemble_shard
 from tidegate.proxy.gate import Gate, GateParts
 from tidegate.proxy.layers.caller_sessions import CallerSessions
+from tidegate.proxy.layers.covered import Covered
 from tidegate.proxy.layers.fan_out import FanOut
 from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
 from tidegate.proxy.layers.routing import read_requirements
@@ -41,6 +43,8 @@ from tidegate.proxy.shards.joined import join_one
 from tidegate.proxy.shards.joining import join
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
+from tidegate.proxy.tracking.coverage import Coverage
+from tidegate.proxy.tracking.tracked_tables import Tables, key_of
 from tidegate.public import public
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.scatter import Scatter
@@ -148,16 +152,18 @@ def _put_together(
     if store is None:
         store, look = serving_store(settings, joined.joined, joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)
-    untold = UntoldChanges()
+    untold, coverage = UntoldChanges(), Coverage(Tables(TRACKED))
     requirements, tracked_ids = read_requirements(store, recovery, untold, shards.asked), TrackedIds(TRACKED)
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
     committed = commit_recorder(directory, tracked_ids)
-    shared = Shared(settings, shards, store, recovery, untold, requirements, TRACKED, committed, look, observe)
+    shared = Shared(settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe)
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
     there = joined.joined()
     for shard in shards.every:
+        if shard.engine in there:
+            coverage.look(shard.name, shard.engine, now=True)
         if shard.applier is not None and shard.engine in there:
             shard.applier.look()
     cache = CacheAssembly(settings, store, recovery, shards, untold, observe)
@@ -168,7 +174,9 @@ def _put_together(
 
     def layers(tracked: Sequence[Tracked]) -> Layer:
         below = IdRecorder(directory, tracked, Sharding(shards, requirements.ask, wait_s))
-        cached = cache.caching(below, [row.model for row in tracked])
+        cached = Covered(
+            cache.caching(below, [row.model for row in tracked]), coverage, [key_of(row.model) for row in tracked]
+        )
         fan_out = FanOut(cached, shards, scatter, search, wait_s)
         return Telemetry(counters, Tenancy(cached, directory, shards, fan_out), cached=store is not None)
 
@@ -181,6 +189,7 @@ def _put_together(
         layers=layers,
         caller_sessions=CallerSessions(shards, scatter, search),
         tracked_ids=tracked_ids,
+        coverage=coverage,
         flip_wait_s=wait_s,
         on_close=closing.close,
     )

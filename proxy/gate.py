@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.observe import Counters, Stats
     from tidegate.proxy.shards.id_queries import TrackedIds
     from tidegate.proxy.shards.registry import Shards
+    from tidegate.proxy.tracking.coverage import Coverage
     from tidegate.repositories.policies import PolicyTable, Tracked
 
 C = TypeVar("C")
@@ -69,6 +70,7 @@ class GateParts:
         layers: makes the layers for the rows of some models.
         caller_sessions: runs methods that take the caller's session.
         tracked_ids: what is tracked, as far as it says whose ids are whose.
+        coverage: which tracked tables have their triggers.
         flip_wait_s: how long a write waits for a flip, in seconds.
         on_close: called when the gate is closed.
     """
@@ -80,6 +82,7 @@ class GateParts:
     layers: Callable[[Sequence[Tracked]], Layer]
     caller_sessions: CallerSessions
     tracked_ids: TrackedIds
+    coverage: Coverage
     flip_wait_s: float
     on_close: Callable[[], None]
 
@@ -173,10 +176,11 @@ class Gate:
         """
         watched = tuple(tracked)
         checked_invalidation(policies.invalidation)
-        models = {row.model for row in watched}
+        models, coverage = {row.model for row in watched}, self._parts.coverage
+        coverage.tables.add(watched)
         for shard in self._shards.every:
-            shard.watch.tables.add(watched)
-            check_comparable(shard.engine, (table for table in shard.watch.tables if table.model in models))
+            check_comparable(shard.engine, (table for table in coverage.tables if table.model in models))
+            coverage.look(shard.name, shard.engine, now=True)
         self._parts.tracked_ids.add(watched)
         self._learn_invalidation(policies)
         layers = self._parts.layers(watched)
@@ -241,7 +245,7 @@ class Gate:
         given = {name: value for name, value in named.items() if value is not None}
         change, any_shard = change_of(tenant_id, given, self._invalidation), self._shards.every[0]
         if session is not None:
-            invalidate_at_commit(change, session, any_shard.watch)
+            invalidate_at_commit(change, session, any_shard.outbox)
         elif not self._told(change):
             home = self._shards.home(self.session_maker, change.tenant)
             invalidate_by_outbox(change, any_shard.outbox, home)

@@ -16,7 +16,6 @@ from tidegate.proxy.shards.sessions import CheckedSession
 from tidegate.proxy.writes.commit import IntentAndStamp
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.outbox import Applier, Outbox
-from tidegate.proxy.writes.tracked_tables import Tables
 from tidegate.proxy.writes.watch import attach
 from tidegate.routing.replicas.admission import Admission
 from tidegate.routing.replicas.health import BackoffPolicy
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings
     from tidegate.proxy.shards.registry import ShardPrimary, Shards
-    from tidegate.repositories.policies import Tracked
+    from tidegate.proxy.tracking.coverage import Coverage
 
 
 class Shared(NamedTuple):
@@ -50,7 +49,7 @@ class Shared(NamedTuple):
         recovery: advances its roots.
         untold: whose changes the cache was not told of.
         requirements: tells which node will do for a call that the caching has not asked about.
-        tracked: the models whose rows are watched from the beginning.
+        coverage: which tracked tables have their triggers.
         committed: told what commits have changed, once they have returned.
         look: looks whether the store is still the right one; None: nobody need ask.
         observe: told what happens.
@@ -62,7 +61,7 @@ class Shared(NamedTuple):
     recovery: RootRecovery | None
     untold: UntoldChanges
     requirements: ReadRequirements
-    tracked: Sequence[Tracked]
+    coverage: Coverage
     committed: Callable[[Sequence[Change]], None]
     look: Callable[[Engine], None] | None
     observe: Observer
@@ -81,7 +80,8 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         SettingsError: a tracked table tells tenants or tags by a type that cannot tell them.
     """
     settings, store = shared.settings, shared.store
-    check_comparable(engine, Tables(shared.tracked))
+    check_comparable(engine, shared.coverage.tables)
+    shared.coverage.expect(name)
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
     histories = note_origins(engine, name)
@@ -104,7 +104,7 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     return Shard(
         name=name,
         engine=engine,
-        watch=attach(engine, shared.tracked, commit, strict=settings.cache.strict_sql),
+        watch=attach(engine, commit),
         outbox=outbox,
         applier=_applier(name, engine, shared, primary, histories),
         primary=primary,
@@ -137,6 +137,7 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
         return None
 
     def look() -> None:
+        shared.coverage.look(name, engine)
         if shared.look is not None:
             shared.look(engine)
         primary.here()

@@ -51,11 +51,10 @@ OUTBOX: Final = Table(
     METADATA,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
     Column("created_at", DateTime, nullable=False, server_default=func.current_timestamp()),
-    Column("tenant", Text, nullable=False),
-    Column("tags", Text, nullable=False),
-    Column("whole", Boolean, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("rows", Text, nullable=False),
 )
-"""What was changed while the cache could not be told of it: a tenant, and either tags as JSON or the whole tenant."""
+"""The notes of what was changed and the cache was not told of: see :class:`tidegate.proxy.tracking.notes.Note`."""
 CATALOGUE: Final = Table(
     "tidegate_catalogue",
     METADATA,

@@ -12,6 +12,7 @@ from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import check_epoch_to_read, check_ownership_to_read
 from tidegate.proxy.shards.ownership_checks import current_checks
+from tidegate.proxy.writes.watch import hold_to_tenant
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -91,7 +92,7 @@ class RoutedSession(Session):
         # belongs to the transaction that has just begun.
         _, ownership, engine = self._chosen
         self._chosen = (self.get_transaction(), ownership, engine)
-        self._shards.by_name[ownership.shard].watch.collected(connection).only = self._tenant
+        hold_to_tenant(connection, self._tenant)
         try:
             check_ownership_to_read(connection, [ownership])
         except StaleShardMap as refused:

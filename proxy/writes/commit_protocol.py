@@ -48,8 +48,13 @@ Ticket = TypeVar("Ticket")
 class CommitProtocol(Protocol[Ticket]):
     """Take part in each COMMIT that changes tracked rows, or that a tenant's session has written anything in."""
 
-    def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
+    def before_commit(self, connection: Committing, changes: Sequence[Change], everything: str) -> Ticket | None:
         """Prepare for a COMMIT (or PREPARE TRANSACTION), after the last flush and before it is sent.
+
+        Args:
+            connection: the one that commits.
+            changes: what the transaction changes.
+            everything: why it may have changed anything; "": only that.
 
         An exception that is raised here prevents the COMMIT.
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tidegate.position import Origin
     from tidegate.proxy.database.histories import Here
     from tidegate.proxy.writes.outbox import Outbox
-    from tidegate.proxy.writes.watch import Watch
 
 
 _BY_HAND: Final = "byhand"
@@ -65,13 +64,9 @@ def is_by_hand(tag: str, change: Change) -> bool:
     return f"{_BY_HAND}:{tag.partition(':')[2]}" in change.tags
 
 
-def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None:
+def invalidate_at_commit(change: Change, session: Session, outbox: Outbox) -> None:
     """Make *change* one of the changes of the session's transaction."""
-    collected = watch.collected(session.connection())
-    if change.whole:
-        collected.whole(change.tenant)
-    else:
-        collected.tagged(change.tenant, change.tags)
+    outbox.put(cast("Any", session.connection()), [change])
 
 
 class Primary(Protocol):

@@ -1,4 +1,4 @@
-"""The outbox: changes that the cache could not be told of. Their transaction writes them, and any gate applies them.
+"""The outbox: notes of changes that no intent has told the cache of. Their transaction writes them, any gate applies them.
 
 Until a row is applied, hits elsewhere may be older than the write by that time: the outbox window. Rows are taken with
 SKIP LOCKED, and deleted in the transaction that applies them. A gate never takes "the rows after the last one I saw",
@@ -8,53 +8,44 @@ harmless.
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from tidegate.cache.store import Change, OtherHistory, StoreUnavailable
+from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Origin
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
 from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.primary import here
-from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
+from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.tracking.notes import Note, everything_note, found_in, note_of
+from tidegate.proxy.tracking.postgresql_triggers import CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from sqlalchemy import Engine
 
-    from tidegate.cache.store import Store
+    from tidegate.cache.store import Change, Store
     from tidegate.cache.untold import UntoldChanges
     from tidegate.proxy.database.histories import Histories
     from tidegate.proxy.writes.commit_protocol import Committing
 
-_CHANNEL: Final = "tidegate_outbox"
 _BATCH: Final = 200
 _MOST_WAITING: Final = 1000
 _log: Final = logging.getLogger(__name__)
 
 
-# Rows are written only where a cache serves this database: otherwise nobody would ever take them out. A cache that
-# begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this transaction
-# has ended, because its marks are in quarantine until then.
-_SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
-_PUT: Final = insert(OUTBOX).from_select(
-    ["tenant", "tags", "whole"],
-    select(bindparam("tenant", type_=Text), bindparam("tags", type_=Text), bindparam("whole", type_=Boolean)).where(
-        _SERVED
-    ),
-)
-_NOTIFY: Final = select(func.pg_notify(_CHANNEL, "")).where(_SERVED)
+_PUT: Final = insert(OUTBOX)
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
 
 
 class Outbox:
-    """Write the changes of a transaction to the outbox table.
+    """Write notes that no trigger has written to the outbox.
 
     Args:
         notify: whether the database has NOTIFY.
@@ -66,16 +57,19 @@ class Outbox:
         self._untold = untold
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
-        """Write *changes* in the connection's transaction: they are there if it is committed, and only then.
-
-        Nothing is written where no cache serves the database.
-        """
-        for c in changes:
-            execute_own(connection, _PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
-        if self._notify:
-            execute_own(connection, _NOTIFY)
+        """Write *changes* in the connection's transaction: they are there if it is committed, and only then."""
+        self._put(connection, note_of(changes))
         if self._untold is not None:
             self._untold.wrote(c.tenant for c in changes)
+
+    def put_everything(self, connection: Committing, why: str) -> None:
+        """Write in the connection's transaction that anything may have changed, for whatever reason."""
+        self._put(connection, everything_note(why))
+
+    def _put(self, connection: Committing, note: Note) -> None:
+        execute_own(connection, _PUT, note._asdict())
+        if self._notify:
+            execute_own(connection, _NOTIFY)
 
 
 def apply(
@@ -86,7 +80,7 @@ def apply(
     shard: str = "",
     make_root: Callable[[str], Origin | None] | None = None,
 ) -> int:
-    """Apply the rows of the outbox to the cache, and delete them.
+    """Apply the notes of the outbox to the cache, and delete them.
 
     Args:
         engine: the primary's engine.
@@ -98,11 +92,11 @@ def apply(
             shard's log means anything to the tenant's marks.
 
     Returns:
-        The number of rows that were applied.
+        The number of notes that were applied.
 
     Raises:
-        StoreUnavailable: the cache cannot be told. The rows that were not applied stay in the outbox.
-        RoutingError, DBAPIError: the root of a tenant cannot be made now. That tenant's rows stay; the rows of the
+        StoreUnavailable: the cache cannot be told. The notes that were not applied stay in the outbox.
+        RoutingError, DBAPIError: the root of a tenant cannot be made now. The notes of that tenant stay; those of the
             other tenants were applied.
     """
     total, last_id = 0, 0
@@ -116,27 +110,40 @@ def apply(
                 history = histories.note(found)
                 if history is None:
                     raise StoreUnavailable("nobody knows yet which history this database has")
-                origins = _origins({row.tenant for row in rows}, Origin(0, history, shard), make_root, failed)
-                taken = [row for row in rows if row.tenant in origins]
-                connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in taken])))
+                notes = {row.id: found_in([Note(row.source, row.rows)]) for row in rows}
+                if why := next((note.everything for note in notes.values() if note.everything), ""):
+                    _log.warning(
+                        "all that is cached of this database is void, since anything may have changed: %s", why
+                    )
+                    histories.renew(engine, history)
+                    found = here(connection)
+                    history = histories.note(found) or history  # to a history that has ended, nobody tells anything
+                tenants = {change.tenant for note in notes.values() for change in note.changes}
+                origins = _origins(tenants, Origin(0, history, shard), make_root, failed)
+                taken = [at for at, note in notes.items() if all(c.tenant in origins for c in note.changes)]
+                connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(taken)))
                 for origin in dict.fromkeys(origins.values()):
-                    some = [row for row in taken if origins[row.tenant] == origin]
-                    changes = [Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in some]
-                    store.bump(changes, origin, NOWHERE if origin is None else found.position)
+                    some = [c for at in taken for c in notes[at].changes if origins[c.tenant] == origin]
+                    store.bump(some, origin, NOWHERE if origin is None else found.position)
                 total += len(taken)
         if len(rows) < _BATCH:
             break
-        last_id = rows[-1].id  # for this round only: the next round begins with the first row again
+        last_id = rows[-1].id  # for this round only: the next round begins with the first note again
     if failed:
         raise failed[0]
     return total
 
 
 def waiting(engine: Engine) -> Collection[str] | None:
-    """Return the tenants of all rows in the outbox, those that another gate is applying included; None: too many."""
+    """Return the tenants of all notes in the outbox, those that another gate is applying included; None: too many."""
     with own(engine).connect() as connection:
-        tenants = connection.scalars(select(OUTBOX.c.tenant).distinct().limit(_MOST_WAITING + 1)).all()
-    return None if len(tenants) > _MOST_WAITING else tenants
+        rows = connection.execute(select(OUTBOX.c.source, OUTBOX.c.rows).limit(_MOST_WAITING + 1)).all()
+    if len(rows) > _MOST_WAITING:
+        return None
+    notes = [found_in([Note(*row)]) for row in rows]
+    if any(note.everything for note in notes):
+        return None
+    return {change.tenant for note in notes for change in note.changes}
 
 
 def _origins(
@@ -203,7 +210,7 @@ class Applier:
         self._make_root = make_root
         self._notified = NotifiedThread(
             "tidegate-outbox",
-            (lambda: Listener(engine, _CHANNEL, "tidegate-outbox")) if listens(engine) else None,
+            (lambda: Listener(engine, CHANNEL, "tidegate-outbox")) if listens(engine) else None,
             self._apply,
             failed="the outbox could not be applied: %s",
             poll_s=poll_s,

@@ -7,10 +7,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, event, insert, select
+from sqlalchemy import NullPool, create_engine, delete, event, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from tidegate.proxy.database.schema import make_tables
+from tidegate.proxy.database.placement import own
+from tidegate.proxy.database.schema import OUTBOX, make_tables
+from tidegate.proxy.tracking.notes import Note, found_in
+from tidegate.proxy.tracking.tracked_tables import Tables
+from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
 from tidegate.proxy.writes.watch import Watch, attach
 from tidegate.repositories.models import Base, WorkflowNodeExecutionModel, WorkflowRun, new_id
 from tidegate.repositories.tracked import TRACKED
@@ -40,7 +44,8 @@ class Recorder:
     before: Callable[[Committing], Any] | None = None
     after: Callable[[Committing], Any] | None = None
 
-    def before_commit(self, connection: Committing, changes: Sequence[Change]) -> int | None:
+    def before_commit(self, connection: Committing, changes: Sequence[Change], everything: str) -> int | None:
+        self.everything = everything
         if self.before:
             self.before(connection)
         self.changes.append(tuple(changes))
@@ -81,6 +86,15 @@ class Watched:
     def take(self) -> dict[str, set[str] | str]:
         self.statements.clear()
         return self.recorder.take()
+
+    def left(self) -> dict[str, set[str] | str]:
+        """What was left in the outbox, which is empty afterwards."""
+        with create_engine(self.engine.url, poolclass=NullPool).begin() as connection:
+            notes = [Note(*row) for row in connection.execute(select(OUTBOX.c.source, OUTBOX.c.rows))]
+            connection.execute(delete(OUTBOX))
+        found = found_in(notes)
+        assert not found.everything
+        return {change.tenant: "whole" if change.whole else set(change.tags) for change in found.changes}
 
     def store(self, model: Any = WorkflowRun, **overrides: Any) -> dict[str, Any]:
         """Store a row, and forget that it was told of."""
@@ -171,7 +185,10 @@ def watch_engine() -> Iterator[Callable[..., Watched]]:
         make_tables(engine)
         recorder = Recorder()
         statements: list[str] = []
-        watch = attach(engine, TRACKED, recorder, **options)
+        make_triggers(engine, missing_triggers(engine, Tables(TRACKED)))
+        with own(engine).begin() as connection:
+            connection.execute(delete(OUTBOX))
+        watch = attach(engine, recorder, **options)
         event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: statements.append(sql))
         return Watched(engine, watch, recorder, statements, sessionmaker(engine))
 

@@ -1,0 +1,216 @@
+"""What the notes of a transaction say: which tags of which tenants it has changed. Pure.
+
+A trigger writes a note: what was done to a table, the values that tell tenants and tags of each row that was touched,
+before and after, and those of its parents. The note names its templates, so whoever finds it can tell the tags, also a
+gate that does not track the table itself.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tidegate.cache.store import Change
+from tidegate.cache.tags import UNKNOWN, as_text, template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+
+MOST_TAGS: Final = 10_000
+"""How many tags of one tenant count one by one; with more of them the whole tenant counts as changed."""
+MOST_ROWS: Final = 1_000
+"""How many rows of one statement are noted one by one; with more of them the tenants of all of them are."""
+MOST_TENANTS: Final = 1_000
+"""How many tenants of such a statement are noted; with more of them everything counts as changed."""
+GIVEN: Final = ""
+"""The source of a note that no trigger wrote: its rows are changes."""
+UNREADABLE: Final = "?"
+"""What stands in a note for a date that Python cannot hold."""
+
+
+class Note(NamedTuple):
+    """A note as it lies in the outbox.
+
+    Args:
+        source: what was done to which table, and what its values mean, as :func:`source_of` writes it.
+        rows: the values, as JSON: [[own, parent's, ...], ...], each a mapping or null; {"old": that}, if the parents may
+            be old versions; or what is left of too many rows, {"whole": [tenant, ...]} or {"all": true}; or {"failed":
+            error}.
+    """
+
+    source: str
+    rows: str
+
+
+class Found(NamedTuple):
+    """What notes say.
+
+    Args:
+        changes: by tenant, sorted, so that all writers touch the marks of tenants in one order.
+        everything: why anything may have changed; "": only what *changes* say.
+    """
+
+    changes: tuple[Change, ...]
+    everything: str = ""
+
+
+def source_of(table: TrackedTable, did: str) -> str:
+    """Return the source of the notes of one trigger.
+
+    Args:
+        table: the table.
+        did: "insert", "update" or "delete".
+    """
+    levels = [
+        {
+            "table": ".".join(part for part in level.key if part),
+            "pk": level.pk,
+            "tenant": level.tenant,
+            "tags": [made.text for made in level.templates],
+            "up": level.parent and level.parent.field,
+            "owns": level.is_parent,
+            "dated": list(level.dated),
+            "labels": level.labels,
+        }
+        for level in table.levels
+    ]
+    return json.dumps({"did": did, "levels": levels}, sort_keys=True, separators=(",", ":"))
+
+
+def note_of(changes: Iterable[Change]) -> Note:
+    """Return the note that says *changes*."""
+    given = [[change.tenant, sorted(change.tags), change.whole] for change in changes]
+    return Note(GIVEN, json.dumps(given, separators=(",", ":")))
+
+
+def everything_note(why: str) -> Note:
+    """Return the note that anything may have changed."""
+    return Note(GIVEN, json.dumps({"failed": why}))
+
+
+def found_in(notes: Sequence[Note], most_tags: int = MOST_TAGS) -> Found:
+    """Return what *notes* of one transaction say together; of several ones, if each alone says enough."""
+    reader = _Reader(most_tags)
+    for note in notes:
+        reader.take(note)
+    return reader.found()
+
+
+class _Reader:
+    def __init__(self, most_tags: int) -> None:
+        self._most_tags = most_tags
+        self._tags: dict[str, set[str]] = {}
+        self._whole: set[str] = set()
+        self._everything = ""
+        self._owners: dict[tuple[str, str], str] = {}
+        self._rows: list[tuple[list[dict[str, Any]], list[dict[str, Any] | None], bool]] = []
+
+    def take(self, note: Note) -> None:
+        rows = json.loads(note.rows)
+        if note.source == GIVEN and isinstance(rows, dict):
+            self._everything = self._everything or rows["failed"]
+            return
+        if note.source == GIVEN:
+            for tenant, tags, whole in rows:
+                self._add(tenant, tags, whole=whole)
+            return
+        source = json.loads(note.source)
+        if is_old := isinstance(rows, dict) and "old" in rows:
+            rows = rows["old"]
+        if isinstance(rows, dict):
+            self._take_summary(source, rows)
+            return
+        levels = source["levels"]
+        for row in rows:
+            values = [None if own is None else _read(level, own) for level, own in zip(levels, row, strict=True)]
+            self._rows.append((levels, values, is_old))
+            self._learn_owners(levels, values)
+
+    def _take_summary(self, source: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+        for tenant in rows.get("whole", ()):
+            self._whole.add(as_text(tenant))
+        if "failed" in rows or "all" in rows:
+            table = source["levels"][0]["table"]
+            why = f"the trigger of {table} failed: {rows['failed']}" if "failed" in rows else f"all of {table}"
+            self._everything = self._everything or why
+
+    def _learn_owners(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> None:
+        """Keep whose each row is: by the time that a row is deleted, its parent may be gone."""
+        for at in range(len(levels)):
+            own, level = values[at], levels[at]
+            if own is not None and level["owns"] and (tenant := self._tenant(levels[at:], values[at:])) is not None:
+                known = self._owners.setdefault((level["table"], as_text(own[level["pk"]])), tenant)
+                if known != tenant:  # it went to another tenant, and with it all rows that name it as their parent
+                    self._whole.update((known, tenant))
+
+    def _tenant(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> str | None:
+        own, level = values[0], levels[0]
+        if own is None:
+            return None
+        if level["tenant"] is not None:
+            tenant = own[level["tenant"]]
+            return None if tenant is None else as_text(tenant)
+        return self._above(levels, values)
+
+    def _above(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> str | None:
+        """Return whose the parent of a row is; None if it has none, or the parent is gone."""
+        own, field = values[0], levels[0]["up"]
+        if own is None or field is None or own[field] is None:
+            return None
+        found = self._tenant(levels[1:], values[1:])
+        return found or self._owners.get((levels[1]["table"], as_text(own[field])))
+
+    def found(self) -> Found:
+        for levels, values, is_old in self._rows:
+            self._row(levels, values, is_old=is_old)
+        tenants = sorted(self._whole.union(tenant for tenant, tags in self._tags.items() if tags))
+        changes = (
+            Change(tenant, whole=True) if tenant in self._whole else Change(tenant, frozenset(self._tags[tenant]))
+            for tenant in tenants
+        )
+        return Found(tuple(changes), self._everything)
+
+    def _row(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None], *, is_old: bool) -> None:
+        own, level = values[0], levels[0]
+        if own is None:
+            return
+        tenant = self._tenant(levels, values)
+        if level["up"] is not None and own[level["up"]] is not None:
+            self._row(levels[1:], values[1:], is_old=is_old)
+            if (is_old or self._above(levels, values) is None) and level["tenant"] is not None and tenant is not None:
+                # Another transaction may have inserted the parent, or given it to another tenant. This one does not
+                # see that, and the other may commit first. So it is not known which tags depend on both.
+                self._whole.add(tenant)
+        if tenant is not None:
+            self._add(tenant, [template(text).expand(own) for text in level["tags"]])
+
+    def _add(self, tenant: str, tags: Iterable[Any], *, whole: bool = False) -> None:
+        known = self._tags.setdefault(tenant, set())
+        if whole:
+            self._whole.add(tenant)
+        for tag in tags:
+            if tag is UNKNOWN or len(known) > self._most_tags:
+                self._whole.add(tenant)
+            elif tag is not None and tenant not in self._whole:
+                known.add(tag)
+
+
+def _read(level: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row as the program has them."""
+    read = dict(values)
+    for name in level["dated"]:
+        if read[name] is not None:
+            read[name] = _date(read[name])
+    for name, labels in level["labels"].items():
+        read[name] = labels.get(read[name], read[name])
+    return read
+
+
+def _date(text: str) -> Any:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return UNKNOWN

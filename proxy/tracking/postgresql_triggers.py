@@ -1,0 +1,240 @@
+"""The triggers of PostgreSQL that note what changes: statement triggers with transition tables, made of `Tracked`.
+
+A statement trigger sees all rows of its statement at once, however it came to them: by a view, a cascade, an upsert, a
+function or COPY. A subscription that applies changes fires row triggers only, so one that fires there, and nowhere else
+(ENABLE REPLICA), stands beside each. A statement that names a partition does not fire the triggers of its parent, so
+each partition has its own.
+
+The note is a row of the outbox, written in the transaction that changes the row. So it is lost only with the change
+itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one who
+commits takes his own notes out again, without reading anybody else's.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Date, DateTime, TypeDecorator
+from sqlalchemy.dialects import postgresql
+
+from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Column
+
+    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+
+CHANNEL: Final = "tidegate_outbox"
+PREFIX: Final = "tidegate_note_"
+TAKE: Final = "tidegate_take_notes"
+WATCHED: Final = "tidegate.watched"
+"""A setting of connections that take their notes at COMMIT: nobody need be woken for these. Where a pooler leaves it to
+others, their notes are found by the next poll."""
+_NOTES: Final = "tidegate.notes"
+_DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
+_quote: Final = _DIALECT.identifier_preparer.quote
+_OLD_AND_NEW: Final = {
+    "insert": ("tidegate_new",),
+    "update": ("tidegate_old", "tidegate_new"),
+    "delete": ("tidegate_old",),
+}
+_SAFE: Final = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+
+
+def take_sql(schema: str | None) -> str:
+    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox."""
+    outbox = qualified(schema, "tidegate_outbox")
+    return f"""
+CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}() RETURNS text {_SAFE} AS $tidegate$
+DECLARE
+  noted text := current_setting('{_NOTES}', true);
+  taken text;
+BEGIN
+  IF noted IS NULL OR noted = '' THEN
+    RETURN NULL;
+  END IF;
+  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (('{{' || noted || '}}')::tid[]) RETURNING id, source, rows)
+  SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
+  PERFORM set_config('{_NOTES}', '', true);
+  RETURN taken;
+END $tidegate$""".strip()
+
+
+class TableTriggers:
+    """Write the DDL of the triggers of one tracked table.
+
+    Args:
+        table: the table.
+        own_schema: the schema of Tidegate's own tables; None: where the search path leads.
+        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition has
+            the triggers of its parent.
+    """
+
+    def __init__(self, table: TrackedTable, own_schema: str | None, on: str | None = None) -> None:
+        self._table: Final = table
+        self._own: Final = own_schema
+        self.on: Final = on or qualified(table.table.schema or own_schema, table.table.name)
+        self.fingerprint: Final = blake2b("\n".join(self._functions("?")).encode(), digest_size=6).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the triggers."""
+        return tuple(f"{PREFIX}{self.fingerprint}_{what}" for what in (*_OLD_AND_NEW, "truncate", "replica"))
+
+    def create_sql(self) -> list[str]:
+        """Return the statements that make functions and triggers; they may be run again."""
+        made = self._functions(self.fingerprint)
+        for what, tables in _OLD_AND_NEW.items():
+            naming = " ".join(f"{name[9:].upper()} TABLE AS {name}" for name in tables)
+            made.extend(self._trigger(what, f"AFTER {what.upper()}", f"REFERENCING {naming} FOR EACH STATEMENT"))
+        made.extend(self._trigger("truncate", "AFTER TRUNCATE", "FOR EACH STATEMENT"))
+        made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
+        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {_quote(self.names[-1])}")
+        return made
+
+    def drop_sql(self) -> list[str]:
+        """Return the statements that drop them."""
+        gone = [f"DROP TRIGGER IF EXISTS {_quote(name)} ON {self.on}" for name in self.names]
+        return [*gone, *(f"DROP FUNCTION IF EXISTS {qualified(self._own, name)}()" for name in self.names)]
+
+    def _trigger(self, what: str, when: str, how: str) -> list[str]:
+        name = f"{PREFIX}{self.fingerprint}_{what}"
+        return [
+            f"DROP TRIGGER IF EXISTS {_quote(name)} ON {self.on}",
+            f"CREATE TRIGGER {_quote(name)} {when} ON {self.on} {how} EXECUTE FUNCTION {qualified(self._own, name)}()",
+        ]
+
+    def _functions(self, fingerprint: str) -> list[str]:
+        made = [
+            self._function(fingerprint, what, source_of(self._table, what), self._rows_of(tables))
+            for what, tables in _OLD_AND_NEW.items()
+        ]
+        truncated = "found := '{\"all\": true}'; many := 1;"
+        made.append(self._function(fingerprint, "truncate", source_of(self._table, "truncate"), truncated))
+        made.append(self._function(fingerprint, "replica", source_of(self._table, "replica"), self._row()))
+        return made
+
+    def _function(self, fingerprint: str, what: str, source: str, find: str) -> str:
+        name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
+        return f"""
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {_SAFE} AS $tidegate$
+DECLARE
+  found text;
+  many bigint;
+  noted text := current_setting('{_NOTES}', true);
+  place tid;
+BEGIN
+  BEGIN
+    {find}
+  EXCEPTION WHEN OTHERS THEN
+    found := json_build_object('failed', SQLERRM)::text;
+    many := 1;
+  END;
+  IF many = 0 THEN
+    RETURN NULL;
+  END IF;
+  IF to_regclass({_literal(outbox)}) IS NULL THEN
+    RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
+    RETURN NULL;
+  END IF;
+  INSERT INTO {outbox} (source, rows) VALUES ({_literal(source)}, found) RETURNING ctid INTO place;
+  PERFORM set_config('{_NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
+  IF current_setting('{WATCHED}', true) IS DISTINCT FROM 'on' THEN
+    PERFORM pg_notify('{CHANNEL}', '');
+  END IF;
+  RETURN NULL;
+END $tidegate$""".strip()
+
+    def _rows_of(self, tables: Sequence[str]) -> str:
+        columns = ", ".join(self._columns())
+        most = MOST_ROWS * len(tables)
+        rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
+        every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
+        return f"""SELECT json_agg({self._row_json()})::text, count(*) INTO found, many
+      FROM ({rows}) l0{self._joins()};
+    IF many > {most} THEN
+      SELECT CASE WHEN count(*) > {MOST_TENANTS} THEN '{{"all": true}}'
+        ELSE json_build_object('whole', json_agg(tenant))::text END INTO found
+      FROM (SELECT DISTINCT {self._tenant()} AS tenant FROM ({every}) l0{self._joins()} LIMIT {MOST_TENANTS + 1}) whose
+      WHERE tenant IS NOT NULL;
+    END IF;{self._aged()}"""
+
+    def _aged(self) -> str:
+        """Return what says of a note that its parents may be old versions: above READ COMMITTED they may."""
+        if self._table.parent is None:
+            return ""
+        return """
+    IF current_setting('transaction_isolation') <> 'read committed' AND many > 0 THEN
+      found := json_build_object('old', found::json)::text;
+    END IF;"""
+
+    def _row(self) -> str:
+        sides = []
+        for record, unless in (("OLD", "INSERT"), ("NEW", "DELETE")):
+            columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
+            sides.append(f"SELECT {columns} WHERE TG_OP <> '{unless}'")
+        return (
+            f"SELECT json_agg({self._row_json()})::text, count(*) INTO found, many\n"
+            f"      FROM ({' UNION ALL '.join(sides)}) l0{self._joins()};"
+        )
+
+    def _columns(self) -> list[str]:
+        return [_quote(column.name) for column in self._table.fields.values()]
+
+    def _row_json(self) -> str:
+        levels = []
+        for at, level in enumerate(self._table.levels):
+            pairs = ", ".join(
+                f"{_literal(name)}, {_value(f'l{at}.{_quote(column.name)}', column)}"
+                for name, column in level.fields.items()
+            )
+            built = f"json_build_object({pairs})"
+            pk = f"l{at}.{_quote(level.fields[level.pk].name)}"
+            levels.append(built if at == 0 else f"CASE WHEN {pk} IS NOT NULL THEN {built} END")
+        return f"json_build_array({', '.join(levels)})"
+
+    def _joins(self) -> str:
+        joined = ""
+        for at, level in enumerate(self._table.levels[:-1]):
+            if level.parent is not None:
+                above, field = level.parent.table, level.fields[level.parent.field].name
+                name = qualified(above.table.schema or self._own, above.table.name)
+                pk = _quote(above.fields[above.pk].name)
+                joined += f" LEFT JOIN {name} l{at + 1} ON l{at + 1}.{pk} = l{at}.{_quote(field)}"
+        return joined
+
+    def _tenant(self) -> str:
+        found = [
+            f"l{at}.{_quote(level.fields[level.tenant].name)}"
+            for at, level in enumerate(self._table.levels)
+            if level.tenant is not None
+        ]
+        return f"{found[0]}::text"
+
+
+def drop_function_sql(schema: str | None, name: str) -> str:
+    """Return the statement that drops a function of ours."""
+    return f"DROP FUNCTION IF EXISTS {qualified(schema, name)}()"
+
+
+def _value(sql: str, column: Column[Any]) -> str:
+    """Return the SQL of a value as a note has it: dates in ISO form and UTC, whatever the session's settings."""
+    kind: Any = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
+    if not isinstance(kind, Date | DateTime):
+        return sql
+    form = "YYYY-MM-DD" if isinstance(kind, Date) else 'YYYY-MM-DD"T"HH24:MI:SS.US'
+    there = f"{sql} AT TIME ZONE 'UTC'" if getattr(kind, "timezone", False) else sql
+    readable = f"{sql} >= '0001-01-03' AND {sql} < '9999-12-30'"
+    return f"CASE WHEN {sql} IS NULL THEN NULL WHEN {readable} THEN to_char({there}, '{form}') ELSE '{UNREADABLE}' END"
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Return a name with its schema, quoted where it must be."""
+    return _quote(name) if schema is None else f"{_quote(schema)}.{_quote(name)}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,154 @@
+"""Look whether a database has the triggers of the tracked tables, make them, and remove them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sqlalchemy import insert, text
+from sqlalchemy.exc import DBAPIError
+
+from tidegate.error_text import first_line
+from tidegate.proxy.database.placement import execute_own, schema_of
+from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.tracking import postgresql_triggers, sqlite_triggers
+from tidegate.proxy.tracking.notes import everything_note
+from tidegate.routing.replicas.failures import sqlstate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection, Engine
+
+    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+
+_log: Final = logging.getLogger(__name__)
+_LOCK_S: Final = 2
+_ATTEMPTS: Final = 5
+_LOCKED: Final = "55P03"
+# A partitioned table's triggers for each statement are not those of its partitions.
+_FAMILY: Final = text(
+    "SELECT tracked.nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, (SELECT array_agg(tgname::text)"
+    " FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgenabled IN ('O', 'A', 'R') AND t.tgname LIKE 'tidegate\\_%')"
+    " AS names FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
+    " JOIN pg_class class ON class.oid = to_regclass(tracked.name)"
+    " OR class.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(tracked.name)))"
+    " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
+)
+_ALL: Final = text(
+    "SELECT format('%I.%I', namespace.nspname, class.relname) AS on_table, t.tgname::text AS name FROM pg_trigger t"
+    " JOIN pg_class class ON class.oid = t.tgrelid JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
+    " WHERE t.tgname LIKE 'tidegate\\_note\\_%' AND t.tgparentid = 0 ORDER BY 1, 2"
+)
+
+
+class Missing(NamedTuple):
+    """A table that lacks triggers.
+
+    Args:
+        table: the tracked table.
+        on: the name of the table itself, or of its partition, as the database quotes it; "": it is not there at all.
+        create: what makes the triggers.
+    """
+
+    table: TrackedTable
+    on: str
+    create: tuple[str, ...]
+
+
+def missing_triggers(engine: Engine, tables: Iterable[TrackedTable]) -> list[Missing]:
+    """Return which of *tables* lack triggers, or are not there."""
+    with engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            return [found for table in tables for found in _missing_on_sqlite(connection, table)]
+        return _missing_on_postgresql(connection, tuple(tables))
+
+
+def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Missing]:
+    rows = connection.execute(
+        text("SELECT type, name FROM sqlite_master WHERE tbl_name = :name"), {"name": table.table.name}
+    ).all()
+    there = {row.name for row in rows}
+    made = sqlite_triggers.TableTriggers(table)
+    if table.table.name not in there:
+        return [Missing(table, "", ())]
+    return [] if there.issuperset(made.names) else [Missing(table, made.on, tuple(made.create_sql()))]
+
+
+def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable]) -> list[Missing]:
+    schema = schema_of(connection)
+    names = [postgresql_triggers.qualified(table.table.schema or schema, table.table.name) for table in tables]
+    found = connection.execute(_FAMILY, {"names": names}).all()
+    there = {row.nr for row in found}
+    missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
+    for row in found:
+        made = postgresql_triggers.TableTriggers(tables[row.nr - 1], schema, row.on_table)
+        if not set(row.names or ()).issuperset(made.names):
+            missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
+    return missing
+
+
+def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
+    """Make the triggers of tables that lack them.
+
+    Each table is locked against writes for a moment. That lock is waited for some seconds, several times: a writer
+    that runs long must not make all others wait behind it.
+
+    Returns:
+        The names of the tables.
+
+    Raises:
+        DBAPIError: this user may not make them, or a table is locked for too long.
+    """
+    there = [found for found in missing if found.on]
+    if not there:
+        return []
+    _make_take(engine)
+    for found in there:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                _make(engine, found)
+                break
+            except DBAPIError as error:
+                if sqlstate(error) != _LOCKED or not left:
+                    raise
+                _log.info("%s is locked by others; its triggers are tried again: %s", found.on, first_line(error))
+    return [found.on for found in there]
+
+
+def _make_take(engine: Engine) -> None:
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.exec_driver_sql(postgresql_triggers.take_sql(schema_of(connection)))
+
+
+def _make(engine: Engine, found: Missing) -> None:
+    with engine.begin() as connection:
+        # What has changed while there were none, nobody has noted.
+        execute_own(connection, insert(OUTBOX), everything_note(f"{found.on} had no triggers")._asdict())
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
+        for statement in found.create:
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+def drop_triggers(engine: Engine) -> list[str]:
+    """Drop all triggers and functions that were made for this, and return the names of the tables that had some."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            return _drop_on_sqlite(connection)
+        schema = schema_of(connection)
+        rows: Sequence[Any] = connection.execute(_ALL).all()
+        for row in rows:
+            connection.exec_driver_sql(f'DROP TRIGGER IF EXISTS "{row.name}" ON {row.on_table}'.replace("%", "%%"))
+        for name in {postgresql_triggers.TAKE, *(row.name for row in rows)}:
+            connection.exec_driver_sql(postgresql_triggers.drop_function_sql(schema, name))
+        return sorted({row.on_table for row in rows})
+
+
+def _drop_on_sqlite(connection: Connection) -> list[str]:
+    found = text("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'tidegate_note_%'")
+    rows = connection.execute(found).all()
+    for row in rows:
+        connection.exec_driver_sql(f'DROP TRIGGER "{row.name}"')
+    return sorted({row.tbl_name for row in rows})
