@@ -148,11 +148,16 @@ def _put_together(
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
     shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
+    there, coverage = joined.joined(), Coverage(Tables(TRACKED))
+    for name, engine in joined.engines.items():  # before a cache serves: it has nothing yet that could be old
+        coverage.expect(name)
+        if engine in there:
+            coverage.look(name, engine, now=True)
     look: Callable[[Engine], None] | None = None
     if store is None:
         store, look = serving_store(settings, joined.joined, joined.namespace)
     recovery = None if store is None else RootRecovery(store, ShardedPrimary(shards), observe=observe)
-    untold, coverage = UntoldChanges(), Coverage(Tables(TRACKED))
+    untold = UntoldChanges()
     requirements, tracked_ids = read_requirements(store, recovery, untold, shards.asked), TrackedIds(TRACKED)
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
@@ -160,10 +165,7 @@ def _put_together(
     shared = Shared(settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe)
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
-    there = joined.joined()
     for shard in shards.every:
-        if shard.engine in there:
-            coverage.look(shard.name, shard.engine, now=True)
         if shard.applier is not None and shard.engine in there:
             shard.applier.look()
     cache = CacheAssembly(settings, store, recovery, shards, untold, observe)

@@ -245,7 +245,7 @@ class Gate:
         given = {name: value for name, value in named.items() if value is not None}
         change, any_shard = change_of(tenant_id, given, self._invalidation), self._shards.every[0]
         if session is not None:
-            invalidate_at_commit(change, session, any_shard.outbox)
+            invalidate_at_commit(change, session)
         elif not self._told(change):
             home = self._shards.home(self.session_maker, change.tenant)
             invalidate_by_outbox(change, any_shard.outbox, home)

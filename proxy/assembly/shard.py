@@ -81,7 +81,6 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     """
     settings, store = shared.settings, shared.store
     check_comparable(engine, shared.coverage.tables)
-    shared.coverage.expect(name)
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
     histories = note_origins(engine, name)

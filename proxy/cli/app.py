@@ -32,7 +32,10 @@ from tidegate.proxy.doctor.shards import examine_databases
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
 from tidegate.proxy.shard_admin.databases import Databases
+from tidegate.proxy.tracking.tracked_tables import Tables
+from tidegate.proxy.tracking.triggers import drop_triggers, make_triggers, missing_triggers, triggers_sql
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
+from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,17 +65,21 @@ def init(
     url: Url = None,
     config: Config = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Drop the tables and indexes that init made.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Drop the tables, triggers and indexes that init made.")] = False,
     cache_url: Annotated[
         str | None,
         typer.Option(help="The cache that serves this database from now on; afterwards restart every gate with it."),
     ] = None,
+    schema: Annotated[str, typer.Option(help="With --sql: the schema of the application's tables.")] = "public",
     new_history: Annotated[
         bool,
         typer.Option("--new-history", help="This server is the primary, although the cache knows of a newer one."),
     ] = False,
 ) -> None:
-    """Create Tidegate's tables and indexes, while the database is in use.
+    """Create Tidegate's tables, triggers and indexes, while the database is in use.
+
+    The triggers note what changes in the tables that the repositories read, whoever changes it. A table is locked
+    against writes for a moment while its triggers are made; that lock is waited for 2 s at most, and tried again.
 
     Each index is created CONCURRENTLY, so no write waits. An index that was not built to the end is found and built
     again. What is there already is left as it is, so it is safe to run this again. With a TOML file, this is done for
@@ -81,7 +88,7 @@ def init(
     Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
     """
     if sql:
-        for statement in (*ddl(undo=undo), *(spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES)):
+        for statement in _statements(schema, undo=undo):
             typer.echo(statement + ";")
         return
     settings = _refused_in_one_line(lambda: _settings(url, None, config))
@@ -94,13 +101,21 @@ def init(
         _init(engine, "", undo=undo, cache_url=cache_url, new_history=new_history)
 
 
+def _statements(schema: str, *, undo: bool) -> list[str]:
+    triggers = triggers_sql(Tables(TRACKED), schema, undo=undo)
+    indexes = [spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES]
+    return [*triggers, *ddl(undo=True, schema=schema), *indexes] if undo else [*ddl(schema=schema), *triggers, *indexes]
+
+
 def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None, new_history: bool) -> None:
     if undo:
         tables = _refused_in_one_line(partial(drop_tables, engine))
-        gone = ", ".join(drop_indexes(engine) + tables)
+        triggers = [f"triggers of {name}" for name in drop_triggers(engine)]
+        gone = ", ".join(drop_indexes(engine) + tables + triggers)
         typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
         return
     made = make_tables(engine)
+    made += [f"triggers of {name}" for name in make_triggers(engine, missing_triggers(engine, Tables(TRACKED)))]
     if cache_url:
         replace_serving_cache(engine, shown_url(cache_url))
     if new_history:

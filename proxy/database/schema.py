@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable, DropTable
 
 from tidegate.errors import SettingsError
+from tidegate.proxy.database.note_functions import drop_functions_sql, functions_sql, has_functions
 from tidegate.proxy.database.placement import OWN_SCHEMA, forget_schema, own, schema_of
 
 if TYPE_CHECKING:
@@ -90,11 +91,14 @@ def ddl(engine_name: str = "postgresql", *, undo: bool = False, schema: str | No
     """Return the statements that make the tables; with *undo*, those that drop them."""
     from sqlalchemy.dialects import postgresql, sqlite
 
-    dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
     tables = sorted(_in_schema(schema).tables.values(), key=lambda table: table.name)
+    is_postgresql = engine_name != "sqlite"
+    dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
     if undo:
-        return [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
-    return [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
+        dropped = [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
+        return [*(drop_functions_sql(schema) if is_postgresql else ()), *dropped]
+    created = [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
+    return [*created, *(functions_sql(schema) if is_postgresql else ())]
 
 
 def _in_schema(schema: str | None) -> MetaData:
@@ -114,7 +118,7 @@ def missing_tables(engine: Engine) -> list[str]:
 
 
 def make_tables(engine: Engine) -> list[str]:
-    """Make the tables that are missing, in the schema of the tracked tables.
+    """Make the tables that are missing, in the schema of the tracked tables, and the functions beside them.
 
     Returns:
         The names of the tables that were made.
@@ -126,14 +130,29 @@ def make_tables(engine: Engine) -> list[str]:
     placed = _in_schema(schema_of(engine))
     try:
         placed.create_all(engine, tables=[table for table in placed.sorted_tables if table.name in missing])
+        _make_functions(engine)
     except DBAPIError as error:
-        if not missing_tables(engine):  # another gate was faster
+        if not missing_tables(engine) and _has_functions(engine):  # another gate was faster
             return []
         raise SettingsError(
             f"the database has no tables {', '.join(missing)}, and this user may not make them: run 'tidegate init' as "
             "a user who may"
         ) from error
     return missing
+
+
+def _make_functions(engine: Engine) -> None:
+    if not _has_functions(engine):
+        with engine.begin() as connection:
+            for statement in functions_sql(schema_of(connection)):
+                connection.exec_driver_sql(statement)
+
+
+def _has_functions(engine: Engine) -> bool:
+    if engine.dialect.name != "postgresql":
+        return True
+    with engine.connect() as connection:
+        return has_functions(connection, schema_of(connection))
 
 
 def drop_tables(engine: Engine) -> list[str]:
@@ -153,6 +172,10 @@ def drop_tables(engine: Engine) -> list[str]:
                 "drop it by hand if nobody needs it"
             )
     placed.drop_all(engine, tables=there)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            for statement in drop_functions_sql(schema):
+                connection.exec_driver_sql(statement)
     forget_schema(engine)
     return [table.name for table in there]
 

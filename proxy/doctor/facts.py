@@ -14,7 +14,10 @@ from tidegate.proxy.database.identity import cluster_id, cluster_namespace
 from tidegate.proxy.database.placement import own, schema_of
 from tidegate.proxy.database.schema import DATABASE, OUTBOX, STATE, fact, missing_tables
 from tidegate.proxy.database.serving import served
+from tidegate.proxy.tracking.tracked_tables import Tables
+from tidegate.proxy.tracking.triggers import missing_triggers
 from tidegate.repositories.indexes import index_states
+from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +75,7 @@ class DatabaseFacts:
     Args:
         indexes: "valid", "invalid", "missing" or "foreign", by the index's name.
         missing_tables: the tables of Tidegate's own that are missing.
+        untriggered: the tracked tables, as the database names them, that lack triggers.
         closed_tables: the tables of Tidegate's own that this user may not read. The facts below are as if they were
             empty.
         serving: the cache server that serves this database; None: no gate has come with a cache yet.
@@ -84,6 +88,7 @@ class DatabaseFacts:
 
     indexes: Mapping[str, str]
     missing_tables: tuple[str, ...]
+    untriggered: tuple[str, ...] = ()
     closed_tables: tuple[str, ...] = ()
     serving: Serving | None = None
     oldest: Running | None = None
@@ -147,6 +152,7 @@ def database_facts(engine: Engine) -> DatabaseFacts:
     return DatabaseFacts(
         indexes=index_states(engine),
         missing_tables=missing,
+        untriggered=() if missing else _untriggered(engine),
         closed_tables=closed,
         serving=served(engine).by if is_open else None,
         oldest=_oldest(engine),
@@ -155,6 +161,10 @@ def database_facts(engine: Engine) -> DatabaseFacts:
         cluster=cluster,
         namespace=_namespace(engine, cluster) if is_open else "",
     )
+
+
+def _untriggered(engine: Engine) -> tuple[str, ...]:
+    return tuple(found.on for found in missing_triggers(engine, Tables(TRACKED)) if found.on)
 
 
 def _namespace(engine: Engine, cluster: str | None) -> str:

@@ -41,7 +41,7 @@ def cache_findings(cache: CacheFacts | None) -> list[Finding]:
 
 def all_is_well(facts: Facts) -> list[str]:
     """Return the lines to print if nothing is gravely wrong."""
-    lines = ["all indexes and tables are there"]
+    lines = ["all indexes, tables and triggers are there"]
     cache, serving = facts.cache, facts.database.serving
     if cache is not None:
         quickest_ms = min(server.answer_ms for server in cache.servers)
@@ -72,6 +72,13 @@ def check_tables(database: DatabaseFacts) -> Iterator[Finding]:
     for name in database.closed_tables:
         cure = f"its rows were not checked; a gate's user must read and write it: GRANT ALL ON {name} TO that user"
         yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
+
+
+def check_triggers(database: DatabaseFacts) -> Iterator[Finding]:
+    """Yield a finding for each tracked table whose changes nobody notes."""
+    for name in database.untriggered:
+        cure = "what depends on it is not cached; a gate makes them if its user may; or run: tidegate init"
+        yield Finding(f"table {name}", "lacks the triggers that note changes", cure)
 
 
 def check_transactions(database: DatabaseFacts) -> Iterator[Finding]:
@@ -173,6 +180,7 @@ def check_eviction(cache: CacheFacts) -> Iterator[Finding]:
 _OF_THE_DATABASE: Final[tuple[Callable[[DatabaseFacts], Iterable[Finding]], ...]] = (
     check_indexes,
     check_tables,
+    check_triggers,
     check_transactions,
     check_outbox,
 )

@@ -36,9 +36,9 @@ class Note(NamedTuple):
 
     Args:
         source: what was done to which table, and what its values mean, as :func:`source_of` writes it.
-        rows: the values, as JSON: [[own, parent's, ...], ...], each a mapping or null; {"old": that}, if the parents may
-            be old versions; or what is left of too many rows, {"whole": [tenant, ...]} or {"all": true}; or {"failed":
-            error}.
+        rows: the values, as JSON: [[own, parent's, ...], ...], each a mapping or null; {"old": that}, if the parents
+            may be old versions; or what is left of too many rows, {"whole": [tenant, ...]} or {"all": true}; or
+            {"failed": error}.
     """
 
     source: str

@@ -6,8 +6,8 @@ function or COPY. A subscription that applies changes fires row triggers only, s
 each partition has its own.
 
 The note is a row of the outbox, written in the transaction that changes the row. So it is lost only with the change
-itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one who
-commits takes his own notes out again, without reading anybody else's.
+itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one
+who commits takes his own notes out again, without reading anybody else's.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Date, DateTime, TypeDecorator
-from sqlalchemy.dialects import postgresql
 
+from tidegate.proxy.database.note_functions import CHANNEL, NOTES, SAFE, WATCHED, qualified, quoted
 from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
 
 if TYPE_CHECKING:
@@ -27,40 +27,12 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.tracking.tracked_tables import TrackedTable
 
-CHANNEL: Final = "tidegate_outbox"
 PREFIX: Final = "tidegate_note_"
-TAKE: Final = "tidegate_take_notes"
-WATCHED: Final = "tidegate.watched"
-"""A setting of connections that take their notes at COMMIT: nobody need be woken for these. Where a pooler leaves it to
-others, their notes are found by the next poll."""
-_NOTES: Final = "tidegate.notes"
-_DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
-_quote: Final = _DIALECT.identifier_preparer.quote
 _OLD_AND_NEW: Final = {
     "insert": ("tidegate_new",),
     "update": ("tidegate_old", "tidegate_new"),
     "delete": ("tidegate_old",),
 }
-_SAFE: Final = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
-
-
-def take_sql(schema: str | None) -> str:
-    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox."""
-    outbox = qualified(schema, "tidegate_outbox")
-    return f"""
-CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}() RETURNS text {_SAFE} AS $tidegate$
-DECLARE
-  noted text := current_setting('{_NOTES}', true);
-  taken text;
-BEGIN
-  IF noted IS NULL OR noted = '' THEN
-    RETURN NULL;
-  END IF;
-  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (('{{' || noted || '}}')::tid[]) RETURNING id, source, rows)
-  SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
-  PERFORM set_config('{_NOTES}', '', true);
-  RETURN taken;
-END $tidegate$""".strip()
 
 
 class TableTriggers:
@@ -92,19 +64,19 @@ class TableTriggers:
             made.extend(self._trigger(what, f"AFTER {what.upper()}", f"REFERENCING {naming} FOR EACH STATEMENT"))
         made.extend(self._trigger("truncate", "AFTER TRUNCATE", "FOR EACH STATEMENT"))
         made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
-        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {_quote(self.names[-1])}")
+        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(self.names[-1])}")
         return made
 
     def drop_sql(self) -> list[str]:
         """Return the statements that drop them."""
-        gone = [f"DROP TRIGGER IF EXISTS {_quote(name)} ON {self.on}" for name in self.names]
+        gone = [f"DROP TRIGGER IF EXISTS {quoted(name)} ON {self.on}" for name in self.names]
         return [*gone, *(f"DROP FUNCTION IF EXISTS {qualified(self._own, name)}()" for name in self.names)]
 
     def _trigger(self, what: str, when: str, how: str) -> list[str]:
         name = f"{PREFIX}{self.fingerprint}_{what}"
         return [
-            f"DROP TRIGGER IF EXISTS {_quote(name)} ON {self.on}",
-            f"CREATE TRIGGER {_quote(name)} {when} ON {self.on} {how} EXECUTE FUNCTION {qualified(self._own, name)}()",
+            f"DROP TRIGGER IF EXISTS {quoted(name)} ON {self.on}",
+            f"CREATE TRIGGER {quoted(name)} {when} ON {self.on} {how} EXECUTE FUNCTION {qualified(self._own, name)}()",
         ]
 
     def _functions(self, fingerprint: str) -> list[str]:
@@ -119,13 +91,15 @@ class TableTriggers:
 
     def _function(self, fingerprint: str, what: str, source: str, find: str) -> str:
         name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
+        state = qualified(self._own, "tidegate_state")
         return f"""
-CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {_SAFE} AS $tidegate$
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} AS $tidegate$
 DECLARE
   found text;
   many bigint;
-  noted text := current_setting('{_NOTES}', true);
+  noted text := current_setting('{NOTES}', true);
   place tid;
+  is_watched boolean;
 BEGIN
   BEGIN
     {find}
@@ -136,13 +110,18 @@ BEGIN
   IF many = 0 THEN
     RETURN NULL;
   END IF;
+  is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
   IF to_regclass({_literal(outbox)}) IS NULL THEN
     RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
     RETURN NULL;
   END IF;
+  -- Without a cache that serves this database, nobody would take the note out again, except who commits himself.
+  IF NOT is_watched AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
+    RETURN NULL;
+  END IF;
   INSERT INTO {outbox} (source, rows) VALUES ({_literal(source)}, found) RETURNING ctid INTO place;
-  PERFORM set_config('{_NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
-  IF current_setting('{WATCHED}', true) IS DISTINCT FROM 'on' THEN
+  PERFORM set_config('{NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
+  IF NOT is_watched THEN
     PERFORM pg_notify('{CHANNEL}', '');
   END IF;
   RETURN NULL;
@@ -182,17 +161,17 @@ END $tidegate$""".strip()
         )
 
     def _columns(self) -> list[str]:
-        return [_quote(column.name) for column in self._table.fields.values()]
+        return [quoted(column.name) for column in self._table.fields.values()]
 
     def _row_json(self) -> str:
         levels = []
         for at, level in enumerate(self._table.levels):
             pairs = ", ".join(
-                f"{_literal(name)}, {_value(f'l{at}.{_quote(column.name)}', column)}"
+                f"{_literal(name)}, {_value(f'l{at}.{quoted(column.name)}', column)}"
                 for name, column in level.fields.items()
             )
             built = f"json_build_object({pairs})"
-            pk = f"l{at}.{_quote(level.fields[level.pk].name)}"
+            pk = f"l{at}.{quoted(level.fields[level.pk].name)}"
             levels.append(built if at == 0 else f"CASE WHEN {pk} IS NOT NULL THEN {built} END")
         return f"json_build_array({', '.join(levels)})"
 
@@ -202,22 +181,17 @@ END $tidegate$""".strip()
             if level.parent is not None:
                 above, field = level.parent.table, level.fields[level.parent.field].name
                 name = qualified(above.table.schema or self._own, above.table.name)
-                pk = _quote(above.fields[above.pk].name)
-                joined += f" LEFT JOIN {name} l{at + 1} ON l{at + 1}.{pk} = l{at}.{_quote(field)}"
+                pk = quoted(above.fields[above.pk].name)
+                joined += f" LEFT JOIN {name} l{at + 1} ON l{at + 1}.{pk} = l{at}.{quoted(field)}"
         return joined
 
     def _tenant(self) -> str:
         found = [
-            f"l{at}.{_quote(level.fields[level.tenant].name)}"
+            f"l{at}.{quoted(level.fields[level.tenant].name)}"
             for at, level in enumerate(self._table.levels)
             if level.tenant is not None
         ]
         return f"{found[0]}::text"
-
-
-def drop_function_sql(schema: str | None, name: str) -> str:
-    """Return the statement that drops a function of ours."""
-    return f"DROP FUNCTION IF EXISTS {qualified(schema, name)}()"
 
 
 def _value(sql: str, column: Column[Any]) -> str:
@@ -229,11 +203,6 @@ def _value(sql: str, column: Column[Any]) -> str:
     there = f"{sql} AT TIME ZONE 'UTC'" if getattr(kind, "timezone", False) else sql
     readable = f"{sql} >= '0001-01-03' AND {sql} < '9999-12-30'"
     return f"CASE WHEN {sql} IS NULL THEN NULL WHEN {readable} THEN to_char({there}, '{form}') ELSE '{UNREADABLE}' END"
-
-
-def qualified(schema: str | None, name: str) -> str:
-    """Return a name with its schema, quoted where it must be."""
-    return _quote(name) if schema is None else f"{_quote(schema)}.{_quote(name)}"
 
 
 def _literal(text: str) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
+from tidegate.proxy.database.note_functions import qualified
 from tidegate.proxy.database.placement import execute_own, schema_of
-from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
 from tidegate.proxy.tracking import postgresql_triggers, sqlite_triggers
 from tidegate.proxy.tracking.notes import everything_note
 from tidegate.routing.replicas.failures import sqlstate
@@ -29,7 +30,7 @@ _LOCKED: Final = "55P03"
 # A partitioned table's triggers for each statement are not those of its partitions.
 _FAMILY: Final = text(
     "SELECT tracked.nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, (SELECT array_agg(tgname::text)"
-    " FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgenabled IN ('O', 'A', 'R') AND t.tgname LIKE 'tidegate\\_%')"
+    " FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgenabled <> 'D' AND t.tgname LIKE 'tidegate\\_%')"
     " AS names FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
     " JOIN pg_class class ON class.oid = to_regclass(tracked.name)"
     " OR class.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(tracked.name)))"
@@ -56,6 +57,20 @@ class Missing(NamedTuple):
     create: tuple[str, ...]
 
 
+def triggers_sql(tables: Iterable[TrackedTable], schema: str, *, undo: bool = False) -> list[str]:
+    """Return the statements that make triggers and their functions on PostgreSQL; with *undo*, those that drop them.
+
+    Args:
+        tables: the tracked tables.
+        schema: the schema in which they lie, if they do not say; Tidegate's own tables lie there too.
+        undo: whether to drop.
+    """
+    made = [postgresql_triggers.TableTriggers(table, schema) for table in tables]
+    if undo:
+        return [statement for one in made for statement in one.drop_sql()]
+    return [statement for one in made for statement in one.create_sql()]
+
+
 def missing_triggers(engine: Engine, tables: Iterable[TrackedTable]) -> list[Missing]:
     """Return which of *tables* lack triggers, or are not there."""
     with engine.connect() as connection:
@@ -77,7 +92,7 @@ def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Miss
 
 def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable]) -> list[Missing]:
     schema = schema_of(connection)
-    names = [postgresql_triggers.qualified(table.table.schema or schema, table.table.name) for table in tables]
+    names = [qualified(table.table.schema or schema, table.table.name) for table in tables]
     found = connection.execute(_FAMILY, {"names": names}).all()
     there = {row.nr for row in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
@@ -103,7 +118,6 @@ def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
     there = [found for found in missing if found.on]
     if not there:
         return []
-    _make_take(engine)
     for found in there:
         for left in reversed(range(_ATTEMPTS)):
             try:
@@ -116,16 +130,11 @@ def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
     return [found.on for found in there]
 
 
-def _make_take(engine: Engine) -> None:
-    if engine.dialect.name == "postgresql":
-        with engine.begin() as connection:
-            connection.exec_driver_sql(postgresql_triggers.take_sql(schema_of(connection)))
-
-
 def _make(engine: Engine, found: Missing) -> None:
     with engine.begin() as connection:
-        # What has changed while there were none, nobody has noted.
-        execute_own(connection, insert(OUTBOX), everything_note(f"{found.on} had no triggers")._asdict())
+        # What has changed while there were none, nobody has noted; but as long as no cache serves, that is no matter.
+        if execute_own(connection, select(STATE.c.name).where(STATE.c.name == CACHE)).first() is not None:
+            execute_own(connection, insert(OUTBOX), everything_note(f"{found.on} had no triggers")._asdict())
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
         for statement in found.create:
@@ -141,8 +150,8 @@ def drop_triggers(engine: Engine) -> list[str]:
         rows: Sequence[Any] = connection.execute(_ALL).all()
         for row in rows:
             connection.exec_driver_sql(f'DROP TRIGGER IF EXISTS "{row.name}" ON {row.on_table}'.replace("%", "%%"))
-        for name in {postgresql_triggers.TAKE, *(row.name for row in rows)}:
-            connection.exec_driver_sql(postgresql_triggers.drop_function_sql(schema, name))
+        for name in {row.name for row in rows}:
+            connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS {qualified(schema, name)}")
         return sorted({row.on_table for row in rows})
 
 

@@ -11,12 +11,12 @@ from tidegate.cache.root_recovery import Transaction
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.database.histories import HERE, here_of
+from tidegate.proxy.database.note_functions import TAKE, WATCHED, qualified
 from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
 from tidegate.proxy.database.placement import execute_own, schema_of, state_table
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.transaction import transaction_id
 from tidegate.proxy.tracking.notes import Note
-from tidegate.proxy.tracking.postgresql_triggers import TAKE, WATCHED, qualified
 from tidegate.routing.replicas.probe_sql import in_transaction
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text, template
 from tidegate.errors import PolicyError, RoutingError
+from tidegate.proxy.tracking.notes import note_of
+from tidegate.proxy.writes.watch import note_by_hand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,9 +66,9 @@ def is_by_hand(tag: str, change: Change) -> bool:
     return f"{_BY_HAND}:{tag.partition(':')[2]}" in change.tags
 
 
-def invalidate_at_commit(change: Change, session: Session, outbox: Outbox) -> None:
+def invalidate_at_commit(change: Change, session: Session) -> None:
     """Make *change* one of the changes of the session's transaction."""
-    outbox.put(cast("Any", session.connection()), [change])
+    note_by_hand(session.connection(), note_of([change]))
 
 
 class Primary(Protocol):

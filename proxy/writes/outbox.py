@@ -1,4 +1,4 @@
-"""The outbox: notes of changes that no intent has told the cache of. Their transaction writes them, any gate applies them.
+"""The outbox: notes of changes that no intent has told the cache of. Any gate applies them.
 
 Until a row is applied, hits elsewhere may be older than the write by that time: the outbox window. Rows are taken with
 SKIP LOCKED, and deleted in the transaction that applies them. A gate never takes "the rows after the last one I saw",
@@ -12,18 +12,18 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import Text, bindparam, delete, exists, func, insert, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Origin
+from tidegate.proxy.database.note_functions import CHANNEL
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
 from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.primary import here
-from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
 from tidegate.proxy.tracking.notes import Note, everything_note, found_in, note_of
-from tidegate.proxy.tracking.postgresql_triggers import CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -40,8 +40,14 @@ _MOST_WAITING: Final = 1000
 _log: Final = logging.getLogger(__name__)
 
 
-_PUT: Final = insert(OUTBOX)
-_NOTIFY: Final = select(func.pg_notify(CHANNEL, ""))
+# Notes are written only where a cache serves this database: otherwise nobody would ever take them out. A cache that
+# begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this transaction
+# has ended, because its marks are in quarantine until then.
+_SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
+_PUT: Final = insert(OUTBOX).from_select(
+    ["source", "rows"], select(bindparam("source", type_=Text), bindparam("rows", type_=Text)).where(_SERVED)
+)
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(_SERVED)
 
 
 class Outbox:
@@ -218,12 +224,13 @@ class Applier:
         )
 
     def look(self) -> None:
-        """Look once, now, what has become of the database and the cache; a program's first write need not wait.
+        """Look once, now, what has become of the database and the cache, and apply what waits.
 
-        What does not answer now is asked again by the thread.
+        So a program's first write need not wait, and its first read finds what was changed while no gate ran. What does
+        not answer now is asked again by the thread.
         """
         with suppress(StoreUnavailable, RoutingError, SQLAlchemyError):
-            self._look()
+            self._apply()
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""

@@ -10,13 +10,16 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Engine, PoolProxiedConnection, event
+from sqlalchemy import Engine, PoolProxiedConnection, event, insert, text
 from sqlalchemy.orm import sessionmaker
 
 from tidegate.error_text import traceback_text
 from tidegate.errors import CommitUnknown, PolicyError, TenantSwitch
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.deadlines import check_deadline
+from tidegate.proxy.database.note_functions import PUT, qualified
+from tidegate.proxy.database.placement import OWN_SCHEMA, execute_own, schema_of
+from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.tracking.notes import MOST_TAGS, found_in
 from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit, mark_watched
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, ExceptionContext
 
     from tidegate.cache.store import Change
+    from tidegate.proxy.tracking.notes import Note
     from tidegate.proxy.writes.commit_protocol import CommitProtocol
 
 _log: Final = logging.getLogger(__name__)
@@ -80,6 +84,16 @@ def _root(engine: Any) -> Engine:
 def hold_to_tenant(connection: Connection, tenant: str) -> None:
     """Let the transaction of *connection* change rows of this tenant only, on a shard that owns it."""
     connection.info[_ONLY] = tenant
+
+
+def note_by_hand(connection: Connection, note: Note) -> None:
+    """Add *note* to those of the transaction of *connection*, which is watched."""
+    if connection.dialect.name == "postgresql":
+        put = f"SELECT {qualified(schema_of(connection), PUT)}(:source, :rows)"
+        connection.execute(text(put), note._asdict())
+    else:
+        execute_own(connection, insert(OUTBOX), note._asdict())
+    connection.info[_WROTE] = True
 
 
 class Watch:
@@ -187,6 +201,9 @@ def _forget_info(info: Any) -> None:
 
 
 def _note_write(connection: Connection, _cursor: Any, sql: str, _parameters: Any, _context: Any, _many: bool) -> None:
+    # The gate's own transactions change no tracked rows.
+    if OWN_SCHEMA in (connection.get_execution_options().get("schema_translate_map") or ()):
+        return
     if _WROTE not in connection.info and not sql.lstrip()[:9].upper().startswith(_PLAIN):
         connection.info[_WROTE] = True
 

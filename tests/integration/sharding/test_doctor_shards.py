@@ -77,7 +77,7 @@ def test_doctor_says_of_every_shard_that_it_is_well(there: Shards) -> None:
     assert said.exit_code == 0, said.output
     lines = said.output.splitlines()
     for name in there.engines:
-        assert f"{name}: all indexes and tables are there" in lines
+        assert f"{name}: all indexes, tables and triggers are there" in lines
         assert any(line.startswith(f"{name}: the cache {shown_url(there.cluster.cache.url)} answers") for line in lines)
     assert [line.split()[3] for line in lines if "connections at most" in line] == ["23", "22", "22"]  # s0 is followed
     assert lines[-1].endswith("run: tidegate shards check")

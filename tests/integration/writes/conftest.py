@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Change
     from tidegate.position import Position
     from tidegate.proxy.writes.commit_protocol import Committing
+    from tidegate.repositories.policies import Tracked
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 DAY = datetime.fromisoformat("2024-03-05T12:00:00")
@@ -95,6 +96,12 @@ class Watched:
         found = found_in(notes)
         assert not found.everything
         return {change.tenant: "whole" if change.whole else set(change.tags) for change in found.changes}
+
+    def track(self, base: Any, tracked: Sequence[Tracked]) -> None:
+        """Make more tables, and track them."""
+        base.metadata.create_all(self.engine)
+        make_triggers(self.engine, missing_triggers(self.engine, Tables(tracked)))
+        self.statements.clear()
 
     def store(self, model: Any = WorkflowRun, **overrides: Any) -> dict[str, Any]:
         """Store a row, and forget that it was told of."""

@@ -1,0 +1,82 @@
+"""The functions of PostgreSQL by which a transaction takes its notes out of the outbox, and adds some.
+
+The triggers that write notes are :mod:`tidegate.proxy.tracking.postgresql_triggers`'.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+CHANNEL: Final = "tidegate_outbox"
+TAKE: Final = "tidegate_take_notes"
+PUT: Final = "tidegate_put_note"
+WATCHED: Final = "tidegate.watched"
+"""A setting of connections that take their notes at COMMIT: nobody need be woken for these. Where a pooler leaves it to
+others, their notes are found by the next poll."""
+NOTES: Final = "tidegate.notes"
+"""A setting that ends with the transaction and follows its savepoints: the places (ctid) of its notes."""
+SAFE: Final = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+"""How functions of ours are declared: whoever changes a row may run them, and no search path leads them astray."""
+_DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
+quoted: Final = _DIALECT.identifier_preparer.quote
+_THERE: Final = text("SELECT to_regprocedure(:take) IS NOT NULL AND to_regprocedure(:put) IS NOT NULL")
+
+
+def qualified(schema: str | None, name: str) -> str:
+    """Return a name with its schema, quoted where it must be."""
+    return str(quoted(name)) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+
+
+def functions_sql(schema: str | None) -> list[str]:
+    """Return the statements that make the functions; they may be run again."""
+    return [take_sql(schema), put_sql(schema)]
+
+
+def drop_functions_sql(schema: str | None) -> list[str]:
+    """Return the statements that drop them."""
+    return [f"DROP FUNCTION IF EXISTS {qualified(schema, name)}" for name in (TAKE, PUT)]
+
+
+def has_functions(connection: Connection, schema: str | None) -> bool:
+    """Tell whether both are there."""
+    names = {"take": f"{qualified(schema, TAKE)}()", "put": f"{qualified(schema, PUT)}(text, text)"}
+    return bool(connection.scalar(_THERE, names))
+
+
+def take_sql(schema: str | None) -> str:
+    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox."""
+    outbox = qualified(schema, "tidegate_outbox")
+    return f"""
+CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}() RETURNS text {SAFE} AS $tidegate$
+DECLARE
+  noted text := current_setting('{NOTES}', true);
+  taken text;
+BEGIN
+  IF noted IS NULL OR noted = '' THEN
+    RETURN NULL;
+  END IF;
+  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (('{{' || noted || '}}')::tid[]) RETURNING id, source, rows)
+  SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
+  PERFORM set_config('{NOTES}', '', true);
+  RETURN taken;
+END $tidegate$""".strip()
+
+
+def put_sql(schema: str | None) -> str:
+    """Return the statement that makes the function by which a transaction adds a note that no trigger writes."""
+    outbox = qualified(schema, "tidegate_outbox")
+    return f"""
+CREATE OR REPLACE FUNCTION {qualified(schema, PUT)}(source text, rows text) RETURNS void {SAFE} AS $tidegate$
+DECLARE
+  noted text := current_setting('{NOTES}', true);
+  place tid;
+BEGIN
+  INSERT INTO {outbox} (source, rows) VALUES (source, rows) RETURNING ctid INTO place;
+  PERFORM set_config('{NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
+END $tidegate$""".strip()
