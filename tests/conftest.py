@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real_servers.answer_counts import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from real_servers.databases import Databases
+from real_servers.memory_folder import pytest_configure  # noqa: F401
 from real_servers.sampling import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 from real_servers.sharing_out import pytest_xdist_make_scheduler  # noqa: F401
 from sqlalchemy import create_engine
