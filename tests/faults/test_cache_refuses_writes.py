@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tidegate.proxy.embedded.valkey import ValkeyNode
     from tidegate.proxy.gate import Gate
 
-pytestmark = pytest.mark.fast
 PATIENT: Final[dict[str, Any]] = {"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000}
 _CROWD: Final = 16
 Harm = tuple["Callable[[Any], object]", "Callable[[Any], object]"]
