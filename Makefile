@@ -68,6 +68,8 @@ check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 bench: .venv/.bench  ## the full benchmark; RUNS=100000 SEED=1 ARGS="--json report.json"
 	$(BIN)/tidegate bench --runs $(RUNS) --seed $(SEED) $(ARGS)
 
+# On a disk, where databases are, and where there is room for the large ones; make test has them in memory.
+soak: export TMPDIR := $(or $(TMPDIR),/tmp)
 soak: .venv/.dev  ## tests that are too long for CI
 	$(BIN)/pytest -m soak --timeout 7200 -rP
 	TIDEGATE_SIMULATION_RUNS=260000 $(BIN)/pytest -n $(WORKERS) --timeout 7200 -rP tests/simulation

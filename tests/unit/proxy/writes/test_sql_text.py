@@ -6,8 +6,6 @@ import pytest
 
 from tidegate.proxy.writes.sql_text import tables_written
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.parametrize(
     ("sql", "tables"),
