@@ -4,6 +4,8 @@ SHELL := /bin/bash
 # The root holds folders called cache, proxy, ...: keep it off sys.path, so that only tidegate.* can be imported.
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A hundred processes of the suite import the same modules: to compile them each time is a tenth of all it has to do.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 WORKERS ?= 2
 RUNS ?= 100000
@@ -66,6 +68,8 @@ check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 bench: .venv/.bench  ## the full benchmark; RUNS=100000 SEED=1 ARGS="--json report.json"
 	$(BIN)/tidegate bench --runs $(RUNS) --seed $(SEED) $(ARGS)
 
+# On a disk, where databases are, and where there is room for the large ones; make test has them in memory.
+soak: export TMPDIR := $(or $(TMPDIR),/tmp)
 soak: .venv/.dev  ## tests that are too long for CI
 	$(BIN)/pytest -m soak --timeout 7200 -rP
 	TIDEGATE_SIMULATION_RUNS=260000 $(BIN)/pytest -n $(WORKERS) --timeout 7200 -rP tests/simulation

@@ -85,7 +85,8 @@ def measure(
     """
     lanes = {s.name: [_Lane(s, c) for c in contenders] for s in scenarios}
     costs = {(lane.scenario.name, lane.contender.name): lane.count() for row in lanes.values() for lane in row}
-    blocks = {name: _block_calls([lane.warm_up() for lane in row]) for name, row in lanes.items()}
+    warm_calls = min(_WARM_CALLS, 4 * rounds)
+    blocks = {name: _block_calls([lane.warm_up(warm_calls) for lane in row]) for name, row in lanes.items()}
     groups = _groups(scenarios, lanes)
     gc.collect()
     gc.freeze()
@@ -114,9 +115,9 @@ class _Lane:
         self.samples_ns: list[int] = []
         self._calls: Iterator[ScenarioCall] = cycle(scenario.calls)
 
-    def warm_up(self) -> int:
-        """Make some calls, and return the shortest time, in nanoseconds."""
-        return min(self._timed(call) for call in islice(self._calls, _WARM_CALLS))
+    def warm_up(self, calls: int) -> int:
+        """Make that many calls, and return the shortest time, in nanoseconds."""
+        return min(self._timed(call) for call in islice(self._calls, calls))
 
     def run_block(self, calls: int) -> None:
         self.contender.run(next(self._calls))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real_servers.answer_counts import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from real_servers.databases import Databases
+from real_servers.memory_folder import pytest_configure  # noqa: F401
 from real_servers.sampling import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 from real_servers.sharing_out import pytest_xdist_make_scheduler  # noqa: F401
 from sqlalchemy import create_engine
@@ -87,13 +90,12 @@ def programs(servers_folder: Path) -> Programs:
     return Programs(servers_folder)
 
 
-@pytest.fixture(scope="session")
-def start_valkey(servers_folder: Path, programs: Programs) -> Iterator[Callable[..., ValkeyNode]]:
-    """Starts a Valkey of one's own with these options."""
+@contextmanager
+def _starting(servers_folder: Path, programs: Programs) -> Iterator[Callable[..., ValkeyNode]]:
     nodes: list[ValkeyNode] = []
 
     def start(*options: str, program: Path | None = None) -> ValkeyNode:
-        home = servers_folder / f"valkey{len(nodes)}" / "data"
+        home = servers_folder / f"valkey{next(_numbers)}" / "data"
         home.mkdir(parents=True)
         give_to_server(home.parent)
         node = ValkeyNode(home, program or programs.valkey, options)
@@ -107,9 +109,22 @@ def start_valkey(servers_folder: Path, programs: Programs) -> Iterator[Callable[
         node.kill()
 
 
+@pytest.fixture
+def start_valkey(servers_folder: Path, programs: Programs) -> Iterator[Callable[..., ValkeyNode]]:
+    """Starts a Valkey of one's own with these options; it ends with the test, for one that is idle costs time too."""
+    with _starting(servers_folder, programs) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
-def shared_valkey(start_valkey: Callable[..., ValkeyNode]) -> ValkeyNode:
-    return start_valkey()
+def start_shared_valkey(servers_folder: Path, programs: Programs) -> Iterator[Callable[..., ValkeyNode]]:
+    with _starting(servers_folder, programs) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(start_shared_valkey: Callable[..., ValkeyNode]) -> ValkeyNode:
+    return start_shared_valkey()
 
 
 @pytest.fixture(scope="session")
@@ -122,23 +137,24 @@ def redis_6_program(programs: Programs) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_redis_6(start_valkey: Callable[..., ValkeyNode], redis_6_program: Path) -> ValkeyNode:
-    return start_valkey(program=redis_6_program)
+def shared_redis_6(start_shared_valkey: Callable[..., ValkeyNode], redis_6_program: Path) -> ValkeyNode:
+    return start_shared_valkey(program=redis_6_program)
 
 
-@pytest.fixture(scope="session")
+def _start_cluster(start: Callable[..., ValkeyNode], *options: str) -> list[ValkeyNode]:
+    # The bus has a port of its own, for the usual one may be too high.
+    clustered = ("--cluster-enabled", "yes", *options)
+    nodes = [start(*clustered, "--cluster-port", str(free_port())) for _ in range(3)]
+    join(nodes)
+    return nodes
+
+
+@pytest.fixture
 def start_valkey_cluster(start_valkey: Callable[..., ValkeyNode]) -> Callable[..., list[ValkeyNode]]:
-    """Starts three Valkeys that are one cluster; the bus has a port of its own, for the usual one may be too high."""
-
-    def start(*options: str) -> list[ValkeyNode]:
-        clustered = ("--cluster-enabled", "yes", *options)
-        nodes = [start_valkey(*clustered, "--cluster-port", str(free_port())) for _ in range(3)]
-        join(nodes)
-        return nodes
-
-    return start
+    """Starts three Valkeys that are one cluster."""
+    return partial(_start_cluster, start_valkey)
 
 
 @pytest.fixture(scope="session")
-def valkey_cluster(start_valkey_cluster: Callable[..., list[ValkeyNode]]) -> list[ValkeyNode]:
-    return start_valkey_cluster()
+def valkey_cluster(start_shared_valkey: Callable[..., ValkeyNode]) -> list[ValkeyNode]:
+    return _start_cluster(start_shared_valkey)

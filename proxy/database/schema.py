@@ -113,8 +113,9 @@ def _in_schema(schema: str | None) -> MetaData:
 
 def missing_tables(engine: Engine) -> list[str]:
     """Return the names of the tables that the database does not have."""
-    schema = schema_of(engine)
-    return [table.name for table in METADATA.sorted_tables if not inspect(engine).has_table(table.name, schema)]
+    with engine.connect() as connection:
+        schema, inspector = schema_of(connection), inspect(connection)
+        return [table.name for table in METADATA.sorted_tables if not inspector.has_table(table.name, schema)]
 
 
 def make_tables(engine: Engine) -> list[str]:

@@ -208,7 +208,8 @@ def map_of_ranges(
     for name in ranges:
         _known("sharding.ranges", name, names)
     of_all = [(name, first, last) for name, given in ranges.items() for first, last in given]
-    slots = tuple(Owner(name) for name in _slots(of_all, names, "sharding.ranges"))
+    owners = {name: Owner(name) for name in names}
+    slots = tuple(owners[name] for name in _slots(of_all, names, "sharding.ranges"))
     return ShardMap(FIRST_EPOCH, names, slots, _pins(pins or {}, names))
 
 

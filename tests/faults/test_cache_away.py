@@ -40,11 +40,11 @@ def node(start_valkey: Callable[..., ValkeyNode]) -> Iterator[ValkeyNode]:
 
 
 @pytest.fixture
-def pair_at(database_url: str) -> Iterator[Callable[..., Pair]]:
+def pair_at(tables_url: str) -> Iterator[Callable[..., Pair]]:
     with ExitStack() as stack:
 
-        def make(url: str, **cache: Any) -> Pair:
-            pair = Pair(database_url, CacheSettings(url=url, **cache))
+        def make(url: str, books: int = 1, **cache: Any) -> Pair:
+            pair = Pair(tables_url, CacheSettings(url=url, **cache), books)
             stack.callback(pair.close)
             return pair
 
@@ -144,7 +144,7 @@ def test_a_line_that_goes_dead(node: ValkeyNode, pair_at: Callable[..., Pair]) -
 
 
 def test_another_keys_value(node: ValkeyNode, pair_at: Callable[..., Pair]) -> None:
-    pair = pair_at(node.url, **PATIENT)
+    pair = pair_at(node.url, books=2, **PATIENT)
     warm(pair)
     server = client(node)
     entries = sorted(server.scan_iter("tg:e:*"))

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tidegate.proxy.embedded.valkey import ValkeyNode
     from tidegate.proxy.gate import Gate
 
-pytestmark = pytest.mark.fast
 PATIENT: Final[dict[str, Any]] = {"connect_timeout_ms": 5_000, "read_timeout_ms": 5_000}
 _CROWD: Final = 16
 Harm = tuple["Callable[[Any], object]", "Callable[[Any], object]"]
@@ -95,14 +94,14 @@ def admin(start_valkey: Callable[..., ValkeyNode]) -> Iterator[tuple[ValkeyNode,
 
 
 @pytest.fixture
-def gates_at(database_url: str) -> Iterator[Callable[..., Gates]]:
+def gates_at(tables_url: str) -> Iterator[Callable[..., Gates]]:
     with ExitStack() as stack:
 
-        def make(url: str, **cache: Any) -> Gates:
+        def make(url: str, books: int = 1, **cache: Any) -> Gates:
             settings = CacheSettings(url=url, **PATIENT, **cache)
-            pair = Pair(database_url, settings)
+            pair = Pair(tables_url, settings, books)
             stack.callback(pair.close)
-            gates = Gates(pair, database_url, settings)
+            gates = Gates(pair, tables_url, settings)
             stack.callback(gates.other.close)
             return gates
 
@@ -137,7 +136,7 @@ def test_whoever_writes_sees_it_at_once_before_anybody_looks_into_the_outbox(
     admin: tuple[ValkeyNode, redis.Redis], gates_at: Callable[..., Gates]
 ) -> None:
     node, server = admin
-    pair = gates_at(node.url).pair
+    pair = gates_at(node.url, books=2).pair
     for shard in pair.gate._shards.every:
         assert shard.applier is not None
         shard.applier.close()

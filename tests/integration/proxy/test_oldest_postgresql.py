@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
-pytestmark = pytest.mark.fast
 
 TENANT, APP = new_id(), new_id()
 

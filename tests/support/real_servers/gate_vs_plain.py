@@ -37,12 +37,12 @@ class Pair:
     """Both sides, over a few books.
 
     Args:
-        database_url: an empty database.
+        database_url: a database that is empty, or has the tables and nothing else.
         cache: of the gate.
-        books: how many tenants.
+        books: how many tenants. Each is read and written each time.
     """
 
-    def __init__(self, database_url: str, cache: CacheSettings, books: int = 2) -> None:
+    def __init__(self, database_url: str, cache: CacheSettings, books: int = 1) -> None:
         self.engine = create_engine(database_url)
         Base.metadata.create_all(self.engine)
         create_indexes(self.engine)

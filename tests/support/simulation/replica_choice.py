@@ -7,6 +7,7 @@ pool is one connection to each replica, opened anew when it broke: newer than wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.request import Answer
@@ -168,4 +169,7 @@ class SimRouter:
 
 
 def _seen(server: Node, *, standby: bool) -> tuple[bool, Position, HistoryRecord | None]:
-    return standby, server.position, HistoryRecord.of_text(server.record)
+    return standby, server.position, _record_of(server.record)
+
+
+_record_of: Final = lru_cache(maxsize=1_000)(HistoryRecord.of_text)

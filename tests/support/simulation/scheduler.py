@@ -7,13 +7,15 @@ not given is chosen by a policy: first of all (for exhausting a small world) or 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from greenlet import getcurrent, greenlet
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterator
+
+    Action: TypeAlias = "tuple[str, Callable[[], None]]"
 
 
 class Died(BaseException):
@@ -28,15 +30,20 @@ class Choices:
     rng: random.Random | None = None
     made: list[tuple[int, int]] = field(default_factory=list)
 
-    def choose(self, options: int, *, first: float = 0.0) -> int:
-        """One of *options*; at random, the first of all with a probability of *first*, else one of the others."""
+    def choose(self, options: int, *, first: float = 0.0, more: Callable[[], int] | None = None) -> int:
+        """One of *options*; at random, the first of all with a probability of *first*, else one of the others.
+
+        With two options or more, *more* says how many there are beyond them. It is asked only where that matters.
+        """
         at = len(self.made)
+        rng = self.rng if at >= len(self.given) and options > 1 else None
+        if rng is not None and rng.random() < first:
+            self.made.append((0, options))
+            return 0
+        options += more() if more else 0
+        chosen = rng.randrange(1 if first else 0, options) if rng is not None else 0
         if at < len(self.given):
             chosen = min(self.given[at], options - 1)
-        elif self.rng is None or options == 1 or self.rng.random() < first:
-            chosen = 0
-        else:
-            chosen = self.rng.randrange(1 if first else 0, options)
         self.made.append((chosen, options))
         return chosen
 
@@ -100,7 +107,7 @@ class Scheduler:
         self.trace.append(f"{self._now.name if self._now else 'world'}: ! {kind}")
         return kind
 
-    def run(self, world: Callable[[], list[tuple[str, Callable[[], None]]]]) -> None:
+    def run(self, world: Callable[[], list[Action]]) -> None:
         """Until every actor has ended; *world* gives what else may happen now."""
         for _ in range(self._most_steps):
             alive = [actor for actor in self._actors if not actor.ended]
@@ -109,9 +116,7 @@ class Scheduler:
             if self._now in alive:  # first, so that the first choice of all is to go on
                 alive = [self._now, *(actor for actor in alive if actor is not self._now)]
             may_switch = self._preemptions is None or self._preemptions > 0 or self._now not in alive
-            actions = world() if may_switch else []
-            options = len(alive) + len(actions) if may_switch else 1
-            chosen = self.choices.choose(options, first=0.7) if options > 1 else 0
+            chosen, actions = self._next(len(alive), world) if may_switch else (0, [])
             if chosen and self._preemptions and self._now in alive:
                 self._preemptions -= 1
             if chosen >= len(alive):
@@ -122,6 +127,19 @@ class Scheduler:
             self._now = alive[chosen]
             self._now.go_on()
         raise AssertionError("live-lock: " + "; ".join(self.trace[-40:]))
+
+    def _next(self, alive: int, world: Callable[[], list[Action]]) -> tuple[int, list[Action]]:
+        """Who or what is next; the actions of the world are made a list of only where that matters, for it is slow."""
+        actions: list[Action] = []
+
+        def more() -> int:
+            actions.extend(world())
+            return len(actions)
+
+        if alive > 1:
+            return self.choices.choose(alive, first=0.7, more=more), actions
+        options = alive + more()
+        return (self.choices.choose(options, first=0.7) if options > 1 else 0), actions
 
     def close(self) -> None:
         """End what a failed run left."""

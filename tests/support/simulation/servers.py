@@ -8,6 +8,7 @@ shows it up to where it has replayed, and a promotion may lose it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from simulation.scheduler import Died
@@ -75,7 +76,7 @@ class Node:
     @property
     def here(self) -> Here:
         """What a question to a primary brings of its history, with the end of its log."""
-        return histories.here_of((*_row(self), self.record))
+        return _here(histories.here_of, *_row(self), self.record)
 
     @property
     def origin(self) -> Origin | None:
@@ -225,6 +226,12 @@ class SimHistories(Histories):
             node.log.append(text)
             node.show_all()
         return node.record
+
+
+@lru_cache(maxsize=1_000)
+def _here(here_of: Callable[[Any], Here], *row: str | None) -> Here:
+    """What *here_of*, which a test may have replaced, makes of a row: schedules bring the same ones again and again."""
+    return here_of(row)
 
 
 def _row(node: Node) -> tuple[str, str, str]:

@@ -12,8 +12,6 @@ import pytest
 from tidegate.cache.tags import UNKNOWN, as_day, as_text, template
 from tidegate.errors import PolicyError
 
-pytestmark = pytest.mark.fast
-
 ID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 NOON = datetime.fromisoformat("2024-03-05T12:00:00")
 

@@ -6,7 +6,6 @@ import gc
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from real_servers.gate_vs_plain import Pair
 from real_servers.versioned_tenant import SOURCE
 
@@ -15,7 +14,6 @@ from tidegate.proxy.settings import CacheSettings
 if TYPE_CHECKING:
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
-pytestmark = pytest.mark.fast
 BOUND = 400_000
 NOISE = 20_000
 """What the threads beside may take or give back meanwhile."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.embedded import Cluster
 
-pytestmark = pytest.mark.fast
 
 A_DAY_S = 86_400
 

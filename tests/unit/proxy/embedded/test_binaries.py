@@ -14,8 +14,6 @@ from tidegate.proxy.embedded.binaries import postgres_bin, postgres_major
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.fast
-
 
 def installed(folder: Path, said: str) -> Path:
     """A bin folder whose programs say this of their version."""
