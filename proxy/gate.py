@@ -231,11 +231,11 @@ class Gate:
         return self._shards.only.token(None).text()
 
     def invalidate(self, tenant_id: str, *, session: Session | None = None, **named: str | None) -> None:
-        """Void what is cached of a tenant, or of some things of it, in one round trip: for changes no gate saw.
+        """Void what is cached of a tenant, or of some things of it, in one round trip: for changes no trigger notes.
 
         Args:
             tenant_id: the tenant.
-            session: take effect with the commit of its transaction, and not before.
+            session: note it in its transaction: it takes effect once that has committed, within the outbox window.
             named: ``app_id``: only answers about this app. ``run_id``: only answers about this run and its node
                 executions; not pages and counts it is in. Others, as the policy tables of :meth:`wrap` name them.
 
