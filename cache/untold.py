@@ -28,16 +28,25 @@ class UntoldChanges:
         self._clock = clock
         self._waiting: dict[str, frozenset[str] | None] = {}
         self._wrote: dict[str, float] = {}
+        self._all_at_s: float | None = None
 
     def of(self, tenant: str) -> bool:
         """Tell whether *tenant* must be answered by the primary, and nothing of it stored."""
-        if not self._waiting and not self._wrote:  # nearly always
+        if not self._waiting and not self._wrote and self._all_at_s is None:  # nearly always
             return False
-        return tenant in self._wrote or any(some is None or tenant in some for some in tuple(self._waiting.values()))
+        return (
+            self._all_at_s is not None
+            or tenant in self._wrote
+            or any(some is None or tenant in some for some in tuple(self._waiting.values()))
+        )
 
     def wrote(self, tenants: Iterable[str]) -> None:
         """Note that a transaction of this process writes changes of *tenants* to an outbox."""
         self._wrote.update(dict.fromkeys(tenants, self._clock()))
+
+    def wrote_everything(self) -> None:
+        """Note that a transaction of this process writes to an outbox that anything may have changed."""
+        self._all_at_s = self._clock()
 
     def found(self, outbox: str, tenants: Collection[str] | None) -> None:
         """Note who waits in an outbox.
@@ -51,5 +60,7 @@ class UntoldChanges:
         else:
             self._waiting.pop(outbox, None)
         before = self._clock() - _WROTE_S
+        if self._all_at_s is not None and self._all_at_s < before:
+            self._all_at_s = None
         for tenant in [tenant for tenant, at in tuple(self._wrote.items()) if at < before]:
             self._wrote.pop(tenant, None)

@@ -147,10 +147,15 @@ def _put_together(
     store: Store | None = None,
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
-    shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
-    there, coverage = joined.joined(), Coverage(Tables(TRACKED))
+    coverage = Coverage(Tables(TRACKED))
+
+    def ready(name: str) -> None:
+        joined.ready(name)
+        coverage.ensure(name, joined.engines[name])
+
+    shards, wait_s = Shards(joined.maps, ready, joined.session_maker), settings.sharding.flip_wait_s
+    there = joined.joined()
     for name, engine in joined.engines.items():  # before a cache serves: it has nothing yet that could be old
-        coverage.expect(name)
         if engine in there:
             coverage.look(name, engine, now=True)
     look: Callable[[Engine], None] | None = None

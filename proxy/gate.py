@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.cache.switches import checked_switch
 from tidegate.cache.tags import as_text
-from tidegate.errors import PolicyError, SettingsError
+from tidegate.errors import PolicyError, RoutingError, SettingsError
 from tidegate.position import Origin
 from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
@@ -177,10 +179,11 @@ class Gate:
         watched = tuple(tracked)
         checked_invalidation(policies.invalidation)
         models, coverage = {row.model for row in watched}, self._parts.coverage
-        coverage.tables.add(watched)
+        coverage.add(watched)
         for shard in self._shards.every:
             check_comparable(shard.engine, (table for table in coverage.tables if table.model in models))
-            coverage.look(shard.name, shard.engine, now=True)
+            with suppress(DBAPIError, RoutingError):  # the shard is away: looked for later
+                coverage.look(shard.name, shard.engine, now=True)
         self._parts.tracked_ids.add(watched)
         self._learn_invalidation(policies)
         layers = self._parts.layers(watched)

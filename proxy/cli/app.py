@@ -115,7 +115,8 @@ def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None, new_
         typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
         return
     made = make_tables(engine)
-    made += [f"triggers of {name}" for name in make_triggers(engine, missing_triggers(engine, Tables(TRACKED)))]
+    triggered = make_triggers(engine, missing_triggers(engine, Tables(TRACKED)), attempts=5)
+    made += [f"triggers of {name}" for name in triggered]
     if cache_url:
         replace_serving_cache(engine, shown_url(cache_url))
     if new_history:

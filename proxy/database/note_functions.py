@@ -21,8 +21,12 @@ WATCHED: Final = "tidegate.watched"
 others, their notes are found by the next poll."""
 NOTES: Final = "tidegate.notes"
 """A setting that ends with the transaction and follows its savepoints: the places (ctid) of its notes."""
-SAFE: Final = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
-"""How functions of ours are declared: whoever changes a row may run them, and no search path leads them astray."""
+SAFE: Final = "LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp"
+"""How functions of ours are declared: no search path leads them astray."""
+NOTIFY: Final = (
+    # A transaction that has notified cannot be prepared. Where that is possible at all, the poll must do.
+    f"IF current_setting('max_prepared_transactions') = '0' THEN PERFORM pg_notify('{CHANNEL}', ''); END IF;"
+)
 _DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 quoted: Final = _DIALECT.identifier_preparer.quote
 _THERE: Final = text("SELECT to_regprocedure(:take) IS NOT NULL AND to_regprocedure(:put) IS NOT NULL")
@@ -50,7 +54,10 @@ def has_functions(connection: Connection, schema: str | None) -> bool:
 
 
 def take_sql(schema: str | None) -> str:
-    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox."""
+    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox.
+
+    It runs with the rights of who calls it: only who may delete from the outbox may take notes out of it.
+    """
     outbox = qualified(schema, "tidegate_outbox")
     return f"""
 CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}() RETURNS text {SAFE} AS $tidegate$

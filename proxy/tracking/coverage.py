@@ -13,18 +13,19 @@ from tidegate.error_text import first_line
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from sqlalchemy import Engine
 
     from tidegate.proxy.tracking.tracked_tables import Tables
     from tidegate.proxy.tracking.triggers import Missing
+    from tidegate.repositories.policies import Tracked
 
 _log: Final = logging.getLogger(__name__)
 _AGAIN_S: Final = 30.0
 """How often the triggers are looked for, in seconds."""
 _SOON_S: Final = 1.0
-"""How often they are while a table lacks them, or is not there yet, in seconds."""
+"""How often they are while a table is not there yet, in seconds."""
 
 Key = tuple[str | None, str]
 
@@ -46,14 +47,31 @@ class Coverage:
         self.uncovered: frozenset[Key] = frozenset()
         """The tables that lack triggers on one of the databases, by schema and name."""
 
-    def expect(self, shard: str) -> None:
-        """Count every table as uncovered on a database until :meth:`look` has been there."""
-        self._set(shard, (table.key for table in self.tables))
-        self._due_s[shard] = -math.inf
-
     def covers(self, keys: Collection[Key]) -> bool:
         """Tell whether all of these tables have their triggers."""
         return self.uncovered.isdisjoint(keys)
+
+    def ensure(self, shard: str, engine: Engine) -> None:
+        """Look for the triggers in a database, if this process never has: before its first use.
+
+        Raises:
+            DBAPIError: the database does not answer.
+        """
+        if shard not in self._by_shard:
+            self.look(shard, engine, now=True)
+
+    def add(self, tracked: Iterable[Tracked]) -> None:
+        """Track more tables; each counts as uncovered until :meth:`look` has been at every database.
+
+        Raises:
+            PolicyError: as for :meth:`Tables.add`.
+        """
+        known = {table.key for table in self.tables}
+        self.tables.add(tracked)
+        new = frozenset(table.key for table in self.tables) - known
+        for shard, uncovered in tuple(self._by_shard.items()):
+            self._set(shard, uncovered | new)
+            self._due_s[shard] = -math.inf
 
     def look(self, shard: str, engine: Engine, *, now: bool = False) -> None:
         """Look for the triggers in a database if it is time to, and make those that are missing.
@@ -68,29 +86,32 @@ class Coverage:
         """
         if not now and self._clock() < self._due_s.get(shard, -math.inf):
             return
+        self._due_s[shard] = self._clock() + _AGAIN_S  # also where something fails
         missing = missing_triggers(engine, self.tables)
-        left = [found for found in missing if not found.on]
+        # A table that is not there has no rows that anything could depend on.
+        left, made = [found for found in missing if found.on], []
         try:
             if made := make_triggers(engine, missing):
                 _log.info("made the triggers that note changes of %s", ", ".join(made))
         except DBAPIError as error:
-            left = missing
-            self._say(shard, missing, error)
+            self._say(shard, left, error)
         else:
+            left = []
             self._said.pop(shard, None)
         self._set(shard, (found.table.key for found in left))
-        self._due_s[shard] = self._clock() + (_SOON_S if left else _AGAIN_S)
+        if not left and len(missing) > len(made):
+            self._due_s[shard] = self._clock() + _SOON_S
 
     def _set(self, shard: str, keys: Iterable[Key]) -> None:
         self._by_shard[shard] = frozenset(keys)
         self.uncovered = frozenset().union(*self._by_shard.values())
 
-    def _say(self, shard: str, missing: list[Missing], error: DBAPIError) -> None:
-        names = ", ".join(dict.fromkeys(found.on for found in missing if found.on))
+    def _say(self, shard: str, missing: Sequence[Missing], error: DBAPIError) -> None:
+        names = ", ".join(dict.fromkeys(found.on for found in missing))
         said = (
-            f"the triggers that note changes of {names} are missing, and this user may not make them "
-            f"({first_line(error)}): answers that depend on these tables are not cached. Run 'tidegate init' as the "
-            "owner of the tables, or grant this user TRIGGER on them, and CREATE on their schema"
+            f"the triggers that note changes of {names} are missing, and could not be made ({first_line(error)}): "
+            "answers that depend on these tables are not cached. Only the owner of a table may make them: run "
+            "'tidegate init' as the owner"
         )
         if self._said.get(shard) != said:
             self._said[shard] = said

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Date, DateTime, TypeDecorator
 
-from tidegate.proxy.database.note_functions import CHANNEL, NOTES, SAFE, WATCHED, qualified, quoted
+from tidegate.proxy.database.note_functions import NOTES, NOTIFY, SAFE, WATCHED, qualified, quoted
 from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Column
 
@@ -43,9 +43,13 @@ class TableTriggers:
         own_schema: the schema of Tidegate's own tables; None: where the search path leads.
         on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition has
             the triggers of its parent.
+        is_partitioned: whether all its rows lie in partitions. Then these have the row triggers.
     """
 
-    def __init__(self, table: TrackedTable, own_schema: str | None, on: str | None = None) -> None:
+    def __init__(
+        self, table: TrackedTable, own_schema: str | None, on: str | None = None, *, is_partitioned: bool = False
+    ) -> None:
+        self._by_row: Final = not is_partitioned
         self._table: Final = table
         self._own: Final = own_schema
         self.on: Final = on or qualified(table.table.schema or own_schema, table.table.name)
@@ -54,7 +58,13 @@ class TableTriggers:
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the triggers."""
-        return tuple(f"{PREFIX}{self.fingerprint}_{what}" for what in (*_OLD_AND_NEW, "truncate", "replica"))
+        kinds = (*_OLD_AND_NEW, "truncate", *(("replica",) if self._by_row else ()))
+        return tuple(f"{PREFIX}{self.fingerprint}_{kind}" for kind in kinds)
+
+    def are_among(self, triggers: Iterable[str]) -> bool:
+        """Tell whether all of them are among *triggers*, each a name and how it is enabled, as pg_trigger has it."""
+        there = set(triggers)
+        return all(not there.isdisjoint({f"{name} A", f"{name} {_enabled(name)}"}) for name in self.names)
 
     def create_sql(self) -> list[str]:
         """Return the statements that make functions and triggers; they may be run again."""
@@ -63,8 +73,9 @@ class TableTriggers:
             naming = " ".join(f"{name[9:].upper()} TABLE AS {name}" for name in tables)
             made.extend(self._trigger(what, f"AFTER {what.upper()}", f"REFERENCING {naming} FOR EACH STATEMENT"))
         made.extend(self._trigger("truncate", "AFTER TRUNCATE", "FOR EACH STATEMENT"))
-        made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
-        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(self.names[-1])}")
+        if self._by_row:
+            made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
+            made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(self.names[-1])}")
         return made
 
     def drop_sql(self) -> list[str]:
@@ -93,7 +104,7 @@ class TableTriggers:
         name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
         state = qualified(self._own, "tidegate_state")
         return f"""
-CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} AS $tidegate$
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
   found text;
   many bigint;
@@ -122,7 +133,7 @@ BEGIN
   INSERT INTO {outbox} (source, rows) VALUES ({_literal(source)}, found) RETURNING ctid INTO place;
   PERFORM set_config('{NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
   IF NOT is_watched THEN
-    PERFORM pg_notify('{CHANNEL}', '');
+    {NOTIFY}
   END IF;
   RETURN NULL;
 END $tidegate$""".strip()
@@ -192,6 +203,10 @@ END $tidegate$""".strip()
             if level.tenant is not None
         ]
         return f"{found[0]}::text"
+
+
+def _enabled(name: str) -> str:
+    return "R" if name.endswith("_replica") else "O"
 
 
 def _value(sql: str, column: Column[Any]) -> str:

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _LOCK_S: Final = 2
-_ATTEMPTS: Final = 5
 _LOCKED: Final = "55P03"
-# A partitioned table's triggers for each statement are not those of its partitions.
+_ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('tidegate triggers'))")
+# A statement that names a partition, or a table that inherits, does not fire the triggers of its parent.
 _FAMILY: Final = text(
-    "SELECT tracked.nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, (SELECT array_agg(tgname::text)"
-    " FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgenabled <> 'D' AND t.tgname LIKE 'tidegate\\_%')"
-    " AS names FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
-    " JOIN pg_class class ON class.oid = to_regclass(tracked.name)"
-    " OR class.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(tracked.name)))"
-    " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
+    "WITH RECURSIVE family AS (SELECT nr, to_regclass(name)::oid AS oid FROM unnest(CAST(:names AS text[]))"
+    " WITH ORDINALITY tracked (name, nr) UNION SELECT nr, inhrelid FROM family JOIN pg_inherits ON inhparent = oid)"
+    " SELECT nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, class.relkind = 'p' AS is_partitioned,"
+    " (SELECT array_agg(tgname::text || ' ' || tgenabled::text) FROM pg_trigger t"
+    "  WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%') AS triggers"
+    " FROM family JOIN pg_class class USING (oid) JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
+    " ORDER BY nr, class.oid"
 )
 _ALL: Final = text(
     "SELECT format('%I.%I', namespace.nspname, class.relname) AS on_table, t.tgname::text AS name FROM pg_trigger t"
@@ -97,17 +98,24 @@ def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable
     there = {row.nr for row in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
     for row in found:
-        made = postgresql_triggers.TableTriggers(tables[row.nr - 1], schema, row.on_table)
-        if not set(row.names or ()).issuperset(made.names):
+        made = postgresql_triggers.TableTriggers(
+            tables[row.nr - 1], schema, row.on_table, is_partitioned=row.is_partitioned
+        )
+        if not made.are_among(row.triggers or ()):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
 
 
-def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
+def make_triggers(engine: Engine, missing: Sequence[Missing], *, attempts: int = 1) -> list[str]:
     """Make the triggers of tables that lack them.
 
-    Each table is locked against writes for a moment. That lock is waited for some seconds, several times: a writer
-    that runs long must not make all others wait behind it.
+    Each table is locked against writes for a moment. That lock is waited for two seconds: a writer that runs long must
+    not make all others wait behind it.
+
+    Args:
+        engine: the primary's.
+        missing: the tables, as :func:`missing_triggers` gives them.
+        attempts: how often the lock is tried.
 
     Returns:
         The names of the tables.
@@ -119,7 +127,7 @@ def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
     if not there:
         return []
     for found in there:
-        for left in reversed(range(_ATTEMPTS)):
+        for left in reversed(range(attempts)):
             try:
                 _make(engine, found)
                 break
@@ -132,11 +140,15 @@ def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
 
 def _make(engine: Engine, found: Missing) -> None:
     with engine.begin() as connection:
-        # What has changed while there were none, nobody has noted; but as long as no cache serves, that is no matter.
-        if execute_own(connection, select(STATE.c.name).where(STATE.c.name == CACHE)).first() is not None:
-            execute_own(connection, insert(OUTBOX), everything_note(f"{found.on} had no triggers")._asdict())
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
+            connection.execute(_ONE_BY_ONE)
+            if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
+                return  # another gate was faster
+        # What has changed while there were none, nobody has noted; but as long as no cache serves, that is no matter.
+        is_served = execute_own(connection, select(STATE.c.name).where(STATE.c.name == CACHE)).first() is not None
+        if is_served and engine.dialect.name == "postgresql":
+            execute_own(connection, insert(OUTBOX), everything_note(f"{found.on} had no triggers")._asdict())
         for statement in found.create:
             connection.exec_driver_sql(statement.replace("%", "%%"))
 

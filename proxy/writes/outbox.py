@@ -47,7 +47,10 @@ _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
 _PUT: Final = insert(OUTBOX).from_select(
     ["source", "rows"], select(bindparam("source", type_=Text), bindparam("rows", type_=Text)).where(_SERVED)
 )
-_NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(_SERVED)
+# A transaction that has notified cannot be prepared.
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(
+    _SERVED, func.current_setting("max_prepared_transactions") == "0"
+)
 
 
 class Outbox:
@@ -71,6 +74,8 @@ class Outbox:
     def put_everything(self, connection: Committing, why: str) -> None:
         """Write in the connection's transaction that anything may have changed, for whatever reason."""
         self._put(connection, everything_note(why))
+        if self._untold is not None:
+            self._untold.wrote_everything()
 
     def _put(self, connection: Committing, note: Note) -> None:
         execute_own(connection, _PUT, note._asdict())
