@@ -40,9 +40,10 @@ _MOST_WAITING: Final = 1000
 _log: Final = logging.getLogger(__name__)
 
 
-# Rows are written only where a cache serves this database: otherwise nobody would ever take them out. A cache that
-# begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this transaction
-# has ended, because its marks are in quarantine until then.
+# A gate without a cache writes rows only where a cache serves this database: otherwise nobody would ever take them out.
+# A cache that begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this
+# transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself; and
+# it knows that others may be served, although somebody has deleted the row that says so.
 _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
 _PUT: Final = insert(OUTBOX).from_select(
     ["tenant", "tags", "whole"],
@@ -50,7 +51,9 @@ _PUT: Final = insert(OUTBOX).from_select(
         _SERVED
     ),
 )
+_PUT_ALWAYS: Final = insert(OUTBOX)
 _NOTIFY: Final = select(func.pg_notify(_CHANNEL, "")).where(_SERVED)
+_NOTIFY_ALWAYS: Final = select(func.pg_notify(_CHANNEL, ""))
 
 
 class Outbox:
@@ -68,12 +71,13 @@ class Outbox:
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
         """Write *changes* in the connection's transaction: they are there if it is committed, and only then.
 
-        Nothing is written where no cache serves the database.
+        A gate without a cache writes nothing where no cache serves the database.
         """
+        put, notify = (_PUT, _NOTIFY) if self._untold is None else (_PUT_ALWAYS, _NOTIFY_ALWAYS)
         for c in changes:
-            execute_own(connection, _PUT, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
+            execute_own(connection, put, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
         if self._notify:
-            execute_own(connection, _NOTIFY)
+            execute_own(connection, notify)
         if self._untold is not None:
             self._untold.wrote(c.tenant for c in changes)
 
