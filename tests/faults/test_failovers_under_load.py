@@ -176,7 +176,9 @@ def test_no_answer_is_older_than_the_primary_nor_shows_what_a_failover_lost(
         assert play.counts()["lost"] == 0, play.examples()
 
 
-@pytest.mark.parametrize(("broken", "found"), [("no intent", "stale"), ("any root", "lost")])
+@pytest.mark.parametrize(
+    ("broken", "found"), [("no intent", "stale"), pytest.param("any root", "lost", marks=pytest.mark.soak)]
+)
 def test_processes_that_lack_a_rule_are_found_out(broken: str, found: str, cluster: Cluster, tmp_path: Path) -> None:
     # The same processes, and a protocol that lacks one rule: what they would say if the product lacked it.
     with ExitStack() as stack:
