@@ -141,12 +141,10 @@ class CacheServer(NamedTuple):
         id: random; in a key of its own; None: the server has none, as one that is new or has lost its keys.
         life: the replication id, which changes when a server starts, and when another one takes over; "" on a cluster,
             whose servers have one each.
-        before: the replication id of before the last change; "" if it does not say.
     """
 
     id: str | None
     life: str
-    before: str = ""
 
 
 class Store(Protocol):

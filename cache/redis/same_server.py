@@ -2,7 +2,8 @@
 
 A server is known by an id in a key of its own and by its replication id. A copy of its data has the same id, and
 another replication id. A server that was flushed has no id any more, and the same replication id. One that took over
-from the known one, as Sentinel has it, says that it had the same replication id before.
+from the known one, as Sentinel has it, says which replication id it had before; but so does a server that was started
+from the known one's file, while that one goes on. So it proves nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ local info = redis.call('INFO', 'replication')
 if not string.find(info, 'role:master', 1, true) then
   return redis.error_reply('NOTMASTER this server is a replica')
 end
-local life, before = string.match(info, 'master_replid:(%x+)'), string.match(info, 'master_replid2:(%x+)')
 local id = redis.pcall('GET', KEYS[1])
-return {type(id) == 'string' and id or '', life, before or ''}
+return {type(id) == 'string' and id or '', string.match(info, 'master_replid:(%x+)')}
 """
 NAME: Final = b"""
 local id = redis.pcall('GET', KEYS[1])
@@ -64,13 +64,9 @@ class ExpectedServer:
         """
         if self.server is None or not isinstance(info, bytes):
             return None
-        life, before = (_after(info, name) for name in (b"master_replid:", b"master_replid2:"))
-        known = (self.server.id or "").encode()
+        life, known = _after(info, b"master_replid:"), (self.server.id or "").encode()
         if life == self.server.life:
             return None if named == known else (b"SET", self.key, known)
-        if named == known and self.server.life == before:
-            self.server = CacheServer(self.server.id, life, before)
-            return None
         self.why = (
             "another server answers under the cache's URL than the one that serves this database, or it was started "
             "anew"
@@ -97,9 +93,9 @@ def _after(info: bytes, name: bytes) -> str:
 
 def server_of(reply: Any) -> CacheServer:
     """Return the server that has answered so."""
-    name, life, before = reply
+    name, life = reply
     # Whatever else stands there was written by somebody else.
-    return CacheServer(decoded(name) if _ID(name) else None, decoded(life), decoded(before))
+    return CacheServer(decoded(name) if _ID(name) else None, decoded(life))
 
 
 def ask_server(execute: Callable[..., Any], key: bytes, *, cluster: bool) -> CacheServer:

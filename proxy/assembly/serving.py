@@ -4,8 +4,9 @@ Each database names its cache server. A gate that finds that very server uses it
 none: what it told that server, the gates at the right one would not hear; so its writes go to the outbox.
 
 A cache that was started anew without its data has nothing to be known by. It is found where the right one was; but
-that is also true of another host's "localhost". So it makes a claim in the database, and serves only if nobody who
-uses the right server objects for some seconds. Every gate looks four times a second, and objects.
+that is also true of another host's "localhost". One that was started from the right one's file, or took over from it,
+has its id; but so has a clone, while the right one goes on. So they make a claim in the database, and serve only if
+nobody who uses the right server objects for some seconds. Every gate looks four times a second, and objects.
 
 Each shard is looked at by a thread of its own, so one that hangs holds up no other. All shards decide together: what
 one of them refuses serves none.
@@ -48,7 +49,7 @@ class _Verdict(Enum):
     USE = auto()
     """It is the right one."""
     TAKE = auto()
-    """The database names none yet, or a former life of this server: name it."""
+    """The database names none yet: name it."""
     CLAIM = auto()
     """It may be what became of the right one."""
     REFUSE = auto()
@@ -70,6 +71,12 @@ class ServingCache:
         engines: returns the engines of the databases that have been joined.
         clock: a monotonic clock, in seconds.
     """
+
+    # Where a simulation has facts of its own in place of databases.
+    _served = staticmethod(served)
+    _record_serving = staticmethod(record_serving)
+    _record_claim = staticmethod(record_claim)
+    _remove_claim = staticmethod(remove_claim)
 
     def __init__(
         self,
@@ -93,7 +100,7 @@ class ServingCache:
 
     def begin(self) -> bool:
         """Find out whether the store may be used; False: it never may, until somebody changes over to it."""
-        named = [(engine, served(engine)) for engine in self._engines()]
+        named = [(engine, self._served(engine)) for engine in self._engines()]
         try:
             return self._settle(named)
         except StoreUnavailable as error:
@@ -112,12 +119,12 @@ class ServingCache:
         Raises:
             StoreUnavailable: the cache does not answer.
         """
-        now, used = served(engine), self._store.expected
+        now, used = self._served(engine), self._store.expected
         if used is None or now.by is None or (now.by.id, now.by.life) != (used.id, used.life):
             self._settle_all()
-        elif now.claim is not None and self._store.server().id == used.id:
+        elif now.claim is not None and _is_known(self._store.server(), now.by):
             _log.warning("another cache server claims to serve this database: %s; it must not", now.claim.url)
-            remove_claim(engine, now.claim)
+            self._remove_claim(engine, now.claim)
 
     def _settle_all(self) -> None:
         """Have all databases decide. One thread does that; another shard's must not wait for a shard that hangs."""
@@ -127,7 +134,7 @@ class ServingCache:
             named = []
             for engine in self._engines():
                 try:
-                    named.append((engine, served(engine)))
+                    named.append((engine, self._served(engine)))
                 except SQLAlchemyError:  # it is away, and looks for itself when it is back
                     continue
             self._settle(named)
@@ -155,8 +162,6 @@ class ServingCache:
             return _Verdict.TAKE
         if _is_known(found, by):
             return _Verdict.USE if by.id == known[0].id else _Verdict.REFUSE
-        if by.id == found.id and by.life == found.before:
-            return _Verdict.TAKE
         return _Verdict.CLAIM if by.url == self._url and self._may_claim(found, now, known) else _Verdict.REFUSE
 
     def _may_claim(self, found: CacheServer, now: Served, known: Sequence[Serving]) -> bool:
@@ -171,8 +176,8 @@ class ServingCache:
     def _claim(self, found: CacheServer, by: Serving, one: _Judged, judged: Sequence[_Judged]) -> bool:
         claim = one.now.claim
         if self._claimed is None and claim is None:
-            record_claim(one.engine, Serving(self._url, found.id or os.urandom(8).hex(), found.life))
-            claim = served(one.engine).claim
+            self._record_claim(one.engine, Serving(self._url, found.id or os.urandom(8).hex(), found.life))
+            claim = self._served(one.engine).claim
         if claim is None:  # somebody objected
             self._claimed, self._not_before_s = None, self._clock() + _AGAIN_S
             return self._refuse(by)
@@ -197,9 +202,9 @@ class ServingCache:
             return self._use(found)
         name = found.id or self._store.name_server(os.urandom(8).hex())
         for one in taking:
-            record_serving(one.engine, Serving(self._url, name, found.life), one.now.by)
+            self._record_serving(one.engine, Serving(self._url, name, found.life), one.now.by)
         for one in taking:
-            recorded = served(one.engine).by
+            recorded = self._served(one.engine).by
             if recorded is None:
                 return True
             if (recorded.id, recorded.life) != (name, found.life):  # another gate was faster

@@ -136,10 +136,12 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
         return None
 
     def look() -> None:
+        primary.here()  # first: if our tables have moved, what follows must find them
+        if histories.is_lost:  # which cache serves this database is its own gates' business
+            return
         shared.coverage.look(name, engine)
         if shared.look is not None:
             shared.look(engine)
-        primary.here()
         if (rival := histories.meet()) is not None:
             primary.renew("", rival)
 

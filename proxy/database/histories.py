@@ -1,11 +1,12 @@
 """Which history a shard's database has: recorded in the database itself, and known in this process.
 
-The record is a row of ``tidegate_state``. It is bound to the life of the server: its timeline, and when it was started.
-A promotion begins a new timeline. Data can go back, to a backup or to a snapshot of the volume, only while the server
-is stopped; and once it runs again, its log may soon be as long as before. So whoever finds the record bound to another
-life makes a new history before anything else. Its ordinal is above the recorded one and above the newest that was named
-in the cache: so of two servers that were promoted one after the other, the later one has the newer history, although
-neither has the record of the other.
+The record is a row of ``tidegate_state``. It is bound to the life of the server: its timeline, when it was started,
+and since when it counts statistics. A promotion begins a new timeline. Data can go back, to a backup or to a snapshot
+of the volume, only while the server is stopped; and once it runs again, its log may soon be as long as before. A server
+that gets over a crash by itself keeps its start time, and may have lost commits; but its statistics begin anew. So
+whoever finds the record bound to another life makes a new history before anything else. Its ordinal is above the
+recorded one and above the newest that was named in the cache: so of two servers that were promoted one after the other,
+the later one has the newer history, although neither has the record of the other.
 
 Nothing here is asked for by a read. A connection is asked when it opens, a commit and the questions to the primary
 bring the record with what they bring anyway, and the outbox's thread asks each time that it looks.
@@ -19,8 +20,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tidegate.position import UNKNOWN, AskedFor, History, HistoryRecord, Position
-from tidegate.proxy.database.placement import find_schema, state_table
-from tidegate.proxy.database.schema import ddl
+from tidegate.proxy.database.placement import find_schema, forget_schema, state_table
+from tidegate.proxy.database.schema import DATABASE, ddl
 from tidegate.routing.replicas.probe_sql import in_transaction, row_or
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
@@ -31,21 +32,28 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 NAME: Final = "history"
-"""The name of the row: ordinal, token, timeline, when the server was started, and the id of the database."""
+"""The name of the row: ordinal, token, what they are bound to, and the id of the database."""
 _STARTED: Final = "extract(epoch FROM pg_postmaster_start_time())::numeric::text"
 _RECORD: Final = "(SELECT value FROM {state} WHERE name = 'history')"
 _DATABASE: Final = "(SELECT value FROM {state} WHERE name = 'database')"
+BOUND_TO: Final = (
+    "(SELECT system_identifier FROM pg_control_system())::text || ' '"
+    " || (SELECT oid FROM pg_database WHERE datname = current_database())::text"
+)
+"""What a database has and none of its copies: the server's system identifier with the database's oid there."""
+# A crash ends all connections, and each one is asked when it opens. So the statements of commits need not ask this.
+_COUNTS_SINCE: Final = "coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time())::numeric::text, '-')"
 HERE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}, {_RECORD}"
 """The columns that tell where a primary's log is and which history it has, with a place for the table of named facts.
 """
 _ASK: Final = (
     "SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END,"
     " CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,"
-    f" {_STARTED}, {_RECORD}, {_DATABASE}"
+    f" {_STARTED}, {_RECORD}, {_DATABASE}, {BOUND_TO}, {_COUNTS_SINCE}"
 )
 _BARE: Final = _ASK.replace(_RECORD, "NULL").replace(_DATABASE, "NULL")
 _REPLACE: Final = "UPDATE {state} SET value = %s WHERE name = 'history' AND value = %s"
-_INSERT: Final = "INSERT INTO {state} (name, value) VALUES ('history', %s) ON CONFLICT (name) DO NOTHING"
+_INSERT: Final = "INSERT INTO {state} (name, value) VALUES (%s, %s) ON CONFLICT (name) DO NOTHING"
 _LIVES_KEPT: Final = 64
 
 
@@ -54,6 +62,25 @@ class Life(NamedTuple):
 
     timeline: int
     started: str
+
+
+class _Asked(NamedTuple):
+    """What a server has answered to :data:`_ASK`."""
+
+    standby: bool
+    lsn: str
+    file: str
+    started: str
+    record: str | None
+    database: str | None
+    bound_to: str
+    counts_since: str
+
+    @property
+    def here(self) -> Here:
+        """Return where it is; its record counts only if it has not got over a crash since."""
+        found, record = here_of(self[1:5]), HistoryRecord.of_text(self.record)
+        return found if record and record.counts_since == self.counts_since else found._replace(history=None)
 
 
 class Here(NamedTuple):
@@ -91,12 +118,14 @@ class Histories:
         self._shard: Final = shard
         self._store: Store | None = None
         self._database: str | None = None
+        self._bound_to: str | None = None
         self._is_lost = False
         self._by_life: dict[Life, History] = {}
         self._left: frozenset[Life] = frozenset()
         self._times_forgotten = 0
         self._known = UNKNOWN if dialect.name == "postgresql" else History()
         self._highest = self._known.ordinal
+        self._is_below = False
         self._newest: History | None = None
         self._told = False
         self._lock = threading.Lock()
@@ -121,7 +150,7 @@ class Histories:
 
     def knows(self, history: History) -> bool:
         """Tell whether a server has said that this is a history of the database that was joined."""
-        return self._dialect.name != "postgresql" or history in self._by_life.values()
+        return self._dialect.name != "postgresql" or (not self._is_lost and history in self._by_life.values())
 
     def note(self, here: Here) -> History | None:
         """Take note of what a server has answered; an older history than one that was seen is another server's.
@@ -140,10 +169,18 @@ class Histories:
             if len(self._by_life) >= _LIVES_KEPT:
                 self._by_life = {}
             self._by_life[life] = history
-            if history.ordinal >= self._highest and life not in self._left:
-                self._known, self._highest = history, history.ordinal
-                self._judge()
+            if life not in self._left:
+                # Of a primary whose history was made when the cache had forgotten the newest: a newer one must be made.
+                self._is_below = history.ordinal < self._highest
+                if not self._is_below:
+                    self._known, self._highest = history, history.ordinal
+                    self._judge()
         return history
+
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether the database is another one by now than the gate was made for."""
+        return self._is_lost
 
     def forget(self) -> None:
         """Forget the history until a server has answered: another one has become the primary.
@@ -167,14 +204,14 @@ class Histories:
         # A transaction that is open is a listener's of the program: to end it would undo what it has set.
         began_here, times_forgotten = not in_transaction(raw), self._times_forgotten
         try:
-            row = self._asked(raw)
-            if row[0]:
+            found = self._asked(raw)
+            if found.standby:
                 return None
-            here = here_of(row[1:5])
-            if self._lost(row[5]):
+            here = found.here
+            if self._lost(found):
                 return here._replace(history=None)
-            if here.history is None and began_here:
-                here = here._replace(history=self._make(raw, row[4], here.life, UNKNOWN), database=self._database or "")
+            if (here.history is None or here.database != self._database) and began_here:
+                here = here._replace(history=self._make(raw, found, UNKNOWN), database=self._database or "")
         finally:
             if began_here:
                 raw.rollback()
@@ -183,9 +220,12 @@ class Histories:
                 self._left -= {here.life}
         return here._replace(history=self.note(here))
 
-    def _lost(self, named: str | None) -> bool:
-        """Tell whether a primary's database is another one than was joined: dropped and made anew under its name."""
-        if self._database is None or (named or "").split(" ")[0] == self._database:
+    def _lost(self, found: _Asked) -> bool:
+        """Tell whether a primary's database is another one than was joined, under its name: made anew, or a copy."""
+        if self._database is None:
+            self._bound_to = found.bound_to
+            return False
+        if found.database == f"{self._database} {found.bound_to}":
             return False
         if not self._is_lost:
             self._warn(
@@ -208,13 +248,13 @@ class Histories:
     def make_newer(self, raw: Any, than: History) -> None:
         """Do as :meth:`renew` does, on a driver's connection on which nothing is under way."""
         try:
-            row = self._asked(raw)
-            if row[0] or self._lost(row[5]):
+            found = self._asked(raw)
+            if found.standby or self._lost(found):
                 return
-            here, recorded = here_of(row[1:5]), HistoryRecord.of_text(row[4])
+            recorded = HistoryRecord.of_text(found.record)
             if recorded is None or recorded.history.ordinal <= than.ordinal:
-                made = self._make(raw, row[4], here.life, than)
-                self.note(here._replace(history=made, database=self._database or ""))
+                made = self._make(raw, found, than)
+                self.note(found.here._replace(history=made, database=self._database or ""))
         finally:
             raw.rollback()
 
@@ -222,12 +262,14 @@ class Histories:
         """Tell the cache what is known here, and learn what others have named.
 
         Returns:
-            One with the ordinal of ours and another token, if such a one was named: a newer history must be made.
+            One that is not older than that of our primary, and not the same: a newer history must be made.
 
         Raises:
             StoreUnavailable: the cache does not answer.
         """
         known = self._known
+        if known is UNKNOWN and self._is_below:
+            return History(self._highest)
         if self._store is None or known is UNKNOWN or self._dialect.name != "postgresql":
             return None
         newest = self._store.newest_history(self._shard, known)
@@ -238,43 +280,52 @@ class Histories:
             return newest
         return None
 
-    def _asked(self, raw: Any) -> Any:
-        self._schema(raw)
-        asked, bare = _ASK.format(state=state_table(self._dialect)), _BARE
-        row = row_or(raw, asked, bare)
-        if row[5] is None and self._database is not None and not in_transaction(raw):
-            self._restore_tables(raw)  # the tables were there, if they are not: commits ask them
-        return row
+    def _asked(self, raw: Any) -> _Asked:
+        found = self._ask_once(raw)
+        if found.database is None and self._database is not None and not found.standby and not in_transaction(raw):
+            # Our tables were there. They may have moved with the tracked ones; or somebody has removed them.
+            forget_schema(self._dialect)
+            found = self._ask_once(raw)
+            if found.database is None:
+                self._restore(raw, found)
+                found = self._ask_once(raw)
+        return found
 
-    def _schema(self, raw: Any) -> str | None:
-        return find_schema(self._dialect, lambda sql, given: _run(raw, sql, given))
+    def _ask_once(self, raw: Any) -> _Asked:
+        find_schema(self._dialect, lambda sql, given: _run(raw, sql, given))
+        return _Asked(*row_or(raw, _ASK.format(state=state_table(self._dialect)), _BARE))
 
-    def _restore_tables(self, raw: Any) -> None:
+    def _restore(self, raw: Any, found: _Asked) -> None:
+        """Make the tables again that commits ask, and name this database as before; not another one of its name."""
+        schema = find_schema(self._dialect, lambda sql, given: _run(raw, sql, given))
         try:
-            for statement in ddl(schema=self._schema(raw)):
+            for statement in ddl(schema=schema):
                 _run(raw, statement)
+            if found.bound_to == self._bound_to:
+                named = f"{self._database} {found.bound_to}"
+                _run(raw, _INSERT.format(state=state_table(self._dialect)), (DATABASE, named))
             raw.commit()
         except Exception as error:  # noqa: BLE001  # no right: then commits of tracked rows say what is missing
             raw.rollback()
             _log.error("the tables of Tidegate are gone, and cannot be made: %s", error)  # one line
 
-    def _make(self, raw: Any, record: str | None, life: Life, than: History) -> History | None:
-        """Record a new history for *life* in place of *record*; None if the cache cannot be asked for the newest."""
+    def _make(self, raw: Any, found: _Asked, than: History) -> History | None:
+        """Record a new history in place of what was found; None if the cache cannot be asked for the newest."""
         if self._store is None or self._database is None:
             return None
         try:
-            return self._made(raw, record, life, than, self._store.newest_history(self._shard))
+            return self._made(raw, found, than, self._store.newest_history(self._shard))
         except Exception as error:  # noqa: BLE001  # no cache, or no right: then nobody stores anything
             _log.warning("the history of this database cannot be recorded now, so nothing is cached: %s", error)
             return None
 
-    def _made(self, raw: Any, record: str | None, life: Life, than: History, newest: History | None) -> History | None:
-        recorded = HistoryRecord.of_text(record)
+    def _made(self, raw: Any, found: _Asked, than: History, newest: History | None) -> History | None:
+        life, recorded = found.here.life, HistoryRecord.of_text(found.record)
         before = [than, *([newest] if newest else []), *([recorded.history] if recorded else [])]
         made = History(max(0, *(history.ordinal for history in before)) + 1, os.urandom(8).hex())
-        text = HistoryRecord(made, life.timeline, life.started, self._database or "").text()
-        written = HistoryRecord.of_text(self._write(raw, record, text))
-        if written is None or (written.timeline, written.started) != life:
+        record = HistoryRecord(made, life.timeline, life.started, found.counts_since, self._database or "")
+        written = HistoryRecord.of_text(self._write(raw, found.record, record.text()))
+        if written is None or written[1:] != record[1:]:
             return None
         if self._store is not None:  # at once: the next that is made, on whichever server, must be above it
             self._store.newest_history(self._shard, written.history)
@@ -285,7 +336,7 @@ class Histories:
         """Write a record instead of another one, and return the one that is there: another gate may be faster."""
         state = state_table(self._dialect)
         if instead_of is None:
-            _run(raw, _INSERT.format(state=state), (text,))
+            _run(raw, _INSERT.format(state=state), (NAME, text))
         else:
             _run(raw, _REPLACE.format(state=state), (text, instead_of))
         raw.commit()

@@ -15,6 +15,7 @@ from sqlalchemy import delete, update
 
 from tidegate.errors import SettingsError
 from tidegate.position import HistoryRecord
+from tidegate.proxy.database.histories import BOUND_TO
 from tidegate.proxy.database.histories import NAME as HISTORY
 from tidegate.proxy.database.placement import own
 from tidegate.proxy.database.schema import CACHE, CLAIM, CLUSTER, DATABASE, SHARD, STATE, fact, first_fact
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _log: Final = logging.getLogger(__name__)
-_BOUND_TO: Final = (
-    "SELECT (SELECT system_identifier FROM pg_control_system())::text || ' '"
-    " || (SELECT oid FROM pg_database WHERE datname = current_database())::text"
-)
+_BOUND_TO: Final = f"SELECT {BOUND_TO}"
 _OF_THE_ORIGINAL: Final = (HISTORY, CACHE, CLAIM, CLUSTER)
 """Facts that a copy has brought along, and that are not true of it."""
 

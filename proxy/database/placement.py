@@ -29,7 +29,13 @@ SELECT coalesce(
      JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr LIMIT 1),
     (SELECT CASE WHEN count(*) = 1 THEN min(schemaname) END FROM pg_tables WHERE tablename = %s))::text
 """
-_NAMES: Final = [tracked.model.__table__.fullname for tracked in TRACKED]
+LEFT_BEHIND: Final = """
+SELECT schemaname::text FROM pg_tables WHERE tablename = %s AND NOT EXISTS (
+    SELECT FROM pg_class class JOIN pg_namespace namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = schemaname AND class.relname = ANY(%s::text[]))
+"""
+"""Where our tables lie beside no tracked table; for a driver, with the name of one of ours and the tracked names."""
+TRACKED_NAMES: Final = [tracked.model.__table__.fullname for tracked in TRACKED]
 _found: Final[WeakKeyDictionary[Dialect, str]] = WeakKeyDictionary()
 
 
@@ -45,16 +51,16 @@ def find_schema(dialect: Dialect, rows: Callable[[str, Any], list[Any]]) -> str 
     if dialect.name != "postgresql":
         return None
     if dialect not in _found:
-        ((schema,),) = rows(_FIND, (_NAMES, STATE_NAME))
+        ((schema,),) = rows(_FIND, (TRACKED_NAMES, STATE_NAME))
         if schema is None:  # where the tables will be made is the search path's choice
             return None
         _found[dialect] = schema
     return _found[dialect]
 
 
-def forget_schema(engine: Engine) -> None:
-    """Find the schema anew: the tables by which it was found are gone."""
-    _found.pop(engine.dialect, None)
+def forget_schema(dialect: Dialect) -> None:
+    """Find the schema anew: the tables by which it was found are gone, or have moved."""
+    _found.pop(dialect, None)
 
 
 def schema_of(bind: Engine | Connection) -> str | None:

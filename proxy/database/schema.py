@@ -25,7 +25,14 @@ from sqlalchemy.schema import CreateTable, DropTable
 
 from tidegate.errors import SettingsError
 from tidegate.proxy.database.note_functions import drop_functions_sql, functions_sql, has_functions
-from tidegate.proxy.database.placement import OWN_SCHEMA, forget_schema, own, schema_of
+from tidegate.proxy.database.placement import (
+    LEFT_BEHIND,
+    OWN_SCHEMA,
+    TRACKED_NAMES,
+    forget_schema,
+    own,
+    schema_of,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -121,12 +128,15 @@ def missing_tables(engine: Engine) -> list[str]:
 def make_tables(engine: Engine) -> list[str]:
     """Make the tables that are missing, in the schema of the tracked tables, and the functions beside them.
 
+    Where the tracked tables were moved from another schema, ours are moved after them: the database stays the same one.
+
     Returns:
         The names of the tables that were made.
 
     Raises:
         SettingsError: tables are missing, and this user may not make them.
     """
+    _bring_tables_along(engine)
     missing = missing_tables(engine)
     placed = _in_schema(schema_of(engine))
     try:
@@ -156,6 +166,34 @@ def _has_functions(engine: Engine) -> bool:
         return has_functions(connection, schema_of(connection))
 
 
+def _bring_tables_along(engine: Engine) -> None:
+    """Move our tables to where the tracked tables are now.
+
+    A second set of them would be a second database in the cache, with the same rows: what one gate tells it, the gates
+    that use the other set do not hear.
+    """
+    schema = schema_of(engine)
+    if schema is None or inspect(engine).has_table(STATE.name, schema):
+        return
+    with engine.connect() as connection:
+        left = connection.exec_driver_sql(LEFT_BEHIND, (STATE.name, TRACKED_NAMES)).all()
+    if len(left) != 1:
+        return
+    quoted = engine.dialect.identifier_preparer.quote_identifier
+    ((old,),) = left
+    try:
+        with engine.begin() as connection:
+            for table in METADATA.tables:
+                connection.exec_driver_sql(f"ALTER TABLE IF EXISTS {quoted(old)}.{table} SET SCHEMA {quoted(schema)}")
+    except DBAPIError as error:
+        if inspect(engine).has_table(STATE.name, schema):  # another gate was faster
+            return
+        raise SettingsError(
+            f"the tables {', '.join(METADATA.tables)} lie in the schema {old}, from where the tracked tables were "
+            f"moved to {schema}, and this user may not move them: run 'tidegate init' as a user who may"
+        ) from error
+
+
 def drop_tables(engine: Engine) -> list[str]:
     """Drop the tables that are there, and return their names.
 
@@ -177,7 +215,7 @@ def drop_tables(engine: Engine) -> list[str]:
         with engine.begin() as connection:
             for statement in drop_functions_sql(schema):
                 connection.exec_driver_sql(statement)
-    forget_schema(engine)
+    forget_schema(engine.dialect)
     return [table.name for table in there]
 
 

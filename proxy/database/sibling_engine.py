@@ -8,6 +8,7 @@ this library stay behind: what they do is the program's engine's business.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,9 @@ def _events(of: type) -> tuple[str, ...]:
 
 _ON_CONNECTIONS: Final = tuple(name for name in _events(ConnectionEvents) if name != _OF_THE_PROGRAM)
 _IN_POOL: Final = _events(PoolEvents)
+_pool_listeners: Final = attrgetter(*(f"{name}.listeners" for name in _IN_POOL))
+_engine_listeners: Final = attrgetter(*(f"{name}.listeners" for name in _ON_CONNECTIONS))
+_local_listeners: Final = attrgetter(*(f"{name}.local.listeners" for name in _ON_CONNECTIONS))
 _RETURNING: Final = ("before_execute", "before_cursor_execute")
 
 
@@ -105,7 +109,11 @@ def listeners_of(engine: Engine) -> list[tuple[str, Any]]:
 
 def all_listeners(engine: Engine) -> list[tuple[Any, ...]]:
     """Return everything that listens to *engine* and its pool, to be compared with what listened before."""
-    return [_own(engine, name) for name in (*_IN_POOL, *_ON_CONNECTIONS)]
+    # Each read on a replica asks for this: so it is a few calls, and not some for each event.
+    if (proxied := getattr(engine, "_proxied", None)) is not None:
+        return [*all_listeners(proxied), *map(tuple, _local_listeners(engine.dispatch))]
+    in_pool: Any = engine.pool
+    return [*map(tuple, _pool_listeners(in_pool.dispatch)), *map(tuple, _engine_listeners(engine.dispatch))]
 
 
 def _own(engine: Any, name: str) -> tuple[Any, ...]:

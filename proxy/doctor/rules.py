@@ -116,7 +116,7 @@ def check_serving_cache(cache: CacheFacts, database: DatabaseFacts) -> Iterator[
     if serving is None or (serving.url == cache.name and cache.server is None):
         return
     found = cache.server
-    is_same = found is not None and found.id == serving.id and serving.life in (found.life, found.before)
+    is_same = found is not None and (found.id, found.life) == (serving.id, serving.life)
     is_taken = serving.url == cache.name and (not serving.id or (found is not None and found.id in (None, serving.id)))
     if not is_same and not is_taken:
         cure = (

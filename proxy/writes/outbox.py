@@ -40,17 +40,19 @@ _MOST_WAITING: Final = 1000
 _log: Final = logging.getLogger(__name__)
 
 
-# Notes are written only where a cache serves this database: otherwise nobody would ever take them out. A cache that
-# begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this transaction
-# has ended, because its marks are in quarantine until then.
+# A gate without a cache writes notes only where a cache serves this database: otherwise nobody would ever take them
+# out. A cache that begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this
+# transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself; and
+# it knows that others may be served, although somebody has deleted the row that says so.
 _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
 _PUT: Final = insert(OUTBOX).from_select(
     ["source", "rows"], select(bindparam("source", type_=Text), bindparam("rows", type_=Text)).where(_SERVED)
 )
-# A transaction that has notified cannot be prepared.
-_NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(
-    _SERVED, func.current_setting("max_prepared_transactions") == "0"
-)
+_CANNOT_PREPARE: Final = func.current_setting("max_prepared_transactions") == "0"
+"""A transaction that has notified cannot be prepared: where any can be, the poll must do."""
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(_SERVED, _CANNOT_PREPARE)
+_PUT_ALWAYS: Final = insert(OUTBOX)
+_NOTIFY_ALWAYS: Final = select(func.pg_notify(CHANNEL, "")).where(_CANNOT_PREPARE)
 
 
 class Outbox:
@@ -66,7 +68,10 @@ class Outbox:
         self._untold = untold
 
     def put(self, connection: Committing, changes: Sequence[Change]) -> None:
-        """Write *changes* in the connection's transaction: they are there if it is committed, and only then."""
+        """Write *changes* in the connection's transaction: they are there if it is committed, and only then.
+
+        A gate without a cache writes nothing where no cache serves the database.
+        """
         self._put(connection, note_of(changes))
         if self._untold is not None:
             self._untold.wrote(c.tenant for c in changes)
@@ -78,9 +83,10 @@ class Outbox:
             self._untold.wrote_everything()
 
     def _put(self, connection: Committing, note: Note) -> None:
-        execute_own(connection, _PUT, note._asdict())
+        put, notify = (_PUT, _NOTIFY) if self._untold is None else (_PUT_ALWAYS, _NOTIFY_ALWAYS)
+        execute_own(connection, put, note._asdict())
         if self._notify:
-            execute_own(connection, _NOTIFY)
+            execute_own(connection, notify)
 
 
 def apply(

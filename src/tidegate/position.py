@@ -83,25 +83,28 @@ class HistoryRecord(NamedTuple):
         history: the history.
         timeline: the timeline that the primary wrote then.
         started: when the server was started then, in seconds since the epoch, as it says it.
+        counts_since: since when it counted its statistics then, in the same form: since it last got over a crash.
         database: the id of the database.
     """
 
     history: History
     timeline: int
     started: str
+    counts_since: str
     database: str
 
     def text(self) -> str:
         """Return the record as it stands in the database."""
-        return f"{self.history.ordinal} {self.history.token} {self.timeline} {self.started} {self.database}"
+        history, *bound_to = self
+        return " ".join((str(history.ordinal), history.token, *map(str, bound_to)))
 
     @classmethod
     def of_text(cls, text: str | None) -> Self | None:
         """Return the record that :meth:`text` wrote; None if there is none."""
         if not text:
             return None
-        ordinal, token, timeline, started, database = text.split(" ")
-        return cls(History(int(ordinal), token), int(timeline), started, database)
+        ordinal, token, timeline, *others = text.split(" ")
+        return cls(History(int(ordinal), token), int(timeline), *others)
 
 
 UNKNOWN: Final = History(-1)

@@ -85,6 +85,28 @@ def test_a_restart_that_lost_nothing_is_a_new_history_too(one: Cluster) -> None:
         assert scene.gate._shards.every[0].histories.asked.history.ordinal == before.ordinal + 1
 
 
+def test_a_new_history_is_above_one_that_only_the_cache_knows(two: Cluster) -> None:
+    primary, replica = two.shards[0].primary, two.shards[0].replicas[0]
+    with scene_on(primary.url, two.cache.url) as scene:
+        scene.write("one")
+        caught_up(primary, replica)
+        replica.stop()
+        for _ in range(2):
+            primary.stop()
+            primary.launch()
+            goes_on_writing(scene, "lost")
+        named = scene.gate._shards.every[0].histories.asked.history
+        tenant = scene.tenant
+    primary.kill()
+    replica.launch()
+    replica.promote()
+    with scene_on(replica.url, two.cache.url, tenant) as late:
+        assert late.read() == ["one"]
+        goes_on_writing(late, "two")
+        assert warm(late) == ["one", "two"]
+        assert late.gate._shards.every[0].histories.asked.history.ordinal == named.ordinal + 1
+
+
 def test_a_failover_that_lost_a_commit_which_an_entry_holds(two: Cluster) -> None:
     primary, replica = two.shards[0].primary, two.shards[0].replicas[0]
     with opened(settings(primary.port, replica.port, cache=CacheSettings(url=two.cache.url))) as scene:

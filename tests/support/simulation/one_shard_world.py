@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from simulation.servers import Action, Node
 
     from tidegate.cache.request import ReadRequirement
-    from tidegate.cache.store import Hit
+    from tidegate.cache.store import Hit, Store
     from tidegate.position import AskedFor
 
 TENANT, ENTRY, GUARD, ANSWER = "tenant", "entry", "guard", "answer"
@@ -47,6 +47,8 @@ class Shape:
     faults: Mapping[str, int] = field(default_factory=dict)
     replicas: int = 1
     rooted: bool = True
+    promoted: bool = False
+    """Whether a replica has just been promoted, and no process knows."""
 
 
 class SimStore(MemoryStore):
@@ -98,7 +100,7 @@ class Sleeping(Protocol):
 
 
 def read_through(
-    world: Sleeping, store: SimStore, recovery: RootRecovery, asked: Callable[[str], AskedFor]
+    world: Sleeping, store: Store, recovery: RootRecovery, asked: Callable[[str], AskedFor]
 ) -> ReadThrough:
     """The read path of one process."""
 
@@ -130,15 +132,16 @@ class Process:
     def __init__(self, world: World, number: int) -> None:
         self._world = world
         self.number = number
-        self._at = world.primary
-        self.histories = SimHistories(world.store, "", world.primary)
-        self.primary = SimPrimary(world, self.histories, lambda: self.at)
+        self.store = world.store_of(number)
+        self._at = self._line = world.primary
+        self.histories = SimHistories(self.store, "", world.primary)
+        self.primary = SimPrimary(world, self.histories, self.connect)
         ticks = count(step=10)
         self.recovery = RootRecovery(
-            world.store, self.primary, nonce=world.nonce, grace_ms=0, clock=lambda: float(next(ticks))
+            self.store, self.primary, nonce=world.nonce, grace_ms=0, clock=lambda: float(next(ticks))
         )
         self.router = SimRouter(world, f"process {number}")
-        self.read = read_through(world, world.store, self.recovery, self.primary.asked)
+        self.read = read_through(world, self.store, self.recovery, self.primary.asked)
 
     @property
     def at(self) -> Node:
@@ -147,14 +150,21 @@ class Process:
     @property
     def knows(self) -> bool:
         """Whether it knows of which history its primary is."""
-        return self.histories.asked.history == self.at.here.history
+        return self._line is self.at and self.histories.asked.history == self.at.here.history
+
+    def connect(self) -> Node:
+        """Its primary, which was asked, as each connection is that opens."""
+        if self._line is not self.at:
+            self._line = self.at
+            self.histories.ask(Raw(self._line))
+        return self._line
 
     def actions(self) -> list[Action]:
         """What it may learn between the steps of its readers and writers."""
         possible = self.router.actions()
         if self.at is not self._world.primary:
             possible.append((f"process {self.number} follows {self._world.primary.name}", self._follow))
-        newest = self._world.store.newest_history("")
+        newest = self._world.store.newest_history("")  # the world's: no step
         if not self.knows or newest not in (None, self.histories.asked.history):
             possible.append((f"process {self.number} looks", self._look))
         return possible
@@ -165,7 +175,7 @@ class Process:
 
     def _look(self) -> None:
         """What the thread of the outbox does four times a second."""
-        self.histories.ask(Raw(self.at))
+        self.histories.ask(Raw(self.connect()))
         rival = self.histories.meet()
         if rival is not None:
             self.histories.make_newer(Raw(self.at), rival)
@@ -185,10 +195,16 @@ class World(Servers):
             assert self.primary.origin is not None
             self.store.roots[TENANT] = Root("first", self.primary.origin, RootState.CLEAN)
         self.processes = [Process(self, i) for i in range(shape.processes)]
+        if shape.promoted:
+            self.promote(self.replicas[0])
         for i in range(shape.writers):
             scheduler.add(f"w{i}", SimWriter(self, self.processes[-1 - i % shape.processes], i).run)
         for i in range(shape.readers):
             scheduler.add(f"r{i}", SimReader(self, self.processes[i % shape.processes], shape.reads).run)
+
+    def store_of(self, _process: int) -> Store:
+        """What a process finds under the cache's URL."""
+        return self.store
 
     def sleep(self, _seconds: float) -> None:
         self.scheduler.step("waits")
@@ -239,7 +255,8 @@ class SimWriter:
     def run(self) -> None:
         world, process = self._world, self._process
         try:
-            commit = IntentAndStamp(world.store, None, nonce=world.nonce, knows=process.histories.knows)
+            commit = IntentAndStamp(process.store, None, nonce=world.nonce, knows=process.histories.knows)
+            process.connect()
             connection = SimConnection(world, lambda: process.at)
             change = Change(TENANT, frozenset({GUARD, ANSWER}))
             try:
@@ -275,11 +292,9 @@ class SimRequest:
         follows = process.router.topology.primary.name == process.at.name
         if not need.primary and follows and (answer := process.router.read(need.position)) is not None:
             return answer
-        life = process.at.here.life  # as its connection tells it when it is opened
+        process.connect()
         world.scheduler.step("reads the primary")
-        node = process.at
-        if node.here.life != life:  # the connection was cut, and another one is opened
-            process.histories.ask(Raw(node))
+        node = process.connect()  # anew, if it was cut
         history = process.histories.of(node.here.life)
         return Answer(node.value, None if history is None else Origin(0, history, ""))
 

@@ -16,7 +16,7 @@ from simulation.scheduler import Died
 from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.position import History, HistoryRecord, Origin, Position
 from tidegate.proxy.database import histories
-from tidegate.proxy.database.histories import Histories
+from tidegate.proxy.database.histories import Histories, _Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -46,6 +46,7 @@ class Node:
     timeline: int = 1
     life: int = 0
     started: str = "0"
+    counts_since: str = "0"
     transactions: dict[str, str] = field(default_factory=dict)
     next_xid: int = 101
     successor: Node | None = None
@@ -120,13 +121,17 @@ class Servers:
     ) -> None:
         self.scheduler = scheduler
         self.faults = faults
-        first = HistoryRecord(History(1, "aa"), 1, "0", DATABASE).text()
+        first = HistoryRecord(History(1, "aa"), 1, "0", "0", DATABASE).text()
         self.primary = node(f"{name}primary", [first], 1)
         # No two servers are started at one moment: by that they are told apart.
         self.replicas = [
             node(f"{name}replica{i}", self.primary.log, 1, started=str(100 * (i + 1))) for i in range(replicas)
         ]
         self.tick = 0
+
+    def promote(self, node: Node) -> None:
+        """Promote a replica; the others follow it."""
+        self._promote(node, "promote")
 
     def next_tick(self) -> int:
         """A moment that is later than all before."""
@@ -148,6 +153,8 @@ class Servers:
             ]
         if self.faults.get("restore", 0):
             possible.append(("the primary's volume goes back", self._restore))
+        if self.faults.get("crash", 0):
+            possible.append(("the primary gets over a crash", self._crash))
         if self.faults.get("renew", 0):
             possible.append(("somebody makes a new history on the primary", self._renew))
         return possible
@@ -162,7 +169,7 @@ class Servers:
 
         With "promote beside" the other replicas do not follow it: the next one begins a timeline of the same number.
         """
-        self.faults[fault] -= 1
+        self.faults[fault] = self.faults.get(fault, 0) - 1
         self.replicas.remove(node)
         old = self.primary
         node.log = node.log[: node.shown]
@@ -180,6 +187,14 @@ class Servers:
         self.faults["restore"] -= 1
         self.primary.successor = self._restarted(self.primary)
         self.primary = self.primary.successor
+
+    def _crash(self) -> None:
+        """The server loses its last record and its connections; it has the same start time."""
+        self.faults["crash"] -= 1
+        restarted = self._restarted(self.primary)
+        restarted.started, restarted.counts_since = self.primary.started, f"{self.primary.life + 1}"
+        self.primary.successor = restarted
+        self.primary = restarted
 
     def _renew(self) -> None:
         """As an operator may, or a gate that has found the log to go back; the server runs on."""
@@ -216,9 +231,10 @@ class SimHistories(Histories):
     def _warn(self, what: str) -> None:
         """Nothing: nobody reads it."""
 
-    def _asked(self, raw: Any) -> Any:
+    def _ask_once(self, raw: Any) -> Any:
         node: Node = raw.node
-        return (False, *_row(node), node.record, DATABASE)
+        standby = False
+        return _Asked(standby, *_row(node), node.record, f"{DATABASE} here", "here", node.counts_since)
 
     def _write(self, raw: Any, instead_of: str | None, text: str) -> str | None:
         node: Node = raw.node
