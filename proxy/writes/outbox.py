@@ -41,9 +41,9 @@ _log: Final = logging.getLogger(__name__)
 
 
 # A gate without a cache writes notes only where a cache serves this database: otherwise nobody would ever take them
-# out. A cache that begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this
-# transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself; and
-# it knows that others may be served, although somebody has deleted the row that says so.
+# out. A cache that begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before
+# this transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself;
+# and it knows that others may be served, although somebody has deleted the row that says so.
 _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
 _PUT: Final = insert(OUTBOX).from_select(
     ["source", "rows"], select(bindparam("source", type_=Text), bindparam("rows", type_=Text)).where(_SERVED)
