@@ -74,7 +74,7 @@ class Coverage:
             if made := make_triggers(engine, missing):
                 _log.info("made the triggers that note changes of %s", ", ".join(made))
         except DBAPIError as error:
-            left = missing
+            left = missing_triggers(engine, self.tables)  # some were made before it failed
             self._say(shard, missing, error)
         else:
             self._said.pop(shard, None)

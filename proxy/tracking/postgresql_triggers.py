@@ -2,8 +2,8 @@
 
 A statement trigger sees all rows of its statement at once, however it came to them: by a view, a cascade, an upsert, a
 function or COPY. A subscription that applies changes fires row triggers only, so one that fires there, and nowhere else
-(ENABLE REPLICA), stands beside each. A statement that names a partition does not fire the triggers of its parent, so
-each partition has its own.
+(ENABLE REPLICA), stands beside each. A statement that names a partition, or a table that inherits, does not fire the
+triggers of the table above it, so each has its own.
 
 The note is a row of the outbox, written in the transaction that changes the row. So it is lost only with the change
 itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one who
@@ -69,12 +69,16 @@ class TableTriggers:
     Args:
         table: the table.
         own_schema: the schema of Tidegate's own tables; None: where the search path leads.
-        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition has
-            the triggers of its parent.
+        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition, and
+            a table that inherits, have the triggers of the table above them.
+        is_partition: whether it is a partition: PostgreSQL gives it each row trigger of the table above it.
     """
 
-    def __init__(self, table: TrackedTable, own_schema: str | None, on: str | None = None) -> None:
+    def __init__(
+        self, table: TrackedTable, own_schema: str | None, on: str | None = None, *, is_partition: bool = False
+    ) -> None:
         self._table: Final = table
+        self._is_partition: Final = is_partition
         self._own: Final = own_schema
         self.on: Final = on or qualified(table.table.schema or own_schema, table.table.name)
         self.fingerprint: Final = blake2b("\n".join(self._functions("?")).encode(), digest_size=6).hexdigest()
@@ -91,7 +95,8 @@ class TableTriggers:
             naming = " ".join(f"{name[9:].upper()} TABLE AS {name}" for name in tables)
             made.extend(self._trigger(what, f"AFTER {what.upper()}", f"REFERENCING {naming} FOR EACH STATEMENT"))
         made.extend(self._trigger("truncate", "AFTER TRUNCATE", "FOR EACH STATEMENT"))
-        made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
+        if not self._is_partition:
+            made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
         made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {_quote(self.names[-1])}")
         return made
 

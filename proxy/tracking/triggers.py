@@ -26,14 +26,17 @@ _log: Final = logging.getLogger(__name__)
 _LOCK_S: Final = 2
 _ATTEMPTS: Final = 5
 _LOCKED: Final = "55P03"
-# A partitioned table's triggers for each statement are not those of its partitions.
+# Whoever names a partition, or a table that inherits, does not fire the triggers of the table above it.
 _FAMILY: Final = text(
-    "SELECT tracked.nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, (SELECT array_agg(tgname::text)"
-    " FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgenabled IN ('O', 'A', 'R') AND t.tgname LIKE 'tidegate\\_%')"
-    " AS names FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
-    " JOIN pg_class class ON class.oid = to_regclass(tracked.name)"
-    " OR class.oid IN (SELECT relid FROM pg_partition_tree(to_regclass(tracked.name)))"
-    " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
+    "WITH RECURSIVE family (nr, oid, level) AS ("
+    " SELECT nr, to_regclass(name)::oid, 0 FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
+    " WHERE to_regclass(name) IS NOT NULL"
+    " UNION SELECT nr, inhrelid, level + 1 FROM family JOIN pg_inherits ON inhparent = family.oid)"
+    " SELECT nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, class.relispartition AS is_partition,"
+    " (SELECT array_agg(tgname::text) FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
+    " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R' ELSE 'O' END)) AS names"
+    " FROM family JOIN pg_class class ON class.oid = family.oid"
+    " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr, level, on_table"
 )
 _ALL: Final = text(
     "SELECT format('%I.%I', namespace.nspname, class.relname) AS on_table, t.tgname::text AS name FROM pg_trigger t"
@@ -47,7 +50,8 @@ class Missing(NamedTuple):
 
     Args:
         table: the tracked table.
-        on: the name of the table itself, or of its partition, as the database quotes it; "": it is not there at all.
+        on: the name of the table itself, of a partition, or of a table that inherits from it, as the database quotes it;
+            "": it is not there at all.
         create: what makes the triggers.
     """
 
@@ -82,7 +86,9 @@ def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable
     there = {row.nr for row in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
     for row in found:
-        made = postgresql_triggers.TableTriggers(tables[row.nr - 1], schema, row.on_table)
+        made = postgresql_triggers.TableTriggers(
+            tables[row.nr - 1], schema, row.on_table, is_partition=row.is_partition
+        )
         if not set(row.names or ()).issuperset(made.names):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
