@@ -35,7 +35,9 @@ NAME: Final = "history"
 _STARTED: Final = "extract(epoch FROM pg_postmaster_start_time())::numeric::text"
 _RECORD: Final = "(SELECT value FROM {state} WHERE name = 'history')"
 _DATABASE: Final = "(SELECT value FROM {state} WHERE name = 'database')"
-HERE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}, {_RECORD}"
+PLACE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}"
+"""The columns that tell where a primary's log is, and of which life it is."""
+HERE: Final = f"{PLACE}, {_RECORD}"
 """The columns that tell where a primary's log is and which history it has, with a place for the table of named facts.
 """
 _ASK: Final = (

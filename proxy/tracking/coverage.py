@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
-from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
+from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers, note_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -78,6 +79,8 @@ class Coverage:
             self._say(shard, missing, error)
         else:
             self._said.pop(shard, None)
+        with suppress(DBAPIError):  # the next look does it
+            note_gone(engine, self.tables)
         self._set(shard, (found.table.key for found in left))
         self._due_s[shard] = self._clock() + (_SOON_S if left else _AGAIN_S)
 

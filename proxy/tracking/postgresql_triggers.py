@@ -8,6 +8,9 @@ triggers of the table above it, so each has its own.
 The note is a row of the outbox, written in the transaction that changes the row. So it is lost only with the change
 itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one who
 commits takes his own notes out again, without reading anybody else's.
+
+A row may be deleted after its parent, most of all by a cascade. Its note brings along what the transaction has noted of
+such parents: each note must be understood alone.
 """
 
 from __future__ import annotations
@@ -34,6 +37,13 @@ WATCHED: Final = "tidegate.watched"
 """A setting of connections that take their notes at COMMIT: nobody need be woken for these. Where a pooler leaves it to
 others, their notes are found by the next poll."""
 _NOTES: Final = "tidegate.notes"
+_FULL: Final = "tidegate.notes_full"
+"""A setting is copied whenever it grows. So places go on in another one, and this one says how many are full."""
+_FULL_SQL: Final = f"coalesce(nullif(current_setting('{_FULL}', true), ''), '0')::int"
+_LONGEST: Final = 8_000
+"""How many characters of places a setting holds before it is full."""
+_MOST_CONTEXT: Final = 1_000_000
+"""How many characters of notes about parents a note brings along; with more of them everything counts as changed."""
 _DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 _quote: Final = _DIALECT.identifier_preparer.quote
 _OLD_AND_NEW: Final = {
@@ -45,22 +55,34 @@ _SAFE: Final = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, 
 
 
 def take_sql(schema: str | None) -> str:
-    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox."""
-    outbox = qualified(schema, "tidegate_outbox")
+    """Return the statement that makes the function by which a transaction takes its own notes out of the outbox.
+
+    It brings the record of the database's history too, and has none to bring where our tables are gone: no COMMIT of a
+    program fails for that.
+    """
+    outbox, state = qualified(schema, "tidegate_outbox"), qualified(schema, "tidegate_state")
     return f"""
-CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}() RETURNS text {_SAFE} AS $tidegate$
+CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}(OUT record text, OUT taken text) {_SAFE} AS $tidegate$
 DECLARE
-  noted text := current_setting('{_NOTES}', true);
-  taken text;
+  places tid[] := {_places(_NOTES)};
 BEGIN
-  IF noted IS NULL OR noted = '' THEN
-    RETURN NULL;
+  IF to_regclass({_literal(state)}) IS NOT NULL THEN
+    SELECT value INTO record FROM {state} WHERE name = 'history';
   END IF;
-  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (('{{' || noted || '}}')::tid[]) RETURNING id, source, rows)
+  IF places IS NULL THEN
+    RETURN;
+  END IF;
+  FOR part IN 1..{_FULL_SQL} LOOP
+    places := places || {_places(f"{_NOTES}_", "part")};
+  END LOOP;
+  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (places) RETURNING id, source, rows)
   SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
-  PERFORM set_config('{_NOTES}', '', true);
-  RETURN taken;
+  PERFORM set_config('{_NOTES}', '', true), set_config('{_FULL}', '', true);
 END $tidegate$""".strip()
+
+
+def _places(setting: str, number: str = "''") -> str:
+    return f"('{{' || nullif(current_setting('{setting}' || {number}, true), '') || '}}')::tid[]"
 
 
 class TableTriggers:
@@ -69,8 +91,8 @@ class TableTriggers:
     Args:
         table: the table.
         own_schema: the schema of Tidegate's own tables; None: where the search path leads.
-        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition, and
-            a table that inherits, have the triggers of the table above them.
+        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition,
+            and a table that inherits, have the triggers of the table above them.
         is_partition: whether it is a partition: PostgreSQL gives it each row trigger of the table above it.
     """
 
@@ -129,11 +151,13 @@ CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {_SAFE} AS $tidegate$
 DECLARE
   found text;
   many bigint;
+  lost boolean := false;
   noted text := current_setting('{_NOTES}', true);
   place tid;
+  full_ones int;
 BEGIN
   BEGIN
-    {find}
+    {find}{self._context(outbox)}
   EXCEPTION WHEN OTHERS THEN
     found := json_build_object('failed', SQLERRM)::text;
     many := 1;
@@ -146,8 +170,15 @@ BEGIN
     RETURN NULL;
   END IF;
   INSERT INTO {outbox} (source, rows) VALUES ({_literal(source)}, found) RETURNING ctid INTO place;
+  IF length(noted) > {_LONGEST} THEN
+    full_ones := {_FULL_SQL} + 1;
+    PERFORM set_config('{_NOTES}_' || full_ones, noted, true), set_config('{_FULL}', full_ones::text, true);
+    noted := '';
+  END IF;
   PERFORM set_config('{_NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
-  IF current_setting('{WATCHED}', true) IS DISTINCT FROM 'on' THEN
+  -- Who has sent NOTIFY cannot prepare. Where a transaction may be prepared, the poll must do.
+  IF current_setting('{WATCHED}', true) IS DISTINCT FROM 'on'
+    AND current_setting('max_prepared_transactions') = '0' THEN
     PERFORM pg_notify('{CHANNEL}', '');
   END IF;
   RETURN NULL;
@@ -158,20 +189,52 @@ END $tidegate$""".strip()
         most = MOST_ROWS * len(tables)
         rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
-        return f"""SELECT json_agg({self._row_json()})::text, count(*) INTO found, many
+        return f"""SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}
+      INTO found, many{self._into_lost()}
       FROM ({rows}) l0{self._joins()};
     IF many > {most} THEN
-      SELECT CASE WHEN count(*) > {MOST_TENANTS} THEN '{{"all": true}}'
-        ELSE json_build_object('whole', json_agg(tenant))::text END INTO found
-      FROM (SELECT DISTINCT {self._tenant()} AS tenant FROM ({every}) l0{self._joins()} LIMIT {MOST_TENANTS + 1}) whose
-      WHERE tenant IS NOT NULL;
-    END IF;{self._aged()}"""
+      SELECT CASE WHEN count(*) > {MOST_TENANTS} OR bool_or(is_lost) THEN '{{"all": true}}'
+        ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END
+        INTO found
+      FROM (SELECT DISTINCT {self._tenant()} AS tenant, {self._lost()} AS is_lost FROM ({every}) l0{self._joins()}
+        LIMIT {MOST_TENANTS + 1}) whose;
+      lost := false;
+    END IF;"""
 
-    def _aged(self) -> str:
-        """Return what says of a note that its parents may be old versions: above READ COMMITTED they may."""
+    def _lost(self) -> str:
+        """Return the SQL that tells of a row whether it names a parent that is not there, and so is nobody's."""
+        levels = self._table.levels
+        broken = [
+            f"l{at}.{_quote(level.fields[level.parent.field].name)} IS NOT NULL"
+            f" AND l{at + 1}.{_quote(levels[at + 1].fields[levels[at + 1].pk].name)} IS NULL"
+            for at, level in enumerate(levels)
+            if level.parent is not None and not any(below.tenant for below in levels[: at + 1])
+        ]
+        return " OR ".join(broken) or "false"
+
+    def _and_lost(self) -> str:
+        return "" if self._table.parent is None else f", coalesce(bool_or({self._lost()}), false)"
+
+    def _into_lost(self) -> str:
+        return "" if self._table.parent is None else ", lost"
+
+    def _context(self, outbox: str) -> str:
+        """Return what adds to a note what its rows alone do not tell: of parents that are gone, or old versions.
+
+        Above READ COMMITTED each parent may be an old version.
+        """
         if self._table.parent is None:
             return ""
-        return """
+        return f"""
+    IF lost AND noted <> '' THEN
+      SELECT CASE WHEN sum(length(rows)) > {_MOST_CONTEXT} THEN '{{"all": true}}'
+        ELSE json_build_object('rows', found::json,
+          'parents', json_agg(json_build_array(source, rows) ORDER BY id))::text END INTO found
+      FROM (SELECT string_agg(current_setting('{_NOTES}_' || part, true), ',') AS before
+        FROM generate_series(1, {_FULL_SQL}) part) full_ones
+      JOIN {outbox} ON ctid = ANY (('{{' || concat_ws(',', before, noted) || '}}')::tid[])
+      WHERE strpos(source, '"owns":true') > 0;
+    END IF;
     IF current_setting('transaction_isolation') <> 'read committed' AND many > 0 THEN
       found := json_build_object('old', found::json)::text;
     END IF;"""
@@ -182,7 +245,8 @@ END $tidegate$""".strip()
             columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
             sides.append(f"SELECT {columns} WHERE TG_OP <> '{unless}'")
         return (
-            f"SELECT json_agg({self._row_json()})::text, count(*) INTO found, many\n"
+            f"SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}\n"
+            f"      INTO found, many{self._into_lost()}\n"
             f"      FROM ({' UNION ALL '.join(sides)}) l0{self._joins()};"
         )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakSet
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
 from tidegate.proxy.database.placement import execute_own, schema_of
-from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.database.schema import FAMILIES, OUTBOX, STATE
 from tidegate.proxy.tracking import postgresql_triggers, sqlite_triggers
 from tidegate.proxy.tracking.notes import everything_note
 from tidegate.routing.replicas.failures import sqlstate
@@ -18,7 +21,7 @@ from tidegate.routing.replicas.failures import sqlstate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Dialect, Engine
 
     from tidegate.proxy.tracking.tracked_tables import TrackedTable
 
@@ -26,14 +29,20 @@ _log: Final = logging.getLogger(__name__)
 _LOCK_S: Final = 2
 _ATTEMPTS: Final = 5
 _LOCKED: Final = "55P03"
+UNDEFINED_FUNCTION: Final = "42883"
+_HAS_TAKE: Final = text("SELECT to_regprocedure(:name) IS NOT NULL")
+without_take: Final[WeakSet[Dialect]] = WeakSet()
+"""The databases that lack the function by which a commit takes its notes: these stay in the outbox there."""
 # Whoever names a partition, or a table that inherits, does not fire the triggers of the table above it.
 _FAMILY: Final = text(
     "WITH RECURSIVE family (nr, oid, level) AS ("
     " SELECT nr, to_regclass(name)::oid, 0 FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
     " WHERE to_regclass(name) IS NOT NULL"
     " UNION SELECT nr, inhrelid, level + 1 FROM family JOIN pg_inherits ON inhparent = family.oid)"
-    " SELECT nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, class.relispartition AS is_partition,"
-    " (SELECT array_agg(tgname::text) FROM pg_trigger t WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
+    " SELECT nr, class.oid::text, format('%I.%I', namespace.nspname, class.relname) AS on_table,"
+    " class.relispartition AS is_partition,"
+    " (SELECT array_agg(tgname::text) FROM pg_trigger t"
+    " WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
     " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R' ELSE 'O' END)) AS names"
     " FROM family JOIN pg_class class ON class.oid = family.oid"
     " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr, level, on_table"
@@ -50,8 +59,8 @@ class Missing(NamedTuple):
 
     Args:
         table: the tracked table.
-        on: the name of the table itself, of a partition, or of a table that inherits from it, as the database quotes it;
-            "": it is not there at all.
+        on: the name of the table itself, of a partition, or of a table that inherits from it, as the database quotes
+            it; "": it is not there at all.
         create: what makes the triggers.
     """
 
@@ -81,8 +90,9 @@ def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Miss
 
 def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable]) -> list[Missing]:
     schema = schema_of(connection)
-    names = [postgresql_triggers.qualified(table.table.schema or schema, table.table.name) for table in tables]
-    found = connection.execute(_FAMILY, {"names": names}).all()
+    take = f"{postgresql_triggers.qualified(schema, postgresql_triggers.TAKE)}()"
+    (without_take.discard if connection.scalar(_HAS_TAKE, {"name": take}) else without_take.add)(connection.dialect)
+    found = connection.execute(_FAMILY, {"names": _names(tables, schema)}).all()
     there = {row.nr for row in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
     for row in found:
@@ -92,6 +102,41 @@ def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable
         if not set(row.names or ()).issuperset(made.names):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
+
+
+def _names(tables: Iterable[TrackedTable], schema: str | None) -> list[str]:
+    return [postgresql_triggers.qualified(table.table.schema or schema, table.table.name) for table in tables]
+
+
+def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
+    """Note that anything may have changed, if a tracked table has lost a partition or a table that inherited from it.
+
+    Its rows are gone with it, and no trigger has fired. Which tables there were, the database remembers.
+
+    Returns:
+        The names of the tracked tables that have lost some.
+    """
+    if engine.dialect.name != "postgresql":
+        return []
+    with engine.begin() as connection:
+        names, now = _names(tables, schema_of(connection)), dict[str, list[str]]()
+        for row in connection.execute(_FAMILY, {"names": names}).all():
+            now.setdefault(names[row.nr - 1], []).append(row.oid)
+        is_families = STATE.c.name == FAMILIES
+        text_before = execute_own(connection, select(STATE.c.value).where(is_families)).scalar()
+        before: dict[str, list[str]] = json.loads(text_before or "{}")
+        if before == before | now:
+            return []
+        text_now = json.dumps(before | now, sort_keys=True)
+        if text_before is None:
+            written = postgresql.insert(STATE).values(name=FAMILIES, value=text_now).on_conflict_do_nothing()
+        else:
+            written = update(STATE).where(is_families, STATE.c.value == text_before).values(value=text_now)
+        gone = [name for name, some in now.items() if set(before.get(name, ())) - set(some)]
+        if execute_own(connection, written).rowcount and gone:  # else another gate is about to note it
+            why = f"a partition of {', '.join(gone)}, or a table that inherited from it, is gone"
+            execute_own(connection, insert(OUTBOX), everything_note(why)._asdict())
+    return gone
 
 
 def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
@@ -107,7 +152,7 @@ def make_triggers(engine: Engine, missing: Sequence[Missing]) -> list[str]:
         DBAPIError: this user may not make them, or a table is locked for too long.
     """
     there = [found for found in missing if found.on]
-    if not there:
+    if not there and engine.dialect not in without_take:
         return []
     _make_take(engine)
     for found in there:
@@ -126,6 +171,7 @@ def _make_take(engine: Engine) -> None:
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
             connection.exec_driver_sql(postgresql_triggers.take_sql(schema_of(connection)))
+        without_take.discard(engine.dialect)
 
 
 def _make(engine: Engine, found: Missing) -> None:

@@ -65,6 +65,8 @@ class Outbox:
     def put_everything(self, connection: Committing, why: str) -> None:
         """Write in the connection's transaction that anything may have changed, for whatever reason."""
         self._put(connection, everything_note(why))
+        if self._untold is not None:
+            self._untold.wrote_everything()
 
     def _put(self, connection: Committing, note: Note) -> None:
         execute_own(connection, _PUT, note._asdict())
@@ -208,6 +210,7 @@ class Applier:
         self._look = look
         self._settle = settle
         self._make_root = make_root
+        untold.found(shard, None)  # notes may have waited for as long as no gate ran: nobody is asked for before a look
         self._notified = NotifiedThread(
             "tidegate-outbox",
             (lambda: Listener(engine, CHANNEL, "tidegate-outbox")) if listens(engine) else None,
@@ -218,12 +221,14 @@ class Applier:
         )
 
     def look(self) -> None:
-        """Look once, now, what has become of the database and the cache; a program's first write need not wait.
+        """Look once, now, what has become of database and cache, and who waits; a program's first call need not wait.
 
         What does not answer now is asked again by the thread.
         """
         with suppress(StoreUnavailable, RoutingError, SQLAlchemyError):
             self._look()
+        with suppress(RoutingError, SQLAlchemyError):
+            self._waiting()
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
