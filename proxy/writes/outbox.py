@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import delete, func, insert, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
@@ -239,6 +239,13 @@ class Applier:
         self._notified.close()
 
     def _apply(self) -> bool:
+        try:
+            return self._applied()
+        except ProgrammingError:  # our tables are gone: nobody knows who would wait
+            self._untold.found(self._shard, None)
+            raise
+
+    def _applied(self) -> bool:
         try:
             self._look()
         except StoreUnavailable:
