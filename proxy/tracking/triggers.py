@@ -129,7 +129,7 @@ def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
             return []
         text_now = json.dumps(before | now, sort_keys=True)
         if text_before is None:
-            written = postgresql.insert(STATE).values(name=FAMILIES, value=text_now).on_conflict_do_nothing()
+            written: Any = postgresql.insert(STATE).values(name=FAMILIES, value=text_now).on_conflict_do_nothing()
         else:
             written = update(STATE).where(is_families, STATE.c.value == text_before).values(value=text_now)
         gone = [name for name, some in now.items() if set(before.get(name, ())) - set(some)]
