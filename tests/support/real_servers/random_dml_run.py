@@ -58,10 +58,12 @@ class Comparison:
     Args:
         shapes: the repository behind the gate.
         primary: a connection of its own, in AUTOCOMMIT.
+        waits: tells whether the gate knows of notes that wait.
     """
 
     shapes: Any
     primary: psycopg.Connection[Any]
+    waits: Callable[[], bool] = lambda: False
     before: Answers = field(default_factory=dict)
     changes: int = 0
     stale: list[tuple[Any, ...]] = field(default_factory=list)
@@ -89,10 +91,12 @@ class Comparison:
                 self.stale.append((key, found, now[key], what()))
 
     def settle(self) -> None:
-        """Wait until no note waits in the outbox."""
+        """Wait until no note waits in the outbox, and the gate knows: till then the primary answers, which is right."""
         until = time.monotonic() + patient(WINDOW_S)
         while self.primary.execute("SELECT count(*) FROM tidegate_outbox").fetchall() != [(0,)]:
             assert time.monotonic() < until, "notes stay in the outbox"
+        while self.waits():
+            assert time.monotonic() < until, "the gate still asks the primary"
 
 
 def watched(engine: Engine, transaction: Transaction, *, two_phase: bool = False) -> bool:
