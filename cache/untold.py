@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _WROTE_S: Final = 2.0
 """How long a tenant counts as waiting after this process has written to an outbox: the transaction may take that."""
+_EVERYBODY: Final = ""
+"""What stands for all tenants; none has this name."""
 
 
 class UntoldChanges:
@@ -28,17 +30,14 @@ class UntoldChanges:
         self._clock = clock
         self._waiting: dict[str, frozenset[str] | None] = {}
         self._wrote: dict[str, float] = {}
-        self._all_at_s: float | None = None
 
     def of(self, tenant: str) -> bool:
         """Tell whether *tenant* must be answered by the primary, and nothing of it stored."""
-        if not self._waiting and not self._wrote and self._all_at_s is None:  # nearly always
+        if not self._waiting and not self._wrote:  # nearly always
             return False
-        return (
-            self._all_at_s is not None
-            or tenant in self._wrote
-            or any(some is None or tenant in some for some in tuple(self._waiting.values()))
-        )
+        if tenant in self._wrote or _EVERYBODY in self._wrote:
+            return True
+        return any(some is None or tenant in some for some in tuple(self._waiting.values()))
 
     def wrote(self, tenants: Iterable[str]) -> None:
         """Note that a transaction of this process writes changes of *tenants* to an outbox."""
@@ -46,7 +45,7 @@ class UntoldChanges:
 
     def wrote_everything(self) -> None:
         """Note that a transaction of this process writes to an outbox that anything may have changed."""
-        self._all_at_s = self._clock()
+        self._wrote[_EVERYBODY] = self._clock()
 
     def found(self, outbox: str, tenants: Collection[str] | None) -> None:
         """Note who waits in an outbox.
@@ -60,7 +59,5 @@ class UntoldChanges:
         else:
             self._waiting.pop(outbox, None)
         before = self._clock() - _WROTE_S
-        if self._all_at_s is not None and self._all_at_s < before:
-            self._all_at_s = None
         for tenant in [tenant for tenant, at in tuple(self._wrote.items()) if at < before]:
             self._wrote.pop(tenant, None)

@@ -6,8 +6,9 @@ The triggers that write notes are :mod:`tidegate.proxy.tracking.postgresql_trigg
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
-from sqlalchemy import text
+from sqlalchemy import Dialect, text
 from sqlalchemy.dialects import postgresql
 
 if TYPE_CHECKING:
@@ -21,8 +22,20 @@ WATCHED: Final = "tidegate.watched"
 others, their notes are found by the next poll."""
 NOTES: Final = "tidegate.notes"
 """A setting that ends with the transaction and follows its savepoints: the places (ctid) of its notes."""
+FULL: Final = "tidegate.notes_full"
+"""A setting is copied whenever it grows. So places go on in another one, and this one says how many are full."""
+FULL_SQL: Final = f"coalesce(nullif(current_setting('{FULL}', true), ''), '0')::int"
+LONGEST: Final = 8_000
+"""How many characters of places a setting holds before it is full."""
 SAFE: Final = "LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp"
 """How functions of ours are declared: no search path leads them astray."""
+KEEP_PLACE: Final = f"""IF length(noted) > {LONGEST} THEN
+    full_ones := {FULL_SQL} + 1;
+    PERFORM set_config('{NOTES}_' || full_ones, noted, true), set_config('{FULL}', full_ones::text, true);
+    noted := '';
+  END IF;
+  PERFORM set_config('{NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);"""
+"""What keeps the place of a new note; with the variables noted, place and full_ones."""
 NOTIFY: Final = (
     # A transaction that has notified cannot be prepared. Where that is possible at all, the poll must do.
     f"IF current_setting('max_prepared_transactions') = '0' THEN PERFORM pg_notify('{CHANNEL}', ''); END IF;"
@@ -32,9 +45,19 @@ quoted: Final = _DIALECT.identifier_preparer.quote
 _THERE: Final = text("SELECT to_regprocedure(:take) IS NOT NULL AND to_regprocedure(:put) IS NOT NULL")
 
 
+UNDEFINED_FUNCTION: Final = "42883"
+without_functions: Final[WeakSet[Dialect]] = WeakSet()
+"""The databases that turned out to lack the functions: what is noted there stays in the outbox."""
+
+
 def qualified(schema: str | None, name: str) -> str:
     """Return a name with its schema, quoted where it must be."""
     return str(quoted(name)) if schema is None else f"{quoted(schema)}.{quoted(name)}"
+
+
+def literal(text: str) -> str:
+    """Return a text as SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def functions_sql(schema: str | None) -> list[str]:
@@ -56,23 +79,33 @@ def has_functions(connection: Connection, schema: str | None) -> bool:
 def take_sql(schema: str | None) -> str:
     """Return the statement that makes the function by which a transaction takes its own notes out of the outbox.
 
-    It runs with the rights of who calls it: only who may delete from the outbox may take notes out of it.
+    It brings the record of the database's history too, and has none to bring where our tables are gone: no COMMIT of a
+    program fails for that. It runs with the rights of who calls it: only who may delete from the outbox may take notes out
+    of it.
     """
-    outbox = qualified(schema, "tidegate_outbox")
+    outbox, state = qualified(schema, "tidegate_outbox"), qualified(schema, "tidegate_state")
     return f"""
-CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}() RETURNS text {SAFE} AS $tidegate$
+CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}(OUT record text, OUT taken text) {SAFE} AS $tidegate$
 DECLARE
-  noted text := current_setting('{NOTES}', true);
-  taken text;
+  places tid[] := {_places(NOTES)};
 BEGIN
-  IF noted IS NULL OR noted = '' THEN
-    RETURN NULL;
+  IF to_regclass({literal(state)}) IS NOT NULL THEN
+    SELECT value INTO record FROM {state} WHERE name = 'history';
   END IF;
-  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (('{{' || noted || '}}')::tid[]) RETURNING id, source, rows)
+  IF places IS NULL THEN
+    RETURN;
+  END IF;
+  FOR part IN 1..{FULL_SQL} LOOP
+    places := places || {_places(f"{NOTES}_", "part")};
+  END LOOP;
+  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (places) RETURNING id, source, rows)
   SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
-  PERFORM set_config('{NOTES}', '', true);
-  RETURN taken;
+  PERFORM set_config('{NOTES}', '', true), set_config('{FULL}', '', true);
 END $tidegate$""".strip()
+
+
+def _places(setting: str, number: str = "''") -> str:
+    return f"('{{' || nullif(current_setting('{setting}' || {number}, true), '') || '}}')::tid[]"
 
 
 def put_sql(schema: str | None) -> str:
@@ -83,7 +116,8 @@ CREATE OR REPLACE FUNCTION {qualified(schema, PUT)}(source text, rows text) RETU
 DECLARE
   noted text := current_setting('{NOTES}', true);
   place tid;
+  full_ones int;
 BEGIN
   INSERT INTO {outbox} (source, rows) VALUES (source, rows) RETURNING ctid INTO place;
-  PERFORM set_config('{NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
+  {KEEP_PLACE}
 END $tidegate$""".strip()

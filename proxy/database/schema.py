@@ -24,7 +24,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable, DropTable
 
 from tidegate.errors import SettingsError
-from tidegate.proxy.database.note_functions import drop_functions_sql, functions_sql, has_functions
+from tidegate.proxy.database.note_functions import (
+    drop_functions_sql,
+    functions_sql,
+    has_functions,
+    without_functions,
+)
 from tidegate.proxy.database.placement import (
     LEFT_BEHIND,
     OWN_SCHEMA,
@@ -42,6 +47,7 @@ CACHE: Final = "cache"
 CLAIM: Final = "claim"
 CLUSTER: Final = "cluster"
 DATABASE: Final = "database"
+FAMILIES: Final = "families"
 SHARD: Final = "shard"
 STATE: Final = Table(
     "tidegate_state",
@@ -50,8 +56,9 @@ STATE: Final = Table(
     Column("value", Text, nullable=False),
 )
 """Named facts. "database" is the id of this database, and what it is bound to; "history" is its history, and the life
-of the server that it is bound to; "cache" is the server that serves this database, and "claim" another one that would;
-"cluster" is the id of the shards that this database is one of; "shard" is the name of the shard that it is."""
+of the server that it is bound to; "cache" is the server that serves this database, and "claim" another one that
+would; "cluster" is the id of the shards that this database is one of; "families" says which tables were partitions of
+tracked tables, or inherited from them, when somebody last looked; "shard" is the name of the shard that it is."""
 PLACED_STATE: Final = STATE.to_metadata(MetaData(), schema=OWN_SCHEMA)
 """The same, for statements that name a program's tables too."""
 OUTBOX: Final = Table(
@@ -141,7 +148,7 @@ def make_tables(engine: Engine) -> list[str]:
     placed = _in_schema(schema_of(engine))
     try:
         placed.create_all(engine, tables=[table for table in placed.sorted_tables if table.name in missing])
-        _make_functions(engine)
+        make_functions(engine)
     except DBAPIError as error:
         if not missing_tables(engine) and _has_functions(engine):  # another gate was faster
             return []
@@ -152,11 +159,17 @@ def make_tables(engine: Engine) -> list[str]:
     return missing
 
 
-def _make_functions(engine: Engine) -> None:
+def make_functions(engine: Engine) -> None:
+    """Make the functions beside the tables, if they are missing.
+
+    Raises:
+        DBAPIError: this user may not make them.
+    """
     if not _has_functions(engine):
         with engine.begin() as connection:
             for statement in functions_sql(schema_of(connection)):
                 connection.exec_driver_sql(statement)
+    without_functions.discard(engine.dialect)
 
 
 def _has_functions(engine: Engine) -> bool:

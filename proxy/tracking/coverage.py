@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
-from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
+from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers, note_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -94,10 +95,13 @@ class Coverage:
             if made := make_triggers(engine, missing):
                 _log.info("made the triggers that note changes of %s", ", ".join(made))
         except DBAPIError as error:
+            left = [found for found in missing_triggers(engine, self.tables) if found.on]  # some were made before
             self._say(shard, left, error)
         else:
             left = []
             self._said.pop(shard, None)
+        with suppress(DBAPIError):  # the next look does it
+            note_gone(engine, self.tables)
         self._set(shard, (found.table.key for found in left))
         if not left and len(missing) > len(made):
             self._due_s[shard] = self._clock() + _SOON_S

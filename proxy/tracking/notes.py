@@ -15,7 +15,7 @@ from tidegate.cache.store import Change
 from tidegate.cache.tags import UNKNOWN, as_text, template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tidegate.proxy.tracking.tracked_tables import TrackedTable
 
@@ -36,9 +36,9 @@ class Note(NamedTuple):
 
     Args:
         source: what was done to which table, and what its values mean, as :func:`source_of` writes it.
-        rows: the values, as JSON: [[own, parent's, ...], ...], each a mapping or null; {"old": that}, if the parents
-            may be old versions; or what is left of too many rows, {"whole": [tenant, ...]} or {"all": true}; or
-            {"failed": error}.
+        rows: the values, as JSON: [[own, parent's, ...], ...], each a mapping or null; {"rows": that, "parents": [note,
+            ...]}, if parents are gone, with what their own notes said; {"old": all that}, if the parents may be old
+            versions; or what is left of too many rows, {"whole": [tenant, ...]} or {"all": true}; or {"failed": error}.
     """
 
     source: str
@@ -117,17 +117,27 @@ class _Reader:
             for tenant, tags, whole in rows:
                 self._add(tenant, tags, whole=whole)
             return
-        source = json.loads(note.source)
-        if is_old := isinstance(rows, dict) and "old" in rows:
-            rows = rows["old"]
+        source, is_old, rows = json.loads(note.source), *self._unwrapped(rows)
         if isinstance(rows, dict):
             self._take_summary(source, rows)
             return
         levels = source["levels"]
-        for row in rows:
-            values = [None if own is None else _read(level, own) for level, own in zip(levels, row, strict=True)]
+        for values in _values(levels, rows):
             self._rows.append((levels, values, is_old))
             self._learn_owners(levels, values)
+
+    def _unwrapped(self, rows: Any) -> tuple[bool, Any]:
+        """Return whether the parents may be old versions, and the rows alone, after learning whose their parents are."""
+        if is_old := isinstance(rows, dict) and "old" in rows:
+            rows = rows["old"]
+        if not isinstance(rows, dict) or "rows" not in rows:
+            return is_old, rows
+        for source, of_parents in rows["parents"] or ():
+            levels, (_, bare) = json.loads(source)["levels"], self._unwrapped(json.loads(of_parents))
+            if not isinstance(bare, dict):  # else their tenants count whole, by that note itself
+                for values in _values(levels, bare):
+                    self._learn_owners(levels, values)
+        return is_old, rows["rows"]
 
     def _take_summary(self, source: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
         for tenant in rows.get("whole", ()):
@@ -196,6 +206,11 @@ class _Reader:
                 self._whole.add(tenant)
             elif tag is not None and tenant not in self._whole:
                 known.add(tag)
+
+
+def _values(levels: Sequence[dict[str, Any]], rows: Iterable[Sequence[Any]]) -> Iterator[list[dict[str, Any] | None]]:
+    for row in rows:
+        yield [None if own is None else _read(level, own) for level, own in zip(levels, row, strict=True)]
 
 
 def _read(level: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 A statement trigger sees all rows of its statement at once, however it came to them: by a view, a cascade, an upsert, a
 function or COPY. A subscription that applies changes fires row triggers only, so one that fires there, and nowhere else
-(ENABLE REPLICA), stands beside each. A statement that names a partition does not fire the triggers of its parent, so
-each partition has its own.
+(ENABLE REPLICA), stands beside each. A statement that names a partition, or a table that inherits, does not fire the
+triggers of the table above it, so each has its own.
 
 The note is a row of the outbox, written in the transaction that changes the row. So it is lost only with the change
 itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one
 who commits takes his own notes out again, without reading anybody else's.
+
+A row may be deleted after its parent, most of all by a cascade. Its note brings along what the transaction has noted of
+such parents: each note must be understood alone.
 """
 
 from __future__ import annotations
@@ -17,17 +20,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Date, DateTime, TypeDecorator
 
-from tidegate.proxy.database.note_functions import NOTES, NOTIFY, SAFE, WATCHED, qualified, quoted
+from tidegate.proxy.database.note_functions import (
+    FULL_SQL,
+    KEEP_PLACE,
+    NOTES,
+    NOTIFY,
+    SAFE,
+    WATCHED,
+    literal,
+    qualified,
+    quoted,
+)
 from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Column
 
     from tidegate.proxy.tracking.tracked_tables import TrackedTable
 
 PREFIX: Final = "tidegate_note_"
+_MOST_CONTEXT: Final = 1_000_000
+"""How many characters of notes about parents a note brings along; with more of them everything counts as changed."""
 _OLD_AND_NEW: Final = {
     "insert": ("tidegate_new",),
     "update": ("tidegate_old", "tidegate_new"),
@@ -41,16 +56,16 @@ class TableTriggers:
     Args:
         table: the table.
         own_schema: the schema of Tidegate's own tables; None: where the search path leads.
-        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition has
-            the triggers of its parent.
-        is_partitioned: whether all its rows lie in partitions. Then these have the row triggers.
+        on: the name of the table that has them, with its schema, quoted; None: the tracked table's own. A partition,
+            and a table that inherits, have the triggers of the table above them.
+        is_partition: whether it is a partition: PostgreSQL gives it each row trigger of the table above it.
     """
 
     def __init__(
-        self, table: TrackedTable, own_schema: str | None, on: str | None = None, *, is_partitioned: bool = False
+        self, table: TrackedTable, own_schema: str | None, on: str | None = None, *, is_partition: bool = False
     ) -> None:
-        self._by_row: Final = not is_partitioned
         self._table: Final = table
+        self._is_partition: Final = is_partition
         self._own: Final = own_schema
         self.on: Final = on or qualified(table.table.schema or own_schema, table.table.name)
         self.fingerprint: Final = blake2b("\n".join(self._functions("?")).encode(), digest_size=6).hexdigest()
@@ -58,13 +73,7 @@ class TableTriggers:
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the triggers."""
-        kinds = (*_OLD_AND_NEW, "truncate", *(("replica",) if self._by_row else ()))
-        return tuple(f"{PREFIX}{self.fingerprint}_{kind}" for kind in kinds)
-
-    def are_among(self, triggers: Iterable[str]) -> bool:
-        """Tell whether all of them are among *triggers*, each a name and how it is enabled, as pg_trigger has it."""
-        there = set(triggers)
-        return all(not there.isdisjoint({f"{name} A", f"{name} {_enabled(name)}"}) for name in self.names)
+        return tuple(f"{PREFIX}{self.fingerprint}_{what}" for what in (*_OLD_AND_NEW, "truncate", "replica"))
 
     def create_sql(self) -> list[str]:
         """Return the statements that make functions and triggers; they may be run again."""
@@ -73,9 +82,9 @@ class TableTriggers:
             naming = " ".join(f"{name[9:].upper()} TABLE AS {name}" for name in tables)
             made.extend(self._trigger(what, f"AFTER {what.upper()}", f"REFERENCING {naming} FOR EACH STATEMENT"))
         made.extend(self._trigger("truncate", "AFTER TRUNCATE", "FOR EACH STATEMENT"))
-        if self._by_row:
+        if not self._is_partition:
             made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
-            made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(self.names[-1])}")
+        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(self.names[-1])}")
         return made
 
     def drop_sql(self) -> list[str]:
@@ -108,12 +117,14 @@ CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $
 DECLARE
   found text;
   many bigint;
+  lost boolean := false;
   noted text := current_setting('{NOTES}', true);
   place tid;
+  full_ones int;
   is_watched boolean;
 BEGIN
   BEGIN
-    {find}
+    {find}{self._context(outbox)}
   EXCEPTION WHEN OTHERS THEN
     found := json_build_object('failed', SQLERRM)::text;
     many := 1;
@@ -121,17 +132,17 @@ BEGIN
   IF many = 0 THEN
     RETURN NULL;
   END IF;
-  is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
-  IF to_regclass({_literal(outbox)}) IS NULL THEN
+  IF to_regclass({literal(outbox)}) IS NULL THEN
     RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
     RETURN NULL;
   END IF;
   -- Without a cache that serves this database, nobody would take the note out again, except who commits himself.
+  is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
   IF NOT is_watched AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
   END IF;
-  INSERT INTO {outbox} (source, rows) VALUES ({_literal(source)}, found) RETURNING ctid INTO place;
-  PERFORM set_config('{NOTES}', concat(noted, CASE WHEN noted <> '' THEN ',' END, '"', place, '"'), true);
+  INSERT INTO {outbox} (source, rows) VALUES ({literal(source)}, found) RETURNING ctid INTO place;
+  {KEEP_PLACE}
   IF NOT is_watched THEN
     {NOTIFY}
   END IF;
@@ -143,20 +154,52 @@ END $tidegate$""".strip()
         most = MOST_ROWS * len(tables)
         rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
-        return f"""SELECT json_agg({self._row_json()})::text, count(*) INTO found, many
+        return f"""SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}
+      INTO found, many{self._into_lost()}
       FROM ({rows}) l0{self._joins()};
     IF many > {most} THEN
-      SELECT CASE WHEN count(*) > {MOST_TENANTS} THEN '{{"all": true}}'
-        ELSE json_build_object('whole', json_agg(tenant))::text END INTO found
-      FROM (SELECT DISTINCT {self._tenant()} AS tenant FROM ({every}) l0{self._joins()} LIMIT {MOST_TENANTS + 1}) whose
-      WHERE tenant IS NOT NULL;
-    END IF;{self._aged()}"""
+      SELECT CASE WHEN count(*) > {MOST_TENANTS} OR bool_or(is_lost) THEN '{{"all": true}}'
+        ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END
+        INTO found
+      FROM (SELECT DISTINCT {self._tenant()} AS tenant, {self._lost()} AS is_lost FROM ({every}) l0{self._joins()}
+        LIMIT {MOST_TENANTS + 1}) whose;
+      lost := false;
+    END IF;"""
 
-    def _aged(self) -> str:
-        """Return what says of a note that its parents may be old versions: above READ COMMITTED they may."""
+    def _lost(self) -> str:
+        """Return the SQL that tells of a row whether it names a parent that is not there, and so is nobody's."""
+        levels = self._table.levels
+        broken = [
+            f"l{at}.{quoted(level.fields[level.parent.field].name)} IS NOT NULL"
+            f" AND l{at + 1}.{quoted(levels[at + 1].fields[levels[at + 1].pk].name)} IS NULL"
+            for at, level in enumerate(levels)
+            if level.parent is not None and not any(below.tenant for below in levels[: at + 1])
+        ]
+        return " OR ".join(broken) or "false"
+
+    def _and_lost(self) -> str:
+        return "" if self._table.parent is None else f", coalesce(bool_or({self._lost()}), false)"
+
+    def _into_lost(self) -> str:
+        return "" if self._table.parent is None else ", lost"
+
+    def _context(self, outbox: str) -> str:
+        """Return what adds to a note what its rows alone do not tell: of parents that are gone, or old versions.
+
+        Above READ COMMITTED each parent may be an old version.
+        """
         if self._table.parent is None:
             return ""
-        return """
+        return f"""
+    IF lost AND noted <> '' THEN
+      SELECT CASE WHEN sum(length(rows)) > {_MOST_CONTEXT} THEN '{{"all": true}}'
+        ELSE json_build_object('rows', found::json,
+          'parents', json_agg(json_build_array(source, rows) ORDER BY id))::text END INTO found
+      FROM (SELECT string_agg(current_setting('{NOTES}_' || part, true), ',') AS before
+        FROM generate_series(1, {FULL_SQL}) part) full_ones
+      JOIN {outbox} ON ctid = ANY (('{{' || concat_ws(',', before, noted) || '}}')::tid[])
+      WHERE strpos(source, '"owns":true') > 0;
+    END IF;
     IF current_setting('transaction_isolation') <> 'read committed' AND many > 0 THEN
       found := json_build_object('old', found::json)::text;
     END IF;"""
@@ -167,7 +210,8 @@ END $tidegate$""".strip()
             columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
             sides.append(f"SELECT {columns} WHERE TG_OP <> '{unless}'")
         return (
-            f"SELECT json_agg({self._row_json()})::text, count(*) INTO found, many\n"
+            f"SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}\n"
+            f"      INTO found, many{self._into_lost()}\n"
             f"      FROM ({' UNION ALL '.join(sides)}) l0{self._joins()};"
         )
 
@@ -178,7 +222,7 @@ END $tidegate$""".strip()
         levels = []
         for at, level in enumerate(self._table.levels):
             pairs = ", ".join(
-                f"{_literal(name)}, {_value(f'l{at}.{quoted(column.name)}', column)}"
+                f"{literal(name)}, {_value(f'l{at}.{quoted(column.name)}', column)}"
                 for name, column in level.fields.items()
             )
             built = f"json_build_object({pairs})"
@@ -205,10 +249,6 @@ END $tidegate$""".strip()
         return f"{found[0]}::text"
 
 
-def _enabled(name: str) -> str:
-    return "R" if name.endswith("_replica") else "O"
-
-
 def _value(sql: str, column: Column[Any]) -> str:
     """Return the SQL of a value as a note has it: dates in ISO form and UTC, whatever the session's settings."""
     kind: Any = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
@@ -218,7 +258,3 @@ def _value(sql: str, column: Column[Any]) -> str:
     there = f"{sql} AT TIME ZONE 'UTC'" if getattr(kind, "timezone", False) else sql
     readable = f"{sql} >= '0001-01-03' AND {sql} < '9999-12-30'"
     return f"CASE WHEN {sql} IS NULL THEN NULL WHEN {readable} THEN to_char({there}, '{form}') ELSE '{UNREADABLE}' END"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
 from tidegate.proxy.database.note_functions import qualified
 from tidegate.proxy.database.placement import execute_own, schema_of
-from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
+from tidegate.proxy.database.schema import CACHE, FAMILIES, OUTBOX, STATE, make_functions
 from tidegate.proxy.tracking import postgresql_triggers, sqlite_triggers
 from tidegate.proxy.tracking.notes import everything_note
 from tidegate.routing.replicas.failures import sqlstate
@@ -27,15 +29,19 @@ _log: Final = logging.getLogger(__name__)
 _LOCK_S: Final = 2
 _LOCKED: Final = "55P03"
 _ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('tidegate triggers'))")
-# A statement that names a partition, or a table that inherits, does not fire the triggers of its parent.
+# Whoever names a partition, or a table that inherits, does not fire the triggers of the table above it.
 _FAMILY: Final = text(
-    "WITH RECURSIVE family AS (SELECT nr, to_regclass(name)::oid AS oid FROM unnest(CAST(:names AS text[]))"
-    " WITH ORDINALITY tracked (name, nr) UNION SELECT nr, inhrelid FROM family JOIN pg_inherits ON inhparent = oid)"
-    " SELECT nr, format('%I.%I', namespace.nspname, class.relname) AS on_table, class.relkind = 'p' AS is_partitioned,"
-    " (SELECT array_agg(tgname::text || ' ' || tgenabled::text) FROM pg_trigger t"
-    "  WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%') AS triggers"
-    " FROM family JOIN pg_class class USING (oid) JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
-    " ORDER BY nr, class.oid"
+    "WITH RECURSIVE family (nr, oid, level) AS ("
+    " SELECT nr, to_regclass(name)::oid, 0 FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
+    " WHERE to_regclass(name) IS NOT NULL"
+    " UNION SELECT nr, inhrelid, level + 1 FROM family JOIN pg_inherits ON inhparent = family.oid)"
+    " SELECT nr, class.oid::text, format('%I.%I', namespace.nspname, class.relname) AS on_table,"
+    " class.relispartition AS is_partition,"
+    " (SELECT array_agg(tgname::text) FROM pg_trigger t"
+    " WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
+    " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R' ELSE 'O' END)) AS names"
+    " FROM family JOIN pg_class class ON class.oid = family.oid"
+    " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr, level, on_table"
 )
 _ALL: Final = text(
     "SELECT format('%I.%I', namespace.nspname, class.relname) AS on_table, t.tgname::text AS name FROM pg_trigger t"
@@ -49,7 +55,8 @@ class Missing(NamedTuple):
 
     Args:
         table: the tracked table.
-        on: the name of the table itself, or of its partition, as the database quotes it; "": it is not there at all.
+        on: the name of the table itself, of a partition, or of a table that inherits from it, as the database quotes
+            it; "": it is not there at all.
         create: what makes the triggers.
     """
 
@@ -67,9 +74,7 @@ def triggers_sql(tables: Iterable[TrackedTable], schema: str, *, undo: bool = Fa
         undo: whether to drop.
     """
     made = [postgresql_triggers.TableTriggers(table, schema) for table in tables]
-    if undo:
-        return [statement for one in made for statement in one.drop_sql()]
-    return [statement for one in made for statement in one.create_sql()]
+    return [statement for one in made for statement in (one.drop_sql() if undo else one.create_sql())]
 
 
 def missing_triggers(engine: Engine, tables: Iterable[TrackedTable]) -> list[Missing]:
@@ -93,21 +98,55 @@ def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Miss
 
 def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable]) -> list[Missing]:
     schema = schema_of(connection)
-    names = [qualified(table.table.schema or schema, table.table.name) for table in tables]
-    found = connection.execute(_FAMILY, {"names": names}).all()
+    found = connection.execute(_FAMILY, {"names": _names(tables, schema)}).all()
     there = {row.nr for row in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
     for row in found:
         made = postgresql_triggers.TableTriggers(
-            tables[row.nr - 1], schema, row.on_table, is_partitioned=row.is_partitioned
+            tables[row.nr - 1], schema, row.on_table, is_partition=row.is_partition
         )
-        if not made.are_among(row.triggers or ()):
+        if not set(row.names or ()).issuperset(made.names):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
 
 
+def _names(tables: Iterable[TrackedTable], schema: str | None) -> list[str]:
+    return [qualified(table.table.schema or schema, table.table.name) for table in tables]
+
+
+def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
+    """Note that anything may have changed, if a tracked table has lost a partition or a table that inherited from it.
+
+    Its rows are gone with it, and no trigger has fired. Which tables there were, the database remembers.
+
+    Returns:
+        The names of the tracked tables that have lost some.
+    """
+    if engine.dialect.name != "postgresql":
+        return []
+    with engine.begin() as connection:
+        names, now = _names(tables, schema_of(connection)), dict[str, list[str]]()
+        for row in connection.execute(_FAMILY, {"names": names}).all():
+            now.setdefault(names[row.nr - 1], []).append(row.oid)
+        is_families = STATE.c.name == FAMILIES
+        text_before = execute_own(connection, select(STATE.c.value).where(is_families)).scalar()
+        before: dict[str, list[str]] = json.loads(text_before or "{}")
+        if before == before | now:
+            return []
+        text_now = json.dumps(before | now, sort_keys=True)
+        if text_before is None:
+            written: Any = postgresql.insert(STATE).values(name=FAMILIES, value=text_now).on_conflict_do_nothing()
+        else:
+            written = update(STATE).where(is_families, STATE.c.value == text_before).values(value=text_now)
+        gone = [name for name, some in now.items() if set(before.get(name, ())) - set(some)]
+        if execute_own(connection, written).rowcount and gone:  # else another gate is about to note it
+            why = f"a partition of {', '.join(gone)}, or a table that inherited from it, is gone"
+            execute_own(connection, insert(OUTBOX), everything_note(why)._asdict())
+    return gone
+
+
 def make_triggers(engine: Engine, missing: Sequence[Missing], *, attempts: int = 1) -> list[str]:
-    """Make the triggers of tables that lack them.
+    """Make the triggers of tables that lack them, and the functions beside them.
 
     Each table is locked against writes for a moment. That lock is waited for two seconds: a writer that runs long must
     not make all others wait behind it.
@@ -124,8 +163,7 @@ def make_triggers(engine: Engine, missing: Sequence[Missing], *, attempts: int =
         DBAPIError: this user may not make them, or a table is locked for too long.
     """
     there = [found for found in missing if found.on]
-    if not there:
-        return []
+    make_functions(engine)
     for found in there:
         for left in reversed(range(attempts)):
             try:
@@ -145,12 +183,18 @@ def _make(engine: Engine, found: Missing) -> None:
             connection.execute(_ONE_BY_ONE)
             if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
                 return  # another gate was faster
-        # What has changed while there were none, nobody has noted; but as long as no cache serves, that is no matter.
-        is_served = execute_own(connection, select(STATE.c.name).where(STATE.c.name == CACHE)).first() is not None
-        if is_served and engine.dialect.name == "postgresql":
-            execute_own(connection, insert(OUTBOX), everything_note(f"{found.on} had no triggers")._asdict())
+            _note_unwatched(connection, found.on)
         for statement in found.create:
             connection.exec_driver_sql(statement.replace("%", "%%"))
+
+
+def _note_unwatched(connection: Connection, table: str) -> None:
+    """Note that anything may have changed: while there were no triggers, nobody has noted it.
+
+    As long as no cache serves, that is no matter.
+    """
+    if execute_own(connection, select(STATE.c.name).where(STATE.c.name == CACHE)).first() is not None:
+        execute_own(connection, insert(OUTBOX), everything_note(f"{table} had no triggers")._asdict())
 
 
 def drop_triggers(engine: Engine) -> list[str]:

@@ -6,17 +6,25 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import DBAPIError
 
 from tidegate.cache.root_recovery import Transaction
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
-from tidegate.proxy.database.histories import HERE, here_of
-from tidegate.proxy.database.note_functions import TAKE, WATCHED, qualified
+from tidegate.proxy.database.histories import HERE, PLACE, here_of
+from tidegate.proxy.database.note_functions import (
+    TAKE,
+    UNDEFINED_FUNCTION,
+    WATCHED,
+    qualified,
+    without_functions,
+)
 from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
 from tidegate.proxy.database.placement import execute_own, schema_of, state_table
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.transaction import transaction_id
 from tidegate.proxy.tracking.notes import Note
+from tidegate.routing.replicas.failures import sqlstate
 from tidegate.routing.replicas.probe_sql import in_transaction
 
 if TYPE_CHECKING:
@@ -27,7 +35,8 @@ if TYPE_CHECKING:
     from tidegate.routing.sharding.shard_map import Ownership
 
 _HERE: Final = f"SELECT {HERE}"
-_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, {{take}}()"
+_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken FROM {{take}}()"
+_TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL"
 _MARK: Final = f"SELECT set_config('{WATCHED}', 'on', false)"
 _OURS: Final = select(OUTBOX.c.source, OUTBOX.c.rows).order_by(OUTBOX.c.id)
 _MARKED: Final = "tidegate.marked"
@@ -60,9 +69,16 @@ class CommittingConnection:
         """Take what the transaction has changed out of the outbox, in one statement; before COMMIT only."""
         if self._connection.dialect.name != "postgresql":
             return self._take_all()
-        schema = schema_of(self._connection)
-        sql = _TAKE.format(state=state_table(self._connection.dialect), take=qualified(schema, TAKE))
-        xid, *place, taken = self._connection.exec_driver_sql(sql).one()
+        dialect, schema = self._connection.dialect, schema_of(self._connection)
+        sql = _TAKE.format(take=qualified(schema, TAKE))
+        if dialect in without_functions:
+            sql = _TAKE_NOTHING.format(state=state_table(dialect))
+        try:
+            xid, *place, taken = self._connection.exec_driver_sql(sql).one()
+        except DBAPIError as error:
+            if sqlstate(error) == UNDEFINED_FUNCTION:
+                without_functions.add(dialect)  # this transaction is lost, and no other will be
+            raise
         if xid is not None:
             here = here_of(place)
             self._transaction = Transaction(xid, here.position, here.history)

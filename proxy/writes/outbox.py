@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Text, bindparam, delete, exists, func, insert, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
@@ -225,6 +225,7 @@ class Applier:
         self._look = look
         self._settle = settle
         self._make_root = make_root
+        untold.found(shard, None)  # notes may have waited for as long as no gate ran: nobody is asked for before a look
         self._notified = NotifiedThread(
             "tidegate-outbox",
             (lambda: Listener(engine, CHANNEL, "tidegate-outbox")) if listens(engine) else None,
@@ -242,6 +243,8 @@ class Applier:
         """
         with suppress(StoreUnavailable, RoutingError, SQLAlchemyError):
             self._apply()
+        with suppress(RoutingError, SQLAlchemyError):
+            self._waiting()
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
@@ -252,6 +255,13 @@ class Applier:
         self._notified.close()
 
     def _apply(self) -> bool:
+        try:
+            return self._applied()
+        except ProgrammingError:  # our tables are gone: nobody knows who would wait
+            self._untold.found(self._shard, None)
+            raise
+
+    def _applied(self) -> bool:
         try:
             self._look()
         except StoreUnavailable:

@@ -7,7 +7,8 @@ commits beside these hooks (AUTOCOMMIT, the driver's own commit, a COMMIT as tex
 from __future__ import annotations
 
 import logging
-from functools import partial
+import re
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Engine, PoolProxiedConnection, event, insert, text
@@ -39,8 +40,25 @@ _TAKEN: Final = "tidegate.taken"
 _TICKET: Final = "tidegate.ticket"
 _COMMITTING: Final = "tidegate.committing"
 _PLAIN: Final = ("SELECT", "SHOW", "SET", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
-"""How statements begin that are taken to change no row. A function that one of them calls may do so all the same: its
-notes stay in the outbox."""
+"""How statements begin that change no row, if nothing follows them and they call no function that does."""
+_CALLED: Final = re.compile(r'([\w$]+|")\s*\(')
+_HARMLESS: Final = frozenset(
+    """
+    select from where and or not on in any all some as by having limit offset values exists case when then else
+    between is like ilike similar distinct filter over within using join lateral union intersect except array
+    row cast extract char varchar numeric decimal float time timestamp timestamptz interval bit count sum avg
+    min max bool_and bool_or array_agg string_agg json_agg jsonb_agg json_build_object jsonb_build_object
+    json_build_array jsonb_build_array to_json to_jsonb json_extract json_each row_to_json coalesce nullif
+    greatest least lower upper trim btrim ltrim rtrim length char_length substr substring position replace
+    concat concat_ws left right lpad rpad split_part strpos to_char to_date to_timestamp date date_trunc
+    date_part datetime strftime julianday age now abs round floor ceil ceiling power sqrt mod random row_number
+    rank dense_rank ntile lag lead first_value last_value percentile_cont percentile_disc unnest
+    generate_series regexp_replace regexp_match md5 ifnull total group_concat typeof cardinality array_length
+    current_setting version pg_is_in_recovery
+    """.split()  # noqa: SIM905  # as a list it would be two pages
+)
+"""Words before a bracket that are no function's name, and functions that change nothing. With any other word a commit
+asks what has changed: that costs a round trip, where nothing has."""
 
 
 def attach(engine: Engine | sessionmaker[Any], protocol: CommitProtocol[Any], *, most_tags: int = MOST_TAGS) -> Watch:
@@ -204,8 +222,15 @@ def _note_write(connection: Connection, _cursor: Any, sql: str, _parameters: Any
     # The gate's own transactions change no tracked rows.
     if OWN_SCHEMA in (connection.get_execution_options().get("schema_translate_map") or ()):
         return
-    if _WROTE not in connection.info and not sql.lstrip()[:9].upper().startswith(_PLAIN):
+    if _WROTE not in connection.info and _may_write(sql):
         connection.info[_WROTE] = True
+
+
+@lru_cache(maxsize=1024)
+def _may_write(sql: str) -> bool:
+    if not sql.lstrip()[:9].upper().startswith(_PLAIN) or ";" in sql.rstrip("; \t\r\n"):
+        return True
+    return any(word.lower() not in _HARMLESS for word in _CALLED.findall(sql))
 
 
 def _refuse_others(changes: Sequence[Change], only: str | None) -> None:
