@@ -7,8 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A hundred processes of the suite import the same modules: to compile them each time is a tenth of all it has to do.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
-# Tests wait for servers half of their time.
-WORKERS ?= 4
+WORKERS ?= 2
 RUNS ?= 100000
 SEED ?= 1
 
