@@ -15,8 +15,8 @@ from sqlalchemy import delete, update
 
 from tidegate.errors import SettingsError
 from tidegate.position import HistoryRecord
-from tidegate.proxy.database.histories import BOUND_TO
-from tidegate.proxy.database.histories import NAME as HISTORY
+from tidegate.proxy.database.history_record import BOUND_TO
+from tidegate.proxy.database.history_record import NAME as HISTORY
 from tidegate.proxy.database.placement import own
 from tidegate.proxy.database.schema import CACHE, CLAIM, CLUSTER, DATABASE, SHARD, STATE, fact, first_fact
 

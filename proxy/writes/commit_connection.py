@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
-from tidegate.proxy.database.histories import HERE, here_of
+from tidegate.proxy.database.history_record import HERE, here_of
 from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
 from tidegate.proxy.database.placement import execute_own, state_table
 from tidegate.proxy.database.transaction import transaction_id
