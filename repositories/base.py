@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from tidegate.errors import StaleShardMap
+from tidegate.interruptions import pass_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -166,6 +167,7 @@ def _beside(error: BaseException, what: str, step: Callable[[], None]) -> None:
     try:
         step()
     except Exception as also:  # noqa: BLE001  # no error of the step may hide the cause
+        pass_interruption(also)
         error.add_note(f"the {what} failed too: {type(also).__name__}: {also}")
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tidegate.errors import RepositoryImportError, SettingsError
+from tidegate.interruptions import pass_interruption
 from tidegate.repositories.settings import repository_settings
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def _build(setting: str, *args: Any) -> Any:
     try:
         repository = _resolve(path)
     except Exception as error:
+        pass_interruption(error)
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be imported: {error}") from error
     try:
         return repository(*args)
     except (ValueError, SettingsError):  # the repository's own word on its arguments: the caller must read it
         raise
     except Exception as error:
+        pass_interruption(error)
         raise RepositoryImportError(f"{setting.upper()}={path!r} cannot be built: {error}") from error
 
 

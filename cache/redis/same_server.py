@@ -9,13 +9,17 @@ from the known one's file, while that one goes on. So it proves nothing.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegate.cache.redis.keys import decoded
 from tidegate.cache.store import CacheServer, StoreUnavailable
+from tidegate.error_text import error_text
+from tidegate.interruptions import pass_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 ASK: Final = b"""
 local info = redis.call('INFO', 'replication')
@@ -109,8 +113,27 @@ def ask_server(execute: Callable[..., Any], key: bytes, *, cluster: bool) -> Cac
     Raises:
         StoreUnavailable: it does not answer, or is no master.
     """
-    try:
-        found = server_of(execute("EVAL", ASK, 1, key))
-    except Exception as error:  # a parser may raise anything on garbage
-        raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+    found = _run(lambda: server_of(execute("EVAL", ASK, 1, key)))
     return CacheServer(found.id, "") if cluster else found
+
+
+def name_server(execute: Callable[..., Any], key: bytes, name: str) -> str:
+    """Give a server the id *name*, if it has none, and return the one that it has.
+
+    Args:
+        execute: runs a command, given as its parts.
+        key: of the server's id.
+        name: 16 hexadecimal digits.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+    """
+    return _run(lambda: decoded(execute("EVAL", NAME, 1, key, name)))
+
+
+def _run(ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except Exception as error:  # a parser may raise anything on garbage
+        pass_interruption(error)
+        raise StoreUnavailable(f"{type(error).__name__}: {error_text(error)}") from error

@@ -20,7 +20,7 @@ from tidegate.cache.redis.client import client_of
 from tidegate.cache.redis.cluster import link_of
 from tidegate.cache.redis.keys import Keys, decoded, encoded, token, untoken
 from tidegate.cache.redis.push_stream import pushes_of
-from tidegate.cache.redis.same_server import NAME, ExpectedServer, ask_server
+from tidegate.cache.redis.same_server import ExpectedServer, ask_server, name_server
 from tidegate.cache.redis.server_facts import servers_of
 from tidegate.cache.redis.url import Target, Timeouts
 from tidegate.cache.redis.wire import Command
@@ -152,10 +152,7 @@ class RedisStore:
             StoreUnavailable: the server does not answer.
         """
         client: Any = self._client
-        try:
-            return decoded(client.execute_command("EVAL", NAME, 1, self._keys.server(), name))
-        except Exception as error:  # a parser may raise anything on garbage
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+        return name_server(client.execute_command, self._keys.server(), name)
 
     def expect(self, server: CacheServer | None, why: str = "") -> None:
         """Use no other server than *server* from now on; None: use none, because of *why*."""

@@ -91,6 +91,9 @@ def init(
         for statement in _statements(schema, undo=undo):
             typer.echo(statement + ";")
         return
+    if undo and (cache_url or new_history):
+        typer.echo("error: --undo drops everything: it goes with neither --cache-url nor --new-history", err=True)
+        raise typer.Exit(2)
     settings = _refused_in_one_line(lambda: _settings(url, None, config))
     if len(settings.shards) > 1:
         with _databases(settings) as databases:
@@ -119,8 +122,12 @@ def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None, new_
     made += [f"triggers of {name}" for name in triggered]
     if cache_url:
         replace_serving_cache(engine, shown_url(cache_url))
+        typer.echo(f"{whose}served by {shown_url(cache_url)} from now on: restart every gate with it")
     if new_history:
-        end_history(engine)
+        ended = end_history(engine)
+        typer.echo(
+            whose + ("its history has ended: a gate makes a new one" if ended else "it has no history to end yet")
+        )
     with Bars(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console) as bars:
         created = _refused_in_one_line(partial(create_indexes, engine, _show(bars)))
     typer.echo(f"{whose}created: {', '.join(made + created) or 'nothing, all are there'}")

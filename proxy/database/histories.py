@@ -1,12 +1,9 @@
-"""Which history a shard's database has: recorded in the database itself, and known in this process.
+"""Which history a shard's database has, as this process knows it; and a new one is made where one is due.
 
-The record is a row of ``tidegate_state``. It is bound to the life of the server: its timeline, when it was started,
-and since when it counts statistics. A promotion begins a new timeline. Data can go back, to a backup or to a snapshot
-of the volume, only while the server is stopped; and once it runs again, its log may soon be as long as before. A server
-that gets over a crash by itself keeps its start time, and may have lost commits; but its statistics begin anew. So
-whoever finds the record bound to another life makes a new history before anything else. Its ordinal is above the
-recorded one and above the newest that was named in the cache: so of two servers that were promoted one after the other,
-the later one has the newer history, although neither has the record of the other.
+Whoever finds the record bound to another life makes a new history before anything else (see
+:mod:`~tidegate.proxy.database.history_record`). Its ordinal is above the recorded one and above the newest that was
+named in the cache: so of two servers that were promoted one after the other, the later one has the newer history,
+although neither has the record of the other.
 
 Nothing here is asked for by a read. A connection is asked when it opens, a commit and the questions to the primary
 bring the record with what they bring anyway, and the outbox's thread asks each time that it looks.
@@ -17,94 +14,24 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.position import UNKNOWN, AskedFor, History, HistoryRecord, Position
-from tidegate.proxy.database.placement import find_schema, forget_schema, state_table
-from tidegate.proxy.database.schema import DATABASE, ddl
-from tidegate.routing.replicas.probe_sql import in_transaction, row_or
+from tidegate.error_text import first_line
+from tidegate.interruptions import pass_interruption
+from tidegate.position import UNKNOWN, AskedFor, History, HistoryRecord
+from tidegate.proxy.database.history_record import ask, restore_tables, write_record
+from tidegate.proxy.database.placement import forget_schema
+from tidegate.routing.replicas.probe_sql import in_transaction
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect, Engine
 
     from tidegate.cache.store import Store
+    from tidegate.proxy.database.history_record import Asked, Here, Life
 
 _log: Final = logging.getLogger(__name__)
-NAME: Final = "history"
-"""The name of the row: ordinal, token, what they are bound to, and the id of the database."""
-_STARTED: Final = "extract(epoch FROM pg_postmaster_start_time())::numeric::text"
-_RECORD: Final = "(SELECT value FROM {state} WHERE name = 'history')"
-_DATABASE: Final = "(SELECT value FROM {state} WHERE name = 'database')"
-BOUND_TO: Final = (
-    "(SELECT system_identifier FROM pg_control_system())::text || ' '"
-    " || (SELECT oid FROM pg_database WHERE datname = current_database())::text"
-)
-"""What a database has and none of its copies: the server's system identifier with the database's oid there."""
-# A crash ends all connections, and each one is asked when it opens. So the statements of commits need not ask this.
-_COUNTS_SINCE: Final = "coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time())::numeric::text, '-')"
-PLACE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}"
-"""The columns that tell where a primary's log is, and of which life it is."""
-HERE: Final = f"{PLACE}, {_RECORD}"
-"""The columns that tell where a primary's log is and which history it has, with a place for the table of named facts.
-"""
-_ASK: Final = (
-    "SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END,"
-    " CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,"
-    f" {_STARTED}, {_RECORD}, {_DATABASE}, {BOUND_TO}, {_COUNTS_SINCE}"
-)
-_BARE: Final = _ASK.replace(_RECORD, "NULL").replace(_DATABASE, "NULL")
-_REPLACE: Final = "UPDATE {state} SET value = %s WHERE name = 'history' AND value = %s"
-_INSERT: Final = "INSERT INTO {state} (name, value) VALUES (%s, %s) ON CONFLICT (name) DO NOTHING"
 _LIVES_KEPT: Final = 64
-
-
-class Life(NamedTuple):
-    """One run of a server as a primary: the timeline that it writes, and when it was started."""
-
-    timeline: int
-    started: str
-
-
-class _Asked(NamedTuple):
-    """What a server has answered to :data:`_ASK`."""
-
-    standby: bool
-    lsn: str
-    file: str
-    started: str
-    record: str | None
-    database: str | None
-    bound_to: str
-    counts_since: str
-
-    @property
-    def here(self) -> Here:
-        """Return where it is; its record counts only if it has not got over a crash since."""
-        found, record = here_of(self[1:5]), HistoryRecord.of_text(self.record)
-        return found if record and record.counts_since == self.counts_since else found._replace(history=None)
-
-
-class Here(NamedTuple):
-    """Where a primary's log was, and which history it had; None: its record is none, or of another life.
-
-    *database* is the id of the database by that record.
-    """
-
-    position: Position
-    history: History | None
-    life: Life
-    database: str = ""
-
-
-def here_of(row: Any) -> Here:
-    """Return what a row of the columns :data:`HERE` says."""
-    lsn, file, started, text = row
-    position, record = Position.parse(lsn, file), HistoryRecord.of_text(text)
-    life = Life(position.timeline, started)
-    if record is None or (record.timeline, record.started) != life:
-        return Here(position, None, life)
-    return Here(position, record.history, life, record.database)
 
 
 class Histories:
@@ -222,7 +149,7 @@ class Histories:
                 self._left -= {here.life}
         return here._replace(history=self.note(here))
 
-    def _lost(self, found: _Asked) -> bool:
+    def _lost(self, found: Asked) -> bool:
         """Tell whether a primary's database is another one than was joined, under its name: made anew, or a copy."""
         if self._database is None:
             self._bound_to = found.bound_to
@@ -282,7 +209,7 @@ class Histories:
             return newest
         return None
 
-    def _asked(self, raw: Any) -> _Asked:
+    def _asked(self, raw: Any) -> Asked:
         found = self._ask_once(raw)
         if found.database is None and self._database is not None and not found.standby and not in_transaction(raw):
             # Our tables were there. They may have moved with the tracked ones; or somebody has removed them.
@@ -293,35 +220,35 @@ class Histories:
                 found = self._ask_once(raw)
         return found
 
-    def _ask_once(self, raw: Any) -> _Asked:
-        find_schema(self._dialect, lambda sql, given: _run(raw, sql, given))
-        return _Asked(*row_or(raw, _ASK.format(state=state_table(self._dialect)), _BARE))
+    def _ask_once(self, raw: Any) -> Asked:
+        return ask(raw, self._dialect)
 
-    def _restore(self, raw: Any, found: _Asked) -> None:
-        """Make the tables again that commits ask, and name this database as before; not another one of its name."""
-        schema = find_schema(self._dialect, lambda sql, given: _run(raw, sql, given))
+    def _write(self, raw: Any, instead_of: str | None, text: str) -> str | None:
+        return write_record(raw, self._dialect, instead_of, text)
+
+    def _restore(self, raw: Any, found: Asked) -> None:
+        """Make the tables again, and name this database as before; not another one of its name."""
+        named = f"{self._database} {found.bound_to}" if found.bound_to == self._bound_to else None
         try:
-            for statement in ddl(schema=schema):
-                _run(raw, statement)
-            if found.bound_to == self._bound_to:
-                named = f"{self._database} {found.bound_to}"
-                _run(raw, _INSERT.format(state=state_table(self._dialect)), (DATABASE, named))
-            raw.commit()
+            restore_tables(raw, self._dialect, named)
         except Exception as error:  # noqa: BLE001  # no right: then commits of tracked rows say what is missing
             raw.rollback()
-            _log.error("the tables of Tidegate are gone, and cannot be made: %s", error)  # one line
+            pass_interruption(error)
+            _log.error("the tables of Tidegate are gone, and cannot be made: %s", first_line(error))
 
-    def _make(self, raw: Any, found: _Asked, than: History) -> History | None:
+    def _make(self, raw: Any, found: Asked, than: History) -> History | None:
         """Record a new history in place of what was found; None if the cache cannot be asked for the newest."""
         if self._store is None or self._database is None:
             return None
         try:
             return self._made(raw, found, than, self._store.newest_history(self._shard))
         except Exception as error:  # noqa: BLE001  # no cache, or no right: then nobody stores anything
-            _log.warning("the history of this database cannot be recorded now, so nothing is cached: %s", error)
+            pass_interruption(error)
+            why = first_line(error)
+            _log.warning("the history of this database cannot be recorded now, so nothing is cached: %s", why)
             return None
 
-    def _made(self, raw: Any, found: _Asked, than: History, newest: History | None) -> History | None:
+    def _made(self, raw: Any, found: Asked, than: History, newest: History | None) -> History | None:
         life, recorded = found.here.life, HistoryRecord.of_text(found.record)
         before = [than, *([newest] if newest else []), *([recorded.history] if recorded else [])]
         made = History(max(0, *(history.ordinal for history in before)) + 1, os.urandom(8).hex())
@@ -333,18 +260,6 @@ class Histories:
             self._store.newest_history(self._shard, written.history)
         _log.info("the history of this database is %s now: the server was started or promoted", written.history.text())
         return written.history
-
-    def _write(self, raw: Any, instead_of: str | None, text: str) -> str | None:
-        """Write a record instead of another one, and return the one that is there: another gate may be faster."""
-        state = state_table(self._dialect)
-        if instead_of is None:
-            _run(raw, _INSERT.format(state=state), (NAME, text))
-        else:
-            _run(raw, _REPLACE.format(state=state), (text, instead_of))
-        raw.commit()
-        found = _run(raw, f"SELECT {_RECORD}".format(state=state))
-        written: str | None = found[0][0]
-        return written
 
     def _warn(self, what: str) -> None:
         _log.error(what)
@@ -360,15 +275,3 @@ class Histories:
                 "writes into the outbox. If this server is the right one, run 'tidegate init --new-history' on it"
             )
         self._told = behind
-
-
-def _run(raw: Any, sql: str, given: Any = None) -> list[Any]:
-    cursor = raw.cursor()
-    try:
-        if given is None:
-            cursor.execute(sql)
-        else:
-            cursor.execute(sql, given)
-        return list(cursor.fetchall()) if cursor.description else []
-    finally:
-        cursor.close()

@@ -15,8 +15,8 @@ from sqlalchemy import delete, update
 
 from tidegate.errors import SettingsError
 from tidegate.position import HistoryRecord
-from tidegate.proxy.database.histories import BOUND_TO
-from tidegate.proxy.database.histories import NAME as HISTORY
+from tidegate.proxy.database.history_record import BOUND_TO
+from tidegate.proxy.database.history_record import NAME as HISTORY
 from tidegate.proxy.database.placement import own
 from tidegate.proxy.database.schema import CACHE, CLAIM, CLUSTER, DATABASE, SHARD, STATE, fact, first_fact
 
@@ -51,14 +51,19 @@ def database_id(engine: Engine) -> str:
                 _log.warning("this database is a copy of another one: it gets an id, and so a cache, of its own")
 
 
-def end_history(engine: Engine) -> None:
-    """Have the next gate that looks make a new history, newer than every one that it knows of."""
+def end_history(engine: Engine) -> bool:
+    """Have the next gate that looks make a new history, newer than every one that it knows of.
+
+    Returns:
+        Whether there was one.
+    """
     recorded = HistoryRecord.of_text(fact(engine, HISTORY))
     if recorded is not None:
         with own(engine).begin() as connection:
             unbound = recorded._replace(timeline=0, started="-")
             instead = update(STATE).where(STATE.c.name == HISTORY, STATE.c.value == recorded.text())
             connection.execute(instead.values(value=unbound.text()))
+    return recorded is not None
 
 
 def _fresh() -> str:

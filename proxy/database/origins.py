@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tidegate.proxy.database.histories import Life
+    from tidegate.proxy.database.history_record import Life
 
 _KEY: Final = "tidegate.life"
 _seen: ContextVar[set[Origin | None] | None] = ContextVar("tidegate_origins_seen", default=None)

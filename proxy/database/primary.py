@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.errors import NoNodeAvailable
 from tidegate.position import NOWHERE, AskedFor, History, Origin
-from tidegate.proxy.database.histories import HERE, Here, Life, here_of
+from tidegate.proxy.database.history_record import HERE, Here, Life, here_of
 from tidegate.proxy.database.placement import schema_of, state_table
 
 if TYPE_CHECKING:

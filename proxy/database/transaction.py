@@ -8,7 +8,7 @@ from sqlalchemy import Numeric, String, cast, extract, func, select
 
 from tidegate.cache.root_recovery import Transaction
 from tidegate.position import NOWHERE, History
-from tidegate.proxy.database.histories import NAME, here_of
+from tidegate.proxy.database.history_record import NAME, here_of
 from tidegate.proxy.database.placement import execute_own
 from tidegate.proxy.database.schema import PLACED_STATE
 

@@ -272,6 +272,7 @@ class FanOut:
         try:
             return {name: ask()}, {}
         except Exception as error:  # noqa: BLE001  # raised again by who asked
+            pass_interruption(error)
             return {}, {name: error}
 
     def _on(

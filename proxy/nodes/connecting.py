@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 
+from tidegate.interruptions import pass_interruption
 from tidegate.proxy.nodes.hosts import SEVERAL, hosts
 from tidegate.routing.replicas.attempt import NotReached
 
@@ -128,8 +129,8 @@ class Connecting:
             self.engine.pool._invoke_creator(None).close()  # type: ignore[arg-type]  # noqa: SLF001
         except _Noted:
             return
-        except Exception:  # noqa: BLE001, S110  # its server may be away; it was not this address that it was to go to
-            pass
+        except Exception as error:  # noqa: BLE001  # its server may be away; it was not to go to this address
+            pass_interruption(error)
         finally:
             _opening.reset(token)
         self._note_ignored()

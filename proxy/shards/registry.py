@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tidegate.proxy.call import Call, Layer
-    from tidegate.proxy.database.histories import Here, Histories
+    from tidegate.proxy.database.histories import Histories
+    from tidegate.proxy.database.history_record import Here
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.shards.catalogue import MapSource
     from tidegate.proxy.writes.outbox import Applier, Outbox

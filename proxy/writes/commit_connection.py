@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.cache.root_recovery import Transaction
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
-from tidegate.proxy.database.histories import HERE, PLACE, here_of
+from tidegate.proxy.database.history_record import HERE, PLACE, here_of
 from tidegate.proxy.database.note_functions import (
     TAKE,
     UNDEFINED_FUNCTION,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Store
     from tidegate.position import Origin
-    from tidegate.proxy.database.histories import Here
+    from tidegate.proxy.database.history_record import Here
     from tidegate.proxy.writes.outbox import Outbox
 
 

@@ -168,8 +168,9 @@ class Watch:
             # rows. So roll back here.
             try:
                 connection.dialect.do_rollback(connection.connection)
-            except Exception:  # noqa: BLE001  # the connection is lost: then the server rolls back
+            except Exception as error:  # noqa: BLE001  # the connection is lost: then the server rolls back
                 connection.invalidate()
+                pass_interruption(error)
             raise
 
     def _before_commit(self, connection: Connection) -> None:

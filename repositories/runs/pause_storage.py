@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tidegate.errors import SettingsError
+from tidegate.interruptions import pass_interruption
 
 _KINDS = (
     "'memory', 'folder:/a/path', or the path of an object with save, load and delete, like 'package.module.storage'"
@@ -139,6 +140,7 @@ def storage_from(setting: str) -> ObjectStorage:
     try:
         found = getattr(import_module(module), name)
     except Exception as error:
+        pass_interruption(error)
         raise SettingsError(f"TIDEGATE_PAUSE_STORAGE={setting!r} is not {_KINDS}: {error}") from error
     if not isinstance(found, ObjectStorage):
         raise SettingsError(f"TIDEGATE_PAUSE_STORAGE={setting!r} names a {type(found).__name__}, not {_KINDS}")

@@ -18,7 +18,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from real_servers.answer_counts import by_replicas, count
+from real_servers.answer_counts import count
 from real_servers.comparable_answers import outcome
 from real_servers.databases import Databases
 from real_servers.deadlines import patient
@@ -83,7 +83,7 @@ def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def late_databases(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Databases]]:
+def late_databases() -> Iterator[tuple[Cluster, Databases]]:
     """On a cluster with two replicas that are late."""
     with Cluster(replicas=2) as running:
         databases = Databases(running)
@@ -91,9 +91,6 @@ def late_databases(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, Da
             replica.delay(LATE_S)
         yield running, databases
         databases.close()
-    for kind in REPLICAS:
-        replicas, calls, compared = by_replicas(request.config, kind)
-        assert replicas or not compared, f"{kind}: no replica answered any of {calls} calls"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.one_tenant import make_table
 from real_servers.replicated import make_notes
 
 from tidegate.cache.marks import Noted, Refusal, RootState
@@ -102,3 +103,18 @@ def replicated(started_replicated: Cluster) -> Iterator[Cluster]:
     for node in (started_replicated.shards[0].primary, *started_replicated.shards[0].replicas):
         # Held up by reads that have gone elsewhere; the next test's are waited for by this.
         node.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+
+
+@pytest.fixture
+def two() -> Iterator[Cluster]:
+    """A primary and a replica."""
+    with Cluster(replicas=1) as cluster:
+        make_notes(cluster)
+        yield cluster
+
+
+@pytest.fixture
+def notes_url(database_url: str) -> str:
+    """A database with the table of the notes."""
+    make_table(database_url)
+    return database_url

@@ -88,11 +88,15 @@ class Play:
         wait_for(enough, f"there is {least} of {self.counts()}", patient(60))
 
     def kill_one(self) -> None:
-        """SIGKILL, in the middle of whatever it does; another one comes in its place."""
+        """SIGKILL, in the middle of whatever it does; another one comes in its place, and has a gate before it goes on.
+
+        It must not be made while there is no primary: no gate can be.
+        """
         player = self.happened["a process is killed"] % len(CACHES)
         self._players[player].kill()
         self.happened["a process is killed"] += 1
         self._players[player] = self._begin(player)
+        assert self._players[player].hear() == "ready"
 
     def restart_cache(self) -> None:
         """Kill the cache: it comes back empty, as another life of its server."""

@@ -11,34 +11,17 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import pytest
 from real_servers.deadlines import patient
 from real_servers.one_tenant import comes_to_read, goes_on_writing, warm
-from real_servers.replicated import Scene, caught_up, make_notes, opened, settings, written
+from real_servers.replicated import Scene, caught_up, opened, pair_of, written
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import RoutingError
-from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.settings import CacheSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    import tidegate
-    from tidegate.proxy.embedded import PostgresNode
-
-
-@pytest.fixture
-def two() -> Iterator[Cluster]:
-    """A primary and a replica."""
-    with Cluster(replicas=1) as cluster:
-        make_notes(cluster)
-        yield cluster
-
-
-def of(cluster: Cluster) -> tuple[PostgresNode, PostgresNode, tidegate.Settings]:
-    primary, replica = cluster.shards[0].primary, cluster.shards[0].replicas[0]
-    cache = CacheSettings(url=cluster.cache.url, read_timeout_ms=5_000)
-    return primary, replica, settings(primary.port, replica.port, cache=cache)
+    from tidegate.proxy.embedded import Cluster
 
 
 class Forked:
@@ -97,7 +80,7 @@ class Forked:
 
 
 def test_a_process_that_was_suspended_through_a_promotion(two: Cluster) -> None:
-    primary, replica, given = of(two)
+    primary, replica, given = pair_of(two)
     with Forked(lambda: opened(given), "suspended") as other, opened(given) as scene:
         scene.tenant = "suspended"
         scene.write("one")
@@ -115,7 +98,7 @@ def test_a_process_that_was_suspended_through_a_promotion(two: Cluster) -> None:
 
 
 def test_a_child_that_was_forked_before_a_promotion(two: Cluster) -> None:
-    primary, replica, given = of(two)
+    primary, replica, given = pair_of(two)
     with opened(given) as scene:
         scene.write("one")
         assert warm(scene) == ["one"]
@@ -147,7 +130,7 @@ class Borrowed:
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("flushed", [False, True])
 def test_gates_of_before_and_of_after_a_promotion(left: bool, flushed: bool, two: Cluster) -> None:
-    primary, replica, given = of(two)
+    primary, replica, given = pair_of(two)
     with opened(given) as before:
         before.write("one")
         assert warm(before) == ["one"]

@@ -40,14 +40,6 @@ def one() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def two() -> Iterator[Cluster]:
-    """A primary and a replica."""
-    with Cluster(replicas=1) as cluster:
-        make_notes(cluster)
-        yield cluster
-
-
-@pytest.fixture
 def three() -> Iterator[Cluster]:
     """A primary and two replicas."""
     with Cluster(replicas=2) as cluster:

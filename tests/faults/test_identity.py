@@ -7,17 +7,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import psycopg
 import pytest
 from real_servers.deadlines import patient
-from real_servers.one_tenant import comes_to_read, goes_on_writing, make_table, scene_on, warm
+from real_servers.one_tenant import comes_to_read, goes_on_writing, make_table, scene_on, warm, when_unused
 from real_servers.tcp_proxy import Proxy
 from sqlalchemy import create_engine
 
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.repositories.models import Base
-
-_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,12 +31,6 @@ def primary(cluster: Cluster) -> PostgresNode:
 
 
 @pytest.fixture
-def notes_url(database_url: str) -> str:
-    make_table(database_url)
-    return database_url
-
-
-@pytest.fixture
 def copy_of(primary: PostgresNode) -> Iterator[Callable[[str, str], str]]:
     """Makes a database beside another one, and returns its URL."""
     names: list[str] = []
@@ -49,15 +40,7 @@ def copy_of(primary: PostgresNode) -> Iterator[Callable[[str, str], str]]:
         original = url.rsplit("/", 1)[1]
         statement = f"CREATE DATABASE {names[-1]} {how}".format(original=original)
 
-        def made() -> bool:
-            primary.execute(_END_ALL, original, database="postgres")  # a template must have no sessions
-            try:
-                primary.execute(statement, database="postgres")
-            except psycopg.errors.ObjectInUse:
-                return False
-            return True
-
-        wait_for(made, "the copy is made", patient(20))
+        when_unused(primary, original, statement)  # a template must have no sessions
         return url.replace(original, names[-1])
 
     yield make

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from real_servers.deadlines import patient
+from real_servers.one_tenant import goes_on_writing
 from real_servers.replicated import (
     HELD_S,
     Note,
@@ -50,19 +51,6 @@ def three(*, cache: bool = False) -> Iterator[tuple[Cluster, PostgresNode, Postg
         yield cluster, shard.primary, first, second
 
 
-def write_until_it_is_taken(scene: Scene, words: str) -> None:
-    """As a program would that tries again."""
-
-    def taken() -> bool:
-        try:
-            scene.write(words)
-        except (DBAPIError, RoutingError):
-            return False
-        return True
-
-    wait_for(taken, "a write is taken", patient(FOUND_S))
-
-
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_killed_primary_and_its_promoted_replica(cached: bool) -> None:
     with three(cache=cached) as (cluster, primary, first, second):
@@ -92,8 +80,8 @@ def test_a_killed_primary_and_its_promoted_replica(cached: bool) -> None:
             assert time.monotonic() - began_s < 2 * patient(CONNECT_S)
 
             first.promote()
-            write_until_it_is_taken(scene, "three")
-            write_until_it_is_taken(other, "four")
+            goes_on_writing(scene, "three")
+            goes_on_writing(other, "four")
             assert [event.node for event in scene.seen(Promoted)] == [name_of(first)]
             now = ["one", "two", "three", "four"]
             assert written(first, scene.tenant) == now
@@ -243,7 +231,7 @@ def test_a_replica_that_has_lost_its_standby_signal_never_becomes_the_primary() 
                 scene.write("nobody takes this")
             assert scene.read() == ["one", "two"]
             primary.start()
-            write_until_it_is_taken(scene, "three")
+            goes_on_writing(scene, "three")
         for turn in range(5):  # whoever answers first
             with opened(given) as late:
                 late.tenant = scene.tenant

@@ -115,6 +115,19 @@ def test_whoever_uses_the_right_one_objects_on_every_database(store: RedisStore,
     assert store.expected is not None
 
 
+def test_who_finds_another_life_of_his_server_does_not_object(
+    store: RedisStore, shards: list[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = ServingCache(store, URL, lambda: shards)
+    assert serving.begin()
+    used = life(store)
+    monkeypatch.setattr(store, "server", lambda: used._replace(life="e" * 40))
+    claim = Serving(URL, used.id or "", "e" * 40)
+    record_claim(shards[0], claim)
+    serving.look(shards[0])
+    assert served(shards[0]).claim == claim, "it is what took over, or a clone: its own claim's time decides"
+
+
 def test_a_database_that_hangs_holds_up_no_look_at_another_one(store: RedisStore, shards: list[Engine]) -> None:
     serving = ServingCache(store, URL, lambda: shards)
     assert serving.begin()

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-import psycopg
 import pytest
 import redis
 from real_servers.deadlines import patient
-from real_servers.one_tenant import comes_to_read, goes_on_writing, make_table, scene_on, warm
+from real_servers.one_tenant import comes_to_read, goes_on_writing, make_table, scene_on, warm, when_unused
 from real_servers.tcp_proxy import Proxy
 from sqlalchemy import create_engine
 
@@ -28,32 +27,11 @@ if TYPE_CHECKING:
     from tidegate.proxy.embedded.valkey import ValkeyNode
 
 _OURS = ("history", "database", "cache")
-_END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 
 @pytest.fixture
 def primary(cluster: Cluster) -> PostgresNode:
     return cluster.shards[0].primary
-
-
-@pytest.fixture
-def notes_url(database_url: str) -> str:
-    make_table(database_url)
-    return database_url
-
-
-def when_unused(primary: PostgresNode, name: str, statement: str) -> None:
-    """Run a statement on a database that nobody may be connected to."""
-
-    def done() -> bool:
-        primary.execute(_END_ALL, name, database="postgres")
-        try:
-            primary.execute(statement, database="postgres")
-        except psycopg.errors.ObjectInUse:
-            return False
-        return True
-
-    wait_for(done, statement, patient(20))
 
 
 def test_a_copy_that_takes_the_name_of_its_original(primary: PostgresNode, notes_url: str, valkey_url: str) -> None:

@@ -8,33 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from real_servers.deadlines import patient
 from real_servers.one_tenant import from_cache, scene_on, warm
-from real_servers.replicated import Note, Scene, caught_up, make_notes, name_of, opened, settings, written
+from real_servers.replicated import Note, Scene, caught_up, name_of, opened, pair_of, written
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import NoNodeAvailable, RoutingError
-from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import wait_for
-from tidegate.proxy.settings import CacheSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import tidegate
-    from tidegate.proxy.embedded import PostgresNode
-
-
-@pytest.fixture
-def two() -> Iterator[Cluster]:
-    """A primary and a replica."""
-    with Cluster(replicas=1) as cluster:
-        make_notes(cluster)
-        yield cluster
-
-
-def of(cluster: Cluster) -> tuple[PostgresNode, PostgresNode, tidegate.Settings]:
-    primary, replica = cluster.shards[0].primary, cluster.shards[0].replicas[0]
-    cache = CacheSettings(url=cluster.cache.url, read_timeout_ms=5_000)
-    return primary, replica, settings(primary.port, replica.port, cache=cache)
+    from tidegate.proxy.embedded import Cluster, PostgresNode
 
 
 def write(scene: Scene, words: str) -> None:
@@ -50,7 +31,7 @@ def followed(scene: Scene, node: PostgresNode) -> None:
 @pytest.mark.parametrize("cut", [True, False], ids=["cut", "refused"])
 def test_a_process_that_only_writes_follows_and_commits_nothing_on_the_old_primary(cut: bool, two: Cluster) -> None:
     # Two rules cover each other: connections to the old primary are cut, and a commit on one that is not is refused.
-    primary, replica, given = of(two)
+    primary, replica, given = pair_of(two)
     with opened(given) as scene:
         if not cut:
             scene.nodes._lines.cut = lambda _left: None  # type: ignore[method-assign,assignment]
@@ -69,7 +50,7 @@ def test_a_process_that_only_writes_follows_and_commits_nothing_on_the_old_prima
 
 
 def test_a_forked_process_that_only_writes_follows_too(two: Cluster) -> None:
-    primary, replica, given = of(two)
+    primary, replica, given = pair_of(two)
     with opened(given) as scene:
         write(scene, "one")
         caught_up(primary, replica)
@@ -96,7 +77,7 @@ def test_a_forked_process_that_only_writes_follows_too(two: Cluster) -> None:
 
 
 def test_what_is_made_known_by_hand_is_not_refilled_from_a_replica_that_is_behind(two: Cluster) -> None:
-    primary, replica, given = of(two)
+    primary, replica, given = pair_of(two)
     with opened(given) as scene:
         scene.write("one")
         assert warm(scene) == ["one"]
@@ -111,7 +92,7 @@ def test_what_is_made_known_by_hand_is_not_refilled_from_a_replica_that_is_behin
 
 
 def test_by_hand_while_the_primary_is_away_nothing_is_served_that_was_stored_before(two: Cluster) -> None:
-    primary, _, given = of(two)
+    primary, _, given = pair_of(two)
     with opened(given) as scene, scene_on(primary.url, two.cache.url, scene.tenant) as other:
         scene.write("one")
         assert warm(other) == ["one"]
@@ -126,7 +107,7 @@ def test_by_hand_while_the_primary_is_away_nothing_is_served_that_was_stored_bef
 
 
 def test_by_hand_while_the_cache_is_away_the_outbox_tells_it_later(two: Cluster) -> None:
-    primary, _, given = of(two)
+    primary, _, given = pair_of(two)
     with opened(given) as scene:
         scene.write("one")
         assert warm(scene) == ["one"]

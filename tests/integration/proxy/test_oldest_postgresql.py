@@ -71,7 +71,7 @@ def old(programs_15: Path, servers_folder: Path) -> Iterator[tuple[PostgresNode,
 
 @pytest.fixture(scope="module")
 def settings(
-    old: tuple[PostgresNode, PostgresNode], start_valkey: Callable[..., ValkeyNode]
+    old: tuple[PostgresNode, PostgresNode], start_shared_valkey: Callable[..., ValkeyNode]
 ) -> Iterator[tidegate.Settings]:
     primary, replica = old
     engine = create_engine(primary.url)
@@ -80,7 +80,7 @@ def settings(
     made = CliRunner().invoke(app, ["init", "--url", primary.url])
     assert (made.exit_code, "tidegate_runs_page_idx" in made.output) == (0, True), made.output
     shard = ShardSettings(name="s0", primary=primary.url, replicas=(ReplicaSettings(url=replica.url),))
-    cache = CacheSettings(url=start_valkey().url, connect_timeout_ms=5_000, read_timeout_ms=5_000)
+    cache = CacheSettings(url=start_shared_valkey().url, connect_timeout_ms=5_000, read_timeout_ms=5_000)
     routing = RoutingSettings(silent_ms=60_000, answer_ms=30_000)  # however busy the machine is
     yield tidegate.Settings(shards=(shard,), cache=cache, routing=routing)
     undone = CliRunner().invoke(app, ["init", "--undo", "--url", primary.url])

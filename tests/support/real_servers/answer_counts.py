@@ -27,8 +27,8 @@ def _counted(config: pytest.Config) -> Counter[str]:
     return config.stash.setdefault(_ANSWERED, Counter[str]())
 
 
-def by_replicas(config: pytest.Config, kind: str) -> tuple[int, int, int]:
-    """Of this kind, in this process: calls that replicas have answered, calls, and answers that were compared."""
+def _by_replicas(config: pytest.Config, kind: str) -> tuple[int, int, int]:
+    """Of this kind: calls that replicas have answered, calls, and answers that were compared."""
     answered = _counted(config)
     return (
         answered[f"{kind} replicas"],
@@ -37,10 +37,20 @@ def by_replicas(config: pytest.Config, kind: str) -> tuple[int, int, int]:
     )
 
 
+def _kinds(config: pytest.Config) -> list[str]:
+    return sorted({key.rpartition(" ")[0] for key in _counted(config)})
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if no replica answered a read of some kind, in any worker: its tests have compared nothing."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["answered"] = dict(_counted(session.config))
+        return
+    for kind in _kinds(session.config):
+        replicas, _, compared = _by_replicas(session.config, kind)
+        if compared and not replicas:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,8 +59,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for kind in sorted({key.rpartition(" ")[0] for key in _counted(config)}):
-        replicas, calls, _ = by_replicas(config, kind)
+    for kind in _kinds(config):
+        replicas, calls, compared = _by_replicas(config, kind)
+        failed = ": FAILED, nothing was compared" if compared and not replicas else ""
         terminalreporter.write_line(
-            f"{kind}: replicas answered {replicas} of {calls} calls ({replicas / max(1, calls):.0%})"
+            f"{kind}: replicas answered {replicas} of {calls} calls ({replicas / max(1, calls):.0%}){failed}"
         )

@@ -25,7 +25,7 @@ from tidegate.cache.events import Served
 from tidegate.cache.store import Miss
 from tidegate.errors import TidegateError
 from tidegate.position import AskedFor
-from tidegate.proxy.database.histories import HERE, here_of
+from tidegate.proxy.database.history_record import HERE, here_of
 
 if TYPE_CHECKING:
     from tidegate.cache.redis.store import RedisStore

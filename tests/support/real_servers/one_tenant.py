@@ -6,6 +6,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.embedded import PostgresNode
 
+_END_ALL: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 LEARNT_S: Final = 10.0
 """Within which a gate learns what has become of its servers; it looks four times a second."""
 
@@ -110,3 +112,17 @@ def put_back(node: PostgresNode, copy: Path) -> None:
     shutil.copytree(copy, node._folder, dirs_exist_ok=True)
     give_to_server(node._folder)
     node.launch()
+
+
+def when_unused(primary: PostgresNode, name: str, statement: str) -> None:
+    """Run a statement on a database that nobody may be connected to."""
+
+    def done() -> bool:
+        primary.execute(_END_ALL, name, database="postgres")
+        try:
+            primary.execute(statement, database="postgres")
+        except psycopg.errors.ObjectInUse:
+            return False
+        return True
+
+    wait_for(done, statement, patient(20))

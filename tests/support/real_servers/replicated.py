@@ -254,3 +254,10 @@ class Watchmaker:
     @property
     def took_s(self) -> float:
         return time.monotonic() - self._began_s
+
+
+def pair_of(cluster: Cluster) -> tuple[PostgresNode, PostgresNode, tidegate.Settings]:
+    """Its primary and its replica, and the settings of a gate on both with its cache."""
+    primary, replica = cluster.shards[0].primary, cluster.shards[0].replicas[0]
+    cache = CacheSettings(url=cluster.cache.url, read_timeout_ms=5_000)
+    return primary, replica, settings(primary.port, replica.port, cache=cache)

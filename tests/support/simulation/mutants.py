@@ -18,7 +18,7 @@ from tidegate.cache.memory_store import MemoryStore
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.store import Miss, OtherHistory
 from tidegate.position import NOWHERE, History, HistoryRecord, Origin, Position
-from tidegate.proxy.database import histories
+from tidegate.proxy.database import history_record
 from tidegate.routing.replicas import choose
 from tidegate.routing.replicas.attempt import Attempt
 from tidegate.routing.replicas.topology import View
@@ -197,9 +197,9 @@ def _without_binding(patch: pytest.MonkeyPatch) -> None:
         lsn, file, started, record = row
         position, known = Position.parse(lsn, file), HistoryRecord.of_text(record)
         history, database = (None, "") if known is None else (known.history, known.database)
-        return histories.Here(position, history, histories.Life(position.timeline, started), database)
+        return history_record.Here(position, history, history_record.Life(position.timeline, started), database)
 
-    patch.setattr(histories, "here_of", here_of)
+    patch.setattr(history_record, "here_of", here_of)
 
 
 def _without_token(patch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def _without_token(patch: pytest.MonkeyPatch) -> None:
 
 def _without_counting(patch: pytest.MonkeyPatch) -> None:
     """A server that has got over a crash by itself is taken for what it was before."""
-    patch.setattr(histories._Asked, "here", property(lambda self: histories.here_of(self[1:5])))
+    patch.setattr(history_record.Asked, "here", property(lambda self: history_record.here_of(self[1:5])))
 
 
 def _without_origin(patch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from simulation.scheduler import Died
 
 from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.position import History, HistoryRecord, Origin, Position
-from tidegate.proxy.database import histories
-from tidegate.proxy.database.histories import Histories, _Asked
+from tidegate.proxy.database import history_record
+from tidegate.proxy.database.histories import Histories
+from tidegate.proxy.database.history_record import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Store
     from tidegate.position import AskedFor
-    from tidegate.proxy.database.histories import Here
+    from tidegate.proxy.database.history_record import Here
 
 Value = frozenset[int]
 Action: TypeAlias = "tuple[str, Callable[[], None]]"
@@ -77,7 +78,7 @@ class Node:
     @property
     def here(self) -> Here:
         """What a question to a primary brings of its history, with the end of its log."""
-        return _here(histories.here_of, *_row(self), self.record)
+        return _here(history_record.here_of, *_row(self), self.record)
 
     @property
     def origin(self) -> Origin | None:
@@ -234,7 +235,7 @@ class SimHistories(Histories):
     def _ask_once(self, raw: Any) -> Any:
         node: Node = raw.node
         standby = False
-        return _Asked(standby, *_row(node), node.record, f"{DATABASE} here", "here", node.counts_since)
+        return Asked(standby, *_row(node), node.record, f"{DATABASE} here", "here", node.counts_since)
 
     def _write(self, raw: Any, instead_of: str | None, text: str) -> str | None:
         node: Node = raw.node

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
+from tidegate import CacheSettings, Settings, ShardSettings, connect
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.tracking.tracked_tables import Tables, key_of
 from tidegate.proxy.tracking.triggers import missing_triggers
@@ -224,3 +225,20 @@ def test_an_index_of_another_table_or_schema_is_not_taken_for_ones_own(engine: E
         connection.execute(text("CREATE TABLE others (id int)"))
         connection.execute(text(f"CREATE INDEX {NAMES[1]} ON others (id)"))
     assert index_states(engine) == {NAMES[0]: "missing", NAMES[1]: "foreign"}
+
+
+def test_what_changes_over_is_said(engine: Engine, valkey_url: str) -> None:
+    assert "it has no history to end yet" in tidegate("init", "--new-history").stdout
+    url = engine.url.render_as_string(hide_password=False)
+    shards = (ShardSettings(name="s0", primary=url),)
+    connect(Settings(shards=shards, cache=CacheSettings(url=valkey_url, read_timeout_ms=5_000))).close()
+    assert "its history has ended: a gate makes a new one" in tidegate("init", "--new-history").stdout
+    said = tidegate("init", "--cache-url", "redis://:hunter2@elsewhere/0").stdout
+    assert "served by redis://" in said
+    assert "elsewhere" in said
+    assert "hunter2" not in said
+    refused = tidegate("init", "--cache-url", "elsewhere")
+    assert (refused.exit_code, "redis://host:port/db" in refused.stderr) == (2, True)
+    for other in (["--new-history"], ["--cache-url", "redis://elsewhere/0"]):
+        refused = tidegate("init", "--undo", *other)
+        assert (refused.exit_code, "goes with neither" in refused.stderr) == (2, True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tidegate.position import Position
+from tidegate.position import History, HistoryRecord, Position
 from tidegate.routing.replicas.topology import Node, ServerId, Topology, View
 
 A, B, C = ServerId("1", "a"), ServerId("1", "b"), ServerId("1", "c")
@@ -80,6 +81,32 @@ def test_the_primary_is_found(seen: list[tuple[str, View | None]], expected: str
     tell(known, *seen)
     assert known.primary.name == expected
     assert [node.name for node in known.replicas] == [name for name in "abc" if name != expected]
+
+
+def with_history(view: View, ordinal: int, *, of: ServerId | None = None) -> View:
+    """The view of a server with a record of this history, which was made for itself, or for another server's life."""
+    bound_to = view.server.started if of is None else of.started
+    record = HistoryRecord(History(ordinal, "ab"), view.position.timeline, bound_to, "-", "d")
+    return replace(view, record=record)
+
+
+USED = with_history(primary(A, timeline=3), 1)
+HISTORIES = {
+    "a newer one follows on a lower timeline": ([("a", USED), ("a", None), ("b", 2, None)], "b"),
+    "also when the one before has become a standby": ([("a", USED), ("a", standby(A, 100, 3)), ("b", 2, None)], "b"),
+    "not while the one that is used says that it is the primary": ([("a", USED), ("b", 2, None)], "a"),
+    "not one that is as old": ([("a", USED), ("a", None), ("b", 1, None)], "a"),
+    "nor one that was made for another life": ([("a", USED), ("a", None), ("b", 2, A)], "a"),
+}
+
+
+@pytest.mark.parametrize(("seen", "expected"), HISTORIES.values(), ids=HISTORIES)
+def test_after_the_primary_a_newer_history_counts(seen: list[tuple[Any, ...]], expected: str) -> None:
+    known = topology()
+    for name, said, *of in seen:
+        view = with_history(primary(B, timeline=2), said, of=of[0]) if of else said
+        tell(known, (name, view))
+    assert known.primary.name == expected
 
 
 def test_a_promotion_is_told_once_and_outside_of_the_lock() -> None:
