@@ -80,8 +80,8 @@ def take_sql(schema: str | None) -> str:
     """Return the statement that makes the function by which a transaction takes its own notes out of the outbox.
 
     It brings the record of the database's history too, and has none to bring where our tables are gone: no COMMIT of a
-    program fails for that. It runs with the rights of who calls it: only who may delete from the outbox may take notes out
-    of it.
+    program fails for that. It runs with the rights of who calls it: only who may delete from the outbox may take notes
+    out of it.
     """
     outbox, state = qualified(schema, "tidegate_outbox"), qualified(schema, "tidegate_state")
     return f"""

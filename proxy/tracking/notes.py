@@ -127,7 +127,7 @@ class _Reader:
             self._learn_owners(levels, values)
 
     def _unwrapped(self, rows: Any) -> tuple[bool, Any]:
-        """Return whether the parents may be old versions, and the rows alone, after learning whose their parents are."""
+        """Return whether the parents may be old versions, and the rows alone; learn whose the parents are."""
         if is_old := isinstance(rows, dict) and "old" in rows:
             rows = rows["old"]
         if not isinstance(rows, dict) or "rows" not in rows:

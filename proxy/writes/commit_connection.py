@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tidegate.routing.sharding.shard_map import Ownership
 
 _HERE: Final = f"SELECT {HERE}"
-_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken FROM {{take}}()"
+_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken FROM {{take}}()"  # noqa: S608  # a name of our own, quoted
 _TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL"
 _MARK: Final = f"SELECT set_config('{WATCHED}', 'on', false)"
 _OURS: Final = select(OUTBOX.c.source, OUTBOX.c.rows).order_by(OUTBOX.c.id)

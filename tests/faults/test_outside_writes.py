@@ -18,8 +18,9 @@ from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.settings import Settings, ShardSettings
 
 if TYPE_CHECKING:
-    import psycopg
     from collections.abc import Callable, Iterator
+
+    import psycopg
 
 ROW = '[["a", "ann", "g1", {}]]'
 
@@ -85,7 +86,7 @@ def test_the_window_of_an_outside_write(outside: Shaped, way: str) -> None:
         WAYS[way](outside.outside, value)
         took.append(seen(lambda: _plain(outside.shapes), ROW.format(value)))
     took.sort()
-    print(f"{way}: seen within {took[len(took) // 2] * 1000:.1f} ms in the median, {took[-1] * 1000:.1f} ms at most")
+    print(f"{way}: seen within {took[len(took) // 2] * 1000:.1f} ms in the median, {took[-1] * 1000:.1f} ms at most")  # noqa: T201  # the figure
     assert took[len(took) // 2] < patient(0.1)
 
 
@@ -301,8 +302,9 @@ def test_concurrent_notes_do_not_meet(outside: Shaped) -> None:
             with closing(connect(outside.url)) as own:
                 for value in range(50):
                     own.execute(
-                        f"BEGIN; INSERT INTO plain VALUES ('{which}', 'ann', 'g1', {value}) ON CONFLICT (id) DO UPDATE"
-                        f" SET value = EXCLUDED.value; UPDATE other.side SET value = 1 WHERE id = '{which}'; COMMIT".encode()
+                        f"BEGIN; INSERT INTO plain VALUES ('{which}', 'ann', 'g1', {value})"
+                        " ON CONFLICT (id) DO UPDATE SET value = EXCLUDED.value;"
+                        f" UPDATE other.side SET value = 1 WHERE id = '{which}'; COMMIT".encode()
                     )
         except BaseException as error:  # noqa: BLE001  # the test tells of it
             failures.append(error)

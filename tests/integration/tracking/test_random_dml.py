@@ -14,8 +14,9 @@ from real_servers.tracked_shapes import SCHEMA
 from tidegate.proxy.embedded import Cluster
 
 if TYPE_CHECKING:
-    import psycopg
     from collections.abc import Iterator
+
+    import psycopg
 
 SHORT: Final = 150
 LONG: Final = 5_000

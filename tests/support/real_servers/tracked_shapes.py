@@ -1,4 +1,4 @@
-"""Tables of every shape that is tracked, and a repository over them: plain, partitioned, inherited, owned, elsewhere."""
+"""Tables of every shape that is tracked, and a repository over them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ SCHEMA: Final = (
         " value int NOT NULL)"
     ),
     (
-        "CREATE TABLE loose (id text PRIMARY KEY, tenant_id text NOT NULL, owner_id text REFERENCES plain ON DELETE SET NULL"
-        " ON UPDATE CASCADE, value int NOT NULL)"
+        "CREATE TABLE loose (id text PRIMARY KEY, tenant_id text NOT NULL, owner_id text"
+        " REFERENCES plain ON DELETE SET NULL ON UPDATE CASCADE, value int NOT NULL)"
     ),
     "CREATE VIEW plain_view AS SELECT id, tenant_id AS whose, grp, value FROM plain WHERE value >= 0",
     "CREATE VIEW instead_view AS SELECT id, tenant_id, grp, value FROM plain",
@@ -67,8 +67,8 @@ SCHEMA: Final = (
     ),
     (
         "CREATE PROCEDURE commit_each(which text) LANGUAGE plpgsql AS $$ BEGIN"
-        " UPDATE plain SET value = value + 1 WHERE id = which; COMMIT; UPDATE parted SET value = value + 1 WHERE id = which;"
-        " END $$"
+        " UPDATE plain SET value = value + 1 WHERE id = which; COMMIT;"
+        " UPDATE parted SET value = value + 1 WHERE id = which; END $$"
     ),
 )
 
