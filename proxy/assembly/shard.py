@@ -100,12 +100,13 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         committed=None if store is None and name == ONLY_SHARD else shared.committed,
         knows=histories.knows,
     )
+    applier = _applier(name, engine, shared, primary, histories)
     return Shard(
         name=name,
         engine=engine,
-        watch=attach(engine, commit),
+        watch=attach(engine, commit, left_note=None if applier is None else applier.wake),
         outbox=outbox,
-        applier=_applier(name, engine, shared, primary, histories),
+        applier=applier,
         primary=primary,
         histories=histories,
         routing=_routing(name, nodes, unmarked_writes, shared),

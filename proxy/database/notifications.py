@@ -122,6 +122,10 @@ class NotifiedThread:
         if self._listen is not None:
             self._listening.ensure_started()
 
+    def wake(self) -> None:
+        """Have the work done now."""
+        self._news.set()
+
     def close(self) -> None:
         """End the threads."""
         self._listening.close(self._interrupt, wait_s=_LEAVE_S)

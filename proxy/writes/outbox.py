@@ -246,6 +246,10 @@ class Applier:
         with suppress(RoutingError, SQLAlchemyError):
             self._waiting()
 
+    def wake(self) -> None:
+        """Have the thread look now: this process has just left a note."""
+        self._notified.wake()
+
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
         self._notified.ensure_started()

@@ -61,12 +61,19 @@ _HARMLESS: Final = frozenset(
 asks what has changed: that costs a round trip, where nothing has."""
 
 
-def attach(engine: Engine | sessionmaker[Any], protocol: CommitProtocol[Any], *, most_tags: int = MOST_TAGS) -> Watch:
+def attach(
+    engine: Engine | sessionmaker[Any],
+    protocol: CommitProtocol[Any],
+    *,
+    left_note: Callable[[], None] | None = None,
+    most_tags: int = MOST_TAGS,
+) -> Watch:
     """Watch *engine*, and all engines that ``execution_options`` made of it.
 
     Args:
         engine: an engine, or a ``sessionmaker`` that is bound to one.
         protocol: is told of each transaction that changes tracked rows.
+        left_note: is called after each statement that may have left a note in the outbox, since it commits by itself.
         most_tags: how many tags of one tenant one transaction collects; with more, the whole tenant counts as changed.
 
     Returns:
@@ -80,7 +87,7 @@ def attach(engine: Engine | sessionmaker[Any], protocol: CommitProtocol[Any], *,
     # execution_options made of this one.
     watch = getattr(root.dialect.do_commit, "watch", None)
     if watch is None:
-        watch = Watch(protocol, most_tags)
+        watch = Watch(protocol, left_note, most_tags)
         watch.listen(root)
         return watch
     if watch.protocol is not protocol:
@@ -119,17 +126,21 @@ class Watch:
 
     Args:
         protocol: is told of commits.
-        most_tags: as for :func:`attach`.
+        left_note: as for :func:`attach`.
+        most_tags: as well.
     """
 
-    def __init__(self, protocol: CommitProtocol[Any], most_tags: int) -> None:
+    def __init__(self, protocol: CommitProtocol[Any], left_note: Callable[[], None] | None, most_tags: int) -> None:
         self.protocol: Final = protocol
+        self._left_note = left_note
         self._most_tags = most_tags
 
     def listen(self, engine: Engine) -> None:
         """Register the hooks on *engine*, its pool and its dialect."""
         event.listen(engine, "checkout", partial(mark_watched, engine.dialect))
         event.listen(engine, "before_cursor_execute", _note_write)
+        if self._left_note is not None:
+            event.listen(engine, "after_cursor_execute", partial(_note_left, self._left_note))
         event.listen(engine, "commit", self._before_commit_or_rollback)
         event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_commit(connection))
         event.listen(engine, "commit_twophase", self._before_commit_twophase)
@@ -225,6 +236,15 @@ def _note_write(connection: Connection, _cursor: Any, sql: str, _parameters: Any
         return
     if _WROTE not in connection.info and _may_write(sql):
         connection.info[_WROTE] = True
+
+
+def _note_left(
+    left_note: Callable[[], None], connection: Connection, _cursor: Any, _sql: str, _given: Any, _ctx: Any, _many: bool
+) -> None:
+    # The database wakes nobody for a watched connection, since its commits tell of themselves. This one told nobody.
+    if _WROTE in connection.info and is_autocommit(connection):
+        del connection.info[_WROTE]
+        left_note()
 
 
 @lru_cache(maxsize=1024)

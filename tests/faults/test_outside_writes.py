@@ -90,6 +90,19 @@ def test_the_window_of_an_outside_write(outside: Shaped, way: str) -> None:
     assert took[len(took) // 2] < patient(0.1)
 
 
+def test_a_statement_that_commits_by_itself_is_looked_for_at_once(outside: Shaped) -> None:
+    """Nobody notifies of it, since its connection is watched."""
+    outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
+    gate, applier = outside.gate, outside.gate._shards.every[0].applier
+    assert applier is not None
+    applier._notified._poll_s = 3_600
+    alone = gate.engine.execution_options(isolation_level="AUTOCOMMIT")
+    for value in (1, 2, 3):
+        with alone.connect() as connection:
+            connection.execute(text("UPDATE plain SET value = :value"), {"value": value})
+        seen(lambda: _plain(outside.shapes), ROW.format(value))
+
+
 def test_what_waits_while_no_gate_runs_is_known_before_a_gate_serves(outside: Shaped) -> None:
     outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
     outside.cached("plain_one", "ann", "a")
