@@ -37,9 +37,7 @@ FLIP_WAIT_S: Final = patient(0.2)
 
 @pytest.fixture
 def gate(stocked: Shards) -> Iterator[tidegate.Gate]:
-    settings = settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=FLIP_WAIT_S)
-    loose = settings.cache.model_copy(update={"strict_sql": False})
-    with tidegate.connect(settings.model_copy(update={"cache": loose})) as made:
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=FLIP_WAIT_S)) as made:
         yield made
 
 
