@@ -11,6 +11,9 @@ who commits takes his own notes out again, without reading anybody else's.
 
 A row may be deleted after its parent, most of all by a cascade. Its note brings along what the transaction has noted of
 such parents: each note must be understood alone.
+
+On one of several shards the statement triggers also check that this shard owns the tenants of all rows, old and new.
+That is the one error that they raise. The row trigger does not: what is copied to a shard comes before it owns that.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Date, DateTime, TypeDecorator
 
 from tidegate.proxy.database.note_functions import (
+    CHECK_OWNERSHIP,
     FULL_SQL,
     KEEP_PLACE,
     NOTES,
@@ -31,6 +35,7 @@ from tidegate.proxy.database.note_functions import (
     qualified,
     quoted,
 )
+from tidegate.proxy.database.ownership_functions import is_shard_sql
 from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
 
 if TYPE_CHECKING:
@@ -101,7 +106,9 @@ class TableTriggers:
 
     def _functions(self, fingerprint: str) -> list[str]:
         made = [
-            self._function(fingerprint, what, source_of(self._table, what), self._rows_of(tables))
+            self._function(
+                fingerprint, what, source_of(self._table, what), self._tenants_of(tables) + self._rows_of(tables)
+            )
             for what, tables in _OLD_AND_NEW.items()
         ]
         truncated = "found := '{\"all\": true}'; many := 1;"
@@ -111,7 +118,7 @@ class TableTriggers:
 
     def _function(self, fingerprint: str, what: str, source: str, find: str) -> str:
         name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
-        state = qualified(self._own, "tidegate_state")
+        state, check = qualified(self._own, "tidegate_state"), qualified(self._own, CHECK_OWNERSHIP)
         return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
@@ -122,6 +129,7 @@ DECLARE
   place tid;
   full_ones int;
   is_watched boolean;
+  tenants text[];
 BEGIN
   BEGIN
     {find}{self._context(outbox)}
@@ -136,6 +144,9 @@ BEGIN
     RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
     RETURN NULL;
   END IF;
+  IF tenants IS NOT NULL AND to_regprocedure({literal(check + "(text[])")}) IS NOT NULL THEN
+    PERFORM {check}(tenants);
+  END IF;
   -- Without a cache that serves this database, nobody would take the note out again, except who commits himself.
   is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
   IF NOT is_watched AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
@@ -148,6 +159,16 @@ BEGIN
   END IF;
   RETURN NULL;
 END $tidegate$""".strip()
+
+    def _tenants_of(self, tables: Sequence[str]) -> str:
+        """Return what finds, on a shard, the tenants of all rows. A row whose parent is not there is nobody's."""
+        columns = ", ".join(self._columns())
+        every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
+        return f"""IF {is_shard_sql(qualified(self._own, "tidegate_state"))} THEN
+      SELECT array_agg(DISTINCT {self._tenant()}) FILTER (WHERE {self._tenant()} IS NOT NULL) INTO tenants
+      FROM ({every}) l0{self._joins()};
+    END IF;
+    """
 
     def _rows_of(self, tables: Sequence[str]) -> str:
         columns = ", ".join(self._columns())
