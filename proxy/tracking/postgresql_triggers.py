@@ -106,9 +106,7 @@ class TableTriggers:
 
     def _functions(self, fingerprint: str) -> list[str]:
         made = [
-            self._function(
-                fingerprint, what, source_of(self._table, what), self._tenants_of(tables) + self._rows_of(tables)
-            )
+            self._function(fingerprint, what, source_of(self._table, what), self._rows_of(tables))
             for what, tables in _OLD_AND_NEW.items()
         ]
         truncated = "found := '{\"all\": true}'; many := 1;"
@@ -129,6 +127,7 @@ DECLARE
   place tid;
   full_ones int;
   is_watched boolean;
+  is_shard boolean;
   tenants text[];
 BEGIN
   BEGIN
@@ -160,24 +159,19 @@ BEGIN
   RETURN NULL;
 END $tidegate$""".strip()
 
-    def _tenants_of(self, tables: Sequence[str]) -> str:
-        """Return what finds, on a shard, the tenants of all rows. A row whose parent is not there is nobody's."""
-        columns = ", ".join(self._columns())
-        every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
-        return f"""IF {is_shard_sql(qualified(self._own, "tidegate_state"))} THEN
-      SELECT array_agg(DISTINCT {self._tenant()}) FILTER (WHERE {self._tenant()} IS NOT NULL) INTO tenants
-      FROM ({every}) l0{self._joins()};
-    END IF;
-    """
-
     def _rows_of(self, tables: Sequence[str]) -> str:
         columns = ", ".join(self._columns())
         most = MOST_ROWS * len(tables)
         rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
-        return f"""SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}
-      INTO found, many{self._into_lost()}
+        is_shard = is_shard_sql(qualified(self._own, "tidegate_state"))
+        return f"""SELECT json_agg({self._row_json()})::text, count(*), {is_shard}{self._and_lost()}
+      INTO found, many, is_shard{self._into_lost()}
       FROM ({rows}) l0{self._joins()};
+    IF is_shard THEN  -- a row whose parent is not there is nobody's
+      SELECT array_agg(DISTINCT {self._tenant()}) FILTER (WHERE {self._tenant()} IS NOT NULL) INTO tenants
+      FROM ({every}) l0{self._joins()};
+    END IF;
     IF many > {most} THEN
       SELECT CASE WHEN count(*) > {MOST_TENANTS} OR bool_or(is_lost) THEN '{{"all": true}}'
         ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END

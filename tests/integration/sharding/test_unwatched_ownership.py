@@ -111,7 +111,7 @@ def test_an_insert_is_refused_and_says_what_to_do(plain: psycopg.Connection[Any]
         "UPDATE workflow_runs SET error = 'x' WHERE id = %s",
         "DELETE FROM workflow_runs WHERE id = %s",
         "WITH gone AS (DELETE FROM workflow_runs WHERE id = %s RETURNING 1) SELECT count(*) FROM gone",
-        "INSERT INTO workflow_runs SELECT r.* FROM workflow_runs r WHERE id = %s ON CONFLICT (id) DO UPDATE SET error = 2",
+        "INSERT INTO workflow_runs SELECT * FROM workflow_runs WHERE id = %s ON CONFLICT (id) DO UPDATE SET error = 2",
     ],
     ids=["update", "delete", "with", "upsert"],
 )
