@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from sqlalchemy import Dialect, text
 from sqlalchemy.dialects import postgresql
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Dialect
 
 CHANNEL: Final = "tidegate_outbox"
 TAKE: Final = "tidegate_take_notes"
@@ -27,6 +26,10 @@ FULL: Final = "tidegate.notes_full"
 FULL_SQL: Final = f"coalesce(nullif(current_setting('{FULL}', true), ''), '0')::int"
 LONGEST: Final = 8_000
 """How many characters of places a setting holds before it is full."""
+HELD: Final = "tidegate.held"
+"""A setting that ends with the transaction and follows its savepoints, as locks do: the units of tenants that the
+transaction keeps on this shard, and since when this shard owns each, as a JSON object."""
+CHECK_OWNERSHIP: Final = "tidegate_check_ownership"
 SAFE: Final = "LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp"
 """How functions of ours are declared: no search path leads them astray."""
 KEEP_PLACE: Final = f"""IF length(noted) > {LONGEST} THEN
@@ -42,8 +45,6 @@ NOTIFY: Final = (
 )
 _DIALECT: Final[Any] = postgresql.dialect()  # type: ignore[no-untyped-call]
 quoted: Final = _DIALECT.identifier_preparer.quote
-_THERE: Final = text("SELECT to_regprocedure(:take) IS NOT NULL AND to_regprocedure(:put) IS NOT NULL")
-
 
 UNDEFINED_FUNCTION: Final = "42883"
 without_functions: Final[WeakSet[Dialect]] = WeakSet()
@@ -60,38 +61,28 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def functions_sql(schema: str | None) -> list[str]:
-    """Return the statements that make the functions; they may be run again."""
-    return [take_sql(schema), put_sql(schema)]
-
-
-def drop_functions_sql(schema: str | None) -> list[str]:
-    """Return the statements that drop them."""
-    return [f"DROP FUNCTION IF EXISTS {qualified(schema, name)}" for name in (TAKE, PUT)]
-
-
-def has_functions(connection: Connection, schema: str | None) -> bool:
-    """Tell whether both are there."""
-    names = {"take": f"{qualified(schema, TAKE)}()", "put": f"{qualified(schema, PUT)}(text, text)"}
-    return bool(connection.scalar(_THERE, names))
-
-
 def take_sql(schema: str | None) -> str:
     """Return the statement that makes the function by which a transaction takes its own notes out of the outbox.
 
     It brings the record of the database's history too, and has none to bring where our tables are gone: no COMMIT of a
     program fails for that. It runs with the rights of who calls it: only who may delete from the outbox may take notes
-    out of it.
+    out of it. If the transaction has written, and is one tenant's, it checks that this shard owns the tenant; and it
+    brings what the transaction :data:`holds <HELD>`.
     """
     outbox, state = qualified(schema, "tidegate_outbox"), qualified(schema, "tidegate_state")
     return f"""
-CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}(OUT record text, OUT taken text) {SAFE} AS $tidegate$
+CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}(tenant text, OUT record text, OUT taken text, OUT held text)
+{SAFE} AS $tidegate$
 DECLARE
   places tid[] := {_places(NOTES)};
 BEGIN
   IF to_regclass({literal(state)}) IS NOT NULL THEN
     SELECT value INTO record FROM {state} WHERE name = 'history';
   END IF;
+  IF tenant IS NOT NULL AND pg_current_xact_id_if_assigned() IS NOT NULL THEN
+    PERFORM {qualified(schema, CHECK_OWNERSHIP)}(ARRAY[tenant]);
+  END IF;
+  held := nullif(current_setting('{HELD}', true), '');
   IF places IS NULL THEN
     RETURN;
   END IF;

@@ -24,12 +24,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable, DropTable
 
 from tidegate.errors import SettingsError
-from tidegate.proxy.database.note_functions import (
-    drop_functions_sql,
-    functions_sql,
-    has_functions,
-    without_functions,
-)
+from tidegate.proxy.database.functions import drop_functions_sql, functions_sql, has_functions
+from tidegate.proxy.database.note_functions import without_functions
 from tidegate.proxy.database.placement import (
     LEFT_BEHIND,
     OWN_SCHEMA,
@@ -168,7 +164,7 @@ def make_functions(engine: Engine) -> None:
     if not _has_functions(engine):
         with engine.begin() as connection:
             for statement in functions_sql(schema_of(connection)):
-                connection.exec_driver_sql(statement)
+                connection.exec_driver_sql(statement.replace("%", "%%"))
     without_functions.discard(engine.dialect)
 
 
@@ -227,7 +223,7 @@ def drop_tables(engine: Engine) -> list[str]:
     if engine.dialect.name == "postgresql":
         with engine.begin() as connection:
             for statement in drop_functions_sql(schema):
-                connection.exec_driver_sql(statement)
+                connection.exec_driver_sql(statement.replace("%", "%%"))
     forget_schema(engine.dialect)
     return [table.name for table in there]
 

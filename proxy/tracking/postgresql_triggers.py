@@ -11,6 +11,9 @@ who commits takes his own notes out again, without reading anybody else's.
 
 A row may be deleted after its parent, most of all by a cascade. Its note brings along what the transaction has noted of
 such parents: each note must be understood alone.
+
+On one of several shards the statement triggers also check that this shard owns the tenants of all rows, old and new.
+That is the one error that they raise. The row trigger does not: what is copied to a shard comes before it owns that.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Date, DateTime, TypeDecorator
 
 from tidegate.proxy.database.note_functions import (
+    CHECK_OWNERSHIP,
     FULL_SQL,
     KEEP_PLACE,
     NOTES,
@@ -31,6 +35,7 @@ from tidegate.proxy.database.note_functions import (
     qualified,
     quoted,
 )
+from tidegate.proxy.database.ownership_functions import is_shard_sql
 from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
 
 if TYPE_CHECKING:
@@ -111,7 +116,7 @@ class TableTriggers:
 
     def _function(self, fingerprint: str, what: str, source: str, find: str) -> str:
         name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
-        state = qualified(self._own, "tidegate_state")
+        state, check = qualified(self._own, "tidegate_state"), qualified(self._own, CHECK_OWNERSHIP)
         return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
@@ -122,6 +127,8 @@ DECLARE
   place tid;
   full_ones int;
   is_watched boolean;
+  is_shard boolean;
+  tenants text[];
 BEGIN
   BEGIN
     {find}{self._context(outbox)}
@@ -135,6 +142,9 @@ BEGIN
   IF to_regclass({literal(outbox)}) IS NULL THEN
     RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
     RETURN NULL;
+  END IF;
+  IF tenants IS NOT NULL AND to_regprocedure({literal(check + "(text[])")}) IS NOT NULL THEN
+    PERFORM {check}(tenants);
   END IF;
   -- Without a cache that serves this database, nobody would take the note out again, except who commits himself.
   is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
@@ -154,9 +164,14 @@ END $tidegate$""".strip()
         most = MOST_ROWS * len(tables)
         rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
-        return f"""SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}
-      INTO found, many{self._into_lost()}
+        is_shard = is_shard_sql(qualified(self._own, "tidegate_state"))
+        return f"""SELECT json_agg({self._row_json()})::text, count(*), {is_shard}{self._and_lost()}
+      INTO found, many, is_shard{self._into_lost()}
       FROM ({rows}) l0{self._joins()};
+    IF is_shard THEN  -- a row whose parent is not there is nobody's
+      SELECT array_agg(DISTINCT {self._tenant()}) FILTER (WHERE {self._tenant()} IS NOT NULL) INTO tenants
+      FROM ({every}) l0{self._joins()};
+    END IF;
     IF many > {most} THEN
       SELECT CASE WHEN count(*) > {MOST_TENANTS} OR bool_or(is_lost) THEN '{{"all": true}}'
         ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END

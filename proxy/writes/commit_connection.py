@@ -19,7 +19,7 @@ from tidegate.proxy.database.note_functions import (
     qualified,
     without_functions,
 )
-from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
+from tidegate.proxy.database.ownership import check_ownership, not_held
 from tidegate.proxy.database.placement import execute_own, schema_of, state_table
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.transaction import transaction_id
@@ -28,15 +28,15 @@ from tidegate.routing.replicas.failures import sqlstate
 from tidegate.routing.replicas.probe_sql import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
 
     from tidegate.routing.sharding.shard_map import Ownership
 
 _HERE: Final = f"SELECT {HERE}"
-_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken FROM {{take}}()"  # noqa: S608  # a name of our own, quoted
-_TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL"
+_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken, held FROM {{take}}(%s)"  # noqa: S608  # a name of our own, quoted
+_TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL, NULL"
 _MARK: Final = f"SELECT set_config('{WATCHED}', 'on', false)"
 _OURS: Final = select(OUTBOX.c.source, OUTBOX.c.rows).order_by(OUTBOX.c.id)
 _MARKED: Final = "tidegate.marked"
@@ -58,6 +58,7 @@ class CommittingConnection:
         self._connection = connection
         self._raw: PoolProxiedConnection = connection.connection
         self._transaction = transaction
+        self._held: Mapping[str, int] = {}
 
     def transaction_id(self) -> Transaction:
         """Return the transaction's id, the position and the history; in at most one statement, before COMMIT only."""
@@ -65,16 +66,24 @@ class CommittingConnection:
             self._transaction = transaction_id(self._connection)
         return self._transaction
 
-    def take_notes(self) -> list[Note]:
-        """Take what the transaction has changed out of the outbox, in one statement; before COMMIT only."""
+    def take_notes(self, tenant: str | None = None) -> list[Note]:
+        """Take what the transaction has changed out of the outbox, in one statement; before COMMIT only.
+
+        Args:
+            tenant: whose transaction it is: if it has written anything, this shard must own that tenant. None: it may
+                be several tenants', or there is one shard.
+
+        Raises:
+            StaleShardMap: the shard does not own the tenant.
+        """
         if self._connection.dialect.name != "postgresql":
             return self._take_all()
         dialect, schema = self._connection.dialect, schema_of(self._connection)
-        sql = _TAKE.format(take=qualified(schema, TAKE))
+        sql, given = _TAKE.format(take=qualified(schema, TAKE)), [tenant]
         if dialect in without_functions:
-            sql = _TAKE_NOTHING.format(state=state_table(dialect))
+            sql, given = _TAKE_NOTHING.format(state=state_table(dialect)), []
         try:
-            xid, *place, taken = self._connection.exec_driver_sql(sql).one()
+            xid, *place, taken, held = self._connection.exec_driver_sql(sql, tuple(given)).one()
         except DBAPIError as error:
             if sqlstate(error) == UNDEFINED_FUNCTION:
                 without_functions.add(dialect)  # this transaction is lost, and no other will be
@@ -82,6 +91,7 @@ class CommittingConnection:
         if xid is not None:
             here = here_of(place)
             self._transaction = Transaction(xid, here.position, here.history)
+        self._held = {} if held is None else json.loads(held)
         return [] if taken is None else [Note(*note) for note in json.loads(taken)]
 
     def _take_all(self) -> list[Note]:
@@ -97,14 +107,14 @@ class CommittingConnection:
     def verify_ownership(self, ownerships: Sequence[Ownership]) -> None:
         """Check that the shard owns these units, and keep it so until the transaction ends; before COMMIT only.
 
+        Those that triggers have checked cost no statement.
+
         Raises:
             StaleShardMap: the shard does not own one of them.
             TimeoutError: the scatter that this transaction belongs to has ended.
         """
-        if self._transaction is None:
-            self._transaction = check_ownership_at_commit(self._connection, ownerships)
-        else:
-            check_ownership(self._connection, ownerships)
+        if left := not_held(self._held, ownerships):
+            check_ownership(self._connection, left)
         check_deadline()  # the check may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:

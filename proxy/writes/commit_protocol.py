@@ -26,7 +26,9 @@ class Committing(Protocol):
         ...
 
     def verify_ownership(self, ownerships: Sequence[Ownership], /) -> None:
-        """Check in one statement that the shard owns these units, and keep it so until the end; before COMMIT only.
+        """Check that the shard owns these units, and keep it so until the end; before COMMIT only.
+
+        This is at most one statement, and none if triggers have checked them.
 
         Raises:
             StaleShardMap: the shard does not own one of them.

@@ -25,7 +25,8 @@ _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 _FILE: Final = re.compile(r"[\w.-]+(/[\w.-]+)*(/|\.(py|md|toml|d2|svg|lua|yml|cfg|typed))")
 _NAME: Final = re.compile(r"tidegate(\.\w+)+")
-_OTHERS: Final = {"tidegate.toml", "report.json", "tidegate.notes", "tidegate.watched"}
+_SETTINGS: Final = {f"tidegate.{name}" for name in ("notes", "watched", "held", "checked", "slots_")}
+_OTHERS: Final = {"tidegate.toml", "report.json", *_SETTINGS}
 """Files of a user's, and settings of PostgreSQL."""
 
 
