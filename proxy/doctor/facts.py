@@ -14,6 +14,7 @@ from tidegate.proxy.database.identity import cluster_id, cluster_namespace
 from tidegate.proxy.database.placement import own, schema_of
 from tidegate.proxy.database.schema import DATABASE, OUTBOX, STATE, fact, missing_tables
 from tidegate.proxy.database.serving import served
+from tidegate.proxy.tracking.dropping import old_triggers
 from tidegate.proxy.tracking.tracked_tables import Tables
 from tidegate.proxy.tracking.triggers import missing_triggers
 from tidegate.repositories.indexes import index_states
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import CacheServer
     from tidegate.proxy.database.serving import Serving
     from tidegate.proxy.settings import CacheSettings
+    from tidegate.proxy.tracking.dropping import OldTriggers
 
 PATIENCE_MS: Final = 2_000
 """How long to wait for a server of the cache, in milliseconds. It is longer than a gate waits, so that a slow server is
@@ -76,6 +78,7 @@ class DatabaseFacts:
         indexes: "valid", "invalid", "missing" or "foreign", by the index's name.
         missing_tables: the tables of Tidegate's own that are missing.
         untriggered: the tracked tables, as the database names them, that lack triggers.
+        old_triggers: triggers that this release would not make.
         closed_tables: the tables of Tidegate's own that this user may not read. The facts below are as if they were
             empty.
         serving: the cache server that serves this database; None: no gate has come with a cache yet.
@@ -89,6 +92,7 @@ class DatabaseFacts:
     indexes: Mapping[str, str]
     missing_tables: tuple[str, ...]
     untriggered: tuple[str, ...] = ()
+    old_triggers: tuple[OldTriggers, ...] = ()
     closed_tables: tuple[str, ...] = ()
     serving: Serving | None = None
     oldest: Running | None = None
@@ -153,6 +157,7 @@ def database_facts(engine: Engine) -> DatabaseFacts:
         indexes=index_states(engine),
         missing_tables=missing,
         untriggered=() if missing else _untriggered(engine),
+        old_triggers=tuple(old_triggers(engine, Tables(TRACKED))),
         closed_tables=closed,
         serving=served(engine).by if is_open else None,
         oldest=_oldest(engine),

@@ -81,6 +81,23 @@ def check_triggers(database: DatabaseFacts) -> Iterator[Finding]:
         yield Finding(f"table {name}", "lacks the triggers that note changes", cure)
 
 
+def check_old_triggers(database: DatabaseFacts) -> Iterator[Finding]:
+    """Yield a finding for each table with triggers that this release would not make."""
+    for old in database.old_triggers:
+        if old.is_known:
+            cure = (
+                "its gates need them, and each change is noted once more; when none of these gates runs any more, run: "
+                "tidegate init --prune"
+            )
+            yield Finding(f"table {old.on}", "has triggers of another release", cure, grave=False)
+        else:
+            cure = (
+                "a repository of your own may need them; if no gate tracks it any more, run: tidegate init --prune "
+                f"--untracked {old.on}"
+            )
+            yield Finding(f"table {old.on}", "has triggers, and this release does not track it", cure, grave=False)
+
+
 def check_transactions(database: DatabaseFacts) -> Iterator[Finding]:
     """Yield a finding for the oldest transaction, if it is long: a quarantine lasts until it has ended."""
     oldest = database.oldest
@@ -181,6 +198,7 @@ _OF_THE_DATABASE: Final[tuple[Callable[[DatabaseFacts], Iterable[Finding]], ...]
     check_indexes,
     check_tables,
     check_triggers,
+    check_old_triggers,
     check_transactions,
     check_outbox,
 )
