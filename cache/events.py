@@ -104,8 +104,39 @@ class RootAdvanced:
     step: str
 
 
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """All that was cached of a database is void, since anything may have changed; *why* says what is known of it."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"all that is cached of a database is void, since anything may have changed: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerFailed:
+    """A trigger could not tell what a statement had changed in *table*; *error* is the database's."""
+
+    table: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"a trigger could not tell what was changed in {self.table}: {self.error}"
+
+
 Event: TypeAlias = (
-    Served | Missed | NearChecked | Filled | NotFilled | Undecodable | StoreFailed | Bumped | RootAdvanced
+    Served
+    | Missed
+    | NearChecked
+    | Filled
+    | NotFilled
+    | Undecodable
+    | StoreFailed
+    | Bumped
+    | RootAdvanced
+    | Voided
+    | TriggerFailed
 )
 
 

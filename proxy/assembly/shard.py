@@ -155,7 +155,17 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
         make_root = shared.recovery.create_root
-    return Applier(engine, shared.store, name, shared.untold, histories, look=look, settle=settle, make_root=make_root)
+    return Applier(
+        engine,
+        shared.store,
+        name,
+        shared.untold,
+        histories,
+        look=look,
+        settle=settle,
+        make_root=make_root,
+        observe=shared.observe,
+    )
 
 
 def _routing(name: str, nodes: ShardNodes | None, unmarked_writes: OwnWrites | None, shared: Shared) -> Layer:

@@ -8,6 +8,7 @@ gate that does not track the table itself.
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,6 +28,8 @@ MOST_TENANTS: Final = 1_000
 """How many tenants of such a statement are noted; with more of them everything counts as changed."""
 GIVEN: Final = ""
 """The source of a note that no trigger wrote: its rows are changes."""
+_OF_TRIGGER: Final = re.compile(r"the trigger of (.+?) failed: (.*)", re.DOTALL).fullmatch
+"""Why anything may have changed, if a trigger could not do its work: a commit passes it on in its own note."""
 UNREADABLE: Final = "?"
 """What stands in a note for a date that Python cannot hold."""
 
@@ -51,10 +54,12 @@ class Found(NamedTuple):
     Args:
         changes: by tenant, sorted, so that all writers touch the marks of tenants in one order.
         everything: why anything may have changed; "": only what *changes* say.
+        failed: the table and the error of each trigger that could not do its work.
     """
 
     changes: tuple[Change, ...]
     everything: str = ""
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def source_of(table: TrackedTable, did: str) -> str:
@@ -105,13 +110,14 @@ class _Reader:
         self._tags: dict[str, set[str]] = {}
         self._whole: set[str] = set()
         self._everything = ""
+        self._failed: list[tuple[str, str]] = []
         self._owners: dict[tuple[str, str], str] = {}
         self._rows: list[tuple[list[dict[str, Any]], list[dict[str, Any] | None], bool]] = []
 
     def take(self, note: Note) -> None:
         rows = json.loads(note.rows)
         if note.source == GIVEN and isinstance(rows, dict):
-            self._everything = self._everything or rows["failed"]
+            self._void(rows["failed"])
             return
         if note.source == GIVEN:
             for tenant, tags, whole in rows:
@@ -144,8 +150,12 @@ class _Reader:
             self._whole.add(as_text(tenant))
         if "failed" in rows or "all" in rows:
             table = source["levels"][0]["table"]
-            why = f"the trigger of {table} failed: {rows['failed']}" if "failed" in rows else f"all of {table}"
-            self._everything = self._everything or why
+            self._void(f"the trigger of {table} failed: {rows['failed']}" if "failed" in rows else f"all of {table}")
+
+    def _void(self, why: str) -> None:
+        self._everything = self._everything or why
+        if found := _OF_TRIGGER(why):
+            self._failed.append((found[1], found[2]))
 
     def _learn_owners(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> None:
         """Keep whose each row is: by the time that a row is deleted, its parent may be gone."""
@@ -181,7 +191,7 @@ class _Reader:
             Change(tenant, whole=True) if tenant in self._whole else Change(tenant, frozenset(self._tags[tenant]))
             for tenant in tenants
         )
-        return Found(tuple(changes), self._everything)
+        return Found(tuple(changes), self._everything, tuple(self._failed))
 
     def _row(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None], *, is_old: bool) -> None:
         own, level = values[0], levels[0]

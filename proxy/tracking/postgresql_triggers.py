@@ -92,6 +92,14 @@ class TableTriggers:
         gone = [f"DROP TRIGGER IF EXISTS {quoted(name)} ON {self.on}" for name in self.names]
         return [*gone, *(f"DROP FUNCTION IF EXISTS {qualified(self._own, name)}()" for name in self.names)]
 
+    def try_sql(self) -> str:
+        """Return a query of no rows that fails if the triggers would: a column is gone, or has another type."""
+        columns = ", ".join(self._columns())
+        return (
+            f"SELECT {self._row_json()}, {self._tenant()}, {self._lost()}"
+            f" FROM (SELECT {columns} FROM {self.on} LIMIT 0) l0{self._joins()}"
+        )
+
     def _trigger(self, what: str, when: str, how: str) -> list[str]:
         name = f"{PREFIX}{self.fingerprint}_{what}"
         return [

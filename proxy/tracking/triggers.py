@@ -88,12 +88,12 @@ def wanted_triggers(connection: Connection, tables: Sequence[TrackedTable]) -> d
     if connection.dialect.name == "sqlite":
         return {made.on: frozenset(made.names) for made in map(sqlite_triggers.TableTriggers, tables)}
     wanted: dict[str, frozenset[str]] = {}
-    for row, made in _on_postgresql(connection, tables):
+    for row, made in on_postgresql(connection, tables):
         wanted[row.on_table] = wanted.get(row.on_table, frozenset()).union(made.names)
     return wanted
 
 
-def _on_postgresql(
+def on_postgresql(
     connection: Connection, tables: Sequence[TrackedTable]
 ) -> list[tuple[Any, postgresql_triggers.TableTriggers]]:
     """Return what there is of *tables* and their families, each with the triggers that it should have."""
@@ -119,7 +119,7 @@ def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Miss
 
 
 def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable]) -> list[Missing]:
-    found = _on_postgresql(connection, tables)
+    found = on_postgresql(connection, tables)
     there = {row.nr for row, _ in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
     for row, made in found:
