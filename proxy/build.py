@@ -29,6 +29,7 @@ from tidegate.proxy.gate import Gate, GateParts
 from tidegate.proxy.layers.caller_sessions import CallerSessions
 from tidegate.proxy.layers.covered import Covered
 from tidegate.proxy.layers.fan_out import FanOut
+from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
 from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
 from tidegate.proxy.layers.routing import read_requirements
 from tidegate.proxy.layers.sharding import Sharding
@@ -46,6 +47,8 @@ from tidegate.proxy.shards.registry import Shards
 from tidegate.proxy.tracking.coverage import Coverage
 from tidegate.proxy.tracking.tracked_tables import Tables, key_of
 from tidegate.public import public
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.scatter import Scatter
 from tidegate.routing.sharding.tenant_directory import IdDirectory
@@ -148,6 +151,8 @@ def _put_together(
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
     coverage = Coverage(Tables(TRACKED))
+    coverage.note_repository(WorkflowRuns.__name__, WORKFLOW_RUN_POLICIES, TRACKED)
+    coverage.note_repository(NodeExecutions.__name__, NODE_EXECUTION_POLICIES, TRACKED)
 
     def ready(name: str) -> None:
         joined.ready(name)

@@ -180,6 +180,7 @@ class Gate:
         checked_invalidation(policies.invalidation)
         models, coverage = {row.model for row in watched}, self._parts.coverage
         coverage.add(watched)
+        coverage.note_repository(cls.__name__, policies, watched)
         for shard in self._shards.every:
             check_comparable(shard.engine, (table for table in coverage.tables if table.model in models))
             with suppress(DBAPIError, RoutingError):  # the shard is away: looked for later

@@ -6,6 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.doctor.finding import Finding
+from tidegate.proxy.tracking.coverage import cached_methods
+from tidegate.proxy.tracking.rights import how_to_make
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +21,10 @@ LONG_S: Final = 60.0
 """How long a transaction may run before it is a finding, in seconds: a quarantine would last as long."""
 APPLIED_S: Final = 5.0
 """How long a row may stay in the outbox before it is a finding, in seconds. A gate that reaches the cache is faster."""
+_CACHED: Final = (
+    *cached_methods("WorkflowRuns", WORKFLOW_RUN_POLICIES),
+    *cached_methods("NodeExecutions", NODE_EXECUTION_POLICIES),
+)
 FAILED_S: Final = 3600.0
 """How long ago a trigger may have failed to be a finding, in seconds: it fails again at the next write, or is gone."""
 _FAILS: Final = "each write to the table voids all that is cached of the database"
@@ -81,8 +89,10 @@ def check_tables(database: DatabaseFacts) -> Iterator[Finding]:
 def check_triggers(database: DatabaseFacts) -> Iterator[Finding]:
     """Yield a finding for each tracked table whose changes nobody notes."""
     for name in database.untriggered:
-        cure = "what depends on it is not cached; a gate makes them if its user may; or run: tidegate init"
+        cure = f"what depends on it is not cached; {how_to_make(database.grants)}"
         yield Finding(f"table {name}", "lacks the triggers that note changes", cure)
+    if database.untriggered:
+        yield Finding(", ".join(_CACHED), "are not cached", "tables that they depend on lack triggers; see above")
 
 
 def check_failing_triggers(database: DatabaseFacts) -> Iterator[Finding]:
