@@ -125,6 +125,21 @@ class TriggerFailed:
         return f"a trigger could not tell what was changed in {self.table}: {self.error}"
 
 
+@dataclass(frozen=True, slots=True)
+class ObserverFailed:
+    """An observer of rows raised; *error* is the name of the exception's class."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObserversMissed:
+    """A transaction is not told to the observers of rows, since too much waits for them."""
+
+    def __str__(self) -> str:
+        return "observers are too slow, and miss what transactions have changed: they are told once that there was more"
+
+
 Event: TypeAlias = (
     Served
     | Missed
@@ -137,6 +152,8 @@ Event: TypeAlias = (
     | RootAdvanced
     | Voided
     | TriggerFailed
+    | ObserverFailed
+    | ObserversMissed
 )
 
 

@@ -45,6 +45,7 @@ from tidegate.proxy.shards.joining import join
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
 from tidegate.proxy.tracking.coverage import Coverage
+from tidegate.proxy.tracking.observers import Observers
 from tidegate.proxy.tracking.tracked_tables import Tables, key_of
 from tidegate.public import public
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
@@ -172,7 +173,11 @@ def _put_together(
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
     committed = commit_recorder(directory, tracked_ids)
-    shared = Shared(settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe)
+    observers = Observers(coverage.tables, observe)
+    undo.callback(observers.close)
+    shared = Shared(
+        settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe, observers
+    )
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
     for shard in shards.every:
@@ -202,6 +207,7 @@ def _put_together(
         caller_sessions=CallerSessions(shards, scatter, search),
         tracked_ids=tracked_ids,
         coverage=coverage,
+        observers=observers,
         flip_wait_s=wait_s,
         on_close=closing.close,
     )

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from tidegate.cache.events import (
     Missed,
     NotFilled,
+    ObserverFailed,
+    ObserversMissed,
     Served,
     StoreFailed,
     TriggerFailed,
@@ -209,6 +211,7 @@ _LEVELS: Final[Mapping[type[Event], int]] = {
     Passed: logging.DEBUG,
     Voided: logging.WARNING,
     TriggerFailed: logging.WARNING,
+    ObserversMissed: logging.WARNING,
 }
 
 
@@ -216,6 +219,7 @@ _REASONS: Final[Mapping[type[Event], Callable[[Any], str]]] = {
     StoreFailed: attrgetter("where"),
     Missed: attrgetter("reason"),
     TriggerFailed: attrgetter("table"),
+    ObserverFailed: attrgetter("error"),
 }
 
 

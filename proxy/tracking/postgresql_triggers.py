@@ -119,7 +119,9 @@ class TableTriggers:
 
     def _function(self, fingerprint: str, what: str, source: str, find: str) -> str:
         name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
-        state = qualified(self._own, "tidegate_state")
+        state, said = qualified(self._own, "tidegate_state"), literal(source)
+        if what == "replica":  # a row trigger is told what was done
+            said = f"""replace({said}, '"did":"replica"', '"did":"' || lower(TG_OP) || '"')"""
         return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
@@ -149,7 +151,7 @@ BEGIN
   IF NOT is_watched AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
   END IF;
-  INSERT INTO {outbox} (source, rows) VALUES ({literal(source)}, found) RETURNING ctid INTO place;
+  INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid INTO place;
   {KEEP_PLACE}
   IF NOT is_watched THEN
     {NOTIFY}
@@ -160,9 +162,12 @@ END $tidegate$""".strip()
     def _rows_of(self, tables: Sequence[str]) -> str:
         columns = ", ".join(self._columns())
         most = MOST_ROWS * len(tables)
-        rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
+        rows = " UNION ALL ".join(
+            f"(SELECT {columns}, {at} AS tidegate_side FROM {name} LIMIT {MOST_ROWS + 1})"
+            for at, name in enumerate(tables)
+        )
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
-        return f"""SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}
+        return f"""SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*){self._and_lost()}
       INTO found, many{self._into_lost()}
       FROM ({rows}) l0{self._joins()};
     IF many > {most} THEN
@@ -173,6 +178,10 @@ END $tidegate$""".strip()
         LIMIT {MOST_TENANTS + 1}) whose;
       lost := false;
     END IF;"""
+
+    def _old_first(self) -> str:
+        """Return the order of a note's rows: old versions first, as without a join they are in any case."""
+        return "" if self._table.parent is None else " ORDER BY l0.tidegate_side"
 
     def _lost(self) -> str:
         """Return the SQL that tells of a row whether it names a parent that is not there, and so is nobody's."""
@@ -214,11 +223,11 @@ END $tidegate$""".strip()
 
     def _row(self) -> str:
         sides = []
-        for record, unless in (("OLD", "INSERT"), ("NEW", "DELETE")):
+        for at, (record, unless) in enumerate((("OLD", "INSERT"), ("NEW", "DELETE"))):
             columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
-            sides.append(f"SELECT {columns} WHERE TG_OP <> '{unless}'")
+            sides.append(f"SELECT {columns}, {at} AS tidegate_side WHERE TG_OP <> '{unless}'")
         return (
-            f"SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}\n"
+            f"SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*){self._and_lost()}\n"
             f"      INTO found, many{self._into_lost()}\n"
             f"      FROM ({' UNION ALL '.join(sides)}) l0{self._joins()};"
         )

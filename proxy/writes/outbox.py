@@ -80,7 +80,7 @@ class Outbox:
 
     def put_everything(self, connection: Committing, why: str) -> None:
         """Write in the connection's transaction that anything may have changed, for whatever reason."""
-        self._put(connection, everything_note(why))
+        self._put(connection, everything_note(why, told=True))
         if self._untold is not None:
             self._untold.wrote_everything()
 
@@ -99,6 +99,7 @@ def apply(
     shard: str = "",
     make_root: Callable[[str], Origin | None] | None = None,
     observe: Observer = ignore,
+    applied: Callable[[Sequence[Note]], None] = lambda _notes: None,
 ) -> int:
     """Apply the notes of the outbox to the cache, and delete them.
 
@@ -111,6 +112,7 @@ def apply(
             tenant now, and returns of which origin. Only where that is the shard of this outbox, a position of this
             shard's log means anything to the tenant's marks.
         observe: is told of triggers that failed, and when everything is void.
+        applied: is told of the notes that were applied, once they are gone from the outbox.
 
     Returns:
         The number of notes that were applied.
@@ -139,6 +141,8 @@ def apply(
                     store.bump(some, origin, NOWHERE if origin is None else place)
         total += len(taken)
         _tell(found.values(), observe)
+        gone = frozenset(taken)
+        applied([Note(row.source, row.rows) for row in rows if row.id in gone])
         if len(rows) < _BATCH:
             break
         last_id = rows[-1].id  # for this round only: the next round begins with the first note again
@@ -228,6 +232,7 @@ class Applier:
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
         observe: as for :func:`apply`.
+        applied: as for :func:`apply`.
     """
 
     def __init__(
@@ -243,8 +248,10 @@ class Applier:
         poll_s: float = 0.25,
         make_root: Callable[[str], Origin | None] | None = None,
         observe: Observer = ignore,
+        applied: Callable[[Sequence[Note]], None] = lambda _notes: None,
     ) -> None:
         self._observe = observe
+        self._applied = applied
         self._engine = engine
         self._store = store
         self._shard = shard
@@ -288,12 +295,12 @@ class Applier:
 
     def _apply(self) -> bool:
         try:
-            return self._applied()
+            return self._look_and_apply()
         except ProgrammingError:  # our tables are gone: nobody knows who would wait
             self._untold.found(self._shard, None)
             raise
 
-    def _applied(self) -> bool:
+    def _look_and_apply(self) -> bool:
         try:
             self._look()
         except StoreUnavailable:
@@ -309,6 +316,7 @@ class Applier:
                 shard=self._shard,
                 make_root=self._make_root,
                 observe=self._observe,
+                applied=self._applied,
             )
         except OtherHistory:
             self._settle_histories()
