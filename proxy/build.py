@@ -29,6 +29,7 @@ from tidegate.proxy.gate import Gate, GateParts
 from tidegate.proxy.layers.caller_sessions import CallerSessions
 from tidegate.proxy.layers.covered import Covered
 from tidegate.proxy.layers.fan_out import FanOut
+from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
 from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
 from tidegate.proxy.layers.routing import read_requirements
 from tidegate.proxy.layers.sharding import Sharding
@@ -44,8 +45,11 @@ from tidegate.proxy.shards.joining import join
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
 from tidegate.proxy.tracking.coverage import Coverage
+from tidegate.proxy.tracking.observers import Observers
 from tidegate.proxy.tracking.tracked_tables import Tables, key_of
 from tidegate.public import public
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.scatter import Scatter
 from tidegate.routing.sharding.tenant_directory import IdDirectory
@@ -148,6 +152,8 @@ def _put_together(
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
     coverage = Coverage(Tables(TRACKED))
+    coverage.note_repository(WorkflowRuns.__name__, WORKFLOW_RUN_POLICIES, TRACKED)
+    coverage.note_repository(NodeExecutions.__name__, NODE_EXECUTION_POLICIES, TRACKED)
 
     def ready(name: str) -> None:
         joined.ready(name)
@@ -167,7 +173,11 @@ def _put_together(
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
     committed = commit_recorder(directory, tracked_ids)
-    shared = Shared(settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe)
+    observers = Observers(coverage.tables, observe)
+    undo.callback(observers.close)
+    shared = Shared(
+        settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe, observers
+    )
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
     for shard in shards.every:
@@ -197,6 +207,7 @@ def _put_together(
         caller_sessions=CallerSessions(shards, scatter, search),
         tracked_ids=tracked_ids,
         coverage=coverage,
+        observers=observers,
         flip_wait_s=wait_s,
         on_close=closing.close,
     )

@@ -18,6 +18,7 @@ from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
+from tidegate.proxy.tracking.observers import entities
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.invalidation import (
     change_of,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.shards.id_queries import TrackedIds
     from tidegate.proxy.shards.registry import Shards
     from tidegate.proxy.tracking.coverage import Coverage
+    from tidegate.proxy.tracking.observers import Observers, RowObserver
     from tidegate.repositories.policies import PolicyTable, Tracked
 
 C = TypeVar("C")
@@ -73,6 +75,7 @@ class GateParts:
         caller_sessions: runs methods that take the caller's session.
         tracked_ids: what is tracked, as far as it says whose ids are whose.
         coverage: which tracked tables have their triggers.
+        observers: are told what was committed.
         flip_wait_s: how long a write waits for a flip, in seconds.
         on_close: called when the gate is closed.
     """
@@ -85,6 +88,7 @@ class GateParts:
     caller_sessions: CallerSessions
     tracked_ids: TrackedIds
     coverage: Coverage
+    observers: Observers
     flip_wait_s: float
     on_close: Callable[[], None]
 
@@ -180,6 +184,7 @@ class Gate:
         checked_invalidation(policies.invalidation)
         models, coverage = {row.model for row in watched}, self._parts.coverage
         coverage.add(watched)
+        coverage.note_repository(cls.__name__, policies, watched)
         for shard in self._shards.every:
             check_comparable(shard.engine, (table for table in coverage.tables if table.model in models))
             with suppress(DBAPIError, RoutingError):  # the shard is away: looked for later
@@ -289,6 +294,27 @@ class Gate:
                 "that serves this database"
             )
         self._parts.store.switch(checked_switch(name), off=off)
+
+    def observe(self, entity: type[Any] | None, callback: RowObserver) -> Callable[[], None]:
+        """Tell *callback* of each row that was changed, after the commit, in a thread of this gate.
+
+        It is told at most once of what this gate commits, and of those outside writes that this gate applies:
+        ``docs/observers.md`` has the promise.
+
+        Args:
+            entity: a tracked model; None: all that are tracked. Summaries of anything come to everybody.
+            callback: is given a :class:`RowEvent`. It must not take long: what comes meanwhile waits, or is missed.
+
+        Returns:
+            What ends it.
+
+        Raises:
+            PolicyError: *entity* is not tracked by this gate.
+        """
+        names = entities(self._parts.coverage.tables)
+        if entity is not None and entity not in names:
+            raise PolicyError(f"{entity.__name__} is not tracked by this gate: wrap a repository that tracks it, first")
+        return self._parts.observers.add(None if entity is None else names[entity], callback)
 
     def explain(self, method: Callable[..., object], *args: Any, **kwargs: Any) -> Explanation:
         """Tell what would answer a call if it were made now, and why nobody before that; change nothing.

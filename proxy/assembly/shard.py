@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.settings import Settings
     from tidegate.proxy.shards.registry import ShardPrimary, Shards
     from tidegate.proxy.tracking.coverage import Coverage
+    from tidegate.proxy.tracking.observers import Observers
 
 
 class Shared(NamedTuple):
@@ -53,6 +54,7 @@ class Shared(NamedTuple):
         committed: told what commits have changed, once they have returned.
         look: looks whether the store is still the right one; None: nobody need ask.
         observe: told what happens.
+        observers: told what was committed.
     """
 
     settings: Settings
@@ -65,6 +67,7 @@ class Shared(NamedTuple):
     committed: Callable[[Sequence[Change]], None]
     look: Callable[[Engine], None] | None
     observe: Observer
+    observers: Observers
 
 
 def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: Shared) -> Shard:
@@ -104,7 +107,7 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     return Shard(
         name=name,
         engine=engine,
-        watch=attach(engine, commit, left_note=None if applier is None else applier.wake),
+        watch=attach(engine, commit, left_note=None if applier is None else applier.wake, observers=shared.observers),
         outbox=outbox,
         applier=applier,
         primary=primary,
@@ -155,7 +158,18 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
         make_root = shared.recovery.create_root
-    return Applier(engine, shared.store, name, shared.untold, histories, look=look, settle=settle, make_root=make_root)
+    return Applier(
+        engine,
+        shared.store,
+        name,
+        shared.untold,
+        histories,
+        look=look,
+        settle=settle,
+        make_root=make_root,
+        observe=shared.observe,
+        applied=shared.observers.applied,
+    )
 
 
 def _routing(name: str, nodes: ShardNodes | None, unmarked_writes: OwnWrites | None, shared: Shared) -> Layer:

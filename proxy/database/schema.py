@@ -43,6 +43,7 @@ CACHE: Final = "cache"
 CLAIM: Final = "claim"
 CLUSTER: Final = "cluster"
 DATABASE: Final = "database"
+FAILED: Final = "failed"
 FAMILIES: Final = "families"
 SHARD: Final = "shard"
 STATE: Final = Table(
@@ -53,7 +54,8 @@ STATE: Final = Table(
 )
 """Named facts. "database" is the id of this database, and what it is bound to; "history" is its history, and the life
 of the server that it is bound to; "cache" is the server that serves this database, and "claim" another one that
-would; "cluster" is the id of the shards that this database is one of; "families" says which tables were partitions of
+would; "cluster" is the id of the shards that this database is one of; "failed" is the last trigger that could
+not do its work, and when; "families" says which tables were partitions of
 tracked tables, or inherited from them, when somebody last looked; "shard" is the name of the shard that it is."""
 PLACED_STATE: Final = STATE.to_metadata(MetaData(), schema=OWN_SCHEMA)
 """The same, for statements that name a program's tables too."""
@@ -146,7 +148,9 @@ def make_tables(engine: Engine) -> list[str]:
         placed.create_all(engine, tables=[table for table in placed.sorted_tables if table.name in missing])
         make_functions(engine)
     except DBAPIError as error:
-        if not missing_tables(engine) and _has_functions(engine):  # another gate was faster
+        if not missing_tables(engine):  # another gate was faster, or only the functions are missing
+            if not _has_functions(engine):  # who looks for the triggers says so: no transaction takes its notes
+                without_functions.add(engine.dialect)
             return []
         raise SettingsError(
             f"the database has no tables {', '.join(missing)}, and this user may not make them: run 'tidegate init' as "

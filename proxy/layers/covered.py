@@ -42,6 +42,5 @@ class Covered:
             return self._below.explain(call)
         names = ", ".join(sorted(".".join(part for part in key if part) for key in missing))
         below = self._below.explain(call.at(call.route._replace(cacheable=False)))
-        return uncached(
-            call.shown(), below.nodes, f"{names} has no triggers that would note changes; see 'tidegate init'"
-        )
+        cure = self._coverage.advice or "see 'tidegate init'"
+        return uncached(call.shown(), below.nodes, f"{names} has no triggers that would note changes; {cure}")

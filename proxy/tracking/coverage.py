@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
+from tidegate.proxy.tracking.rights import how_to_make, needed_grants
+from tidegate.proxy.tracking.tracked_tables import key_of
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers, note_gone
+from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Engine
 
     from tidegate.proxy.tracking.tracked_tables import Tables
     from tidegate.proxy.tracking.triggers import Missing
-    from tidegate.repositories.policies import Tracked
+    from tidegate.repositories.policies import Policy, Tracked
 
 _log: Final = logging.getLogger(__name__)
 _AGAIN_S: Final = 30.0
@@ -29,6 +32,12 @@ _SOON_S: Final = 1.0
 """How often they are while a table is not there yet, in seconds."""
 
 Key = tuple[str | None, str]
+
+
+def cached_methods(repository: str, policies: Mapping[str, Policy]) -> tuple[str, ...]:
+    """Return the methods of a repository that are cached, with its name before them."""
+    cached = (name for name, policy in policies.items() if isinstance(policy, Read) and policy.guard is not None)
+    return tuple(f"{repository}.{name}" for name in cached)
 
 
 class Coverage:
@@ -45,12 +54,35 @@ class Coverage:
         self._by_shard: dict[str, frozenset[Key]] = {}
         self._due_s: dict[str, float] = {}
         self._said: dict[str, str] = {}
+        self._advice: dict[str, str] = {}
+        self._users: dict[str, tuple[frozenset[Key], tuple[str, ...]]] = {}
         self.uncovered: frozenset[Key] = frozenset()
         """The tables that lack triggers on one of the databases, by schema and name."""
 
     def covers(self, keys: Collection[Key]) -> bool:
         """Tell whether all of these tables have their triggers."""
         return self.uncovered.isdisjoint(keys)
+
+    def note_repository(self, repository: str, policies: Mapping[str, Policy], tracked: Iterable[Tracked]) -> None:
+        """Note which methods of a repository are cached, as long as all its tables have their triggers.
+
+        Args:
+            repository: the name of its class.
+            policies: those of its methods.
+            tracked: what its answers depend on.
+        """
+        self._users[repository] = frozenset(key_of(row.model) for row in tracked), cached_methods(repository, policies)
+
+    @property
+    def uncached(self) -> list[str]:
+        """Return the methods that are not cached now, since a table that they depend on has no triggers."""
+        users = self._users.values()
+        return [name for keys, methods in users if keys & self.uncovered for name in methods]
+
+    @property
+    def advice(self) -> str:
+        """Return how to make the triggers that this gate could not make; "": it could, or has not tried yet."""
+        return "; ".join(dict.fromkeys(self._advice.values()))
 
     def ensure(self, shard: str, engine: Engine) -> None:
         """Look for the triggers in a database, if this process never has: before its first use.
@@ -96,10 +128,12 @@ class Coverage:
                 _log.info("made the triggers that note changes of %s", ", ".join(made))
         except DBAPIError as error:
             left = [found for found in missing_triggers(engine, self.tables) if found.on]  # some were made before
-            self._say(shard, left, error)
+            self._set(shard, (found.table.key for found in left))
+            self._say(shard, engine, left, error)
         else:
             left = []
             self._said.pop(shard, None)
+            self._advice.pop(shard, None)
         with suppress(DBAPIError):  # the next look does it
             note_gone(engine, self.tables)
         self._set(shard, (found.table.key for found in left))
@@ -110,12 +144,14 @@ class Coverage:
         self._by_shard[shard] = frozenset(keys)
         self.uncovered = frozenset().union(*self._by_shard.values())
 
-    def _say(self, shard: str, missing: Sequence[Missing], error: DBAPIError) -> None:
-        names = ", ".join(dict.fromkeys(found.on for found in missing))
+    def _say(self, shard: str, engine: Engine, missing: Sequence[Missing], error: DBAPIError) -> None:
+        names = list(dict.fromkeys(found.on for found in missing))
+        with suppress(DBAPIError):
+            self._advice[shard] = how_to_make(needed_grants(engine, names))
         said = (
-            f"the triggers that note changes of {names} are missing, and could not be made ({first_line(error)}): "
-            "answers that depend on these tables are not cached. Only the owner of a table may make them: run "
-            "'tidegate init' as the owner"
+            f"the triggers that note changes of {', '.join(names)} are missing, and could not be made "
+            f"({first_line(error)}): {', '.join(self.uncached) or 'answers that depend on these tables'} are not "
+            f"cached; {self.advice}"
         )
         if self._said.get(shard) != said:
             self._said[shard] = said

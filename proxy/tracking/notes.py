@@ -8,6 +8,7 @@ gate that does not track the table itself.
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -27,6 +28,8 @@ MOST_TENANTS: Final = 1_000
 """How many tenants of such a statement are noted; with more of them everything counts as changed."""
 GIVEN: Final = ""
 """The source of a note that no trigger wrote: its rows are changes."""
+_OF_TRIGGER: Final = re.compile(r"the trigger of (.+?) failed: (.*)", re.DOTALL).fullmatch
+"""Why anything may have changed, if a trigger could not do its work: a commit passes it on in its own note."""
 UNREADABLE: Final = "?"
 """What stands in a note for a date that Python cannot hold."""
 
@@ -51,10 +54,12 @@ class Found(NamedTuple):
     Args:
         changes: by tenant, sorted, so that all writers touch the marks of tenants in one order.
         everything: why anything may have changed; "": only what *changes* say.
+        failed: the table and the error of each trigger that could not do its work.
     """
 
     changes: tuple[Change, ...]
     everything: str = ""
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def source_of(table: TrackedTable, did: str) -> str:
@@ -86,32 +91,45 @@ def note_of(changes: Iterable[Change]) -> Note:
     return Note(GIVEN, json.dumps(given, separators=(",", ":")))
 
 
-def everything_note(why: str) -> Note:
-    """Return the note that anything may have changed."""
-    return Note(GIVEN, json.dumps({"failed": why}))
+def everything_note(why: str, *, told: bool = False) -> Note:
+    """Return the note that anything may have changed.
+
+    Args:
+        why: what is known of it.
+        told: whether the gate that commits tells its observers of it.
+    """
+    return Note(GIVEN, json.dumps({"failed": why, "told": True} if told else {"failed": why}))
 
 
 def found_in(notes: Sequence[Note], most_tags: int = MOST_TAGS) -> Found:
     """Return what *notes* of one transaction say together; of several ones, if each alone says enough."""
-    reader = _Reader(most_tags)
+    reader = NoteReader(most_tags)
     for note in notes:
         reader.take(note)
     return reader.found()
 
 
-class _Reader:
-    def __init__(self, most_tags: int) -> None:
+class NoteReader:
+    """Read the notes of one transaction together.
+
+    Args:
+        most_tags: how many tags of one tenant count one by one.
+    """
+
+    def __init__(self, most_tags: int = MOST_TAGS) -> None:
         self._most_tags = most_tags
         self._tags: dict[str, set[str]] = {}
         self._whole: set[str] = set()
         self._everything = ""
+        self._failed: list[tuple[str, str]] = []
         self._owners: dict[tuple[str, str], str] = {}
         self._rows: list[tuple[list[dict[str, Any]], list[dict[str, Any] | None], bool]] = []
 
     def take(self, note: Note) -> None:
+        """Read a note."""
         rows = json.loads(note.rows)
         if note.source == GIVEN and isinstance(rows, dict):
-            self._everything = self._everything or rows["failed"]
+            self._void(rows["failed"])
             return
         if note.source == GIVEN:
             for tenant, tags, whole in rows:
@@ -144,19 +162,24 @@ class _Reader:
             self._whole.add(as_text(tenant))
         if "failed" in rows or "all" in rows:
             table = source["levels"][0]["table"]
-            why = f"the trigger of {table} failed: {rows['failed']}" if "failed" in rows else f"all of {table}"
-            self._everything = self._everything or why
+            self._void(f"the trigger of {table} failed: {rows['failed']}" if "failed" in rows else f"all of {table}")
+
+    def _void(self, why: str) -> None:
+        self._everything = self._everything or why
+        if found := _OF_TRIGGER(why):
+            self._failed.append((found[1], found[2]))
 
     def _learn_owners(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> None:
         """Keep whose each row is: by the time that a row is deleted, its parent may be gone."""
         for at in range(len(levels)):
             own, level = values[at], levels[at]
-            if own is not None and level["owns"] and (tenant := self._tenant(levels[at:], values[at:])) is not None:
+            if own is not None and level["owns"] and (tenant := self.tenant(levels[at:], values[at:])) is not None:
                 known = self._owners.setdefault((level["table"], as_text(own[level["pk"]])), tenant)
                 if known != tenant:  # it went to another tenant, and with it all rows that name it as their parent
                     self._whole.update((known, tenant))
 
-    def _tenant(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> str | None:
+    def tenant(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> str | None:
+        """Return whose a row is; None if nobody knows, since its parent is gone."""
         own, level = values[0], levels[0]
         if own is None:
             return None
@@ -170,10 +193,16 @@ class _Reader:
         own, field = values[0], levels[0]["up"]
         if own is None or field is None or own[field] is None:
             return None
-        found = self._tenant(levels[1:], values[1:])
+        found = self.tenant(levels[1:], values[1:])
         return found or self._owners.get((levels[1]["table"], as_text(own[field])))
 
+    def rows_of(self, note: Note) -> list[list[dict[str, Any] | None]] | dict[str, Any]:
+        """Return the rows of a note that a trigger wrote, each with its parents; or the summary of too many."""
+        _, rows = self._unwrapped(json.loads(note.rows))
+        return rows if isinstance(rows, dict) else list(_values(json.loads(note.source)["levels"], rows))
+
     def found(self) -> Found:
+        """Return what the notes that were read say."""
         for levels, values, is_old in self._rows:
             self._row(levels, values, is_old=is_old)
         tenants = sorted(self._whole.union(tenant for tenant, tags in self._tags.items() if tags))
@@ -181,13 +210,13 @@ class _Reader:
             Change(tenant, whole=True) if tenant in self._whole else Change(tenant, frozenset(self._tags[tenant]))
             for tenant in tenants
         )
-        return Found(tuple(changes), self._everything)
+        return Found(tuple(changes), self._everything, tuple(self._failed))
 
     def _row(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None], *, is_old: bool) -> None:
         own, level = values[0], levels[0]
         if own is None:
             return
-        tenant = self._tenant(levels, values)
+        tenant = self.tenant(levels, values)
         if level["up"] is not None and own[level["up"]] is not None:
             self._row(levels[1:], values[1:], is_old=is_old)
             if (is_old or self._above(levels, values) is None) and level["tenant"] is not None and tenant is not None:

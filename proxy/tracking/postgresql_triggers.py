@@ -97,6 +97,14 @@ class TableTriggers:
         gone = [f"DROP TRIGGER IF EXISTS {quoted(name)} ON {self.on}" for name in self.names]
         return [*gone, *(f"DROP FUNCTION IF EXISTS {qualified(self._own, name)}()" for name in self.names)]
 
+    def try_sql(self) -> str:
+        """Return a query of no rows that fails if the triggers would: a column is gone, or has another type."""
+        columns = ", ".join(self._columns())
+        return (
+            f"SELECT {self._row_json()}, {self._tenant()}, {self._lost()}"
+            f" FROM (SELECT {columns} FROM {self.on} LIMIT 0) l0{self._joins()}"
+        )
+
     def _trigger(self, what: str, when: str, how: str) -> list[str]:
         name = f"{PREFIX}{self.fingerprint}_{what}"
         return [
@@ -117,6 +125,9 @@ class TableTriggers:
     def _function(self, fingerprint: str, what: str, source: str, find: str) -> str:
         name, outbox = qualified(self._own, f"{PREFIX}{fingerprint}_{what}"), qualified(self._own, "tidegate_outbox")
         state, check = qualified(self._own, "tidegate_state"), qualified(self._own, CHECK_OWNERSHIP)
+        said = literal(source)
+        if what == "replica":  # a row trigger is told what was done
+            said = f"""replace({said}, '"did":"replica"', '"did":"' || lower(TG_OP) || '"')"""
         return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
@@ -151,7 +162,7 @@ BEGIN
   IF NOT is_watched AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
   END IF;
-  INSERT INTO {outbox} (source, rows) VALUES ({literal(source)}, found) RETURNING ctid INTO place;
+  INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid INTO place;
   {KEEP_PLACE}
   IF NOT is_watched THEN
     {NOTIFY}
@@ -162,10 +173,13 @@ END $tidegate$""".strip()
     def _rows_of(self, tables: Sequence[str]) -> str:
         columns = ", ".join(self._columns())
         most = MOST_ROWS * len(tables)
-        rows = " UNION ALL ".join(f"(SELECT {columns} FROM {name} LIMIT {MOST_ROWS + 1})" for name in tables)
+        rows = " UNION ALL ".join(
+            f"(SELECT {columns}, {at} AS tidegate_side FROM {name} LIMIT {MOST_ROWS + 1})"
+            for at, name in enumerate(tables)
+        )
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
         is_shard = is_shard_sql(qualified(self._own, "tidegate_state"))
-        return f"""SELECT json_agg({self._row_json()})::text, count(*), {is_shard}{self._and_lost()}
+        return f"""SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*), {is_shard}{self._and_lost()}
       INTO found, many, is_shard{self._into_lost()}
       FROM ({rows}) l0{self._joins()};
     IF is_shard THEN  -- a row whose parent is not there is nobody's
@@ -180,6 +194,10 @@ END $tidegate$""".strip()
         LIMIT {MOST_TENANTS + 1}) whose;
       lost := false;
     END IF;"""
+
+    def _old_first(self) -> str:
+        """Return the order of a note's rows: old versions first, as without a join they are in any case."""
+        return "" if self._table.parent is None else " ORDER BY l0.tidegate_side"
 
     def _lost(self) -> str:
         """Return the SQL that tells of a row whether it names a parent that is not there, and so is nobody's."""
@@ -221,11 +239,11 @@ END $tidegate$""".strip()
 
     def _row(self) -> str:
         sides = []
-        for record, unless in (("OLD", "INSERT"), ("NEW", "DELETE")):
+        for at, (record, unless) in enumerate((("OLD", "INSERT"), ("NEW", "DELETE"))):
             columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
-            sides.append(f"SELECT {columns} WHERE TG_OP <> '{unless}'")
+            sides.append(f"SELECT {columns}, {at} AS tidegate_side WHERE TG_OP <> '{unless}'")
         return (
-            f"SELECT json_agg({self._row_json()})::text, count(*){self._and_lost()}\n"
+            f"SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*){self._and_lost()}\n"
             f"      INTO found, many{self._into_lost()}\n"
             f"      FROM ({' UNION ALL '.join(sides)}) l0{self._joins()};"
         )

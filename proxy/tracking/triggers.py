@@ -1,9 +1,10 @@
-"""Look whether a database has the triggers of the tracked tables, make them, and remove them."""
+"""Look whether a database has the triggers of the tracked tables, and make them."""
 
 from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import insert, select, text, update
@@ -19,7 +20,7 @@ from tidegate.proxy.tracking.notes import everything_note
 from tidegate.routing.replicas.failures import sqlstate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Connection, Engine
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _LOCK_S: Final = 2
+LOCK_ATTEMPTS: Final = 5
+"""How often a command tries to lock a table."""
 _LOCKED: Final = "55P03"
 _ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('tidegate triggers'))")
 # Whoever names a partition, or a table that inherits, does not fire the triggers of the table above it.
@@ -42,11 +45,6 @@ _FAMILY: Final = text(
     " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R' ELSE 'O' END)) AS names"
     " FROM family JOIN pg_class class ON class.oid = family.oid"
     " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr, level, on_table"
-)
-_ALL: Final = text(
-    "SELECT format('%I.%I', namespace.nspname, class.relname) AS on_table, t.tgname::text AS name FROM pg_trigger t"
-    " JOIN pg_class class ON class.oid = t.tgrelid JOIN pg_namespace namespace ON namespace.oid = class.relnamespace"
-    " WHERE t.tgname LIKE 'tidegate\\_note\\_%' AND t.tgparentid = 0 ORDER BY 1, 2"
 )
 
 
@@ -85,6 +83,30 @@ def missing_triggers(engine: Engine, tables: Iterable[TrackedTable]) -> list[Mis
         return _missing_on_postgresql(connection, tuple(tables))
 
 
+def wanted_triggers(connection: Connection, tables: Sequence[TrackedTable]) -> dict[str, frozenset[str]]:
+    """Return the names of the triggers that each table should have, by the name that the database gives the table."""
+    if connection.dialect.name == "sqlite":
+        return {made.on: frozenset(made.names) for made in map(sqlite_triggers.TableTriggers, tables)}
+    wanted: dict[str, frozenset[str]] = {}
+    for row, made in on_postgresql(connection, tables):
+        wanted[row.on_table] = wanted.get(row.on_table, frozenset()).union(made.names)
+    return wanted
+
+
+def on_postgresql(
+    connection: Connection, tables: Sequence[TrackedTable]
+) -> list[tuple[Any, postgresql_triggers.TableTriggers]]:
+    """Return what there is of *tables* and their families, each with the triggers that it should have."""
+    schema = schema_of(connection)
+    return [
+        (
+            row,
+            postgresql_triggers.TableTriggers(tables[row.nr - 1], schema, row.on_table, is_partition=row.is_partition),
+        )
+        for row in connection.execute(_FAMILY, {"names": _names(tables, schema)})
+    ]
+
+
 def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Missing]:
     rows = connection.execute(
         text("SELECT type, name FROM sqlite_master WHERE tbl_name = :name"), {"name": table.table.name}
@@ -97,14 +119,10 @@ def _missing_on_sqlite(connection: Connection, table: TrackedTable) -> list[Miss
 
 
 def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable]) -> list[Missing]:
-    schema = schema_of(connection)
-    found = connection.execute(_FAMILY, {"names": _names(tables, schema)}).all()
-    there = {row.nr for row in found}
+    found = on_postgresql(connection, tables)
+    there = {row.nr for row, _ in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
-    for row in found:
-        made = postgresql_triggers.TableTriggers(
-            tables[row.nr - 1], schema, row.on_table, is_partition=row.is_partition
-        )
+    for row, made in found:
         if not set(row.names or ()).issuperset(made.names):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
@@ -165,27 +183,44 @@ def make_triggers(engine: Engine, missing: Sequence[Missing], *, attempts: int =
     there = [found for found in missing if found.on]
     make_functions(engine)
     for found in there:
-        for left in reversed(range(attempts)):
-            try:
-                _make(engine, found)
-                break
-            except DBAPIError as error:
-                if sqlstate(error) != _LOCKED or not left:
-                    raise
-                _log.info("%s is locked by others; its triggers are tried again: %s", found.on, first_line(error))
+        alone_on_table(engine, found.on, partial(_make, found), attempts=attempts)
     return [found.on for found in there]
 
 
-def _make(engine: Engine, found: Missing) -> None:
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
-            connection.execute(_ONE_BY_ONE)
-            if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
-                return  # another gate was faster
-            _note_unwatched(connection, found.on)
-        for statement in found.create:
-            connection.exec_driver_sql(statement.replace("%", "%%"))
+def alone_on_table(engine: Engine, table: str, do: Callable[[Connection], None], *, attempts: int = 1) -> None:
+    """Call *do* in a transaction in which it may lock *table*, for which it waits two seconds at most.
+
+    Args:
+        engine: the primary's.
+        table: the table's name.
+        do: changes triggers; nobody else does meanwhile.
+        attempts: how often the lock is tried.
+
+    Raises:
+        DBAPIError: as *do* raises it, or the table is locked for too long.
+    """
+    for left in reversed(range(attempts)):
+        try:
+            with engine.begin() as connection:
+                if engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_S}s'")
+                    connection.execute(_ONE_BY_ONE)
+                do(connection)
+        except DBAPIError as error:
+            if sqlstate(error) != _LOCKED or not left:
+                raise
+            _log.info("%s is locked by others; its triggers are tried again: %s", table, first_line(error))
+        else:
+            return
+
+
+def _make(found: Missing, connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
+            return  # another gate was faster
+        _note_unwatched(connection, found.on)
+    for statement in found.create:
+        connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
 def _note_unwatched(connection: Connection, table: str) -> None:
@@ -195,25 +230,3 @@ def _note_unwatched(connection: Connection, table: str) -> None:
     """
     if execute_own(connection, select(STATE.c.name).where(STATE.c.name == CACHE)).first() is not None:
         execute_own(connection, insert(OUTBOX), everything_note(f"{table} had no triggers")._asdict())
-
-
-def drop_triggers(engine: Engine) -> list[str]:
-    """Drop all triggers and functions that were made for this, and return the names of the tables that had some."""
-    with engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            return _drop_on_sqlite(connection)
-        schema = schema_of(connection)
-        rows: Sequence[Any] = connection.execute(_ALL).all()
-        for row in rows:
-            connection.exec_driver_sql(f'DROP TRIGGER IF EXISTS "{row.name}" ON {row.on_table}'.replace("%", "%%"))
-        for name in {row.name for row in rows}:
-            connection.exec_driver_sql(f"DROP FUNCTION IF EXISTS {qualified(schema, name)}")
-        return sorted({row.on_table for row in rows})
-
-
-def _drop_on_sqlite(connection: Connection) -> list[str]:
-    found = text("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'tidegate_note_%'")
-    rows = connection.execute(found).all()
-    for row in rows:
-        connection.exec_driver_sql(f'DROP TRIGGER "{row.name}"')
-    return sorted({row.tbl_name for row in rows})

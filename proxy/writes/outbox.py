@@ -8,13 +8,13 @@ harmless.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Text, bindparam, delete, exists, func, insert, select
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
+from tidegate.cache.events import TriggerFailed, Voided, ignore
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Origin
@@ -23,21 +23,23 @@ from tidegate.proxy.database.notifications import Listener, NotifiedThread, list
 from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.primary import here
 from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
-from tidegate.proxy.tracking.notes import Note, everything_note, found_in, note_of
+from tidegate.proxy.tracking.failures import keep_failure
+from tidegate.proxy.tracking.notes import Found, Note, everything_note, found_in, note_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
+    from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
     from tidegate.cache.untold import UntoldChanges
+    from tidegate.position import History, Position
     from tidegate.proxy.database.histories import Histories
     from tidegate.proxy.writes.commit_protocol import Committing
 
 _BATCH: Final = 200
 _MOST_WAITING: Final = 1000
-_log: Final = logging.getLogger(__name__)
 
 
 # A gate without a cache writes notes only where a cache serves this database: otherwise nobody would ever take them
@@ -78,7 +80,7 @@ class Outbox:
 
     def put_everything(self, connection: Committing, why: str) -> None:
         """Write in the connection's transaction that anything may have changed, for whatever reason."""
-        self._put(connection, everything_note(why))
+        self._put(connection, everything_note(why, told=True))
         if self._untold is not None:
             self._untold.wrote_everything()
 
@@ -96,6 +98,8 @@ def apply(
     *,
     shard: str = "",
     make_root: Callable[[str], Origin | None] | None = None,
+    observe: Observer = ignore,
+    applied: Callable[[Sequence[Note]], None] = lambda _notes: None,
 ) -> int:
     """Apply the notes of the outbox to the cache, and delete them.
 
@@ -107,6 +111,8 @@ def apply(
         make_root: is needed where there are several shards. It makes the tenant's root that of the shard which has the
             tenant now, and returns of which origin. Only where that is the shard of this outbox, a position of this
             shard's log means anything to the tenant's marks.
+        observe: is told of triggers that failed, and when everything is void.
+        applied: is told of the notes that were applied, once they are gone from the outbox.
 
     Returns:
         The number of notes that were applied.
@@ -122,33 +128,56 @@ def apply(
         with own(engine).begin() as connection:
             waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_BATCH)
             rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
+            found = {row.id: found_in([Note(row.source, row.rows)]) for row in rows}
+            taken: Collection[int] = ()
             if rows:
-                found = here(connection)  # of the connection that has shown the rows, and after it has
-                history = histories.note(found)
-                if history is None:
-                    raise StoreUnavailable("nobody knows yet which history this database has")
-                notes = {row.id: found_in([Note(row.source, row.rows)]) for row in rows}
-                if why := next((note.everything for note in notes.values() if note.everything), ""):
-                    _log.warning(
-                        "all that is cached of this database is void, since anything may have changed: %s", why
-                    )
-                    histories.renew(engine, history)
-                    found = here(connection)
-                    history = histories.note(found) or history  # to a history that has ended, nobody tells anything
-                tenants = {change.tenant for note in notes.values() for change in note.changes}
+                place, history = _histories_place(connection, engine, histories, list(found.values()))
+                tenants = {change.tenant for each in found.values() for change in each.changes}
                 origins = _origins(tenants, Origin(0, history, shard), make_root, failed)
-                taken = [at for at, note in notes.items() if all(c.tenant in origins for c in note.changes)]
+                taken = [at for at, each in found.items() if all(c.tenant in origins for c in each.changes)]
                 connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(taken)))
                 for origin in dict.fromkeys(origins.values()):
-                    some = [c for at in taken for c in notes[at].changes if origins[c.tenant] == origin]
-                    store.bump(some, origin, NOWHERE if origin is None else found.position)
-                total += len(taken)
+                    some = [c for at in taken for c in found[at].changes if origins[c.tenant] == origin]
+                    store.bump(some, origin, NOWHERE if origin is None else place)
+        total += len(taken)
+        _tell(found.values(), observe)
+        gone = frozenset(taken)
+        applied([Note(row.source, row.rows) for row in rows if row.id in gone])
         if len(rows) < _BATCH:
             break
         last_id = rows[-1].id  # for this round only: the next round begins with the first note again
     if failed:
         raise failed[0]
     return total
+
+
+def _histories_place(
+    connection: Connection, engine: Engine, histories: Histories, found: Sequence[Found]
+) -> tuple[Position, History]:
+    """Return position and history of the connection that has shown the notes; after one that voids all, of a new one.
+
+    Raises:
+        StoreUnavailable: nobody knows the history.
+    """
+    place = here(connection)  # after it has shown the rows
+    history = histories.note(place)
+    if history is None:
+        raise StoreUnavailable("nobody knows yet which history this database has")
+    failures = [failure for each in found for failure in each.failed]
+    if failures:
+        keep_failure(connection, *failures[-1])
+    if any(each.everything for each in found):
+        histories.renew(engine, history)
+        place = here(connection)
+        history = histories.note(place) or history  # to a history that has ended, nobody tells anything
+    return place.position, history
+
+
+def _tell(found: Collection[Found], observe: Observer) -> None:
+    for table, error in (failure for each in found for failure in each.failed):
+        observe(TriggerFailed(table, error))
+    if why := next((each.everything for each in found if each.everything), ""):
+        observe(Voided(why))
 
 
 def waiting(engine: Engine) -> Collection[str] | None:
@@ -202,6 +231,8 @@ class Applier:
         settle: is called with a tenant whose marks are of another history; it has the newer one stay.
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
+        observe: as for :func:`apply`.
+        applied: as for :func:`apply`.
     """
 
     def __init__(
@@ -216,7 +247,11 @@ class Applier:
         settle: Callable[[str], None] = lambda _tenant: None,
         poll_s: float = 0.25,
         make_root: Callable[[str], Origin | None] | None = None,
+        observe: Observer = ignore,
+        applied: Callable[[Sequence[Note]], None] = lambda _notes: None,
     ) -> None:
+        self._observe = observe
+        self._applied = applied
         self._engine = engine
         self._store = store
         self._shard = shard
@@ -260,12 +295,12 @@ class Applier:
 
     def _apply(self) -> bool:
         try:
-            return self._applied()
+            return self._look_and_apply()
         except ProgrammingError:  # our tables are gone: nobody knows who would wait
             self._untold.found(self._shard, None)
             raise
 
-    def _applied(self) -> bool:
+    def _look_and_apply(self) -> bool:
         try:
             self._look()
         except StoreUnavailable:
@@ -274,7 +309,15 @@ class Applier:
         if not self._waiting():
             return True
         try:
-            apply(self._engine, self._store, self._histories, shard=self._shard, make_root=self._make_root)
+            apply(
+                self._engine,
+                self._store,
+                self._histories,
+                shard=self._shard,
+                make_root=self._make_root,
+                observe=self._observe,
+                applied=self._applied,
+            )
         except OtherHistory:
             self._settle_histories()
             return False

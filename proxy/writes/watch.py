@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.store import Change
     from tidegate.proxy.tracking.notes import Note
+    from tidegate.proxy.tracking.observers import Observers
     from tidegate.proxy.writes.commit_protocol import CommitProtocol
 
 _log: Final = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ _WROTE: Final = "tidegate.wrote"
 _TAKEN: Final = "tidegate.taken"
 _TICKET: Final = "tidegate.ticket"
 _COMMITTING: Final = "tidegate.committing"
+_OBSERVED: Final = "tidegate.observed"
 _PLAIN: Final = ("SELECT", "SHOW", "SET", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
 """How statements begin that change no row, if nothing follows them and they call no function that does."""
 _CALLED: Final = re.compile(r'([\w$]+|")\s*\(')
@@ -71,6 +73,7 @@ def attach(
     *,
     left_note: Callable[[], None] | None = None,
     most_tags: int = MOST_TAGS,
+    observers: Observers | None = None,
 ) -> Watch:
     """Watch *engine*, and all engines that ``execution_options`` made of it.
 
@@ -79,6 +82,7 @@ def attach(
         protocol: is told of each transaction that changes tracked rows.
         left_note: is called after each statement that may have left a note in the outbox, since it commits by itself.
         most_tags: how many tags of one tenant one transaction collects; with more, the whole tenant counts as changed.
+        observers: are told of the rows that were changed; None: nobody ever observes.
 
     Returns:
         The watch of the engine: the same one each time.
@@ -91,7 +95,7 @@ def attach(
     # execution_options made of this one.
     watch = getattr(root.dialect.do_commit, "watch", None)
     if watch is None:
-        watch = Watch(protocol, left_note, most_tags)
+        watch = Watch(protocol, left_note, most_tags, observers)
         watch.listen(root)
         return watch
     if watch.protocol is not protocol:
@@ -149,10 +153,18 @@ class Watch:
         protocol: is told of commits.
         left_note: as for :func:`attach`.
         most_tags: as well.
+        observers: as well.
     """
 
-    def __init__(self, protocol: CommitProtocol[Any], left_note: Callable[[], None] | None, most_tags: int) -> None:
+    def __init__(
+        self,
+        protocol: CommitProtocol[Any],
+        left_note: Callable[[], None] | None,
+        most_tags: int,
+        observers: Observers | None,
+    ) -> None:
         self.protocol: Final = protocol
+        self._observers: Final = observers
         self._left_note = left_note
         self._most_tags = most_tags
 
@@ -229,6 +241,8 @@ class Watch:
                 connection.info[_TICKET] = (committing, ticket)
         elif only is not None and committing.has_written():
             self.protocol.verify_ownership(committing, only)
+        if self._observers is not None and self._observers.active and taken:
+            connection.info[_OBSERVED] = self._observers.begin(taken)  # while it holds the locks of its rows
         connection.info.pop(_WROTE, None)
         connection.info.pop(_TAKEN, None)
 
@@ -236,6 +250,8 @@ class Watch:
         if not isinstance(raw, PoolProxiedConnection) or not raw.is_valid:
             return
         raw.info.pop(_COMMITTING, None)
+        if (observed := raw.info.pop(_OBSERVED, None)) is not None:
+            observed.committed()
         committing, ticket = raw.info.pop(_TICKET, (None, None))
         if committing is None:
             return
@@ -254,6 +270,8 @@ class Watch:
 
 
 def _forget_info(info: Any) -> None:
+    if (observed := info.pop(_OBSERVED, None)) is not None:
+        observed.rolled_back()
     for name in (_ONLY, _LOOK, _REFUSED, _WROTE, _TAKEN, _TICKET, _COMMITTING):
         info.pop(name, None)
 
@@ -318,6 +336,8 @@ def _lost_in_commit(context: ExceptionContext) -> None:
         return
     info = connection.info
     if info.get(_COMMITTING):
+        if (observed := info.pop(_OBSERVED, None)) is not None:
+            observed.lost()
         raise CommitUnknown(
             "the connection was lost during COMMIT: the transaction may have been committed, or may be in a moment; "
             "look whether its rows are there before you do it again"
