@@ -58,6 +58,8 @@ class Histories:
         self._newest: History | None = None
         self._told = False
         self._lock = threading.Lock()
+        self.moves = 0
+        """How often a pooler was found to have moved connections to another life of the server."""
         self.asked: AskedFor = AskedFor(self._known)
         """Whose marks this process asks for; for an epoch the caller must see."""
         reset_after_fork(self._forked)

@@ -2,8 +2,8 @@
 
 A statement trigger sees all rows of its statement at once, however it came to them: by a view, a cascade, an upsert, a
 function or COPY. A subscription that applies changes fires row triggers only, so one that fires there, and nowhere else
-(ENABLE REPLICA), stands beside each. A statement that names a partition, or a table that inherits, does not fire the
-triggers of the table above it, so each has its own.
+(ENABLE REPLICA), stands beside each; that of TRUNCATE fires everywhere (ENABLE ALWAYS). A statement that names a
+partition, or a table that inherits, does not fire the triggers of the table above it, so each has its own.
 
 The note is a row of the outbox, written in the transaction that changes the row. So it is lost only with the change
 itself. Its place (ctid) is kept in a setting that ends with the transaction and follows its savepoints: by it the one
@@ -89,7 +89,9 @@ class TableTriggers:
         made.extend(self._trigger("truncate", "AFTER TRUNCATE", "FOR EACH STATEMENT"))
         if not self._is_partition:
             made.extend(self._trigger("replica", "AFTER INSERT OR UPDATE OR DELETE", "FOR EACH ROW"))
-        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(self.names[-1])}")
+        truncate, replica = self.names[-2:]
+        made.append(f"ALTER TABLE {self.on} ENABLE ALWAYS TRIGGER {quoted(truncate)}")
+        made.append(f"ALTER TABLE {self.on} ENABLE REPLICA TRIGGER {quoted(replica)}")
         return made
 
     def drop_sql(self) -> list[str]:

@@ -42,7 +42,8 @@ _FAMILY: Final = text(
     " class.relispartition AS is_partition,"
     " (SELECT array_agg(tgname::text) FROM pg_trigger t"
     " WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
-    " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R' ELSE 'O' END)) AS names"
+    " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R'"
+    " WHEN t.tgname LIKE '%\\_truncate' THEN 'A' ELSE 'O' END)) AS names"
     " FROM family JOIN pg_class class ON class.oid = family.oid"
     " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr, level, on_table"
 )
