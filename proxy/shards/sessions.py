@@ -13,7 +13,7 @@ from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import check_epoch_to_read, check_ownership_to_read
 from tidegate.proxy.shards.ownership_checks import current_checks
-from tidegate.proxy.writes.watch import hold_to_tenant, look_now
+from tidegate.proxy.writes.one_tenant import hold_to_tenant, look_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

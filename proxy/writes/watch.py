@@ -11,35 +11,38 @@ import re
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Engine, Insert, PoolProxiedConnection, event, insert, text
+from sqlalchemy import Engine, PoolProxiedConnection, event, insert, text
 from sqlalchemy.orm import sessionmaker
 
-from tidegate.error_text import first_line, traceback_text
-from tidegate.errors import CommitUnknown, PolicyError, StaleShardMap, TenantSwitch
+from tidegate.error_text import traceback_text
+from tidegate.errors import CommitUnknown, PolicyError, StaleShardMap
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.database.note_functions import PUT, qualified
-from tidegate.proxy.database.ownership_functions import NOT_OWNED
 from tidegate.proxy.database.placement import OWN_SCHEMA, execute_own, schema_of
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.tracking.notes import MOST_TAGS, found_in
 from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit, mark_watched
-from tidegate.routing.replicas.failures import sqlstate
+from tidegate.proxy.writes.one_tenant import (
+    HELD,
+    look_before,
+    only_tenant,
+    refusal_told_to,
+    refuse_others,
+    refused_by_shard,
+    take_look,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sqlalchemy import Connection, ExceptionContext
 
-    from tidegate.cache.store import Change
     from tidegate.proxy.tracking.notes import Note
     from tidegate.proxy.tracking.observers import Observers
     from tidegate.proxy.writes.commit_protocol import CommitProtocol
 
 _log: Final = logging.getLogger(__name__)
-_ONLY: Final = "tidegate.only"
-_LOOK: Final = "tidegate.look"
-_REFUSED: Final = "tidegate.refused"
 _WROTE: Final = "tidegate.wrote"
 _TAKEN: Final = "tidegate.taken"
 _TICKET: Final = "tidegate.ticket"
@@ -114,28 +117,6 @@ def _root(engine: Any) -> Engine:
     return engine
 
 
-def hold_to_tenant(
-    connection: Connection, tenant: str, look: Callable[[], None], refused: Callable[[StaleShardMap], None]
-) -> None:
-    """Let the transaction of *connection* change rows of this tenant only, on a shard that owns it.
-
-    Args:
-        connection: the connection, which is watched.
-        tenant: the tenant's id.
-        look: checks that the shard owns the tenant. It is called before the first statement that is no plain INSERT, or
-            at COMMIT; by :func:`look_now`, at once.
-        refused: is told of a statement, or a COMMIT, that the shard has refused; not of what *look* raises.
-    """
-    connection.info[_ONLY], connection.info[_LOOK], connection.info[_REFUSED] = tenant, look, refused
-
-
-def look_now(connection: Connection) -> None:
-    """Check that the shard owns the tenant of the transaction of *connection*, if that was not done yet."""
-    look = connection.info.pop(_LOOK, None)
-    if look is not None:
-        look()
-
-
 def note_by_hand(connection: Connection, note: Note) -> None:
     """Add *note* to those of the transaction of *connection*, which is watched."""
     if connection.dialect.name == "postgresql":
@@ -178,7 +159,7 @@ class Watch:
         event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_commit(connection))
         event.listen(engine, "commit_twophase", self._before_commit_twophase)
         event.listen(engine, "rollback", self._forget)
-        event.listen(engine, "handle_error", _refused_by_shard)
+        event.listen(engine, "handle_error", refused_by_shard)
         event.listen(engine, "handle_error", _lost_in_commit)
         event.listen(engine, "rollback_twophase", lambda connection, _xid, _prepared: self._forget(connection))
         event.listen(engine, "checkin", lambda _raw, record: _forget_info(record.info))
@@ -208,7 +189,7 @@ class Watch:
         try:
             self._before_commit(connection)
         except BaseException as refusal:
-            tell = connection.info.get(_REFUSED)
+            tell = refusal_told_to(connection.info)
             # SQLAlchemy believes that a transaction has ended if its commit event raised. It may give the connection
             # back to the pool with the transaction still open, and the next user of the connection would commit these
             # rows. So roll back here.
@@ -217,7 +198,7 @@ class Watch:
             except Exception as error:  # noqa: BLE001  # the connection is lost: then the server rolls back
                 connection.invalidate()
                 pass_interruption(error)
-            if tell is not None and isinstance(refusal, StaleShardMap):
+            if isinstance(refusal, StaleShardMap):
                 tell(refusal)
             raise
 
@@ -225,15 +206,15 @@ class Watch:
         check_deadline()
         if not connection.info.get(_WROTE) or has_failed(connection) or is_autocommit(connection):
             return
-        committing, only = CommittingConnection(connection), connection.info.get(_ONLY)
+        committing, only = CommittingConnection(connection), only_tenant(connection)
         # A program may commit all the same after a prepare that raised: what was taken then counts again.
         taken = connection.info.setdefault(_TAKEN, [])
-        look = connection.info.pop(_LOOK, None)  # what has written is checked as its notes are taken
+        look = take_look(connection)  # what has written is checked as its notes are taken
         taken += committing.take_notes(only)
-        if look is not None and not committing.has_written():
+        if not committing.has_written():
             look()
         found = found_in(taken, self._most_tags)
-        _refuse_others(found.changes, only)
+        refuse_others(found.changes, only)
         if found.changes or found.everything:
             connection.info[_COMMITTING] = True
             ticket = self.protocol.before_commit(committing, found.changes, found.everything)
@@ -272,7 +253,7 @@ class Watch:
 def _forget_info(info: Any) -> None:
     if (observed := info.pop(_OBSERVED, None)) is not None:
         observed.rolled_back()
-    for name in (_ONLY, _LOOK, _REFUSED, _WROTE, _TAKEN, _TICKET, _COMMITTING):
+    for name in (*HELD, _WROTE, _TAKEN, _TICKET, _COMMITTING):
         info.pop(name, None)
 
 
@@ -280,8 +261,7 @@ def _note_write(connection: Connection, _cursor: Any, sql: str, _parameters: Any
     # The gate's own transactions change no tracked rows.
     if OWN_SCHEMA in (connection.get_execution_options().get("schema_translate_map") or ()):
         return
-    if _LOOK in connection.info and not _only_inserts(context):
-        look_now(connection)
+    look_before(connection, context)
     if _WROTE not in connection.info and _may_write(sql):
         connection.info[_WROTE] = True
 
@@ -300,33 +280,6 @@ def _may_write(sql: str) -> bool:
     if not sql.lstrip()[:9].upper().startswith(_PLAIN) or ";" in sql.rstrip("; \t\r\n"):
         return True
     return any(word.lower() not in _HARMLESS for word in _CALLED.findall(sql))
-
-
-def _only_inserts(context: Any) -> bool:
-    """Tell whether a statement shows nothing of what is there: on a shard that does not own it, that may be old."""
-    statement = getattr(context.compiled, "statement", None)
-    return isinstance(statement, Insert) and statement.select is None
-
-
-def _refuse_others(changes: Sequence[Change], only: str | None) -> None:
-    if only is None:
-        return
-    for change in changes:
-        if change.tenant != only:
-            raise TenantSwitch(
-                f"a row of the tenant {change.tenant} changes in a session of the tenant {only}: the two tenants may "
-                "be on different shards, and a transaction is on one shard; use one gate.session() for each tenant"
-            )
-
-
-def _refused_by_shard(context: ExceptionContext) -> None:
-    """Raise ``StaleShardMap`` where a trigger has found that this shard does not own a tenant."""
-    error = context.original_exception
-    if sqlstate(error) == NOT_OWNED:
-        refusal = StaleShardMap(first_line(error))
-        if context.connection is not None and (tell := context.connection.info.get(_REFUSED)) is not None:
-            tell(refusal)
-        raise refusal from error
 
 
 def _lost_in_commit(context: ExceptionContext) -> None:
