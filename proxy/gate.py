@@ -18,6 +18,7 @@ from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
+from tidegate.proxy.tracking.kinds_of_table import check_tables
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.invalidation import (
     change_of,
@@ -173,15 +174,17 @@ class Gate:
             tracked: the models whose rows are in its answers, and the tags that a change of one bumps.
 
         Raises:
-            PolicyError: *policies* and *cls* do not agree.
+            PolicyError: *policies* and *cls* do not agree, or a model cannot be tracked.
             SettingsError: a tenant, or what a tag names, is of a type of which values are equal whose texts are not.
         """
         watched = tuple(tracked)
         checked_invalidation(policies.invalidation)
         models, coverage = {row.model for row in watched}, self._parts.coverage
         coverage.add(watched)
+        tables = [table for table in coverage.tables if not models.isdisjoint(table.models)]
         for shard in self._shards.every:
-            check_comparable(shard.engine, (table for table in coverage.tables if table.model in models))
+            check_tables(shard.engine, tables)
+            check_comparable(shard.engine, tables)
             with suppress(DBAPIError, RoutingError):  # the shard is away: looked for later
                 coverage.look(shard.name, shard.engine, now=True)
         self._parts.tracked_ids.add(watched)

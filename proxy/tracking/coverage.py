@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.proxy.tracking.model_tables import Key
     from tidegate.proxy.tracking.tracked_tables import Tables
     from tidegate.proxy.tracking.triggers import Missing
     from tidegate.repositories.policies import Tracked
@@ -27,8 +28,6 @@ _AGAIN_S: Final = 30.0
 """How often the triggers are looked for, in seconds."""
 _SOON_S: Final = 1.0
 """How often they are while a table is not there yet, in seconds."""
-
-Key = tuple[str | None, str]
 
 
 class Coverage:
