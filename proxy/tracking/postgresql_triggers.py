@@ -215,7 +215,8 @@ END $tidegate$""".strip()
         )
 
     def _columns(self) -> list[str]:
-        return [quoted(column.name) for column in self._table.fields.values()]
+        # Two fields may be one column: a key has a name in each class.
+        return list(dict.fromkeys(quoted(column.name) for column in self._table.fields.values()))
 
     def _row_json(self) -> str:
         levels = []

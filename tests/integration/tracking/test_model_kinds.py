@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from tidegate import Gate
 
 WINDOW_S: Final = 10.0
+NEVER_CACHED: Final = ("items", "whole_items")
+"""The rows of these are of several classes."""
 
 
 @dataclass
@@ -67,7 +69,9 @@ class Compared:
         """See that the gate answers what the database has; return how many answers have changed."""
         now = self.answers(self.plain, kind)
         assert self.answers(self.gated, kind) == now
-        assert self.answers(self.gated, kind) == now  # the next step finds all of them cached
+        for method, *arguments in now:  # the next step finds all of them cached
+            if method not in NEVER_CACHED:
+                assert shown(self.hit(method, *arguments)) == now[method, *arguments]
         changed = sum(now[call] != self.before.get(call) for call in now)
         self.before = now
         return changed
@@ -84,7 +88,7 @@ class Compared:
         """Call a method until the cache answers."""
         until, before = time.monotonic() + patient(WINDOW_S), self.hits(method)
         while self.hits(method) == before:
-            answer = getattr(self.gated, method)("ann", *arguments)
+            answer = getattr(self.gated, method)(*arguments)
             assert time.monotonic() < until, (method, arguments)
         return answer
 
@@ -118,11 +122,16 @@ def engines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[En
         engine.dispose()
 
 
+def _settings(cache_url: str) -> Settings:
+    # What has no transaction ids trusts new marks only after this time.
+    return Settings(cache=CacheSettings(url=cache_url, transaction_timeout_s=0.1))
+
+
 @pytest.fixture
-def compared(engines: tuple[Engine, Engine], valkey_url: str) -> Iterator[Compared]:
+def compared(engines: tuple[Engine, Engine], valkey_url: str, caplog: pytest.LogCaptureFixture) -> Iterator[Compared]:
     watched, outside = engines
     KindsBase.metadata.create_all(outside)
-    settings, not_filled = Settings(cache=CacheSettings(url=valkey_url)), list[Any]()
+    settings, not_filled = _settings(valkey_url), list[Any]()
 
     def observe(what: object) -> None:
         if isinstance(what, NotFilled):
@@ -132,7 +141,9 @@ def compared(engines: tuple[Engine, Engine], valkey_url: str) -> Iterator[Compar
         gated = gate.wrap(Kinds, KINDS_POLICIES, TRACKED_KINDS)(gate.session_maker)
         found = Compared(gate, gated, Kinds(sessionmaker(outside)), outside, not_filled)
         found.settle()
+        caplog.clear()
         yield found
+        assert "anything may have changed" not in caplog.text
 
 
 def _run(engine: Engine, statement: str) -> None:
@@ -235,9 +246,9 @@ def test_answers_with_such_rows_are_cached_and_rebuilt(compared: Compared, kind:
     for statement in STEPS[kind][: {"composite key": 2, "joined": 3}.get(kind, 1)]:
         _run(compared.gate.engine, statement)
     plain = compared.answers(compared.plain, kind)
-    for method in set(METHODS[kind]) - {"items", "whole_items"}:
+    for method in set(METHODS[kind]).difference(NEVER_CACHED):
         for arguments in ARGUMENTS[method]:
-            assert shown(compared.hit(method, *arguments)) == plain[method, "ann", *arguments]
+            assert shown(compared.hit(method, "ann", *arguments)) == plain[method, "ann", *arguments]
 
 
 def test_rows_of_which_the_class_has_unloaded_columns_are_not_cached_and_say_so(compared: Compared) -> None:
