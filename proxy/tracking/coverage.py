@@ -61,14 +61,14 @@ class Coverage:
             self.look(shard, engine, now=True)
 
     def add(self, tracked: Iterable[Tracked]) -> None:
-        """Track more tables; each counts as uncovered until :meth:`look` has been at every database.
+        """Track more models; their tables count as uncovered until :meth:`look` has been at every database.
 
         Raises:
             PolicyError: as for :meth:`Tables.add`.
         """
-        known = {table.key for table in self.tables}
+        known = {table.said() for table in self.tables}
         self.tables.add(tracked)
-        new = frozenset(table.key for table in self.tables) - known
+        new = frozenset(table.key for table in self.tables if table.said() not in known)
         for shard, uncovered in tuple(self._by_shard.items()):
             self._set(shard, uncovered | new)
             self._due_s[shard] = -math.inf

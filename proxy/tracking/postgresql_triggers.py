@@ -114,6 +114,7 @@ class TableTriggers:
         state = qualified(self._own, "tidegate_state")
         return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
+#variable_conflict use_column
 DECLARE
   found text;
   many bigint;

@@ -120,7 +120,7 @@ class TrackedTable:
     def said(self) -> tuple[Any, ...]:
         """Return all that this says, for comparison."""
         columns = tuple((name, column.name) for name, column in self.fields.items())
-        return (self.key, columns, self.pk, self.templates, self.spread, *self._said_above())
+        return (self.key, columns, self.pk, self.templates, self.spread, self.is_parent, *self._said_above())
 
     def _said_above(self) -> tuple[Any, ...]:
         above = self.parent and (self.parent.fields, self.parent.is_same_row, self.parent.table.said())
@@ -241,7 +241,7 @@ class _Making:
         self, row: Tracked, table: Table, children: tuple[Model, ...], *, without_tags: bool = False
     ) -> TrackedTable:
         found, anchor = self._models[row.model], self._anchor(row)
-        templates = () if without_tags else tuple(template(text) for text in row.tags)
+        templates = () if without_tags else self._templates(row)
         own = tuple(made for made in templates if all(found.column(name, table) is not None for name in made.fields))
         spread = tuple(_spread(made, found, table) for made in templates if made not in own)
         parent = self._parent(row, children) if table is anchor else self._same_row(row, anchor)
@@ -265,6 +265,13 @@ class _Making:
             spread=spread,
             is_parent=key_of(table) in self._parents,
         )
+
+    def _templates(self, row: Tracked) -> tuple[Template, ...]:
+        """Return the templates of a model, and of those that it inherits from: its rows are in their answers too."""
+        known = self._models[row.model].columns.keys()
+        bases = [base for base in getattr(row.model, "__mro__", ())[1:] if base in self._rows]
+        made = (template(text) for one in (row, *(self._rows[base] for base in bases)) for text in one.tags)
+        return tuple(dict.fromkeys(one for one in made if set(one.fields) <= set(known)))
 
     def _same_row(self, row: Tracked, anchor: Table) -> Parent:
         # Its tags are those of this table too, which says so by itself.
