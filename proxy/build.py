@@ -46,7 +46,7 @@ from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
 from tidegate.proxy.tracking.coverage import Coverage
 from tidegate.proxy.tracking.observers import Observers
-from tidegate.proxy.tracking.tracked_tables import Tables, key_of
+from tidegate.proxy.tracking.tracked_tables import Tables, keys_of
 from tidegate.public import public
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
@@ -191,9 +191,9 @@ def _put_together(
 
     def layers(tracked: Sequence[Tracked]) -> Layer:
         below = IdRecorder(directory, tracked, Sharding(shards, requirements.ask, wait_s))
-        cached = Covered(
-            cache.caching(below, [row.model for row in tracked]), coverage, [key_of(row.model) for row in tracked]
-        )
+        models = [row.model for row in tracked]
+        caching = cache.caching(below, [model for model in models if isinstance(model, type)])
+        cached = Covered(caching, coverage, [key for model in models for key in keys_of(model)])
         fan_out = FanOut(cached, shards, scatter, search, wait_s)
         return Telemetry(counters, Tenancy(cached, directory, shards, fan_out), cached=store is not None)
 

@@ -18,6 +18,7 @@ from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
+from tidegate.proxy.tracking.kinds_of_table import check_tables
 from tidegate.proxy.tracking.observers import entities
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.invalidation import (
@@ -30,6 +31,7 @@ from tidegate.proxy.writes.invalidation import (
 from tidegate.public import public
 from tidegate.repositories.base import Binding, bind
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.policies import name_of
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.repositories.workflow_execution_repository import (
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.shards.registry import Shards
     from tidegate.proxy.tracking.coverage import Coverage
     from tidegate.proxy.tracking.observers import Observers, RowObserver
-    from tidegate.repositories.policies import PolicyTable, Tracked
+    from tidegate.repositories.policies import Model, PolicyTable, Tracked
 
 C = TypeVar("C")
 W = TypeVar("W", bound=WriteSideRepository)
@@ -177,7 +179,7 @@ class Gate:
             tracked: the models whose rows are in its answers, and the tags that a change of one bumps.
 
         Raises:
-            PolicyError: *policies* and *cls* do not agree.
+            PolicyError: *policies* and *cls* do not agree, or a model cannot be tracked.
             SettingsError: a tenant, or what a tag names, is of a type of which values are equal whose texts are not.
         """
         watched = tuple(tracked)
@@ -185,8 +187,10 @@ class Gate:
         models, coverage = {row.model for row in watched}, self._parts.coverage
         coverage.add(watched)
         coverage.note_repository(cls.__name__, policies, watched)
+        tables = [table for table in coverage.tables if not models.isdisjoint(table.models)]
         for shard in self._shards.every:
-            check_comparable(shard.engine, (table for table in coverage.tables if table.model in models))
+            check_tables(shard.engine, tables)
+            check_comparable(shard.engine, tables)
             with suppress(DBAPIError, RoutingError):  # the shard is away: looked for later
                 coverage.look(shard.name, shard.engine, now=True)
         self._parts.tracked_ids.add(watched)
@@ -295,7 +299,7 @@ class Gate:
             )
         self._parts.store.switch(checked_switch(name), off=off)
 
-    def observe(self, entity: type[Any] | None, callback: RowObserver) -> Callable[[], None]:
+    def observe(self, entity: Model | None, callback: RowObserver) -> Callable[[], None]:
         """Tell *callback* of each row that was changed, after the commit, in a thread of this gate.
 
         It is told at most once of what this gate commits, and of those outside writes that this gate applies:
@@ -313,7 +317,7 @@ class Gate:
         """
         names = entities(self._parts.coverage.tables)
         if entity is not None and entity not in names:
-            raise PolicyError(f"{entity.__name__} is not tracked by this gate: wrap a repository that tracks it, first")
+            raise PolicyError(f"{name_of(entity)} is not tracked by this gate: wrap a repository that tracks it, first")
         return self._parts.observers.add(None if entity is None else names[entity], callback)
 
     def explain(self, method: Callable[..., object], *args: Any, **kwargs: Any) -> Explanation:

@@ -120,7 +120,7 @@ def wait_until_applied(engine: Engine) -> None:
         BenchmarkError: some notes still wait after a minute.
     """
     deadline = time.monotonic() + _APPLIED_S
-    while waiting(engine) != set():
+    while waiting(engine)[0]:
         if time.monotonic() > deadline:
             raise BenchmarkError(f"the notes of the outbox were not applied within {_APPLIED_S:g} s")
         time.sleep(_LOOK_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.explanation import uncached
+from tidegate.proxy.tracking.model_tables import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from tidegate.cache.request import Answer
     from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.explanation import Explanation
-    from tidegate.proxy.tracking.coverage import Coverage, Key
+    from tidegate.proxy.tracking.coverage import Coverage
+    from tidegate.proxy.tracking.model_tables import Key
 
 
 class Covered:
@@ -40,7 +42,7 @@ class Covered:
         missing = self._coverage.uncovered & self._tables
         if not missing:
             return self._below.explain(call)
-        names = ", ".join(sorted(".".join(part for part in key if part) for key in missing))
+        names = ", ".join(sorted(map(shown, missing)))
         below = self._below.explain(call.at(call.route._replace(cacheable=False)))
         cure = self._coverage.advice or "see 'tidegate init'"
         return uncached(call.shown(), below.nodes, f"{names} has no triggers that would note changes; {cure}")

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
 from tidegate.proxy.tracking.rights import how_to_make, needed_grants
-from tidegate.proxy.tracking.tracked_tables import key_of
+from tidegate.proxy.tracking.tracked_tables import keys_of
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers, note_gone
 from tidegate.repositories.policies import Read
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.proxy.tracking.model_tables import Key
     from tidegate.proxy.tracking.tracked_tables import Tables
     from tidegate.proxy.tracking.triggers import Missing
     from tidegate.repositories.policies import Policy, Tracked
@@ -30,8 +31,6 @@ _AGAIN_S: Final = 30.0
 """How often the triggers are looked for, in seconds."""
 _SOON_S: Final = 1.0
 """How often they are while a table is not there yet, in seconds."""
-
-Key = tuple[str | None, str]
 
 
 def cached_methods(repository: str, policies: Mapping[str, Policy]) -> tuple[str, ...]:
@@ -71,7 +70,10 @@ class Coverage:
             policies: those of its methods.
             tracked: what its answers depend on.
         """
-        self._users[repository] = frozenset(key_of(row.model) for row in tracked), cached_methods(repository, policies)
+        self._users[repository] = (
+            frozenset(key for row in tracked for key in keys_of(row.model)),
+            cached_methods(repository, policies),
+        )
 
     @property
     def uncached(self) -> list[str]:
@@ -94,14 +96,14 @@ class Coverage:
             self.look(shard, engine, now=True)
 
     def add(self, tracked: Iterable[Tracked]) -> None:
-        """Track more tables; each counts as uncovered until :meth:`look` has been at every database.
+        """Track more models; their tables count as uncovered until :meth:`look` has been at every database.
 
         Raises:
             PolicyError: as for :meth:`Tables.add`.
         """
-        known = {table.key for table in self.tables}
+        known = {table.said() for table in self.tables}
         self.tables.add(tracked)
-        new = frozenset(table.key for table in self.tables) - known
+        new = frozenset(table.key for table in self.tables if table.said() not in known)
         for shard, uncovered in tuple(self._by_shard.items()):
             self._set(shard, uncovered | new)
             self._due_s[shard] = -math.inf

@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from itertools import product
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tidegate.cache.store import Change
 from tidegate.cache.tags import UNKNOWN, as_text, template
+from tidegate.proxy.tracking.model_tables import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,13 +73,15 @@ def source_of(table: TrackedTable, did: str) -> str:
     """
     levels = [
         {
-            "table": ".".join(part for part in level.key if part),
+            "table": shown(level.key),
             "pk": level.pk,
             "tenant": level.tenant,
             "tags": [made.text for made in level.templates],
-            "up": level.parent and level.parent.field,
+            "spread": [[made.template.text, dict(made.elsewhere), made.kinds] for made in level.spread],
+            "up": level.parent and level.parent.fields,
+            "same": level.parent is not None and level.parent.is_same_row,
             "owns": level.is_parent,
-            "dated": list(level.dated),
+            "dated": level.dated,
             "labels": level.labels,
         }
         for level in table.levels
@@ -109,6 +113,10 @@ def found_in(notes: Sequence[Note], most_tags: int = MOST_TAGS) -> Found:
     return reader.found()
 
 
+_Place = tuple[str, tuple[str, ...]]
+"""Which row: its table, and its primary key as text."""
+
+
 class NoteReader:
     """Read the notes of one transaction together.
 
@@ -122,7 +130,8 @@ class NoteReader:
         self._whole: set[str] = set()
         self._everything = ""
         self._failed: list[tuple[str, str]] = []
-        self._owners: dict[tuple[str, str], str] = {}
+        self._owners: dict[_Place, str] = {}
+        self._touched: dict[_Place, list[dict[str, Any]]] = {}
         self._rows: list[tuple[list[dict[str, Any]], list[dict[str, Any] | None], bool]] = []
 
     def take(self, note: Note) -> None:
@@ -142,7 +151,7 @@ class NoteReader:
         levels = source["levels"]
         for values in _values(levels, rows):
             self._rows.append((levels, values, is_old))
-            self._learn_owners(levels, values)
+            self._learn(levels, values)
 
     def _unwrapped(self, rows: Any) -> tuple[bool, Any]:
         """Return whether the parents may be old versions, and the rows alone; learn whose the parents are."""
@@ -154,7 +163,7 @@ class NoteReader:
             levels, (_, bare) = json.loads(source)["levels"], self._unwrapped(json.loads(of_parents))
             if not isinstance(bare, dict):  # else their tenants count whole, by that note itself
                 for values in _values(levels, bare):
-                    self._learn_owners(levels, values)
+                    self._learn(levels, values)
         return is_old, rows["rows"]
 
     def _take_summary(self, source: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
@@ -169,12 +178,21 @@ class NoteReader:
         if found := _OF_TRIGGER(why):
             self._failed.append((found[1], found[2]))
 
+    def _learn(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> None:
+        """Keep the versions of each row, and whose it is."""
+        own, level = values[0], levels[0]
+        if own is not None and (level["same"] or level["owns"]):
+            versions = self._touched.setdefault(_place(level, own), [])
+            if own not in versions:
+                versions.append(own)
+        self._learn_owners(levels, values)
+
     def _learn_owners(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> None:
         """Keep whose each row is: by the time that a row is deleted, its parent may be gone."""
         for at in range(len(levels)):
             own, level = values[at], levels[at]
             if own is not None and level["owns"] and (tenant := self.tenant(levels[at:], values[at:])) is not None:
-                known = self._owners.setdefault((level["table"], as_text(own[level["pk"]])), tenant)
+                known = self._owners.setdefault(_place(level, own), tenant)
                 if known != tenant:  # it went to another tenant, and with it all rows that name it as their parent
                     self._whole.update((known, tenant))
 
@@ -190,11 +208,11 @@ class NoteReader:
 
     def _above(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None]) -> str | None:
         """Return whose the parent of a row is; None if it has none, or the parent is gone."""
-        own, field = values[0], levels[0]["up"]
-        if own is None or field is None or own[field] is None:
+        named = _named(levels[0], values[0])
+        if named is None:
             return None
         found = self.tenant(levels[1:], values[1:])
-        return found or self._owners.get((levels[1]["table"], as_text(own[field])))
+        return found or self._owners.get((levels[1]["table"], named))
 
     def rows_of(self, note: Note) -> list[list[dict[str, Any] | None]] | dict[str, Any]:
         """Return the rows of a note that a trigger wrote, each with its parents; or the summary of too many."""
@@ -212,19 +230,53 @@ class NoteReader:
         )
         return Found(tuple(changes), self._everything, tuple(self._failed))
 
-    def _row(self, levels: Sequence[dict[str, Any]], values: Sequence[dict[str, Any] | None], *, is_old: bool) -> None:
+    def _row(
+        self,
+        levels: Sequence[dict[str, Any]],
+        values: Sequence[dict[str, Any] | None],
+        *,
+        is_old: bool,
+        with_tags: bool = True,
+    ) -> None:
         own, level = values[0], levels[0]
         if own is None:
             return
         tenant = self.tenant(levels, values)
-        if level["up"] is not None and own[level["up"]] is not None:
-            self._row(levels[1:], values[1:], is_old=is_old)
+        if _named(level, own) is not None:
+            # Another part of the same row has no tags of its own: they are among the row's.
+            self._row(levels[1:], values[1:], is_old=is_old, with_tags=not level["same"])
             if (is_old or self._above(levels, values) is None) and level["tenant"] is not None and tenant is not None:
                 # Another transaction may have inserted the parent, or given it to another tenant. This one does not
                 # see that, and the other may commit first. So it is not known which tags depend on both.
                 self._whole.add(tenant)
-        if tenant is not None:
+        if tenant is not None and with_tags:
             self._add(tenant, [template(text).expand(own) for text in level["tags"]])
+            self._add(tenant, [tag for spread in level["spread"] for tag in self._spread(level, own, *spread)])
+
+    def _spread(
+        self,
+        level: Mapping[str, Any],
+        own: Mapping[str, Any],
+        text: str,
+        elsewhere: Mapping[str, str],
+        kinds: tuple[str, Sequence[str]] | None,
+    ) -> Iterator[Any]:
+        """Yield the tags of a template that needs other parts of the row, which lie in other tables.
+
+        A part that this transaction has touched too is known, as nobody else can have changed it meanwhile. Any other
+        part may be changed at this moment by a transaction that does not see this one: then no tag is known.
+        """
+        if kinds is not None and (kind := own.get(kinds[0])) is not None and as_text(kind) not in kinds[1]:
+            return
+        parts = []
+        for table in sorted(set(elsewhere.values())):
+            names = [name for name, there in elsewhere.items() if there == table]
+            touched = self._touched.get((table, _place(level, own)[1]), ())
+            parts.append([{name: row[name] for name in names} for row in touched if row.keys() >= set(names)])
+        if not all(parts):
+            yield UNKNOWN
+        for some in product(*parts):
+            yield template(text).expand({**own, **{name: part[name] for part in some for name in part}})
 
     def _add(self, tenant: str, tags: Iterable[Any], *, whole: bool = False) -> None:
         known = self._tags.setdefault(tenant, set())
@@ -235,6 +287,18 @@ class NoteReader:
                 self._whole.add(tenant)
             elif tag is not None and tenant not in self._whole:
                 known.add(tag)
+
+
+def _place(level: Mapping[str, Any], own: Mapping[str, Any]) -> _Place:
+    return level["table"], tuple(as_text(own[name]) for name in level["pk"])
+
+
+def _named(level: Mapping[str, Any], own: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    """Return the primary key of the row that a row names as its parent; None if it names none."""
+    if own is None or level["up"] is None:
+        return None
+    key = [own[name] for name in level["up"]]
+    return None if None in key else tuple(map(as_text, key))
 
 
 def _values(levels: Sequence[dict[str, Any]], rows: Iterable[Sequence[Any]]) -> Iterator[list[dict[str, Any] | None]]:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tidegate.cache.events import ObserverFailed, ObserversMissed, ignore
 from tidegate.error_text import traceback_text
-from tidegate.proxy.tracking.row_events import RowEvent, entity_of, events_of, sources_of, summaries_of
+from tidegate.proxy.tracking.model_tables import shown
+from tidegate.proxy.tracking.row_events import RowEvent, events_of, sources_of, summaries_of
+from tidegate.proxy.tracking.tracked_tables import keys_of
 from tidegate.public import public
 from tidegate.routing.threads.background import Background
 from tidegate.routing.threads.fork_hooks import reset_after_fork
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tidegate.cache.events import Observer as Telemetry
     from tidegate.proxy.tracking.notes import Note
     from tidegate.proxy.tracking.tracked_tables import Tables
+    from tidegate.repositories.policies import Model
 
 RowObserver: TypeAlias = "Callable[[RowEvent], object]"
 """Is told of each row that was changed."""
@@ -97,7 +100,7 @@ class Observers:
         self._sources: tuple[int, frozenset[str]] = (0, frozenset())
         self._until_s = 0.0
         self._lock = threading.Lock()
-        self._observers: tuple[tuple[str | None, RowObserver], ...] = ()
+        self._observers: tuple[tuple[frozenset[str] | None, RowObserver], ...] = ()
         self._said: set[tuple[RowObserver, type[Exception]]] = set()
         self._thread = Background("tidegate-observers", self._run)
         self._forget()
@@ -108,9 +111,9 @@ class Observers:
         """Tell whether anybody observes."""
         return bool(self._observers)
 
-    def add(self, entity: str | None, callback: RowObserver) -> Callable[[], None]:
-        """Tell *callback* of the rows of *entity*, or of all; return what ends that."""
-        one = (entity, callback)
+    def add(self, names: frozenset[str] | None, callback: RowObserver) -> Callable[[], None]:
+        """Tell *callback* of the rows of the tables with these names, or of all; return what ends that."""
+        one = (names, callback)
         self._observers = (*self._observers, one)
 
         def stop() -> None:
@@ -194,8 +197,8 @@ class Observers:
             _log.error("a note could not be told to observers\n%s", traceback_text(error))
 
     def _call(self, event: RowEvent) -> None:
-        for entity, callback in self._observers:
-            if entity is None or event.entity in (None, entity):
+        for names, callback in self._observers:
+            if names is None or event.entity is None or event.entity in names:
                 try:
                     callback(event)
                 except Exception as error:  # noqa: BLE001  # the next observer, and the next event, are told all the same
@@ -226,6 +229,6 @@ class AuditLog:
         self._logger.info("%s: %s of %s", event.did, what, tenant)
 
 
-def entities(tables: Tables) -> dict[type, str]:
-    """Return the names of the tracked tables by their model."""
-    return {table.model: entity_of(table) for table in tables}
+def entities(tables: Tables) -> dict[Model, frozenset[str]]:
+    """Return the names of the tables in which the rows of each tracked model lie."""
+    return {model: frozenset(map(shown, keys_of(model))) for table in tables for model in table.models}

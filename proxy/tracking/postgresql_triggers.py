@@ -132,6 +132,7 @@ class TableTriggers:
             said = f"""replace({said}, '"did":"replica"', '"did":"' || lower(TG_OP) || '"')"""
         return f"""
 CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
+#variable_conflict use_column
 DECLARE
   found text;
   many bigint;
@@ -205,10 +206,9 @@ END $tidegate$""".strip()
         """Return the SQL that tells of a row whether it names a parent that is not there, and so is nobody's."""
         levels = self._table.levels
         broken = [
-            f"l{at}.{quoted(level.fields[level.parent.field].name)} IS NOT NULL"
-            f" AND l{at + 1}.{quoted(levels[at + 1].fields[levels[at + 1].pk].name)} IS NULL"
+            f"{named} AND {_key(at + 1, levels[at + 1])[0]} IS NULL"
             for at, level in enumerate(levels)
-            if level.parent is not None and not any(below.tenant for below in levels[: at + 1])
+            if (named := _names(at, level)) and not any(below.tenant for below in levels[: at + 1])
         ]
         return " OR ".join(broken) or "false"
 
@@ -251,7 +251,8 @@ END $tidegate$""".strip()
         )
 
     def _columns(self) -> list[str]:
-        return [quoted(column.name) for column in self._table.fields.values()]
+        # Two fields may be one column: a key has a name in each class.
+        return list(dict.fromkeys(quoted(column.name) for column in self._table.fields.values()))
 
     def _row_json(self) -> str:
         levels = []
@@ -261,18 +262,17 @@ END $tidegate$""".strip()
                 for name, column in level.fields.items()
             )
             built = f"json_build_object({pairs})"
-            pk = f"l{at}.{quoted(level.fields[level.pk].name)}"
-            levels.append(built if at == 0 else f"CASE WHEN {pk} IS NOT NULL THEN {built} END")
+            levels.append(built if at == 0 else f"CASE WHEN {_key(at, level)[0]} IS NOT NULL THEN {built} END")
         return f"json_build_array({', '.join(levels)})"
 
     def _joins(self) -> str:
         joined = ""
         for at, level in enumerate(self._table.levels[:-1]):
             if level.parent is not None:
-                above, field = level.parent.table, level.fields[level.parent.field].name
+                above = level.parent.table
                 name = qualified(above.table.schema or self._own, above.table.name)
-                pk = quoted(above.fields[above.pk].name)
-                joined += f" LEFT JOIN {name} l{at + 1} ON l{at + 1}.{pk} = l{at}.{quoted(field)}"
+                pairs = zip(_key(at + 1, above), _columns(at, level, level.parent.fields), strict=True)
+                joined += f" LEFT JOIN {name} l{at + 1} ON {' AND '.join(f'{key} = {named}' for key, named in pairs)}"
         return joined
 
     def _tenant(self) -> str:
@@ -282,6 +282,21 @@ END $tidegate$""".strip()
             if level.tenant is not None
         ]
         return f"{found[0]}::text"
+
+
+def _columns(at: int, level: TrackedTable, names: Sequence[str]) -> list[str]:
+    """Return the SQL of some fields of a level."""
+    return [f"l{at}.{quoted(level.fields[name].name)}" for name in names]
+
+
+def _key(at: int, level: TrackedTable) -> list[str]:
+    return _columns(at, level, level.pk)
+
+
+def _names(at: int, level: TrackedTable) -> str:
+    """Return the SQL that tells whether a row names a parent; "": it has none by its kind."""
+    named = level.parent.fields if level.parent else ()
+    return " AND ".join(f"{column} IS NOT NULL" for column in _columns(at, level, named))
 
 
 def _value(sql: str, column: Column[Any]) -> str:

@@ -31,7 +31,7 @@ class RowEvent:
             and deleted, and what is None below may be any.
         entity: the name of the table, with its schema if the model names one.
         tenant: whose row it is; None too if its parent is gone.
-        id: the row's primary key, as JSON has it.
+        id: the row's primary key, as JSON has it; a tuple, if it has several columns.
         before: the columns that tell tenant and tags, by attribute, as they were; None: it was created, or is unknown.
         after: as they are now; None: it was deleted, or is unknown.
     """
@@ -51,11 +51,6 @@ def sources_of(tables: Iterable[TrackedTable]) -> frozenset[str]:
     """
     kinds = ("insert", "update", "delete", "truncate", "replica")
     return frozenset(source_of(table, did) for table in tables for did in kinds)
-
-
-def entity_of(table: TrackedTable) -> str:
-    """Return the name that events give a table."""
-    return ".".join(part for part in table.key if part)
 
 
 def events_of(notes: Sequence[Note], sources: frozenset[str]) -> list[RowEvent]:
@@ -132,5 +127,6 @@ def _event(
 
 
 def _id(level: Mapping[str, Any], values: Values) -> Any:
-    own, key = values[0] or {}, level["pk"]
-    return own.get(key) if isinstance(key, str) else tuple(own.get(name) for name in key)
+    own = values[0] or {}
+    key = tuple(own.get(name) for name in level["pk"])
+    return key[0] if len(key) == 1 else key

@@ -14,6 +14,8 @@ from sqlalchemy.dialects import sqlite
 from tidegate.proxy.tracking.notes import source_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tidegate.proxy.tracking.tracked_tables import TrackedTable
 
 PREFIX: Final = "tidegate_note_"
@@ -59,20 +61,22 @@ class TableTriggers:
         return made
 
     def _levels(self, side: str) -> list[str]:
-        levels, key = [_object(self._table, side)], ""
+        levels, key = [_object(self._table, side)], list[str]()
         for at, level in enumerate(self._table.levels[:-1]):
             if level.parent is None:
                 break
-            named = _quote(level.fields[level.parent.field].name)
-            key = f"(SELECT l{at}.{named} {_found(level, at, key)})" if at else f"{side}.{named}"
+            named = [_quote(level.fields[name].name) for name in level.parent.fields]
+            found = _found(level, at, key) if at else ""
+            key = [f"(SELECT l{at}.{name} {found})" if at else f"{side}.{name}" for name in named]
             above = level.parent.table
             levels.append(f"(SELECT {_object(above, f'l{at + 1}')} {_found(above, at + 1, key)})")
         return levels
 
 
-def _found(level: TrackedTable, at: int, key: str) -> str:
-    pk = _quote(level.fields[level.pk].name)
-    return f"FROM {_quote(level.table.name)} l{at} WHERE l{at}.{pk} = {key}"
+def _found(level: TrackedTable, at: int, key: Sequence[str]) -> str:
+    columns = [_quote(level.fields[name].name) for name in level.pk]
+    where = " AND ".join(f"l{at}.{column} = {value}" for column, value in zip(columns, key, strict=True))
+    return f"FROM {_quote(level.table.name)} l{at} WHERE {where}"
 
 
 def _object(level: TrackedTable, source: str) -> str:

@@ -1,76 +1,104 @@
-"""What a gate knows of a tracked model: its table, the columns that tags need, and its chain of parents."""
+"""What a gate knows of a tracked table: the columns that tags need, its chain of parents, and the tags that it bumps.
+
+With joined inheritance a row of a class lies in several tables, which have the primary key in common. Each of them has
+triggers. One of them, the *anchor*, has the tenant or names the parent; the others find both by the anchor's row.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Column, Date, DateTime, Enum, Table, TypeDecorator, inspect
+from sqlalchemy import Column, Date, DateTime, Enum, Table, TypeDecorator
 
-from tidegate.cache.tags import as_text, template
+from tidegate.cache.tags import Template, as_text, template
 from tidegate.errors import PolicyError
+from tidegate.proxy.tracking.model_tables import Key, ModelTables, key_of, shown
+from tidegate.repositories.policies import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from tidegate.repositories.policies import Tracked
+    from tidegate.repositories.policies import Model, Tracked
 
 
 class Parent(NamedTuple):
-    """The parent of a tracked table.
+    """The parent of a tracked table, or the anchor of its rows.
 
     Args:
-        field: the field of the child that names the parent's row.
-        table: the parent's tracked table.
+        fields: the fields of the child that name the row, in the order of its primary key.
+        table: the tracked table of that row.
+        is_same_row: whether it is the anchor: another part of the child's own row.
     """
 
-    field: str
+    fields: tuple[str, ...]
     table: TrackedTable
+    is_same_row: bool = False
 
 
-class TrackedTable:
-    """Describe one tracked table. *fields* are the attributes that its tags, tenant, parent and primary key need.
+class Spread(NamedTuple):
+    """A template that needs columns of other tables in which parts of the same row lie.
 
     Args:
-        tracked: the row of the policy table.
-        parent: the field that names its parent, and the parent's table; None: it has no parent.
-
-    Raises:
-        PolicyError: the model's primary key is not one column, or *tracked* names a column that the model does not
-            have.
+        template: the template.
+        elsewhere: (field, name of its table) for each field that is in another table.
+        kinds: the field that tells of which class a row is, and the texts that mean a row to which the template
+            applies; None: the table does not tell.
     """
 
-    def __init__(self, tracked: Tracked, parent: tuple[str, TrackedTable] | None = None) -> None:
-        mapper: Any = inspect(tracked.model)
-        if len(mapper.primary_key) != 1:
-            raise PolicyError(f"{tracked.model.__name__} cannot be tracked: its primary key must be one column")
-        self.model: Final = tracked.model
-        self.table: Final[Table] = mapper.local_table
-        self.templates: Final = tuple(template(text) for text in tracked.tags)
-        self.tenant: Final = tracked.tenant
-        self.pk: Final[str] = mapper.get_property_by_column(mapper.primary_key[0]).key
-        self.parent: Final = parent and Parent(*parent)
-        self.is_parent = False
-        names = [self.pk, *(name for made in self.templates for name in made.fields)]
-        names += [name for name in (self.tenant, parent and parent[0]) if name]
-        said = [*names, *(name for name, _ in tracked.names), *([tracked.identifies[0]] if tracked.identifies else [])]
-        if unknown := sorted(set(said) - set(mapper.columns.keys())):
-            raise PolicyError(f"{tracked.model.__name__} has no column {', '.join(unknown)}, which its row names")
-        self.fields: Final[Mapping[str, Column[Any]]] = {name: mapper.columns[name] for name in dict.fromkeys(names)}
-        self.dated: Final = tuple(
-            name for name, found in self.fields.items() if isinstance(_plain(found), Date | DateTime)
-        )
+    template: Template
+    elsewhere: tuple[tuple[str, str], ...]
+    kinds: tuple[str, tuple[str, ...]] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedTable:
+    """Describe one tracked table.
+
+    Args:
+        table: the table.
+        models: the models whose rows it holds, as far as they have the same tenant and parent.
+        fields: what tags, tenant, parent and primary key need: columns by attribute.
+        pk: the fields of the primary key.
+        tenant: the field of the tenant; None: the parent tells it.
+        parent: its parent; None: it has none.
+        templates: of the tags that each of its rows bumps.
+        spread: the templates that need other tables too.
+        is_parent: whether the row of another table finds its tenant by a row of this one.
+    """
+
+    table: Table
+    models: frozenset[Model]
+    fields: Mapping[str, Column[Any]]
+    pk: tuple[str, ...]
+    tenant: str | None
+    parent: Parent | None
+    templates: tuple[Template, ...]
+    spread: tuple[Spread, ...]
+    is_parent: bool
+
+    @property
+    def key(self) -> Key:
+        """Return schema and name."""
+        return key_of(self.table)
+
+    @property
+    def dated(self) -> tuple[str, ...]:
+        """Return the fields that are dates."""
+        return tuple(name for name, found in self.fields.items() if isinstance(_plain(found), Date | DateTime))
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """Return the fields that tell tenants and tags by their text; a day in a tag is told by its date."""
-        of_tags = [name for made in self.templates for name in made.fields if f"{{{name}}}" in made.text]
-        named = (self.tenant, self.parent and self.parent.field, *of_tags)
-        return tuple(dict.fromkeys(name for name in named if name))
-
-    @property
-    def key(self) -> tuple[str | None, str]:
-        """Return schema and name: two mapped classes on the same table are the same table."""
-        return key_of(self.model)
+        """Return the fields that tell tenants, tags and rows by their text; a day in a tag is told by its date."""
+        of_tags = [
+            name
+            for made in (*self.templates, *(one.template for one in self.spread))
+            for name in made.fields
+            if f"{{{name}}}" in made.text and name in self.fields
+        ]
+        of_rows = self.pk if self.is_parent else ()
+        named = (*(self.parent.fields if self.parent else ()), *of_rows, *of_tags)
+        return tuple(dict.fromkeys(name for name in (self.tenant, *named) if name))
 
     @property
     def levels(self) -> tuple[TrackedTable, ...]:
@@ -89,11 +117,39 @@ class TrackedTable:
                 found[name] = {label: as_text(member) for label, member in members.items() if label is not None}
         return found
 
+    def said(self) -> tuple[Any, ...]:
+        """Return all that this says, for comparison."""
+        columns = tuple((name, column.name) for name, column in self.fields.items())
+        return (self.key, columns, self.pk, self.templates, self.spread, self.is_parent, *self._said_above())
 
-def key_of(model: type[Any]) -> tuple[str | None, str]:
-    """Return schema and name of the table of a mapped class."""
-    mapper: Any = inspect(model)
-    return mapper.local_table.schema, mapper.local_table.name
+    def _said_above(self) -> tuple[Any, ...]:
+        above = self.parent and (self.parent.fields, self.parent.is_same_row, self.parent.table.said())
+        return self.key, self.pk, self.tenant, above
+
+    def joins(self, other: TrackedTable) -> bool:
+        """Tell whether one set of triggers can do for both."""
+        mine, others = self.fields, other.fields
+        alike = all(mine[name] is others[name] for name in mine.keys() & others.keys())
+        return alike and self._said_above() == other._said_above()
+
+    def joined(self, other: TrackedTable) -> TrackedTable:
+        """Return what both say of the table."""
+        return replace(
+            self,
+            models=self.models | other.models,
+            fields={**self.fields, **other.fields},
+            templates=tuple(dict.fromkeys((*self.templates, *other.templates))),
+            spread=tuple(dict.fromkeys((*self.spread, *other.spread))),
+        )
+
+
+def keys_of(model: Model) -> tuple[Key, ...]:
+    """Return schema and name of each table in which rows of a model lie.
+
+    Raises:
+        PolicyError: it cannot be tracked.
+    """
+    return tuple(map(key_of, ModelTables(model).tables))
 
 
 def _plain(column: Column[Any]) -> Any:
@@ -101,48 +157,169 @@ def _plain(column: Column[Any]) -> Any:
 
 
 class Tables:
-    """Keep the tracked tables of a gate, by schema and name."""
+    """Keep the tracked tables of a gate.
+
+    Several models of one table, as with inheritance, have one set of triggers, if they were tracked together and have
+    tenant and parent in common; otherwise their sets stand side by side, and each notes each change.
+
+    Args:
+        tracked: what is tracked from the beginning.
+    """
 
     def __init__(self, tracked: Iterable[Tracked]) -> None:
-        self._rows: dict[type[Any], Tracked] = {}
-        self._made: dict[tuple[str | None, str], TrackedTable] = {}
+        self._together: tuple[tuple[Tracked, ...], ...] = ()
+        self._made: tuple[TrackedTable, ...] = ()
         self.add(tracked)
 
     def add(self, tracked: Iterable[Tracked]) -> None:
         """Track more models. A model that is tracked already must be tracked in the same way.
 
         Raises:
-            PolicyError: a row contradicts an earlier one, names an untracked parent, or is its own parent.
+            PolicyError: a model cannot be tracked; a row names a column that is not there, contradicts an earlier row,
+                names an untracked parent, or is its own parent.
         """
-        new = {row.model: row for row in tracked}
-        for model, row in new.items():
-            if self._rows.setdefault(model, row) != row:
-                raise PolicyError(
-                    f"{model.__name__} is tracked twice, in two different ways: {self._rows[model]} and {row}"
-                )
-        for model in new:
-            self._make(model, ())
-
-    def _make(self, model: type[Any], children: tuple[type[Any], ...]) -> TrackedTable:
-        row = self._rows.get(model)
-        if row is None or model in children:
-            raise PolicyError(
-                f"{model.__name__} is the parent of a tracked model: it must be tracked too, and not be its own parent"
-            )
-        key = key_of(model)
-        made = self._made.get(key)
-        if made is None:
-            parent = row.parent and (row.parent[0], self._make(row.parent[1], (*children, model)))
-            if parent is None and row.tenant is None:
-                raise PolicyError(
-                    f"{model.__name__} is tracked, and has neither a tenant nor a parent: name a tenant column, or a "
-                    "parent that has one"
-                )
-            made = self._made[key] = TrackedTable(row, parent)
-        if children:
-            made.is_parent = True
-        return made
+        rows: dict[Model, Tracked] = {row.model: row for some in self._together for row in some}
+        new: dict[Model, Tracked] = {}
+        for row in tracked:
+            known = rows.setdefault(row.model, row)
+            if known != row:
+                raise PolicyError(f"{name_of(row.model)} is tracked twice, in two different ways: {known} and {row}")
+            new.setdefault(row.model, row)
+        old = {row.model for some in self._together for row in some}
+        together = (*self._together, tuple(row for row in new.values() if row.model not in old))
+        making = _Making(rows)
+        made = tuple(table for some in together for table in _merged(making.every(row) for row in some))
+        self._together, self._made = together, made
 
     def __iter__(self) -> Iterator[TrackedTable]:
-        """Yield every table."""
-        return iter(tuple(self._made.values()))
+        """Yield every table: more than once, if it has several sets of triggers."""
+        return iter(self._made)
+
+
+def _merged(tables: Iterable[Iterable[TrackedTable]]) -> list[TrackedTable]:
+    found: list[TrackedTable] = []
+    for table in (table for some in tables for table in some):
+        at = next((at for at, other in enumerate(found) if other.joins(table)), None)
+        if at is None:
+            found.append(table)
+        else:
+            found[at] = found[at].joined(table)
+    return found
+
+
+class _Making:
+    """Make the tracked tables of some rows, by model."""
+
+    def __init__(self, rows: Mapping[Model, Tracked]) -> None:
+        self._rows: Final = rows
+        self._models: Final = {model: _checked(row) for model, row in rows.items()}
+        finding = [row.parent[1] for row in rows.values() if row.parent is not None]
+        finding += [model for model, found in self._models.items() if len(found.tables) > 1]
+        self._parents: Final = {key_of(self._anchor(self._row(model))) for model in finding}
+
+    def every(self, row: Tracked) -> list[TrackedTable]:
+        """Return the tables in which rows of a model lie."""
+        return [self._table(row, table, ()) for table in self._models[row.model].tables]
+
+    def _row(self, model: Model) -> Tracked:
+        if model not in self._rows:
+            raise PolicyError(f"{name_of(model)} is the parent of a tracked model: it must be tracked too")
+        return self._rows[model]
+
+    def _anchor(self, row: Tracked) -> Table:
+        """Return the table that has the tenant of a model's rows, and what names their parent."""
+        found, named = self._models[row.model], [name for name in (row.tenant, *row.parent_columns) if name]
+        for table in found.tables:
+            if all(found.column(name, table) is not None for name in named):
+                return table
+        raise PolicyError(
+            f"{found.name} is tracked by {', '.join(named)}, which lie in several tables: tenant and parent must be "
+            f"told by columns of one of {', '.join(shown(key_of(table)) for table in found.tables)}"
+        )
+
+    def _table(
+        self, row: Tracked, table: Table, children: tuple[Model, ...], *, without_tags: bool = False
+    ) -> TrackedTable:
+        found, anchor = self._models[row.model], self._anchor(row)
+        templates = () if without_tags else self._templates(row)
+        own = tuple(made for made in templates if all(found.column(name, table) is not None for name in made.fields))
+        spread = tuple(_spread(made, found, table) for made in templates if made not in own)
+        parent = self._parent(row, children) if table is anchor else self._same_row(row, anchor)
+        tenant = row.tenant if table is anchor else None
+        named = [
+            *found.pk,
+            *(name for made in templates for name in made.fields),
+            *([tenant] if tenant else []),
+            *(parent.fields if parent else ()),
+        ]
+        named += [one.kinds[0] for one in spread if one.kinds]
+        columns = {name: found.column(name, table) for name in named}
+        return TrackedTable(
+            table=table,
+            models=frozenset([row.model]),
+            fields={name: column for name, column in columns.items() if column is not None},
+            pk=found.pk,
+            tenant=tenant,
+            parent=parent,
+            templates=own,
+            spread=spread,
+            is_parent=key_of(table) in self._parents,
+        )
+
+    def _templates(self, row: Tracked) -> tuple[Template, ...]:
+        """Return the templates of a model, and of those that it inherits from: its rows are in their answers too."""
+        known = self._models[row.model].columns.keys()
+        bases = [base for base in getattr(row.model, "__mro__", ())[1:] if base in self._rows]
+        made = (template(text) for one in (row, *(self._rows[base] for base in bases)) for text in one.tags)
+        return tuple(dict.fromkeys(one for one in made if set(one.fields) <= set(known)))
+
+    def _same_row(self, row: Tracked, anchor: Table) -> Parent:
+        # Its tags are those of this table too, which says so by itself.
+        table = self._table(row, anchor, (), without_tags=True)
+        return Parent(table.pk, table, is_same_row=True)
+
+    def _parent(self, row: Tracked, children: tuple[Model, ...]) -> Parent | None:
+        if row.parent is None:
+            return None
+        model = row.parent[1]
+        above = self._row(model)
+        if model is row.model or model in children:
+            raise PolicyError(f"{name_of(model)} is its own parent: track it by a tenant, or by another parent")
+        key = self._models[model].pk
+        if len(key) != len(row.parent_columns) or not key:
+            raise PolicyError(_misnamed(row, key))
+        return Parent(row.parent_columns, self._table(above, self._anchor(above), (*children, row.model)))
+
+
+def _misnamed(row: Tracked, key: tuple[str, ...]) -> str:
+    child, parent = name_of(row.model), name_of(row.parent and row.parent[1])
+    if not key:
+        return f"{parent} has no primary key, so {child} cannot name a row of it as its parent"
+    columns = ", ".join(['"..."'] * len(key))
+    wanted = columns if len(key) == 1 else f"({columns})"
+    return (
+        f"{child} names its parent by {', '.join(row.parent_columns)}, and {parent} has the primary key "
+        f"({', '.join(key)}): write parent=({wanted}, {parent}), with a column of {child} for each of "
+        "these, in this order"
+    )
+
+
+def _spread(made: Template, model: ModelTables, table: Table) -> Spread:
+    elsewhere = {name: model.columns[name].table for name in made.fields if model.column(name, table) is None}
+    return Spread(made, tuple((name, shown(key_of(there))) for name, there in elsewhere.items()), model.kinds(table))
+
+
+def _checked(row: Tracked) -> ModelTables:
+    """Return what a row's model is made of, once it is clear that the row's columns are there."""
+    found = ModelTables(row.model)
+    if row.tenant is None and row.parent is None:
+        raise PolicyError(
+            f"{found.name} is tracked, and has neither a tenant nor a parent: name a tenant column, or a parent that "
+            "has one"
+        )
+    named = [name for text in row.tags for name in template(text).fields]
+    named += [*row.parent_columns, *(name for name, _ in row.names)]
+    named += [name for name in (row.tenant, row.identifies and row.identifies[0]) if name]
+    if unknown := sorted(set(named) - set(found.columns.keys())):
+        raise PolicyError(f"{found.name} has no column {', '.join(unknown)}, which its row names")
+    return found

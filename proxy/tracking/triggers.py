@@ -144,7 +144,7 @@ def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
     if engine.dialect.name != "postgresql":
         return []
     with engine.begin() as connection:
-        names, now = _names(tables, schema_of(connection)), dict[str, list[str]]()
+        names, now = list(dict.fromkeys(_names(tables, schema_of(connection)))), dict[str, list[str]]()
         for row in connection.execute(_FAMILY, {"names": names}).all():
             now.setdefault(names[row.nr - 1], []).append(row.oid)
         is_families = STATE.c.name == FAMILIES

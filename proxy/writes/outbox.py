@@ -180,16 +180,19 @@ def _tell(found: Collection[Found], observe: Observer) -> None:
         observe(Voided(why))
 
 
-def waiting(engine: Engine) -> Collection[str] | None:
-    """Return the tenants of all notes in the outbox, those that another gate is applying included; None: too many."""
+def waiting(engine: Engine) -> tuple[bool, Collection[str] | None]:
+    """Return whether there are notes in the outbox, those that another gate is applying included; and their tenants.
+
+    The tenants are None if there are too many. A note may have none: its rows were nobody's.
+    """
     with own(engine).connect() as connection:
         rows = connection.execute(select(OUTBOX.c.source, OUTBOX.c.rows).limit(_MOST_WAITING + 1)).all()
     if len(rows) > _MOST_WAITING:
-        return None
+        return True, None
     notes = [found_in([Note(*row)]) for row in rows]
     if any(note.everything for note in notes):
-        return None
-    return {change.tenant for note in notes for change in note.changes}
+        return True, None
+    return bool(rows), {change.tenant for note in notes for change in note.changes}
 
 
 def _origins(
@@ -334,11 +337,11 @@ class Applier:
         The rows stay in the outbox, and are tried again.
         """
         with suppress(StoreUnavailable):
-            for tenant in waiting(self._engine) or ():
+            for tenant in waiting(self._engine)[1] or ():
                 self._settle(tenant)
 
     def _waiting(self) -> bool:
-        """Look who waits in the outbox, and tell whether anybody does."""
-        tenants = waiting(self._engine)
+        """Look who waits in the outbox, and tell whether there is anything to apply."""
+        is_any, tenants = waiting(self._engine)
         self._untold.found(self._shard, tenants)
-        return tenants is None or bool(tenants)
+        return is_any

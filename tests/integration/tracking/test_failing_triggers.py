@@ -21,7 +21,7 @@ from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.tracking.coverage import Coverage
 from tidegate.proxy.tracking.dropping import prune_triggers
 from tidegate.proxy.tracking.failures import failing_triggers, last_failure
-from tidegate.proxy.tracking.tracked_tables import Tables, key_of
+from tidegate.proxy.tracking.tracked_tables import Tables, keys_of
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
 from tidegate.repositories.indexes import create_indexes
 from tidegate.repositories.models import Base
@@ -163,7 +163,7 @@ def test_a_renamed_column_is_followed_by_the_next_release(outside: Shaped) -> No
     now_s = 100.0
     coverage = Coverage(new, lambda: now_s)
     coverage.look("s0", humble)
-    assert coverage.uncovered == {key_of(Renamed)}
+    assert coverage.uncovered == set(keys_of(Renamed))
     make_triggers(owner, missing_triggers(owner, new))  # as the next release's init does
     now_s += 60.0
     coverage.look("s0", humble)

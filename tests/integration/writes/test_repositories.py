@@ -358,7 +358,7 @@ class Difference:
             return None
         tenant = row[tracked.tenant] if tracked.tenant else None
         if tracked.parent is not None:
-            above = self.add((tracked.parent[1], row[tracked.parent[0]]), found)
+            above = self.add((tracked.parent[1], row[tracked.parent_columns[0]]), found)
             tenant = tenant or above
         if tenant is not None:
             found[tenant] |= {tag for text in tracked.tags if (tag := _expand(text, row)) is not None}

@@ -81,9 +81,7 @@ def main() -> None:
             _round(gate, Book(**message), threads, misses, asked)
 
 
-def _round(
-    gate: tidegate.Gate, book: Book, threads: int, misses: threading.Semaphore, asked: threading.Event
-) -> None:
+def _round(gate: tidegate.Gate, book: Book, threads: int, misses: threading.Semaphore, asked: threading.Event) -> None:
     """Say "ready"; ask when told; say how many have missed; say what came of it."""
     # The tenant's marks are clean then, and the connection is open: what follows is the page alone.
     # As long as this gate believes that notes of the tenant wait, it does not ask the cache.

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tidegate import CacheSettings, Settings, ShardSettings, connect
 from tidegate.proxy.cli.app import app
-from tidegate.proxy.tracking.tracked_tables import Tables, key_of
+from tidegate.proxy.tracking.tracked_tables import Tables, keys_of
 from tidegate.proxy.tracking.triggers import missing_triggers
 from tidegate.repositories import indexes
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, index_states
@@ -79,7 +79,7 @@ def test_sql_prints_the_statements_and_touches_nothing(engine: Engine, monkeypat
         for statement in statements(undone):
             raw.execute(statement)
     assert [found.table.key for found in missing_triggers(engine, Tables(TRACKED))] == [
-        key_of(t.model) for t in TRACKED
+        keys_of(t.model)[0] for t in TRACKED
     ]
     assert set(index_states(engine).values()) == {"missing"}
 
@@ -89,7 +89,7 @@ def test_init_makes_what_doctor_misses_once_and_undoes_it(engine: Engine) -> Non
     assert missed.exit_code == 1
     assert all(f"index {name} is missing" in missed.stdout for name in NAMES)
     assert "run: tidegate init" in missed.stdout
-    triggers = [f"triggers of public.{key_of(tracked.model)[1]}" for tracked in TRACKED]
+    triggers = [f"triggers of public.{keys_of(tracked.model)[0][1]}" for tracked in TRACKED]
     assert tidegate("init").stdout.endswith(f"created: {', '.join(TABLES + triggers + NAMES)}\n")
     assert tidegate("init").stdout.endswith("created: nothing, all are there\n")
     assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (
