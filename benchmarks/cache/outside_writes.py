@@ -50,7 +50,7 @@ class OutsideWrite:
 
 
 def measure_outside_writes(url: URL, cache_url: str, *, seed: int, rounds: int, advance: Advance) -> list[OutsideWrite]:
-    """Change a run *rounds* times in each way, and return when that was seen.
+    """Measure when changes of a run are seen, *rounds* of each way to write.
 
     psql is left out where there is no such program, and a subscription where the server's log is not logical.
 
