@@ -13,6 +13,7 @@ from tidegate.benchmarks.cache.costs import FEW_PAGES, CachedPages, measure_inva
 from tidegate.benchmarks.cache.floors import Floors
 from tidegate.benchmarks.cache.goals import cache_goals
 from tidegate.benchmarks.cache.hydration import Page
+from tidegate.benchmarks.cache.outside_writes import WAYS, measure_outside_writes
 from tidegate.benchmarks.cache.report import CacheReport
 from tidegate.benchmarks.cache.under_writes import DEEP, ENDED, RATES, measure_under_writes
 from tidegate.benchmarks.cache.writes import measure_writes, wait_until_applied, without_triggers
@@ -53,6 +54,7 @@ class Size:
         bulks: as many of many rows.
         pages: how many cached pages the app has that is invalidated.
         seconds: how long to read at each rate of writes, in seconds.
+        outside: how many outside writes of each way.
     """
 
     rounds: int
@@ -61,10 +63,11 @@ class Size:
     bulks: int
     pages: int
     seconds: float
+    outside: int
 
 
-DEMO: Final = Size(rounds=10, floor_rounds=60, writes=60, bulks=2, pages=10_000, seconds=3.0)
-BENCH: Final = Size(rounds=40, floor_rounds=300, writes=300, bulks=8, pages=100_000, seconds=10.0)
+DEMO: Final = Size(rounds=10, floor_rounds=60, writes=60, bulks=2, pages=10_000, seconds=3.0, outside=100)
+BENCH: Final = Size(rounds=40, floor_rounds=300, writes=300, bulks=8, pages=100_000, seconds=10.0, outside=500)
 
 
 class CacheBenchmark:
@@ -110,6 +113,10 @@ class CacheBenchmark:
                 memory = [app.fill(advance) for app in apps][-1]
             with self._step("measuring invalidation", 200) as advance:
                 invalidation = measure_invalidation(apps, advance=advance, rounds=200)
+        with self._step("measuring when outside writes are seen", self._size.outside * WAYS) as advance:
+            outside = measure_outside_writes(
+                self._url, self._cache_url, seed=self._data_set.seed, rounds=self._size.outside, advance=advance
+            )
         under_writes = self._under_writes(contenders[0])
         return CacheReport(
             contenders=[one.name for one in every],
@@ -118,8 +125,9 @@ class CacheBenchmark:
             writes=writes,
             invalidation=invalidation,
             memory=memory,
+            outside_writes=outside,
             under_writes=under_writes,
-            goals=cache_goals(floors, writes, under_writes),
+            goals=cache_goals(floors, writes, under_writes, outside),
         )
 
     def _writes(self, plain: sessionmaker[Session], behind: sessionmaker[Session]) -> list[WriteTimes]:

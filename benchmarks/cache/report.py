@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tidegate.benchmarks.cache.costs import Invalidation, Memory
     from tidegate.benchmarks.cache.floors import Floor
+    from tidegate.benchmarks.cache.outside_writes import OutsideWrite
     from tidegate.benchmarks.cache.under_writes import UnderWrites
     from tidegate.benchmarks.cache.writes import WriteTimes
     from tidegate.benchmarks.goals import Goal
@@ -34,6 +35,7 @@ class CacheReport:
     writes: Sequence[WriteTimes]
     invalidation: Sequence[Invalidation]
     memory: Memory
+    outside_writes: Sequence[OutsideWrite]
     under_writes: Sequence[UnderWrites]
     goals: Sequence[Goal]
 
@@ -56,6 +58,7 @@ def cache_json(report: CacheReport) -> dict[str, Any]:
         "writes": [asdict(write) | {"ratio_p50": write.ratio} for write in report.writes],
         "invalidation": [asdict(one) for one in report.invalidation],
         "memory": asdict(report.memory),
+        "outside_writes": [asdict(one) for one in report.outside_writes],
         "under_writes": [asdict(row) | {"hit_rate": row.hit_rate} for row in report.under_writes],
         "goals": [asdict(goal) | {"reached": goal.reached} for goal in report.goals],
     }
@@ -63,8 +66,8 @@ def cache_json(report: CacheReport) -> dict[str, Any]:
 
 def show_cache(report: CacheReport, console: Console) -> None:
     """Print the tables, and below them the goals."""
-    tables = (_scenarios(report), _floors(report), _writes(report), _invalidation(report), _under_writes(report))
-    for table in tables:
+    tables = (_scenarios, _floors, _writes, _outside_writes, _invalidation, _under_writes)
+    for table in (made(report) for made in tables):
         console.print()
         console.print(table)
     memory = report.memory
@@ -124,6 +127,14 @@ def _writes(report: CacheReport) -> Table:
     for write in report.writes:
         times = [_ms(t) for one in (write.plain, write.triggered, write.gated) for t in (one.p50_ms, one.p99_ms)]
         table.add_row(write.statement, *times, f"{write.ratio:.2f}")
+    return table
+
+
+def _outside_writes(report: CacheReport) -> Table:
+    table = _table("Outside writes: milliseconds until a gate shows them", ["way", "p50", "p95", "p99", "writes"])
+    for one in report.outside_writes:
+        found = one.timing
+        table.add_row(one.way, _ms(found.p50_ms), _ms(found.p95_ms), _ms(found.p99_ms), f"{found.samples:,}")
     return table
 
 
