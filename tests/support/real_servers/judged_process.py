@@ -39,6 +39,8 @@ _TENANTS: Final = 5
 _ERA_S: Final = 10.0
 """After which tenants are new ones, so that answers stay small."""
 _WRITES: Final = 0.15
+_CALM_S: Final = 0.05
+"""Between the calls of a thread while nothing befalls the servers that these have not been judged for."""
 _ASK: Final = (
     "SELECT (SELECT array_agg(words) FROM notes WHERE tenant_id = %s),"
     " (SELECT json_agg(json_build_array(source, rows)) FROM tidegate_outbox),"
@@ -107,6 +109,8 @@ class Caller:
                     self._read(tenant)
             except (SQLAlchemyError, TidegateError):  # while there is no primary
                 self._crew.count("failed")
+            if self._crew.stage.calm:
+                time.sleep(_CALM_S)
 
     def _write(self, tenant: str) -> None:
         self._written += 1
