@@ -72,7 +72,7 @@ class Compared:
         for method, *arguments in now:  # the next step finds all of them cached
             if method not in NEVER_CACHED:
                 assert shown(self.hit(method, *arguments)) == now[method, *arguments]
-        changed = sum(now[call] != self.before.get(call) for call in now)
+        changed = len([call for call in now if now[call] != self.before.get(call)])
         self.before = now
         return changed
 
