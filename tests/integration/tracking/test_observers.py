@@ -189,6 +189,31 @@ def test_changes_of_a_row_are_told_in_their_order_whoever_makes_them(outside: Sh
     assert [(event.after or {})["grp"] for event in events] == [f"g{at}" for at in range(1, 301)]
 
 
+def test_a_commit_that_returns_late_is_told_before_what_came_after_it(
+    outside: Shaped, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside(outside, "INSERT INTO plain VALUES ('a', 'ann', 'g0', 0)")
+    told.take(1)
+    commit: Any = outside.gate.engine.dialect.do_commit
+    after, returned, go_on = commit.watch._after_commit, threading.Event(), threading.Event()
+
+    def late(raw: Any) -> None:
+        if threading.current_thread().name == "first":
+            returned.set()
+            assert go_on.wait(patient(20))
+        after(raw)
+
+    monkeypatch.setattr(commit.watch, "_after_commit", late)
+    raise_group = "UPDATE plain SET grp = 'g' || (substr(grp, 2)::int + 1)"
+    first = threading.Thread(target=watched, args=(outside, raise_group), name="first")
+    first.start()
+    assert returned.wait(patient(20))
+    watched(outside, raise_group)
+    go_on.set()
+    first.join()
+    assert [(event.after or {})["grp"] for event in told.take(2)] == ["g1", "g2"]
+
+
 def test_an_observer_that_raises_breaks_nothing_and_is_logged_once(
     outside: Shaped, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
