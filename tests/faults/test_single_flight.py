@@ -84,7 +84,7 @@ def locked(cluster: Cluster) -> Iterator[None]:
 
 def get_ready(processes: dict[str, Child], book: Book, cluster: Cluster) -> None:
     primary = cluster.shards[0].primary
-    wait_for(lambda: primary.execute("SELECT FROM tidegate_outbox") == [], "the notes of the rows are applied")
+    wait_for(lambda: primary.execute("SELECT id FROM tidegate_outbox") == [], "the notes of the rows are applied")
     for child in processes.values():
         child.tell(book.plain())
     for child in processes.values():
