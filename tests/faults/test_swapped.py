@@ -134,7 +134,7 @@ def test_a_change_is_told_although_no_cache_is_recorded(notes_url: str, valkey_u
             changes = [Change(scene.tenant, whole=True)]
             shard.outbox.put(cast("Any", connection), changes)
             found = connection.exec_driver_sql("SELECT source, rows FROM tidegate_outbox").all()
-            assert [Note(*row) for row in found] == [note_of(changes)]
+            assert note_of(changes) in [Note(*row) for row in found]
             connection.rollback()
 
 
