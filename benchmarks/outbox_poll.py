@@ -26,7 +26,7 @@ _WRITES: Final = """
 CREATE PROCEDURE watched_writes(many int) LANGUAGE plpgsql AS $$ BEGIN
   FOR i IN 1..many LOOP
     PERFORM tidegate_put_note(repeat('s', 300), repeat('r', 300));
-    PERFORM tidegate_take_notes();
+    PERFORM tidegate_take_notes(NULL);
     COMMIT;
   END LOOP;
 END $$"""

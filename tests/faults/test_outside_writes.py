@@ -143,6 +143,11 @@ def test_children_that_a_cascade_deletes_are_seen(outside: Shaped) -> None:
     assert outside.cached("kids_of", "ann", "a") == "[]"
 
 
+def test_a_note_of_a_row_that_is_nobody_s_is_taken_out_too(outside: Shaped) -> None:
+    outside.outside.execute("INSERT INTO kid VALUES ('k', NULL, 1)")
+    outside.comparison.settle()
+
+
 @pytest.mark.parametrize("is_watched", [False, True])
 def test_very_many_children_that_a_cascade_deletes_are_seen(outside: Shaped, is_watched: bool) -> None:
     many = "INSERT INTO kid SELECT 'k' || i, 'a', 1 FROM generate_series(1, 1200) i"
