@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from tidegate import Gate
 
 WINDOW_S: Final = 10.0
-NEVER_CACHED: Final = ("items",)
-"""Its rows lack columns of their classes."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Compared:
         now = self.answers(self.plain, kind)
         assert self.answers(self.gated, kind) == now
         for method, *arguments in now:  # the next step finds all of them cached
-            if method not in NEVER_CACHED:
+            if not lacks_columns(now[method, *arguments]):
                 assert shown(self.hit(method, *arguments)) == now[method, *arguments]
         changed = len([call for call in now if now[call] != self.before.get(call)])
         self.before = now
@@ -106,6 +104,11 @@ def shown(answer: Any) -> Any:
         return answer
     loaded = {key: value for key, value in state.dict.items() if key in state.mapper.column_attrs}
     return type(answer), state.identity_key, state.detached, frozenset(state.unloaded), loaded
+
+
+def lacks_columns(answer: Any) -> bool:
+    """Tell of a list of rows, as :func:`shown`, whether some have columns that were not loaded: it is not cached."""
+    return isinstance(answer, list) and any(isinstance(row, tuple) and row[3] for row in answer)
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
@@ -246,8 +249,10 @@ def test_answers_with_such_rows_are_cached_and_rebuilt(compared: Compared, kind:
     for statement in STEPS[kind][: {"composite key": 2, "joined": 3}.get(kind, 1)]:
         _run(compared.gate.engine, statement)
     plain = compared.answers(compared.plain, kind)
-    for method in set(METHODS[kind]).difference(NEVER_CACHED):
+    for method in METHODS[kind]:
         for arguments in ARGUMENTS[method]:
+            if lacks_columns(plain[method, "ann", *arguments]):
+                continue
             assert shown(compared.hit(method, "ann", *arguments)) == plain[method, "ann", *arguments]
 
 
@@ -262,3 +267,18 @@ def test_rows_of_which_the_class_has_unloaded_columns_are_not_cached_and_say_so(
         assert time.monotonic() < until
     assert compared.hits("items") == before
     assert "as a query leaves it" in str(compared.not_filled[0])
+
+
+@pytest.mark.parametrize("engines", ["postgresql"], indirect=True)
+def test_two_transactions_that_change_two_parts_of_one_row_at_once(compared: Compared) -> None:
+    """Neither sees what the other does, and afterwards the row has a tag that neither could have known."""
+    for statement in STEPS["joined"][:3]:
+        _run(compared.gate.engine, statement)
+    compared.check("joined")
+    with compared.gate.engine.connect() as one, compared.gate.engine.connect() as other:
+        one.execute(text("UPDATE item SET shelf = 's2'"))
+        other.execute(text("UPDATE book SET author = 'y'"))
+        for each in (one, other):
+            each.commit()
+            assert compared.check("joined")
+    assert compared.gated.on_shelf("ann", "s2", "y") == ["words", "words"]
