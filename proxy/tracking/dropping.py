@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 # Another installation may have its tables in another schema of this database: its functions lie beside its outbox.
 # Functions beside no outbox are what is left after our tables have moved.

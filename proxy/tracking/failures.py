@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 _NO_RIGHT: Final = "42501"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 _log: Final = logging.getLogger(__name__)
 _OTHERS: Final = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "view": "a view"}

@@ -20,7 +20,7 @@ from tidegate.proxy.tracking.model_tables import shown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 MOST_TAGS: Final = 10_000
 """How many tags of one tenant count one by one; with more of them the whole tenant counts as changed."""

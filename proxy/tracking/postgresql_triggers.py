@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column
 
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 PREFIX: Final = "tidegate_note_"
 _MOST_CONTEXT: Final = 1_000_000

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tidegate.proxy.tracking.notes import Note
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 Values = list[dict[str, Any] | None]
 _DONE: Final[Mapping[str, Literal["created", "deleted"]]] = {"insert": "created", "delete": "deleted"}

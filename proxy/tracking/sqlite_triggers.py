@@ -16,7 +16,7 @@ from tidegate.proxy.tracking.notes import source_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tidegate.proxy.tracking.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 PREFIX: Final = "tidegate_note_"
 _DIALECT: Final[Any] = sqlite.dialect()

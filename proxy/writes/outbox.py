@@ -9,7 +9,7 @@ harmless.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Text, bindparam, delete, exists, func, insert, select
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
@@ -29,7 +29,7 @@ from tidegate.proxy.tracking.notes import Found, Note, everything_note, found_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Row
 
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
@@ -126,9 +126,9 @@ def apply(
     failed: list[Exception] = []
     while True:
         with own(engine).begin() as connection:
-            waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_BATCH)
+            waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_batch(engine))
             rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
-            found = {row.id: found_in([Note(row.source, row.rows)]) for row in rows}
+            found = _read(engine, rows)
             taken: Collection[int] = ()
             if rows:
                 place, history = _histories_place(connection, engine, histories, list(found.values()))
@@ -143,7 +143,7 @@ def apply(
         _tell(found.values(), observe)
         gone = frozenset(taken)
         applied([Note(row.source, row.rows) for row in rows if row.id in gone])
-        if len(rows) < _BATCH:
+        if len(rows) != _batch(engine):
             break
         last_id = rows[-1].id  # for this round only: the next round begins with the first note again
     if failed:
@@ -186,13 +186,31 @@ def waiting(engine: Engine) -> tuple[bool, Collection[str] | None]:
     The tenants are None if there are too many. A note may have none: its rows were nobody's.
     """
     with own(engine).connect() as connection:
-        rows = connection.execute(select(OUTBOX.c.source, OUTBOX.c.rows).limit(_MOST_WAITING + 1)).all()
+        rows = connection.execute(select(OUTBOX).limit(_MOST_WAITING + 1)).all()
     if len(rows) > _MOST_WAITING:
         return True, None
-    notes = [found_in([Note(*row)]) for row in rows]
+    notes = _read(engine, rows).values()
     if any(note.everything for note in notes):
         return True, None
     return bool(rows), {change.tenant for note in notes for change in note.changes}
+
+
+def _batch(engine: Engine) -> int | None:
+    return None if engine.dialect.name == "sqlite" else _BATCH
+
+
+def _read(engine: Engine, rows: Sequence[Row[Any]]) -> dict[int, Found]:
+    """Return what each note says, by id.
+
+    On SQLite a row that a cascade deletes does not tell whose it was: a later note does, that of its parent. So all
+    that lie there are read together.
+    """
+    if engine.dialect.name != "sqlite":
+        return {row.id: found_in([Note(row.source, row.rows)]) for row in rows}
+    found = dict.fromkeys((row.id for row in rows), Found(()))
+    if rows:
+        found[rows[-1].id] = found_in([Note(row.source, row.rows) for row in rows])
+    return found
 
 
 def _origins(

@@ -30,7 +30,7 @@ from sqlalchemy import create_engine, event, insert, inspect, text
 from sqlalchemy.orm import Session, sessionmaker
 
 import tidegate
-from tidegate.cache.events import NotFilled
+from tidegate.cache.events import NotFilled, TriggerFailed, Voided
 from tidegate.proxy.settings import CacheSettings, Settings
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from tidegate import Gate
 
 WINDOW_S: Final = 10.0
-NEVER_CACHED: Final = ("items",)
-"""Its rows lack columns of their classes."""
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Compared:
         now = self.answers(self.plain, kind)
         assert self.answers(self.gated, kind) == now
         for method, *arguments in now:  # the next step finds all of them cached
-            if method not in NEVER_CACHED:
+            if not lacks_columns(now[method, *arguments]):
                 assert shown(self.hit(method, *arguments)) == now[method, *arguments]
         changed = len([call for call in now if now[call] != self.before.get(call)])
         self.before = now
@@ -108,6 +106,11 @@ def shown(answer: Any) -> Any:
     return type(answer), state.identity_key, state.detached, frozenset(state.unloaded), loaded
 
 
+def lacks_columns(answer: Any) -> bool:
+    """Tell of a list of rows, as :func:`shown`, whether some have columns that were not loaded: it is not cached."""
+    return isinstance(answer, list) and any(isinstance(row, tuple) and row[3] for row in answer)
+
+
 @pytest.fixture(params=["postgresql", "sqlite"])
 def engines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Engine, Engine]]:
     """One that is going to be watched, and one that is not."""
@@ -128,22 +131,25 @@ def _settings(cache_url: str) -> Settings:
 
 
 @pytest.fixture
-def compared(engines: tuple[Engine, Engine], valkey_url: str, caplog: pytest.LogCaptureFixture) -> Iterator[Compared]:
+def compared(engines: tuple[Engine, Engine], valkey_url: str) -> Iterator[Compared]:
     watched, outside = engines
     KindsBase.metadata.create_all(outside)
-    settings, not_filled = _settings(valkey_url), list[Any]()
+    settings, not_filled, voided = _settings(valkey_url), list[Any](), list[Any]()
 
     def observe(what: object) -> None:
         if isinstance(what, NotFilled):
             not_filled.append(what)
+        if isinstance(what, Voided | TriggerFailed):
+            voided.append(what)
 
     with tidegate.gate_on(watched, sessionmaker(watched), settings, observe=observe) as gate:
         gated = gate.wrap(Kinds, KINDS_POLICIES, TRACKED_KINDS)(gate.session_maker)
         found = Compared(gate, gated, Kinds(sessionmaker(outside)), outside, not_filled)
         found.settle()
-        caplog.clear()
+        voided.clear()  # the tables had no triggers
         yield found
-        assert "anything may have changed" not in caplog.text
+        found.settle()
+        assert voided == []
 
 
 def _run(engine: Engine, statement: str) -> None:
@@ -246,8 +252,10 @@ def test_answers_with_such_rows_are_cached_and_rebuilt(compared: Compared, kind:
     for statement in STEPS[kind][: {"composite key": 2, "joined": 3}.get(kind, 1)]:
         _run(compared.gate.engine, statement)
     plain = compared.answers(compared.plain, kind)
-    for method in set(METHODS[kind]).difference(NEVER_CACHED):
+    for method in METHODS[kind]:
         for arguments in ARGUMENTS[method]:
+            if lacks_columns(plain[method, "ann", *arguments]):
+                continue
             assert shown(compared.hit(method, "ann", *arguments)) == plain[method, "ann", *arguments]
 
 
@@ -262,3 +270,18 @@ def test_rows_of_which_the_class_has_unloaded_columns_are_not_cached_and_say_so(
         assert time.monotonic() < until
     assert compared.hits("items") == before
     assert "as a query leaves it" in str(compared.not_filled[0])
+
+
+@pytest.mark.parametrize("engines", ["postgresql"], indirect=True)
+def test_two_transactions_that_change_two_parts_of_one_row_at_once(compared: Compared) -> None:
+    """Neither sees what the other does, and afterwards the row has a tag that neither could have known."""
+    for statement in STEPS["joined"][:3]:
+        _run(compared.gate.engine, statement)
+    compared.check("joined")
+    with compared.gate.engine.connect() as one, compared.gate.engine.connect() as other:
+        one.execute(text("UPDATE item SET shelf = 's2'"))
+        other.execute(text("UPDATE book SET author = 'y'"))
+        for each in (one, other):
+            each.commit()
+            assert compared.check("joined")
+    assert compared.gated.on_shelf("ann", "s2", "y") == ["words", "words"]
