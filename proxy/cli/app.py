@@ -149,8 +149,8 @@ def _statements(schema: str, *, undo: bool) -> list[str]:
 
 
 def _undo(engine: Engine, whose: str) -> None:
+    triggers = drop_triggers(engine)  # first: while there are triggers, writers use the tables
     tables = _refused_in_one_line(partial(drop_tables, engine))
-    triggers = drop_triggers(engine)
     gone = ", ".join(drop_indexes(engine) + tables + triggers)
     typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
 

@@ -65,14 +65,15 @@ def take_sql(schema: str | None) -> str:
     """Return the statement that makes the function by which a transaction takes its own notes out of the outbox.
 
     It brings the record of the database's history too, and has none to bring where our tables are gone: no COMMIT of a
-    program fails for that. It runs with the rights of who calls it: only who may delete from the outbox may take notes
-    out of it. If the transaction has written, and is one tenant's, it checks that this shard owns the tenant; and it
+    program fails for that. It runs with the rights of who made it, so that none fails for want of a right. It takes
+    notes of this transaction only, wherever the setting leads. If the transaction has written, and is one
+    tenant's, it checks that this shard owns the tenant. And it
     brings what the transaction :data:`holds <HELD>`.
     """
     outbox, state = qualified(schema, "tidegate_outbox"), qualified(schema, "tidegate_state")
     return f"""
 CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}(tenant text, OUT record text, OUT taken text, OUT held text)
-{SAFE} AS $tidegate$
+{SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
   places tid[] := {_places(NOTES)};
 BEGIN
@@ -89,7 +90,8 @@ BEGIN
   FOR part IN 1..{FULL_SQL} LOOP
     places := places || {_places(f"{NOTES}_", "part")};
   END LOOP;
-  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (places) RETURNING id, source, rows)
+  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (places)
+    AND xact = pg_current_xact_id_if_assigned()::text RETURNING id, source, rows)
   SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
   PERFORM set_config('{NOTES}', '', true), set_config('{FULL}', '', true);
 END $tidegate$""".strip()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     DateTime,
-    Identity,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -21,7 +21,9 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable, DropTable
+from sqlalchemy.sql.functions import FunctionElement
 
 from tidegate.errors import SettingsError
 from tidegate.proxy.database.functions import drop_functions_sql, functions_sql, has_functions
@@ -39,6 +41,30 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 METADATA: Final = MetaData()
+
+
+class _Noted(FunctionElement[Any]):
+    """What a column of a note is by default."""
+
+    inherit_cache = False
+
+    def __init__(self, column: str) -> None:
+        self.column: Final = column
+        super().__init__()
+
+
+@compiles(_Noted)
+def _on_sqlite(element: _Noted, _compiler: object, **_options: object) -> str:
+    return "NULL" if element.column == "id" else "''"  # a primary key that is NULL gets the next number
+
+
+@compiles(_Noted, "postgresql")
+def _on_postgresql(element: _Noted, _compiler: object, **_options: object) -> str:
+    if element.column == "id":
+        return "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    return "(pg_current_xact_id()::text)"
+
+
 CACHE: Final = "cache"
 CLAIM: Final = "claim"
 CLUSTER: Final = "cluster"
@@ -62,12 +88,17 @@ PLACED_STATE: Final = STATE.to_metadata(MetaData(), schema=OWN_SCHEMA)
 OUTBOX: Final = Table(
     "tidegate_outbox",
     METADATA,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), nullable=False, server_default=_Noted("id")),
     Column("created_at", DateTime, nullable=False, server_default=func.current_timestamp()),
+    Column("xact", Text, nullable=False, server_default=_Noted("xact")),
     Column("source", Text, nullable=False),
     Column("rows", Text, nullable=False),
+    PrimaryKeyConstraint("id").ddl_if(dialect="sqlite"),
 )
-"""The notes of what was changed and the cache was not told of: see :class:`tidegate.proxy.tracking.notes.Note`."""
+"""The notes of what was changed and the cache was not told of: see :class:`tidegate.proxy.tracking.notes.Note`.
+
+On PostgreSQL "id" is when a note was written, in microseconds, and two may have the same. It comes from no sequence: a
+program that asks for ``lastval()`` after its INSERT must not be given ours. "xact" is the transaction's id."""
 CATALOGUE: Final = Table(
     "tidegate_catalogue",
     METADATA,

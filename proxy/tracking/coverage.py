@@ -133,7 +133,7 @@ class Coverage:
             self._set(shard, (found.table.key for found in left))
             self._say(shard, engine, left, error)
         else:
-            left = []
+            left = [found for found in missing if found.on and not found.create]
             self._said.pop(shard, None)
             self._advice.pop(shard, None)
         with suppress(DBAPIError):  # the next look does it

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
+from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -89,6 +90,13 @@ def source_of(table: TrackedTable, did: str) -> str:
     return json.dumps({"did": did, "levels": levels}, sort_keys=True, separators=(",", ":"))
 
 
+@lru_cache(maxsize=1024)
+def read_source(source: str) -> Mapping[str, Any]:
+    """Return what :func:`source_of` has written: all notes of one trigger have the same. It must not be changed."""
+    read: Mapping[str, Any] = json.loads(source)
+    return read
+
+
 def note_of(changes: Iterable[Change]) -> Note:
     """Return the note that says *changes*."""
     given = [[change.tenant, sorted(change.tags), change.whole] for change in changes]
@@ -144,7 +152,7 @@ class NoteReader:
             for tenant, tags, whole in rows:
                 self._add(tenant, tags, whole=whole)
             return
-        source, is_old, rows = json.loads(note.source), *self._unwrapped(rows)
+        source, is_old, rows = read_source(note.source), *self._unwrapped(rows)
         if isinstance(rows, dict):
             self._take_summary(source, rows)
             return
@@ -160,7 +168,7 @@ class NoteReader:
         if not isinstance(rows, dict) or "rows" not in rows:
             return is_old, rows
         for source, of_parents in rows["parents"] or ():
-            levels, (_, bare) = json.loads(source)["levels"], self._unwrapped(json.loads(of_parents))
+            levels, (_, bare) = read_source(source)["levels"], self._unwrapped(json.loads(of_parents))
             if not isinstance(bare, dict):  # else their tenants count whole, by that note itself
                 for values in _values(levels, bare):
                     self._learn(levels, values)
@@ -217,7 +225,7 @@ class NoteReader:
     def rows_of(self, note: Note) -> list[list[dict[str, Any] | None]] | dict[str, Any]:
         """Return the rows of a note that a trigger wrote, each with its parents; or the summary of too many."""
         _, rows = self._unwrapped(json.loads(note.rows))
-        return rows if isinstance(rows, dict) else list(_values(json.loads(note.source)["levels"], rows))
+        return rows if isinstance(rows, dict) else list(_values(read_source(note.source)["levels"], rows))
 
     def found(self) -> Found:
         """Return what the notes that were read say."""

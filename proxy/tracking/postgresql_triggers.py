@@ -80,9 +80,16 @@ class TableTriggers:
         """Return the names of the triggers."""
         return tuple(f"{PREFIX}{self.fingerprint}_{what}" for what in (*_OLD_AND_NEW, "truncate", "replica"))
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Return the names of the functions, with their schema, quoted."""
+        return tuple(qualified(self._own, name) for name in self.names)
+
     def create_sql(self) -> list[str]:
         """Return the statements that make functions and triggers; they may be run again."""
         made = self._functions(self.fingerprint)
+        # Who may execute one could make it a trigger of a table of his own, and so run what he likes as its owner.
+        made.extend(f"REVOKE ALL ON FUNCTION {name}() FROM PUBLIC" for name in self.functions)
         for what, tables in _OLD_AND_NEW.items():
             naming = " ".join(f"{name[9:].upper()} TABLE AS {name}" for name in tables)
             made.extend(self._trigger(what, f"AFTER {what.upper()}", f"REFERENCING {naming} FOR EACH STATEMENT"))
@@ -131,7 +138,7 @@ class TableTriggers:
         if what == "replica":  # a row trigger is told what was done
             said = f"""replace({said}, '"did":"replica"', '"did":"' || lower(TG_OP) || '"')"""
         return f"""
-CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SECURITY DEFINER AS $tidegate$
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SET row_security = off SECURITY DEFINER AS $tidegate$
 #variable_conflict use_column
 DECLARE
   found text;
@@ -160,9 +167,11 @@ BEGIN
   IF tenants IS NOT NULL AND to_regprocedure({literal(check + "(text[])")}) IS NOT NULL THEN
     PERFORM {check}(tenants);
   END IF;
-  -- Without a cache that serves this database, nobody would take the note out again, except who commits himself.
+  -- Without a cache that serves this database, nobody would take the note out again, except who commits himself. An
+  -- old snapshot does not tell: a cache may have come since.
   is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
-  IF NOT is_watched AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
+  IF NOT is_watched AND current_setting('transaction_isolation') = 'read committed'
+    AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
   END IF;
   INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid INTO place;

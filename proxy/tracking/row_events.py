@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tidegate.cache.tags import as_text
-from tidegate.proxy.tracking.notes import GIVEN, NoteReader, source_of
+from tidegate.proxy.tracking.notes import GIVEN, NoteReader, read_source, source_of
 from tidegate.public import public
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _events(note: Note, reader: NoteReader, sources: frozenset[str]) -> Iterator
         return
     if note.source not in sources:
         return
-    source = json.loads(note.source)
+    source = read_source(note.source)
     levels, rows = source["levels"], reader.rows_of(note)
     entity = levels[0]["table"]
     if isinstance(rows, dict):

@@ -17,6 +17,7 @@ from tidegate.proxy.database.placement import execute_own, schema_of
 from tidegate.proxy.database.schema import CACHE, FAMILIES, OUTBOX, STATE, make_functions
 from tidegate.proxy.tracking import postgresql_triggers, sqlite_triggers
 from tidegate.proxy.tracking.notes import everything_note
+from tidegate.proxy.tracking.trigger_owners import give_to_owner
 from tidegate.routing.replicas.failures import sqlstate
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _FAMILY: Final = text(
     " WHERE to_regclass(name) IS NOT NULL"
     " UNION SELECT nr, inhrelid, level + 1 FROM family JOIN pg_inherits ON inhparent = family.oid)"
     " SELECT nr, class.oid::text, format('%I.%I', namespace.nspname, class.relname) AS on_table,"
-    " class.relispartition AS is_partition,"
+    " class.relispartition AS is_partition, bool_or(class.relkind = 'f') OVER (PARTITION BY nr) AS has_foreign,"
     " (SELECT array_agg(tgname::text) FROM pg_trigger t"
     " WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
     " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R'"
@@ -49,6 +50,11 @@ _FAMILY: Final = text(
 )
 
 
+_OID: Final = text("SELECT to_regclass(:name)::oid")
+_FIRST: Final = "first"
+"""Stands among the tables of a family while its triggers are made for the first time."""
+
+
 class Missing(NamedTuple):
     """A table that lacks triggers.
 
@@ -56,7 +62,8 @@ class Missing(NamedTuple):
         table: the tracked table.
         on: the name of the table itself, of a partition, or of a table that inherits from it, as the database quotes
             it; "": it is not there at all.
-        create: what makes the triggers.
+        create: what makes the triggers; nothing, if there can be none: PostgreSQL fails each statement on a family of
+            tables of which one is a foreign table, if it has such triggers.
     """
 
     table: TrackedTable
@@ -124,7 +131,9 @@ def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable
     there = {row.nr for row, _ in found}
     missing = [Missing(table, "", ()) for nr, table in enumerate(tables, 1) if nr not in there]
     for row, made in found:
-        if not set(row.names or ()).issuperset(made.names):
+        if row.has_foreign:
+            missing.append(Missing(tables[row.nr - 1], row.on_table, ()))
+        elif not set(row.names or ()).issuperset(made.names):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
 
@@ -134,12 +143,12 @@ def _names(tables: Iterable[TrackedTable], schema: str | None) -> list[str]:
 
 
 def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
-    """Note that anything may have changed, if a tracked table has lost a partition or a table that inherited from it.
+    """Note that anything may have changed, if a tracked table has lost or got a partition, or a table that inherits.
 
-    Its rows are gone with it, and no trigger has fired. Which tables there were, the database remembers.
+    Its rows go and come with it, and no trigger fires. Which tables there were, the database remembers.
 
     Returns:
-        The names of the tracked tables that have lost some.
+        The names of the tracked tables that have lost or got some.
     """
     if engine.dialect.name != "postgresql":
         return []
@@ -157,9 +166,10 @@ def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
             written: Any = postgresql.insert(STATE).values(name=FAMILIES, value=text_now).on_conflict_do_nothing()
         else:
             written = update(STATE).where(is_families, STATE.c.value == text_before).values(value=text_now)
-        gone = [name for name, some in now.items() if set(before.get(name, ())) - set(some)]
+        looked_at = {name: set(some) for name, some in before.items() if _FIRST not in some}
+        gone = [name for name, some in now.items() if looked_at.get(name, set(some)) != set(some)]
         if execute_own(connection, written).rowcount and gone:  # else another gate is about to note it
-            why = f"a partition of {', '.join(gone)}, or a table that inherited from it, is gone"
+            why = f"a partition of {', '.join(gone)}, or a table that inherited from it, is gone or new"
             execute_own(connection, insert(OUTBOX), everything_note(why)._asdict())
     return gone
 
@@ -181,10 +191,15 @@ def make_triggers(engine: Engine, missing: Sequence[Missing], *, attempts: int =
     Raises:
         DBAPIError: this user may not make them, or a table is locked for too long.
     """
-    there = [found for found in missing if found.on]
+    there, failed = [found for found in missing if found.create], list[DBAPIError]()
     make_functions(engine)
     for found in there:
-        alone_on_table(engine, found.on, partial(_make, found), attempts=attempts)
+        try:
+            alone_on_table(engine, found.on, partial(_make, found), attempts=attempts)
+        except DBAPIError as error:  # the others can be made all the same
+            failed.append(error)
+    if failed:
+        raise failed[0]
     return [found.on for found in there]
 
 
@@ -216,12 +231,36 @@ def alone_on_table(engine: Engine, table: str, do: Callable[[Connection], None],
 
 
 def _make(found: Missing, connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
-            return  # another gate was faster
+    if connection.dialect.name != "postgresql":
+        for statement in found.create:
+            connection.exec_driver_sql(statement)
+        return
+    if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
+        return  # another gate was faster
+    (name,) = _names([found.table], schema_of(connection))
+    if not _is_new(connection, name, found.on):
         _note_unwatched(connection, found.on)
     for statement in found.create:
         connection.exec_driver_sql(statement.replace("%", "%%"))
+    give_to_owner(connection, found.table, found.on)
+
+
+def _is_new(connection: Connection, name: str, on: str) -> bool:
+    """Tell whether a table never had triggers, so that nothing cached depends on it; remember that it has some now.
+
+    A partition that comes to a family of which somebody has looked at all tables may have come with its rows.
+    """
+    first = {"name": FAMILIES, "value": "{}"}
+    execute_own(connection, postgresql.insert(STATE).values(first).on_conflict_do_nothing())
+    is_families = STATE.c.name == FAMILIES
+    found = execute_own(connection, select(STATE.c.value).where(is_families).with_for_update())
+    before: dict[str, list[str]] = json.loads(found.scalar_one())
+    known, oid = before.get(name, [_FIRST]), str(connection.scalar(_OID, {"name": on}))
+    if _FIRST not in known or oid in known:
+        return False
+    value = json.dumps(before | {name: [*known, oid]}, sort_keys=True)
+    execute_own(connection, update(STATE).where(is_families).values(value=value))
+    return True
 
 
 def _note_unwatched(connection: Connection, table: str) -> None:

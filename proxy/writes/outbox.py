@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Text, bindparam, delete, exists, func, insert, select
+from sqlalchemy import Text, bindparam, delete, exists, func, insert, literal_column, or_, select, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
 from tidegate.cache.events import TriggerFailed, Voided, ignore
@@ -29,7 +29,7 @@ from tidegate.proxy.tracking.notes import Found, Note, everything_note, found_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import Connection, Engine, Row, Select
 
     from tidegate.cache.events import Observer
     from tidegate.cache.store import Change, Store
@@ -47,9 +47,13 @@ _MOST_WAITING: Final = 1000
 # this transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself;
 # and it knows that others may be served, although somebody has deleted the row that says so.
 _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
-_PUT: Final = insert(OUTBOX).from_select(
-    ["source", "rows"], select(bindparam("source", type_=Text), bindparam("rows", type_=Text)).where(_SERVED)
-)
+_VALUES: Final = select(bindparam("source", type_=Text), bindparam("rows", type_=Text))
+_PUT: Final = insert(OUTBOX).from_select(["source", "rows"], _VALUES.where(_SERVED))
+# An old snapshot does not tell whether a cache serves: one may have come since.
+_SERVED_BY_NOW: Final = or_(_SERVED, func.current_setting("transaction_isolation") != "read committed")
+_PUT_ON_POSTGRESQL: Final = insert(OUTBOX).from_select(["source", "rows"], _VALUES.where(_SERVED_BY_NOW))
+_PLACE: Final = literal_column("tidegate_outbox.ctid", Text)
+_AT_PLACES: Final = text("ctid = ANY (CAST(:places AS tid[]))")
 _CANNOT_PREPARE: Final = func.current_setting("max_prepared_transactions") == "0"
 """A transaction that has notified cannot be prepared: where any can be, the poll must do."""
 _NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(_SERVED, _CANNOT_PREPARE)
@@ -61,7 +65,7 @@ class Outbox:
     """Write notes that no trigger has written to the outbox.
 
     Args:
-        notify: whether the database has NOTIFY.
+        notify: whether the database is PostgreSQL, which has NOTIFY.
         untold: is told whose changes are written; None: this gate has no cache.
     """
 
@@ -85,7 +89,9 @@ class Outbox:
             self._untold.wrote_everything()
 
     def _put(self, connection: Committing, note: Note) -> None:
-        put, notify = (_PUT, _NOTIFY) if self._untold is None else (_PUT_ALWAYS, _NOTIFY_ALWAYS)
+        put, notify = (_PUT_ALWAYS, _NOTIFY_ALWAYS)
+        if self._untold is None:
+            put, notify = (_PUT_ON_POSTGRESQL if self._notify else _PUT), _NOTIFY
         execute_own(connection, put, note._asdict())
         if self._notify:
             execute_own(connection, notify)
@@ -126,23 +132,23 @@ def apply(
     failed: list[Exception] = []
     while True:
         with own(engine).begin() as connection:
-            waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_batch(engine))
+            waiting = _notes(engine).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_batch(engine))
             rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
             found = _read(engine, rows)
-            taken: Collection[int] = ()
+            taken: Collection[Any] = ()
             if rows:
                 place, history = _histories_place(connection, engine, histories, list(found.values()))
                 tenants = {change.tenant for each in found.values() for change in each.changes}
                 origins = _origins(tenants, Origin(0, history, shard), make_root, failed)
                 taken = [at for at, each in found.items() if all(c.tenant in origins for c in each.changes)]
-                connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(taken)))
+                _delete(connection, taken)
                 for origin in dict.fromkeys(origins.values()):
                     some = [c for at in taken for c in found[at].changes if origins[c.tenant] == origin]
                     store.bump(some, origin, NOWHERE if origin is None else place)
         total += len(taken)
         _tell(found.values(), observe)
         gone = frozenset(taken)
-        applied([Note(row.source, row.rows) for row in rows if row.id in gone])
+        applied([Note(row.source, row.rows) for row in rows if row.place in gone])
         if len(rows) != _batch(engine):
             break
         last_id = rows[-1].id  # for this round only: the next round begins with the first note again
@@ -169,7 +175,10 @@ def _histories_place(
     if any(each.everything for each in found):
         histories.renew(engine, history)
         place = here(connection)
-        history = histories.note(place) or history  # to a history that has ended, nobody tells anything
+        newer = histories.note(place)
+        if newer is None or newer.ordinal <= history.ordinal:  # what was cached before would still be served
+            raise StoreUnavailable("no new history could be begun, although anything may have changed")
+        history = newer
     return place.position, history
 
 
@@ -186,7 +195,7 @@ def waiting(engine: Engine) -> tuple[bool, Collection[str] | None]:
     The tenants are None if there are too many. A note may have none: its rows were nobody's.
     """
     with own(engine).connect() as connection:
-        rows = connection.execute(select(OUTBOX).limit(_MOST_WAITING + 1)).all()
+        rows = connection.execute(_notes(engine).limit(_MOST_WAITING + 1)).all()
     if len(rows) > _MOST_WAITING:
         return True, None
     notes = _read(engine, rows).values()
@@ -199,17 +208,36 @@ def _batch(engine: Engine) -> int | None:
     return None if engine.dialect.name == "sqlite" else _BATCH
 
 
-def _read(engine: Engine, rows: Sequence[Row[Any]]) -> dict[int, Found]:
-    """Return what each note says, by id.
+def _notes(engine: Engine) -> Select[Any]:
+    """Return what selects notes, each with its place: on PostgreSQL two may have the same id."""
+    return select(OUTBOX, (OUTBOX.c.id if engine.dialect.name == "sqlite" else _PLACE).label("place"))
+
+
+def _delete(connection: Connection, places: Collection[Any]) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(places)))
+    else:
+        connection.execute(delete(OUTBOX).where(_AT_PLACES), {"places": list(places)})
+
+
+def _understood(*notes: Note) -> Found:
+    try:
+        return found_in(notes)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a later release, or written by hand
+        return Found((), f"a note cannot be read: {error!r}")
+
+
+def _read(engine: Engine, rows: Sequence[Row[Any]]) -> dict[Any, Found]:
+    """Return what each note says, by its place.
 
     On SQLite a row that a cascade deletes does not tell whose it was: a later note does, that of its parent. So all
     that lie there are read together.
     """
     if engine.dialect.name != "sqlite":
-        return {row.id: found_in([Note(row.source, row.rows)]) for row in rows}
-    found = dict.fromkeys((row.id for row in rows), Found(()))
+        return {row.place: _understood(Note(row.source, row.rows)) for row in rows}
+    found = dict.fromkeys((row.place for row in rows), Found(()))
     if rows:
-        found[rows[-1].id] = found_in([Note(row.source, row.rows) for row in rows])
+        found[rows[-1].place] = _understood(*(Note(row.source, row.rows) for row in rows))
     return found
 
 
