@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _TAKEN: Final = {TAKE: "text", PUT: "text, text", CHECK_OWNERSHIP: "text[]", SLOT: "text"}
 """The functions, with the types that they take: by these it is told whether a database has them."""
-_THERE: Final = text("SELECT bool_and(to_regprocedure(name) IS NOT NULL) FROM unnest(CAST(:names AS text[])) name")
+_BODIES: Final = text(
+    "SELECT prosrc FROM unnest(CAST(:names AS text[])) name JOIN pg_proc ON pg_proc.oid = to_regprocedure(name)"
+)
 
 
 def functions_sql(schema: str | None) -> list[str]:
@@ -29,6 +31,7 @@ def drop_functions_sql(schema: str | None) -> list[str]:
 
 
 def has_functions(connection: Connection, schema: str | None) -> bool:
-    """Tell whether all are there."""
+    """Tell whether all are there, as this release makes them for this schema: a schema that is renamed keeps others."""
     names = [f"{qualified(schema, name)}({types})" for name, types in _TAKEN.items()]
-    return bool(connection.scalar(_THERE, {"names": names}))
+    bodies = {statement.split("$tidegate$")[1] for statement in functions_sql(schema)}
+    return bodies.issubset(connection.scalars(_BODIES, {"names": names}))

@@ -189,7 +189,7 @@ class Watch:
         try:
             self._before_commit(connection)
         except BaseException as refusal:
-            tell = refusal_told_to(connection.info)
+            tell = refusal_told_to({} if connection.invalidated else connection.info)  # it was lost
             # SQLAlchemy believes that a transaction has ended if its commit event raised. It may give the connection
             # back to the pool with the transaction still open, and the next user of the connection would commit these
             # rows. So roll back here.
