@@ -89,6 +89,7 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     histories = note_origins(engine, name)
     if store is not None:
         histories.use(store)
+        histories.on_change = partial(shared.coverage.doubt, name)
     primary = _primary(engine, name, settings, histories)
     outbox = Outbox(notify=engine.dialect.name == "postgresql", untold=None if store is None else shared.untold)
     commit = IntentAndStamp(

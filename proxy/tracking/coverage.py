@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from tidegate.proxy.tracking.rights import how_to_make, needed_grants
 from tidegate.proxy.tracking.tracked_tables import keys_of
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers, note_gone
 from tidegate.repositories.policies import Read
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -52,11 +54,17 @@ class Coverage:
         self._clock: Final = clock
         self._by_shard: dict[str, frozenset[Key]] = {}
         self._due_s: dict[str, float] = {}
+        self._doubts: dict[str, int] = {}
+        self._lock = threading.Lock()
         self._said: dict[str, str] = {}
         self._advice: dict[str, str] = {}
         self._users: dict[str, tuple[frozenset[Key], tuple[str, ...]]] = {}
         self.uncovered: frozenset[Key] = frozenset()
         """The tables that lack triggers on one of the databases, by schema and name."""
+        reset_after_fork(self._forked)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
 
     def covers(self, keys: Collection[Key]) -> bool:
         """Tell whether all of these tables have their triggers."""
@@ -95,6 +103,17 @@ class Coverage:
         if shard not in self._by_shard:
             self.look(shard, engine, now=True)
 
+    def doubt(self, shard: str) -> None:
+        """Count all tables of a database as uncovered until :meth:`look` has been at it: it has another history.
+
+        A promotion may have lost the transaction that made triggers, and a backup may be of before it.
+        """
+        with self._lock:
+            self._doubts[shard] = self._doubts.get(shard, 0) + 1
+            self._due_s[shard] = -math.inf
+            self._by_shard[shard] = frozenset(table.key for table in self.tables)
+            self.uncovered = frozenset().union(*self._by_shard.values())
+
     def add(self, tracked: Iterable[Tracked]) -> None:
         """Track more models; their tables count as uncovered until :meth:`look` has been at every database.
 
@@ -121,6 +140,7 @@ class Coverage:
         """
         if not now and self._clock() < self._due_s.get(shard, -math.inf):
             return
+        doubts = self._doubts.get(shard, 0)
         self._due_s[shard] = self._clock() + _AGAIN_S  # also where something fails
         missing = missing_triggers(engine, self.tables)
         # A table that is not there has no rows that anything could depend on.
@@ -130,7 +150,7 @@ class Coverage:
                 _log.info("made the triggers that note changes of %s", ", ".join(made))
         except DBAPIError as error:
             left = [found for found in missing_triggers(engine, self.tables) if found.on]  # some were made before
-            self._set(shard, (found.table.key for found in left))
+            self._set(shard, (found.table.key for found in left), doubts)
             self._say(shard, engine, left, error)
         else:
             left = [found for found in missing if found.on and not found.create]
@@ -138,13 +158,16 @@ class Coverage:
             self._advice.pop(shard, None)
         with suppress(DBAPIError):  # the next look does it
             note_gone(engine, self.tables)
-        self._set(shard, (found.table.key for found in left))
+        self._set(shard, (found.table.key for found in left), doubts)
         if not left and len(missing) > len(made):
-            self._due_s[shard] = self._clock() + _SOON_S
+            self._due_s[shard] = min(self._due_s[shard], self._clock() + _SOON_S)
 
-    def _set(self, shard: str, keys: Iterable[Key]) -> None:
-        self._by_shard[shard] = frozenset(keys)
-        self.uncovered = frozenset().union(*self._by_shard.values())
+    def _set(self, shard: str, keys: Iterable[Key], doubts: int | None = None) -> None:
+        with self._lock:
+            if doubts is not None and doubts != self._doubts.get(shard, 0):
+                return  # what was found may be of the database before
+            self._by_shard[shard] = frozenset(keys)
+            self.uncovered = frozenset().union(*self._by_shard.values())
 
     def _say(self, shard: str, engine: Engine, missing: Sequence[Missing], error: DBAPIError) -> None:
         names = list(dict.fromkeys(found.on for found in missing))

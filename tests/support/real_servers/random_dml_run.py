@@ -59,11 +59,13 @@ class Comparison:
         shapes: the repository behind the gate.
         primary: a connection of its own, in AUTOCOMMIT.
         waits: tells whether the gate knows of notes that wait.
+        wake: has it look for notes now.
     """
 
     shapes: Any
     primary: psycopg.Connection[Any]
     waits: Callable[[], bool] = lambda: False
+    wake: Callable[[], None] = lambda: None
     before: Answers = field(default_factory=dict)
     changes: int = 0
     stale: list[tuple[Any, ...]] = field(default_factory=list)
@@ -93,6 +95,7 @@ class Comparison:
     def settle(self) -> None:
         """Wait until no note waits in the outbox, and the gate knows: till then the primary answers, which is right."""
         until = time.monotonic() + patient(WINDOW_S)
+        self.wake()
         while self.primary.execute("SELECT count(*) FROM tidegate_outbox").fetchall() != [(0,)]:
             assert time.monotonic() < until, "notes stay in the outbox"
         while self.waits():

@@ -70,6 +70,6 @@ def shaped(url: str, cache_url: str) -> Iterator[Shaped]:
         with tidegate.connect(settings) as gate:
             shapes = wrapped(gate)
             only: Any = gate._parts.shards.only
-            comparison = Comparison(shapes, outside, lambda: bool(only.applier._untold._waiting))
+            comparison = Comparison(shapes, outside, lambda: bool(only.applier._untold._waiting), only.applier.wake)
             comparison.settle()
             yield Shaped(url, settings, gate, shapes, outside, comparison)
