@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     import psycopg
 
-SHORT: Final = 150
-LONG: Final = 5_000
-BATCH: Final = 10
+SHORT: Final = 1_000
+LONG: Final = 20_000
+BATCH: Final = 25
 SEED: Final = 20_000
 LENGTHS: Final = [SHORT, pytest.param(LONG, marks=pytest.mark.soak)]
 

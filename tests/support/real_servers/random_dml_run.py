@@ -158,7 +158,8 @@ def run_watched(
 
 
 _LOCKS: Final = (
-    "SELECT DISTINCT relation::regclass::text AS name, mode FROM pg_locks WHERE pid = pg_backend_pid()"
+    "SELECT DISTINCT regexp_replace(relation::regclass::text, 'toast_[0-9]+', 'toast') AS name, mode FROM pg_locks"
+    " WHERE pid = pg_backend_pid()"
     " AND locktype = 'relation' AND relation >= 16384 AND strpos(relation::regclass::text, 'tidegate') = 0"
     " AND mode <> 'AccessShareLock' ORDER BY 1, 2"
 )
