@@ -104,8 +104,56 @@ class RootAdvanced:
     step: str
 
 
+@dataclass(frozen=True, slots=True)
+class Voided:
+    """All that was cached of a database is void, since anything may have changed; *why* says what is known of it."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return f"all that is cached of a database is void, since anything may have changed: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerFailed:
+    """A trigger could not tell what a statement had changed in *table*; *error* is the database's."""
+
+    table: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"a trigger could not tell what was changed in {self.table}: {self.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObserverFailed:
+    """An observer of rows raised; *error* is the name of the exception's class."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObserversMissed:
+    """A transaction is not told to the observers of rows, since too much waits for them."""
+
+    def __str__(self) -> str:
+        return "observers are too slow, and miss what transactions have changed: they are told once that there was more"
+
+
 Event: TypeAlias = (
-    Served | Missed | NearChecked | Filled | NotFilled | Undecodable | StoreFailed | Bumped | RootAdvanced
+    Served
+    | Missed
+    | NearChecked
+    | Filled
+    | NotFilled
+    | Undecodable
+    | StoreFailed
+    | Bumped
+    | RootAdvanced
+    | Voided
+    | TriggerFailed
+    | ObserverFailed
+    | ObserversMissed
 )
 
 

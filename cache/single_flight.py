@@ -17,6 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tidegate.cache.store import Miss
 
 _LONGEST_POLL_MS: Final = 32.0
@@ -99,7 +101,7 @@ class Flights:
         signal: makes the signals that followers wait for.
     """
 
-    def __init__(self, signal: type[Signal] = Latch) -> None:
+    def __init__(self, signal: Callable[[], Signal] = Latch) -> None:
         self._signal = signal
         self._start_anew()
         os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))

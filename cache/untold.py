@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _WROTE_S: Final = 2.0
 """How long a tenant counts as waiting after this process has written to an outbox: the transaction may take that."""
+_EVERYBODY: Final = ""
+"""What stands for all tenants; none has this name."""
 
 
 class UntoldChanges:
@@ -33,11 +35,17 @@ class UntoldChanges:
         """Tell whether *tenant* must be answered by the primary, and nothing of it stored."""
         if not self._waiting and not self._wrote:  # nearly always
             return False
-        return tenant in self._wrote or any(some is None or tenant in some for some in tuple(self._waiting.values()))
+        if tenant in self._wrote or _EVERYBODY in self._wrote:
+            return True
+        return any(some is None or tenant in some for some in tuple(self._waiting.values()))
 
     def wrote(self, tenants: Iterable[str]) -> None:
         """Note that a transaction of this process writes changes of *tenants* to an outbox."""
         self._wrote.update(dict.fromkeys(tenants, self._clock()))
+
+    def wrote_everything(self) -> None:
+        """Note that a transaction of this process writes to an outbox that anything may have changed."""
+        self._wrote[_EVERYBODY] = self._clock()
 
     def found(self, outbox: str, tenants: Collection[str] | None) -> None:
         """Note who waits in an outbox.

@@ -1,9 +1,10 @@
 """The composition root: the only place where layers are put one on another. Reading it is reading the architecture.
 
-    a call         facade -> telemetry -> tenancy -> caching -> id recorder -> sharding -> routing -> plain repository
+    a call         facade -> telemetry -> tenancy -> covered -> caching -> id recorder -> sharding -> routing ->
+                   plain repository
     of several tenants           tenancy -> fan-out -> a part for each shard, from the caching down
     with a session the caller's  facade -> caller sessions -> plain repository
-    a write        plain repository -> watched engine -> commit protocol: intent, COMMIT, stamp; or the outbox
+    a write        plain repository -> watched engine -> commit protocol: notes, intent, COMMIT, stamp; or the outbox
 
 The facade is in the repository itself, and the routing is each shard's own. A gate without a cache has no caching
 layer. One shard is a case of many: the same layers, of which the sharding and the fan-out ask nothing then.
@@ -26,7 +27,9 @@ from tidegate.proxy.assembly.cache import CacheAssembly, serving_store
 from tidegate.proxy.assembly.shard import Shared, assemble_shard
 from tidegate.proxy.gate import Gate, GateParts
 from tidegate.proxy.layers.caller_sessions import CallerSessions
+from tidegate.proxy.layers.covered import Covered
 from tidegate.proxy.layers.fan_out import FanOut
+from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
 from tidegate.proxy.layers.id_recorder import IdRecorder, commit_recorder
 from tidegate.proxy.layers.routing import read_requirements
 from tidegate.proxy.layers.sharding import Sharding
@@ -41,7 +44,12 @@ from tidegate.proxy.shards.joined import join_one
 from tidegate.proxy.shards.joining import join
 from tidegate.proxy.shards.primary import ShardedPrimary
 from tidegate.proxy.shards.registry import Shards
+from tidegate.proxy.tracking.coverage import Coverage
+from tidegate.proxy.tracking.observers import Observers
+from tidegate.proxy.tracking.tracked_tables import Tables, keys_of
 from tidegate.public import public
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.routing.sharding.scatter import Scatter
 from tidegate.routing.sharding.tenant_directory import IdDirectory
@@ -143,7 +151,19 @@ def _put_together(
     store: Store | None = None,
 ) -> Gate:
     """Put a gate together on shards that were found; what *undo* closes is closed with the gate."""
-    shards, wait_s = Shards(joined.maps, joined.ready, joined.session_maker), settings.sharding.flip_wait_s
+    coverage = Coverage(Tables(TRACKED))
+    coverage.note_repository(WorkflowRuns.__name__, WORKFLOW_RUN_POLICIES, TRACKED)
+    coverage.note_repository(NodeExecutions.__name__, NODE_EXECUTION_POLICIES, TRACKED)
+
+    def ready(name: str) -> None:
+        joined.ready(name)
+        coverage.ensure(name, joined.engines[name])
+
+    shards, wait_s = Shards(joined.maps, ready, joined.session_maker), settings.sharding.flip_wait_s
+    there = joined.joined()
+    for name, engine in joined.engines.items():  # before a cache serves: it has nothing yet that could be old
+        if engine in there:
+            coverage.look(name, engine, now=True)
     look: Callable[[Engine], None] | None = None
     if store is None:
         store, look = serving_store(settings, joined.joined, joined.namespace)
@@ -153,10 +173,13 @@ def _put_together(
     # Without a cache nobody asks one shard whose a call is: its tenant is what the call names, or unknown.
     directory = IdDirectory() if store is not None or joined.session_maker is None else IdDirectory(0)
     committed = commit_recorder(directory, tracked_ids)
-    shared = Shared(settings, shards, store, recovery, untold, requirements, TRACKED, committed, look, observe)
+    observers = Observers(coverage.tables, observe)
+    undo.callback(observers.close)
+    shared = Shared(
+        settings, shards, store, recovery, untold, requirements, coverage, committed, look, observe, observers
+    )
     for name, engine in joined.engines.items():
         shards.add(assemble_shard(name, engine, joined.nodes[name], shared))
-    there = joined.joined()
     for shard in shards.every:
         if shard.applier is not None and shard.engine in there:
             shard.applier.look()
@@ -168,7 +191,9 @@ def _put_together(
 
     def layers(tracked: Sequence[Tracked]) -> Layer:
         below = IdRecorder(directory, tracked, Sharding(shards, requirements.ask, wait_s))
-        cached = cache.caching(below, [row.model for row in tracked])
+        models = [row.model for row in tracked]
+        caching = cache.caching(below, [model for model in models if isinstance(model, type)])
+        cached = Covered(caching, coverage, [key for model in models for key in keys_of(model)])
         fan_out = FanOut(cached, shards, scatter, search, wait_s)
         return Telemetry(counters, Tenancy(cached, directory, shards, fan_out), cached=store is not None)
 
@@ -181,6 +206,8 @@ def _put_together(
         layers=layers,
         caller_sessions=CallerSessions(shards, scatter, search),
         tracked_ids=tracked_ids,
+        coverage=coverage,
+        observers=observers,
         flip_wait_s=wait_s,
         on_close=closing.close,
     )

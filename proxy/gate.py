@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.cache.switches import checked_switch
 from tidegate.cache.tags import as_text
-from tidegate.errors import PolicyError, SettingsError
+from tidegate.errors import PolicyError, RoutingError, SettingsError
 from tidegate.position import Origin
 from tidegate.proxy.explain import explain
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
+from tidegate.proxy.tracking.kinds_of_table import check_tables
+from tidegate.proxy.tracking.observers import entities
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.invalidation import (
     change_of,
@@ -27,6 +31,7 @@ from tidegate.proxy.writes.invalidation import (
 from tidegate.public import public
 from tidegate.repositories.base import Binding, bind
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.policies import name_of
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 from tidegate.repositories.tracked import TRACKED
 from tidegate.repositories.workflow_execution_repository import (
@@ -51,7 +56,9 @@ if TYPE_CHECKING:
     from tidegate.proxy.observe import Counters, Stats
     from tidegate.proxy.shards.id_queries import TrackedIds
     from tidegate.proxy.shards.registry import Shards
-    from tidegate.repositories.policies import PolicyTable, Tracked
+    from tidegate.proxy.tracking.coverage import Coverage
+    from tidegate.proxy.tracking.observers import Observers, RowObserver
+    from tidegate.repositories.policies import Model, PolicyTable, Tracked
 
 C = TypeVar("C")
 W = TypeVar("W", bound=WriteSideRepository)
@@ -69,6 +76,8 @@ class GateParts:
         layers: makes the layers for the rows of some models.
         caller_sessions: runs methods that take the caller's session.
         tracked_ids: what is tracked, as far as it says whose ids are whose.
+        coverage: which tracked tables have their triggers.
+        observers: are told what was committed.
         flip_wait_s: how long a write waits for a flip, in seconds.
         on_close: called when the gate is closed.
     """
@@ -80,6 +89,8 @@ class GateParts:
     layers: Callable[[Sequence[Tracked]], Layer]
     caller_sessions: CallerSessions
     tracked_ids: TrackedIds
+    coverage: Coverage
+    observers: Observers
     flip_wait_s: float
     on_close: Callable[[], None]
 
@@ -168,15 +179,20 @@ class Gate:
             tracked: the models whose rows are in its answers, and the tags that a change of one bumps.
 
         Raises:
-            PolicyError: *policies* and *cls* do not agree.
+            PolicyError: *policies* and *cls* do not agree, or a model cannot be tracked.
             SettingsError: a tenant, or what a tag names, is of a type of which values are equal whose texts are not.
         """
         watched = tuple(tracked)
         checked_invalidation(policies.invalidation)
-        models = {row.model for row in watched}
+        models, coverage = {row.model for row in watched}, self._parts.coverage
+        coverage.add(watched)
+        coverage.note_repository(cls.__name__, policies, watched)
+        tables = [table for table in coverage.tables if not models.isdisjoint(table.models)]
         for shard in self._shards.every:
-            shard.watch.tables.add(watched)
-            check_comparable(shard.engine, (table for table in shard.watch.tables if table.model in models))
+            check_tables(shard.engine, tables)
+            check_comparable(shard.engine, tables)
+            with suppress(DBAPIError, RoutingError):  # the shard is away: looked for later
+                coverage.look(shard.name, shard.engine, now=True)
         self._parts.tracked_ids.add(watched)
         self._learn_invalidation(policies)
         layers = self._parts.layers(watched)
@@ -227,11 +243,11 @@ class Gate:
         return self._shards.only.token(None).text()
 
     def invalidate(self, tenant_id: str, *, session: Session | None = None, **named: str | None) -> None:
-        """Void what is cached of a tenant, or of some things of it, in one round trip: for changes no gate saw.
+        """Void what is cached of a tenant, or of some things of it, in one round trip: for changes no trigger notes.
 
         Args:
             tenant_id: the tenant.
-            session: take effect with the commit of its transaction, and not before.
+            session: note it in its transaction: it takes effect once that has committed, within the outbox window.
             named: ``app_id``: only answers about this app. ``run_id``: only answers about this run and its node
                 executions; not pages and counts it is in. Others, as the policy tables of :meth:`wrap` name them.
 
@@ -241,7 +257,7 @@ class Gate:
         given = {name: value for name, value in named.items() if value is not None}
         change, any_shard = change_of(tenant_id, given, self._invalidation), self._shards.every[0]
         if session is not None:
-            invalidate_at_commit(change, session, any_shard.watch)
+            invalidate_at_commit(change, session)
         elif not self._told(change):
             home = self._shards.home(self.session_maker, change.tenant)
             invalidate_by_outbox(change, any_shard.outbox, home)
@@ -282,6 +298,27 @@ class Gate:
                 "that serves this database"
             )
         self._parts.store.switch(checked_switch(name), off=off)
+
+    def observe(self, entity: Model | None, callback: RowObserver) -> Callable[[], None]:
+        """Tell *callback* of each row that was changed, after the commit, in a thread of this gate.
+
+        It is told at most once of what this gate commits, and of those outside writes that this gate applies:
+        ``docs/observers.md`` has the promise.
+
+        Args:
+            entity: a tracked model; None: all that are tracked. Summaries of anything come to everybody.
+            callback: is given a :class:`RowEvent`. It must not take long: what comes meanwhile waits, or is missed.
+
+        Returns:
+            What ends it.
+
+        Raises:
+            PolicyError: *entity* is not tracked by this gate.
+        """
+        names = entities(self._parts.coverage.tables)
+        if entity is not None and entity not in names:
+            raise PolicyError(f"{name_of(entity)} is not tracked by this gate: wrap a repository that tracks it, first")
+        return self._parts.observers.add(None if entity is None else names[entity], callback)
 
     def explain(self, method: Callable[..., object], *args: Any, **kwargs: Any) -> Explanation:
         """Tell what would answer a call if it were made now, and why nobody before that; change nothing.

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from tidegate.cache.events import Missed, NotFilled, Served, StoreFailed, Undecodable, ignore
+from tidegate.cache.events import (
+    Missed,
+    NotFilled,
+    ObserverFailed,
+    ObserversMissed,
+    Served,
+    StoreFailed,
+    TriggerFailed,
+    Undecodable,
+    Voided,
+    ignore,
+)
 from tidegate.routing.events import Banned, NotDiscovered, Passed, Promoted, Refused
 
 if TYPE_CHECKING:
@@ -198,12 +209,17 @@ _LEVELS: Final[Mapping[type[Event], int]] = {
     Refused: logging.WARNING,
     NotDiscovered: logging.WARNING,
     Passed: logging.DEBUG,
+    Voided: logging.WARNING,
+    TriggerFailed: logging.WARNING,
+    ObserversMissed: logging.WARNING,
 }
 
 
 _REASONS: Final[Mapping[type[Event], Callable[[Any], str]]] = {
     StoreFailed: attrgetter("where"),
     Missed: attrgetter("reason"),
+    TriggerFailed: attrgetter("table"),
+    ObserverFailed: attrgetter("error"),
 }
 
 

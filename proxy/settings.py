@@ -37,7 +37,6 @@ class CacheSettings(_Section):
         connect_timeout_ms: to connect to the cache.
         read_timeout_ms: for one answer of the cache.
         off: kill switches: "all", "method:get_workflow_run_by_id", "tenant:<id>".
-        strict_sql: refuse writes as text whose tenant cannot be told.
         blob_bytes: values larger than this are stored once for all rows that share them.
         most_bytes: an answer larger than this is not cached.
         transaction_timeout_s: how long a transaction may take on a database that cannot tell how one ended (SQLite).
@@ -52,7 +51,6 @@ class CacheSettings(_Section):
     connect_timeout_ms: int = Field(default=50, ge=1, le=60_000)
     read_timeout_ms: int = Field(default=50, ge=1, le=60_000)
     off: tuple[str, ...] = ()
-    strict_sql: bool = True
     blob_bytes: int = Field(default=4096, ge=256)
     most_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     transaction_timeout_s: float = Field(default=60.0, ge=0)

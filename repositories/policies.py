@@ -16,6 +16,8 @@ from tidegate.errors import PolicyError
 from tidegate.public import public
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
+
     from tidegate.repositories.scopes import Scope
     from tidegate.repositories.tenant_directory import Kind
 
@@ -24,6 +26,9 @@ AnswerTags: TypeAlias = Callable[[Mapping[str, Any], Any], Sequence[str]]
 
 NearMode: TypeAlias = Literal["off", "strict", "bounded"]
 """How the near cache keeps answers: not at all, checked against the marks at each use, or served without asking."""
+
+Model: TypeAlias = "type[Any] | Table"
+"""What can be tracked: a mapped class, or a table that has none."""
 
 GUARD: Final = "{guard}"
 """Stands for the expanded guard of the call, among the tags of an answer."""
@@ -158,18 +163,20 @@ class Tracked:
     """A model whose rows are in answers, and the tags that a change of a row bumps.
 
     Args:
-        model: the mapped class; its primary key is one column.
+        model: the mapped class; or a ``sqlalchemy.Table`` that has none, such as an association table, whose columns go
+            by their keys.
         tenant: the column of the tenant; None if the row has none, and *parent* tells it.
         tags: templates over the columns.
-        parent: (column, model): the tags of the row of *model* with that primary key are bumped too.
+        parent: (column, model): the tags of the row of *model* with that primary key are bumped too. If its primary key
+            has several columns, (columns, model), in the order of the key.
         identifies: (column, kind): the id in that column is of this kind, and belongs to the tenant of the row.
         names: (column, kind) each: the id in that column is of this kind, and is that of another row.
     """
 
-    model: type[Any]
+    model: Model
     tenant: str | None = "tenant_id"
     tags: tuple[str, ...] = ()
-    parent: tuple[str, type[Any]] | None = None
+    parent: tuple[str | tuple[str, ...], Model] | None = None
     identifies: tuple[str, Kind] | None = field(default=None, compare=False)
     names: tuple[tuple[str, Kind], ...] = field(default=(), compare=False)
 
@@ -180,9 +187,23 @@ class Tracked:
             PolicyError: names the argument and its value.
         """
         for name in ("tags", "parent", "identifies", "names"):
-            _refuse_text(f"Tracked({self.model.__name__}): {name}", getattr(self, name))
+            _refuse_text(f"Tracked({name_of(self.model)}): {name}", getattr(self, name))
         for pair in self.names:
-            _refuse_text(f"Tracked({self.model.__name__}): names", pair)
+            _refuse_text(f"Tracked({name_of(self.model)}): names", pair)
+
+    @property
+    def parent_columns(self) -> tuple[str, ...]:
+        """Return the columns that name the row of the parent; none, if there is no parent."""
+        if self.parent is None:
+            return ()
+        named = self.parent[0]
+        return (named,) if isinstance(named, str) else tuple(named)
+
+
+def name_of(model: object) -> str:
+    """Return the name of a class or a table, for messages."""
+    found = getattr(model, "__name__", None) or getattr(model, "name", None)
+    return found if isinstance(found, str) else repr(model)
 
 
 def _refuse_text(what: str, given: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import tempfile
 from contextlib import contextmanager
@@ -13,22 +14,27 @@ from typing import TYPE_CHECKING
 import pytest
 from real_servers.answer_counts import pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown  # noqa: F401
 from real_servers.databases import Databases
+from real_servers.initialised import initialise
 from real_servers.memory_folder import pytest_configure  # noqa: F401
 from real_servers.sampling import pytest_addoption, pytest_collection_modifyitems  # noqa: F401
 from real_servers.sharing_out import pytest_xdist_make_scheduler  # noqa: F401
 from sqlalchemy import create_engine
 
-from tidegate.proxy.database.schema import make_tables
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import free_port, give_to_server, temporary_folder
 from tidegate.proxy.embedded.programs import Programs
 from tidegate.proxy.embedded.valkey import ValkeyNode, join
-from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _numbers = itertools.count()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there now, a quarter of a gigabyte of modules and tests, out of each later look for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +48,7 @@ def replicated() -> Iterator[Cluster]:
     """A primary with two replicas, for tests that leave them as they are."""
     with Cluster(replicas=2) as running:
         engine = create_engine(running.shards[0].primary.url)
-        Base.metadata.create_all(engine)
-        make_tables(engine)
+        initialise(engine)
         engine.dispose()
         yield running
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.benchmarks.agreement import check_agreement
-from tidegate.benchmarks.cache.costs import FEW_PAGES, CachedPages, measure_invalidation, measure_writes
+from tidegate.benchmarks.cache.costs import FEW_PAGES, CachedPages, measure_invalidation
 from tidegate.benchmarks.cache.floors import Floors
 from tidegate.benchmarks.cache.goals import cache_goals
 from tidegate.benchmarks.cache.hydration import Page
+from tidegate.benchmarks.cache.outside_writes import WAYS, measure_outside_writes
 from tidegate.benchmarks.cache.report import CacheReport
 from tidegate.benchmarks.cache.under_writes import DEEP, ENDED, RATES, measure_under_writes
+from tidegate.benchmarks.cache.writes import measure_writes, wait_until_applied, without_triggers
 from tidegate.benchmarks.contenders.behind_gate import CONTENDERS, HIT, gated
 from tidegate.benchmarks.contenders.contender import ScenarioCall
 from tidegate.benchmarks.data.targets import Targets
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from tidegate.benchmarks.cache.under_writes import UnderWrites
+    from tidegate.benchmarks.cache.writes import WriteTimes
     from tidegate.benchmarks.contenders.contender import Repositories
     from tidegate.benchmarks.data.data_set import DataSet
     from tidegate.benchmarks.data.databases import Databases
@@ -47,20 +50,24 @@ class Size:
     Args:
         rounds: how many rounds of the scenarios.
         floor_rounds: how many rounds of what is compared with its floor.
-        writes: how many transactions of each kind, plain and behind a gate.
+        writes: how many transactions of one row, of each kind.
+        bulks: as many of many rows.
         pages: how many cached pages the app has that is invalidated.
         seconds: how long to read at each rate of writes, in seconds.
+        outside: how many outside writes of each way.
     """
 
     rounds: int
     floor_rounds: int
     writes: int
+    bulks: int
     pages: int
     seconds: float
+    outside: int
 
 
-DEMO: Final = Size(rounds=10, floor_rounds=60, writes=60, pages=10_000, seconds=3.0)
-BENCH: Final = Size(rounds=40, floor_rounds=300, writes=300, pages=100_000, seconds=10.0)
+DEMO: Final = Size(rounds=10, floor_rounds=60, writes=60, bulks=2, pages=10_000, seconds=3.0, outside=100)
+BENCH: Final = Size(rounds=40, floor_rounds=300, writes=300, bulks=8, pages=100_000, seconds=10.0, outside=500)
 
 
 class CacheBenchmark:
@@ -100,19 +107,16 @@ class CacheBenchmark:
             measured = self._scenarios(chosen, every)
             with self._step("measuring floors", 1) as advance:
                 floors = Floors(plain, self._cache_url, gates).measure(self._size.floor_rounds, advance)
-            with self._step("measuring writes behind a gate", self._size.writes + 1) as advance:
-                writes = measure_writes(
-                    plain,
-                    gates[HIT].gate.session_maker,
-                    seed=self._data_set.seed,
-                    rounds=self._size.writes,
-                    advance=advance,
-                )
+            writes = self._writes(plain, gates[HIT].gate.session_maker)
             apps = [CachedPages(gates[HIT], self._cache_url, Page(plain), n) for n in (FEW_PAGES, self._size.pages)]
             with self._step(f"caching {self._size.pages:,} pages", self._size.pages) as advance:
                 memory = [app.fill(advance) for app in apps][-1]
             with self._step("measuring invalidation", 200) as advance:
                 invalidation = measure_invalidation(apps, advance=advance, rounds=200)
+        with self._step("measuring when outside writes are seen", self._size.outside * WAYS) as advance:
+            outside = measure_outside_writes(
+                self._url, self._cache_url, seed=self._data_set.seed, rounds=self._size.outside, advance=advance
+            )
         under_writes = self._under_writes(contenders[0])
         return CacheReport(
             contenders=[one.name for one in every],
@@ -121,9 +125,26 @@ class CacheBenchmark:
             writes=writes,
             invalidation=invalidation,
             memory=memory,
+            outside_writes=outside,
             under_writes=under_writes,
-            goals=cache_goals(floors, under_writes),
+            goals=cache_goals(floors, writes, under_writes, outside),
         )
+
+    def _writes(self, plain: sessionmaker[Session], behind: sessionmaker[Session]) -> list[WriteTimes]:
+        size, engine = self._size, plain.kw["bind"]
+        steps = (size.writes + 1) + 2 * (size.bulks + 1)
+        with self._step("measuring writes", steps) as advance, without_triggers(engine) as bare:
+            found = measure_writes(
+                bare,
+                plain,
+                behind,
+                seed=self._data_set.seed,
+                rounds=size.writes,
+                bulks=size.bulks,
+                advance=advance,
+            )
+            wait_until_applied(engine)
+            return found
 
     def _step(self, title: str, total: float) -> AbstractContextManager[Advance]:
         return self._steps.step(title, total)

@@ -1,54 +1,33 @@
-"""What the cache costs where it does not answer: writes, invalidation, memory."""
+"""What the cache costs where it does not answer: invalidation, memory."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import count
-from random import Random
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
-from tidegate.benchmarks.data.data_set import SPAN, START
-from tidegate.benchmarks.data.population import random_uuid
 from tidegate.benchmarks.timing import Timing, timing
 from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.store import Hit
 from tidegate.errors import BenchmarkError
 from tidegate.proxy.database.identity import database_id
-from tidegate.repositories.enums import WorkflowExecutionStatus as Status
-from tidegate.repositories.models import WorkflowRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from sqlalchemy.orm import Session, sessionmaker
+    from collections.abc import Callable, Sequence
 
     from tidegate.benchmarks.cache.hydration import Page
     from tidegate.benchmarks.contenders.behind_gate import Gated
     from tidegate.benchmarks.progress import Advance
 
 FEW_PAGES: Final = 10
+_STORED_S: Final = 60.0
+_LOOK_S: Final = 0.02
 _BATCH: Final = 1_000
 _SAMPLE: Final = 100
 _INVALIDATIONS: Final = 200
 _GRAPH: Final = '{"nodes": []}'
-
-
-@dataclass(frozen=True, slots=True)
-class GatedWrite:
-    """The time of one transaction, in a plain session and in one behind a gate, which marks what it changes."""
-
-    statement: str
-    plain: Timing
-    gated: Timing
-
-    @property
-    def ratio(self) -> float:
-        """Return how many times as long the transaction takes behind a gate, at the median."""
-        return self.gated.p50_ms / self.plain.p50_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,79 +50,10 @@ class Memory:
     marks: int
 
 
-def measure_writes(
-    plain: sessionmaker[Session], behind: sessionmaker[Session], *, seed: int, rounds: int, advance: Advance
-) -> list[GatedWrite]:
-    """Insert runs of an app that nobody reads, and end them, plain and behind a gate by turns.
-
-    Args:
-        plain: makes sessions without a gate.
-        behind: makes sessions behind a gate.
-        seed: decides ids and orders.
-        rounds: how many rounds count; one more before them warms up.
-        advance: is called with 1 after each round.
-    """
-    rng = Random(f"{seed}:gated writes")  # noqa: S311  # data, not secrets
-    new = _new_runs(rng)
-    ways = {"plain": plain, "gated": behind}
-    inserts: dict[str, list[int]] = {name: [] for name in ways}
-    updates: dict[str, list[int]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name in rng.sample(list(ways), len(ways)):
-            run = next(new)
-            times = _timed(lambda: _insert(ways[name], run)), _timed(lambda: _end(ways[name], run["id"]))  # noqa: B023  # called at once
-            if number:  # the first round is for warming up
-                inserts[name].append(times[0])
-                updates[name].append(times[1])
-        advance(1)
-    return [
-        GatedWrite(what, timing(found["plain"]), timing(found["gated"]))
-        for what, found in (("INSERT of a run", inserts), ("UPDATE of a run's status", updates))
-    ]
-
-
-def _new_runs(rng: Random) -> Iterator[dict[str, Any]]:
-    tenant, app, workflow, creator = (random_uuid(rng) for _ in range(4))
-    for number in count():
-        yield run_values(tenant, app, workflow, creator, random_uuid(rng)) | {
-            "created_at": START + SPAN + timedelta(seconds=number)
-        }
-
-
-def run_values(tenant: str, app: str, workflow: str, creator: str, run: str) -> dict[str, Any]:
-    """Return the values of a run that has just begun."""
-    return {
-        "id": run,
-        "tenant_id": tenant,
-        "app_id": app,
-        "workflow_id": workflow,
-        "type": "workflow",
-        "triggered_from": "app-run",
-        "version": "1",
-        "graph": _GRAPH,
-        "inputs": "{}",
-        "status": Status.RUNNING.value,
-        "created_by_role": "end_user",
-        "created_by": creator,
-    }
-
-
-def _insert(session_maker: sessionmaker[Session], values: dict[str, Any]) -> None:
-    with session_maker.begin() as session:
-        session.add(WorkflowRun(**values))
-
-
-def _end(session_maker: sessionmaker[Session], run_id: str) -> None:
-    with session_maker.begin() as session:
-        run = session.get(WorkflowRun, run_id)
-        assert run is not None  # noqa: S101  # just inserted
-        run.status = Status.SUCCEEDED.value
-
-
 def _timed(write: Callable[[], None]) -> int:
-    began = perf_counter_ns()
+    began = time.perf_counter_ns()
     write()
-    return perf_counter_ns() - began
+    return time.perf_counter_ns() - began
 
 
 class CachedPages:
@@ -170,8 +80,17 @@ class CachedPages:
         if shard is None:
             raise ValueError("this benchmark is of one shard")
         self._asked = shard.histories.asked
-        gated.contender.runs.get_paginated_workflow_runs(page.tenant, page.app, page.sources)
-        (self._key,) = self._server.scan_iter(match=f"tg:e:*{page.tenant}*", count=10_000)
+        self._key = self._stored(gated)
+
+    def _stored(self, gated: Gated) -> bytes:
+        """Have the page stored, and return its key; its rows are an outside write, which must be known before."""
+        page, deadline = self._page, time.monotonic() + _STORED_S
+        while time.monotonic() < deadline:
+            gated.contender.runs.get_paginated_workflow_runs(page.tenant, page.app, page.sources)
+            for key in self._server.scan_iter(match=f"tg:e:*{page.tenant}*", count=10_000):
+                return bytes(key)
+            time.sleep(_LOOK_S)
+        raise BenchmarkError(f"the gate has not stored a page within {_STORED_S:g} s")
 
     def fill(self, advance: Advance) -> Memory:
         """Store the copies, and return the memory that they take."""

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from tidegate.benchmarks.cache.costs import GatedWrite, Invalidation, Memory
+    from tidegate.benchmarks.cache.costs import Invalidation, Memory
     from tidegate.benchmarks.cache.floors import Floor
+    from tidegate.benchmarks.cache.outside_writes import OutsideWrite
     from tidegate.benchmarks.cache.under_writes import UnderWrites
+    from tidegate.benchmarks.cache.writes import WriteTimes
     from tidegate.benchmarks.goals import Goal
     from tidegate.benchmarks.timing import Measured
 
@@ -30,9 +32,10 @@ class CacheReport:
     contenders: Sequence[str]
     measured: Sequence[Measured]
     floors: Sequence[Floor]
-    writes: Sequence[GatedWrite]
+    writes: Sequence[WriteTimes]
     invalidation: Sequence[Invalidation]
     memory: Memory
+    outside_writes: Sequence[OutsideWrite]
     under_writes: Sequence[UnderWrites]
     goals: Sequence[Goal]
 
@@ -55,6 +58,7 @@ def cache_json(report: CacheReport) -> dict[str, Any]:
         "writes": [asdict(write) | {"ratio_p50": write.ratio} for write in report.writes],
         "invalidation": [asdict(one) for one in report.invalidation],
         "memory": asdict(report.memory),
+        "outside_writes": [asdict(one) for one in report.outside_writes],
         "under_writes": [asdict(row) | {"hit_rate": row.hit_rate} for row in report.under_writes],
         "goals": [asdict(goal) | {"reached": goal.reached} for goal in report.goals],
     }
@@ -62,8 +66,8 @@ def cache_json(report: CacheReport) -> dict[str, Any]:
 
 def show_cache(report: CacheReport, console: Console) -> None:
     """Print the tables, and below them the goals."""
-    tables = (_scenarios(report), _floors(report), _writes(report), _invalidation(report), _under_writes(report))
-    for table in tables:
+    tables = (_scenarios, _floors, _writes, _outside_writes, _invalidation, _under_writes)
+    for table in (made(report) for made in tables):
         console.print()
         console.print(table)
     memory = report.memory
@@ -118,11 +122,19 @@ def _floors(report: CacheReport) -> Table:
 
 
 def _writes(report: CacheReport) -> Table:
-    columns = ["transaction", "plain p50", "p99", "gated p50", "p99", "times"]
-    table = _table("Writes: milliseconds a transaction of one statement", columns)
+    columns = ["transaction", "plain p50", "p99", "with triggers p50", "p99", "gated p50", "p99", "times"]
+    table = _table("Writes: milliseconds a transaction", columns)
     for write in report.writes:
-        times = [_ms(t) for one in (write.plain, write.gated) for t in (one.p50_ms, one.p99_ms)]
+        times = [_ms(t) for one in (write.plain, write.triggered, write.gated) for t in (one.p50_ms, one.p99_ms)]
         table.add_row(write.statement, *times, f"{write.ratio:.2f}")
+    return table
+
+
+def _outside_writes(report: CacheReport) -> Table:
+    table = _table("Outside writes: milliseconds until a gate shows them", ["way", "p50", "p95", "p99", "writes"])
+    for one in report.outside_writes:
+        found = one.timing
+        table.add_row(one.way, _ms(found.p50_ms), _ms(found.p95_ms), _ms(found.p99_ms), f"{found.samples:,}")
     return table
 
 

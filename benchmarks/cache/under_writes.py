@@ -15,7 +15,7 @@ from itertools import cycle
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from tidegate.benchmarks.cache.costs import run_values
+from tidegate.benchmarks.cache.writes import run_values
 from tidegate.benchmarks.contenders.behind_gate import HIT, gated
 from tidegate.benchmarks.data.data_set import SPAN, START
 from tidegate.benchmarks.data.population import random_uuid

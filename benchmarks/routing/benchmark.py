@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy.exc import SQLAlchemyError
 
 import tidegate
-from tidegate.benchmarks.cache.costs import run_values
 from tidegate.benchmarks.cache.floors import IDLE_POLICIES, Floor, Idle, each_prepared
+from tidegate.benchmarks.cache.writes import run_values
 from tidegate.benchmarks.data.population import random_uuid
 from tidegate.benchmarks.routing.report import Failover, Killed, Offload, RoutingReport
 from tidegate.benchmarks.timing import timing

@@ -11,7 +11,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import tidegate
-from tidegate.benchmarks.cache.costs import run_values
+from tidegate.benchmarks.cache.writes import run_values
 from tidegate.benchmarks.data.population import random_uuid
 from tidegate.benchmarks.intervals import p99_times
 from tidegate.benchmarks.sharding.isolation_load import ILL, WELL, Connections, loaded

@@ -16,7 +16,6 @@ from tidegate.proxy.shards.sessions import CheckedSession
 from tidegate.proxy.writes.commit import IntentAndStamp
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.outbox import Applier, Outbox
-from tidegate.proxy.writes.tracked_tables import Tables
 from tidegate.proxy.writes.watch import attach
 from tidegate.routing.replicas.admission import Admission
 from tidegate.routing.replicas.health import BackoffPolicy
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
     from tidegate.proxy.observe import Observer
     from tidegate.proxy.settings import Settings
     from tidegate.proxy.shards.registry import ShardPrimary, Shards
-    from tidegate.repositories.policies import Tracked
+    from tidegate.proxy.tracking.coverage import Coverage
+    from tidegate.proxy.tracking.observers import Observers
 
 
 class Shared(NamedTuple):
@@ -50,10 +50,11 @@ class Shared(NamedTuple):
         recovery: advances its roots.
         untold: whose changes the cache was not told of.
         requirements: tells which node will do for a call that the caching has not asked about.
-        tracked: the models whose rows are watched from the beginning.
+        coverage: which tracked tables have their triggers.
         committed: told what commits have changed, once they have returned.
         look: looks whether the store is still the right one; None: nobody need ask.
         observe: told what happens.
+        observers: told what was committed.
     """
 
     settings: Settings
@@ -62,10 +63,11 @@ class Shared(NamedTuple):
     recovery: RootRecovery | None
     untold: UntoldChanges
     requirements: ReadRequirements
-    tracked: Sequence[Tracked]
+    coverage: Coverage
     committed: Callable[[Sequence[Change]], None]
     look: Callable[[Engine], None] | None
     observe: Observer
+    observers: Observers
 
 
 def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: Shared) -> Shard:
@@ -81,12 +83,13 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         SettingsError: a tracked table tells tenants or tags by a type that cannot tell them.
     """
     settings, store = shared.settings, shared.store
-    check_comparable(engine, Tables(shared.tracked))
+    check_comparable(engine, shared.coverage.tables)
     all_writes = _own_writes(nodes)
     unmarked_writes = all_writes if store is None else _own_writes(nodes)
     histories = note_origins(engine, name)
     if store is not None:
         histories.use(store)
+        histories.on_change = partial(shared.coverage.doubt, name)
     primary = _primary(engine, name, settings, histories)
     outbox = Outbox(notify=engine.dialect.name == "postgresql", untold=None if store is None else shared.untold)
     commit = IntentAndStamp(
@@ -101,12 +104,13 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         committed=None if store is None and name == ONLY_SHARD else shared.committed,
         knows=histories.knows,
     )
+    applier = _applier(name, engine, shared, primary, histories)
     return Shard(
         name=name,
         engine=engine,
-        watch=attach(engine, shared.tracked, commit, strict=settings.cache.strict_sql),
+        watch=attach(engine, commit, left_note=None if applier is None else applier.wake, observers=shared.observers),
         outbox=outbox,
-        applier=_applier(name, engine, shared, primary, histories),
+        applier=applier,
         primary=primary,
         histories=histories,
         routing=_routing(name, nodes, unmarked_writes, shared),
@@ -140,6 +144,7 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
         primary.here()  # first: if our tables have moved, what follows must find them
         if histories.is_lost:  # which cache serves this database is its own gates' business
             return
+        shared.coverage.look(name, engine)
         if shared.look is not None:
             shared.look(engine)
         if (rival := histories.meet()) is not None:
@@ -154,7 +159,18 @@ def _applier(name: str, engine: Engine, shared: Shared, primary: ShardPrimary, h
     make_root = None
     if name != ONLY_SHARD and shared.recovery is not None:
         make_root = shared.recovery.create_root
-    return Applier(engine, shared.store, name, shared.untold, histories, look=look, settle=settle, make_root=make_root)
+    return Applier(
+        engine,
+        shared.store,
+        name,
+        shared.untold,
+        histories,
+        look=look,
+        settle=settle,
+        make_root=make_root,
+        observe=shared.observe,
+        applied=shared.observers.applied,
+    )
 
 
 def _routing(name: str, nodes: ShardNodes | None, unmarked_writes: OwnWrites | None, shared: Shared) -> Layer:

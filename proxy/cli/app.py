@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -32,7 +32,11 @@ from tidegate.proxy.doctor.shards import examine_databases
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
 from tidegate.proxy.shard_admin.databases import Databases
+from tidegate.proxy.tracking.dropping import drop_triggers, prune_triggers
+from tidegate.proxy.tracking.tracked_tables import Tables
+from tidegate.proxy.tracking.triggers import LOCK_ATTEMPTS, make_triggers, missing_triggers, triggers_sql
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
+from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,48 +66,99 @@ def init(
     url: Url = None,
     config: Config = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the DDL and change nothing; needs no database.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Drop the tables and indexes that init made.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Drop the tables, triggers and indexes that init made.")] = False,
     cache_url: Annotated[
         str | None,
         typer.Option(help="The cache that serves this database from now on; afterwards restart every gate with it."),
     ] = None,
+    schema: Annotated[str, typer.Option(help="With --sql: the schema of the application's tables.")] = "public",
     new_history: Annotated[
         bool,
         typer.Option("--new-history", help="This server is the primary, although the cache knows of a newer one."),
     ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop the triggers of older releases too, once none of their gates runs.")
+    ] = False,
+    untracked: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --prune: a table that no gate tracks any more, as doctor names it; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Create Tidegate's tables and indexes, while the database is in use.
+    """Create Tidegate's tables, triggers and indexes, while the database is in use.
+
+    The triggers note what changes in the tables that the repositories read, whoever changes it. A table is locked
+    against writes for a moment while its triggers are made; that lock is waited for 2 s at most, and tried again.
 
     Each index is created CONCURRENTLY, so no write waits. An index that was not built to the end is found and built
     again. What is there already is left as it is, so it is safe to run this again. With a TOML file, this is done for
     each of its shards; --url takes precedence over the file.
 
+    Triggers of an older release stay beside those of this one, as its gates need them. Run --prune when the last gate
+    of that release has ended, and not before: for half a minute nobody would note what such a gate's cached answers
+    depend on. A repository of your own tracks tables that init does not know: these are left alone, unless --untracked
+    names them.
+
     Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
     """
+    if prune and (sql or undo):
+        _refuse("--prune asks the database what is old: it goes with neither --sql nor --undo")
+    if untracked and not prune:
+        _refuse("--untracked says what to drop, and goes with --prune")
     if sql:
-        for statement in (*ddl(undo=undo), *(spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES)):
+        for statement in _statements(schema, undo=undo):
             typer.echo(statement + ";")
         return
     if undo and (cache_url or new_history):
-        typer.echo("error: --undo drops everything: it goes with neither --cache-url nor --new-history", err=True)
-        raise typer.Exit(2)
-    settings = _refused_in_one_line(lambda: _settings(url, None, config))
+        _refuse("--undo drops everything: it goes with neither --cache-url nor --new-history")
+
+    def change(engine: Engine, whose: str) -> None:
+        if undo:
+            _undo(engine, whose)
+            return
+        _init(engine, whose, cache_url=cache_url, new_history=new_history)
+        if prune:
+            gone = prune_triggers(engine, Tables(TRACKED), untracked or ())
+            typer.echo(f"{whose}pruned: {', '.join(gone) or 'nothing, no trigger is old'}")
+
+    _on_every_primary(_refused_in_one_line(lambda: _settings(url, None, config)), change)
+
+
+def _on_every_primary(settings: Settings, do: Callable[[Engine, str], None]) -> None:
+    """Call *do* with each primary, and with what its lines begin with."""
     if len(settings.shards) > 1:
         with _databases(settings) as databases:
             for name in databases.names:
-                _init(databases.engine(name), f"{name}: ", undo=undo, cache_url=cache_url, new_history=new_history)
+                do(databases.engine(name), f"{name}: ")
         return
     with _engine(settings.shards[0].primary if settings.shards else None) as engine:
-        _init(engine, "", undo=undo, cache_url=cache_url, new_history=new_history)
+        do(engine, "")
 
 
-def _init(engine: Engine, whose: str, *, undo: bool, cache_url: str | None, new_history: bool) -> None:
-    if undo:
-        tables = _refused_in_one_line(partial(drop_tables, engine))
-        gone = ", ".join(drop_indexes(engine) + tables)
-        typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
-        return
+def _refuse(why: str) -> NoReturn:
+    typer.echo(f"error: {why}", err=True)
+    raise typer.Exit(2)
+
+
+def _statements(schema: str, *, undo: bool) -> list[str]:
+    triggers = triggers_sql(Tables(TRACKED), schema, undo=undo)
+    indexes = [spec.drop_sql() if undo else spec.create_sql() for spec in INDEXES]
+    return [*triggers, *ddl(undo=True, schema=schema), *indexes] if undo else [*ddl(schema=schema), *triggers, *indexes]
+
+
+def _undo(engine: Engine, whose: str) -> None:
+    triggers = drop_triggers(engine)  # first: while there are triggers, writers use the tables
+    tables = _refused_in_one_line(partial(drop_tables, engine))
+    gone = ", ".join(drop_indexes(engine) + tables + triggers)
+    typer.echo(f"{whose}dropped: {gone or 'nothing was there'}")
+
+
+def _init(engine: Engine, whose: str, *, cache_url: str | None, new_history: bool) -> None:
     made = make_tables(engine)
+    triggered = make_triggers(engine, missing_triggers(engine, Tables(TRACKED)), attempts=LOCK_ATTEMPTS)
+    made += [f"triggers of {name}" for name in triggered]
     if cache_url:
         replace_serving_cache(engine, shown_url(cache_url))
         typer.echo(f"{whose}served by {shown_url(cache_url)} from now on: restart every gate with it")

@@ -38,7 +38,7 @@ def invalidate(
     run: Annotated[str | None, typer.Option(help="Only answers about this run and its node executions.")] = None,
     config: Config = None,
 ) -> None:
-    """Invalidate what is cached of a tenant: after a change that no gate saw, like SQL by hand.
+    """Invalidate what is cached of a tenant: after a change that no trigger notes, like DDL.
 
     Nothing is searched for and nothing is deleted: the tenant's marks are raised, and entries below them are stale.
 

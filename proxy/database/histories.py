@@ -25,6 +25,8 @@ from tidegate.routing.replicas.probe_sql import in_transaction
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Dialect, Engine
 
     from tidegate.cache.store import Store
@@ -58,6 +60,11 @@ class Histories:
         self._newest: History | None = None
         self._told = False
         self._lock = threading.Lock()
+        self._announced: History | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Is called before another history is asked for."""
+        self.moves = 0
+        """How often a pooler was found to have moved connections to another life of the server."""
         self.asked: AskedFor = AskedFor(self._known)
         """Whose marks this process asks for; for an epoch the caller must see."""
         reset_after_fork(self._forked)
@@ -267,6 +274,9 @@ class Histories:
     def _judge(self) -> None:
         newest, known = self._newest, self._known
         behind = newest is not None and newest.ordinal > known.ordinal and known is not UNKNOWN
+        if known not in {UNKNOWN, self._announced}:
+            self._announced = known
+            self.on_change()  # first: as soon as it is asked for, answers may be stored for it
         self.asked = AskedFor(UNKNOWN if behind or self._is_lost else known)
         if behind and not self._told:
             self._warn(

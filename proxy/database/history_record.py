@@ -33,7 +33,9 @@ BOUND_TO: Final = (
 """What a database has and none of its copies: the server's system identifier with the database's oid there."""
 # A crash ends all connections, and each one is asked when it opens. So the statements of commits need not ask this.
 _COUNTS_SINCE: Final = "coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time())::numeric::text, '-')"
-HERE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}, {_RECORD}"
+PLACE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}"
+"""The columns that tell where a primary's log is, and of which life it is."""
+HERE: Final = f"{PLACE}, {_RECORD}"
 """The columns that tell where a primary's log is and which history it has, with a place for the table of named facts.
 """
 _ASK: Final = (

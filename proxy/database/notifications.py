@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.error_text import first_line
@@ -23,7 +23,14 @@ _LISTEN_S: Final = 5.0
 """How long a listener waits before it looks whether it is still wanted, in seconds."""
 _LEAVE_S: Final = 1.0
 """How long to wait for a listener that ends, in seconds: it may be in the middle of connecting."""
+_TIMES: Final = 10
+"""How often is looked whether a pooler gives two clients one connection to the server."""
+_WHO: Final = "SELECT pg_backend_pid()"
 _NAME: Final = "SELECT set_config('application_name', %s, false)"
+
+
+class SharedByPooler(Exception):  # noqa: N818  # no mistake: the poll does the work
+    """A connection has no session of its own, so it cannot listen."""
 
 
 class Listener:
@@ -44,15 +51,36 @@ class Listener:
         self._connection: Any = None
 
     def open(self) -> None:
-        """Connect, and listen from now on. What the engine or its driver raises is raised."""
+        """Connect, and listen from now on. What the engine or its driver raises is raised.
+
+        Raises:
+            SharedByPooler: nobody would ever be notified here.
+        """
         engine = sibling_engine(self._engine)
         listen_first(engine, self._note)
         pooled = engine.raw_connection()
         pooled.detach()  # so that no pool of a forked process closes it: it is the parent's
         self._connection.commit()  # a listener of the program's may have begun a transaction
         self._connection.autocommit = True
+        self._refuse_shared()
         self._connection.execute(_NAME, (self._name,))
         self._connection.execute(f"LISTEN {self._channel}".encode())
+
+    def _refuse_shared(self) -> None:
+        """Refuse a connection whose server a pooler gives to others between transactions.
+
+        LISTEN would stay behind with that server, and others would get what is notified.
+        """
+        if _server_of(self._connection) == self._connection.info.backend_pid:
+            return  # a pooler tells its clients numbers of its own
+        with closing(sibling_engine(self._engine).raw_connection()) as another:
+            for _ in range(_TIMES):
+                ours, theirs = _server_of(self._connection), _server_of(another.dbapi_connection)
+                if ours == theirs or ours != _server_of(self._connection):
+                    raise SharedByPooler(
+                        "a pooler shares connections to the server between its clients; with the server's own "
+                        "address, or in session mode, outside writes would be seen sooner"
+                    )
 
     def _note(self, raw: Any, _record: Any) -> None:
         # If a listener of the program's fails after this, SQLAlchemy 2.0 leaves the connection open.
@@ -122,6 +150,10 @@ class NotifiedThread:
         if self._listen is not None:
             self._listening.ensure_started()
 
+    def wake(self) -> None:
+        """Have the work done now."""
+        self._news.set()
+
     def close(self) -> None:
         """End the threads."""
         self._listening.close(self._interrupt, wait_s=_LEAVE_S)
@@ -168,6 +200,13 @@ class NotifiedThread:
             finally:
                 listener.close()
             stop.wait(self._again_s)
+
+
+def _server_of(raw: Any) -> int:
+    """Return the number of the server process that a connection of psycopg has just asked."""
+    asked: int = raw.execute(_WHO).fetchone()[0]
+    raw.commit()
+    return asked
 
 
 def listens(engine: Engine) -> bool:

@@ -3,6 +3,9 @@
 What a read may store depends on the server that answered it. A connection stays with its server and with that server's
 life: it does not survive a restart, and a server that is promoted was none to write to before. So the life that a new
 connection tells holds for as long as it is open. Which history that life has may become known later.
+
+A pooler that shares connections keeps its clients while the server behind it is restarted. Then a life was noted that
+has ended, and nothing that is read there is stored. Who finds that out has every connection asked once more.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.database.history_record import Life
 
 _KEY: Final = "tidegate.life"
+_MOVES: Final = "tidegate.moves"
 _seen: ContextVar[set[Origin | None] | None] = ContextVar("tidegate_origins_seen", default=None)
 
 
@@ -56,15 +60,17 @@ def note_origins(engine: Engine, shard: str) -> Histories:
 
     def ask(raw: Any, record: Any) -> None:
         if postgresql:
+            moves = histories.moves
             try:
                 here = histories.ask(raw)
             except BaseException:
                 raw.close()  # the pool closes none whose listener has failed
                 raise
-            record.info[_KEY] = None if here is None else here.life
+            record.info[_KEY], record.info[_MOVES] = None if here is None else here.life, moves
 
     def note(raw: Any, record: Any, _proxy: Any) -> None:
-        if postgresql and _KEY not in record.info:  # the connection was opened before a gate took this engine
+        # The connection was opened before a gate took this engine, or a pooler has moved it.
+        if postgresql and record.info.get(_MOVES) != histories.moves:
             ask(raw, record)
         if (seen := _seen.get()) is not None:
             life: Life | None = record.info.get(_KEY)
@@ -80,6 +86,11 @@ def life_of(info: Any) -> Life | None:
     """Return the life of the primary that a connection with this record's *info* goes to; None for a standby."""
     life: Life | None = info.get(_KEY)
     return life
+
+
+def is_of_another(info: Any, life: Life) -> bool:
+    """Tell whether a connection with this record's *info* has noted another life than its server is in."""
+    return _KEY in info and info[_KEY] != life
 
 
 def is_left(life: Life | None, timeline: int, demoted: Collection[str]) -> bool:

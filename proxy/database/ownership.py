@@ -2,9 +2,12 @@
 
 There is one row for each unit (a slot, or a pinned tenant). It says since which epoch the shard owns the unit, or does
 not own it any more. A write reads the row of its tenant's unit FOR SHARE, in its own transaction. It is refused unless
-the shard owns the unit since exactly the epoch that the writer's map says. Whoever takes the unit away updates the row.
-So he waits until those writes have ended, and the writes that come later are refused. Writers of one unit share its
-row; writers of different units never meet.
+the shard owns the unit. Whoever takes the unit away updates the row. So he waits until those writes have ended, and the
+writes that come later are refused. Writers of one unit share its row; writers of different units never meet.
+
+Triggers do this for rows of tracked tables, whoever writes them: :mod:`tidegate.proxy.database.ownership_functions`. A
+gate is refused, too, unless the shard owns the unit since exactly the epoch that its map says. It asks by itself for
+what no trigger has checked.
 
 PostgreSQL lets new sharers pass an update that waits. So writes that overlap without end could keep the update waiting
 for ever. Therefore a row in ``tidegate_closing`` refuses new writes before the update begins to wait.
@@ -14,22 +17,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import String, bindparam, exists, func, literal, select, true
+from sqlalchemy import String, bindparam, exists, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import SettingsError, StaleShardMap
 from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.schema import CLOSING, OWNERSHIP
-from tidegate.proxy.database.transaction import TRANSACTION, transaction_of
-from tidegate.routing.sharding.shard_map import FIRST_EPOCH
+from tidegate.routing.sharding.shard_map import FIRST_EPOCH, tenant_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection, Engine, Executable
 
-    from tidegate.cache.root_recovery import Transaction
     from tidegate.routing.sharding.shard_map import Ownership, ShardMap
 
 _NOT_SERIALIZABLE: Final = "40001"
@@ -43,13 +44,13 @@ _CLOSED: Final = exists().where(
 )
 _SHARED: Final = _ASKED.where(~_CLOSED).with_for_update(read=True, of=OWNERSHIP)
 
-_ROWS_SHARED: Final = _SHARED.subquery()
-_HEAD: Final = select(*(made.label(f"t{at}") for at, made in enumerate(TRANSACTION))).subquery()
-_WITH_TRANSACTION: Final = select(_HEAD, _ROWS_SHARED).select_from(_HEAD.outerjoin(_ROWS_SHARED, true()))
-
 _CLAIMED: Final = select(
     func.unnest(bindparam("claimed", type_=ARRAY(String))), literal(FIRST_EPOCH), literal(value=True)
 )
+_PINNED: Final = select(
+    func.unnest(bindparam("pinned", type_=ARRAY(String))), literal(FIRST_EPOCH), literal(value=False)
+)
+_PIN: Final = insert(OWNERSHIP).from_select(["unit", "since", "owned"], _PINNED).on_conflict_do_nothing()
 _CLAIM: Final = insert(OWNERSHIP).from_select(["unit", "since", "owned"], _CLAIMED).on_conflict_do_nothing()
 
 
@@ -75,30 +76,34 @@ def check_ownership(connection: Executing, ownerships: Sequence[Ownership]) -> N
         StaleShardMap: the shard does not own one of the units, or is about to give it away; the message names it. The
             transaction must be rolled back.
     """
-    _compare(_held(connection, _SHARED, ownerships), ownerships)
-
-
-def check_ownership_at_commit(connection: Executing, ownerships: Sequence[Ownership]) -> Transaction:
-    """Do as :func:`check_ownership` does, and return the transaction's id, position and history, in the same statement.
-
-    A commit asks for these anyway.
-
-    Raises:
-        StaleShardMap: as in :func:`check_ownership`.
-    """
-    rows = _held(connection, _WITH_TRANSACTION, ownerships)
-    _compare(rows, ownerships)
-    return transaction_of(rows[0])
-
-
-def _held(connection: Executing, statement: Executable, ownerships: Sequence[Ownership]) -> Sequence[Any]:
     try:
-        return list(execute_own(connection, statement, {"units": [row.unit for row in ownerships]}))
+        rows = list(execute_own(connection, _SHARED, {"units": [row.unit for row in ownerships]}))
     except DBAPIError as error:
         # This is how a transaction that keeps its first snapshot learns that a flip came after that snapshot.
         if getattr(error.orig, "sqlstate", None) != _NOT_SERIALIZABLE:
             raise
         raise StaleShardMap(f"{ownerships[0].unit} was flipped while this transaction ran") from error
+    _compare(rows, ownerships)
+
+
+def not_held(held: Mapping[str, int], ownerships: Sequence[Ownership]) -> Sequence[Ownership]:
+    """Return those of *ownerships* that a transaction does not keep on this shard yet, and so must be checked.
+
+    Args:
+        held: the units that its triggers have checked and keep, each with the epoch since which this shard owns it.
+        ownerships: as the map says it, by which the shard was chosen.
+
+    Raises:
+        StaleShardMap: this shard owns one of the units since another epoch than the map says.
+    """
+    left = []
+    for ownership in ownerships:
+        since = held.get(ownership.unit)
+        if since is None:
+            left.append(ownership)
+        elif since != ownership.since_epoch:
+            raise _not_owned(ownership)
+    return left
 
 
 def check_ownership_to_read(connection: Executing, ownerships: Sequence[Ownership]) -> None:
@@ -158,6 +163,7 @@ def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
         found = owned(connection)
         if not found and shard_map.epoch == FIRST_EPOCH and connection.execute(_ROWS.limit(1)).first() is None:
             connection.execute(_CLAIM, {"claimed": [row.unit for row in wanted]})
+            note_pins(connection, shard, shard_map)
             found = owned(connection)
         # Raise inside the transaction. If two gates with different settings come at once, the later one then records
         # nothing.
@@ -166,6 +172,13 @@ def record_ownership(engine: Engine, shard: str, shard_map: ShardMap) -> None:
             raise SettingsError(
                 _difference(shard, different[0][0], {row.unit: row.since_epoch for row in wanted}, found)
             )
+
+
+def note_pins(connection: Connection, shard: str, shard_map: ShardMap) -> None:
+    """Record on a shard that tenants which are pinned to others are not its own, though their slots may be."""
+    pinned = [tenant_unit(tenant) for tenant, held in shard_map.pins.items() if held.shard != shard]
+    if pinned:
+        execute_own(connection, _PIN, {"pinned": pinned})
 
 
 def verify_existing(engine: Engine, shard: str, shard_map: ShardMap) -> None:
@@ -193,10 +206,14 @@ def _compare(rows: Any, ownerships: Sequence[Ownership]) -> None:
     found = {row.unit: row.since for row in rows if row.owned}
     for ownership in ownerships:
         if found.get(ownership.unit) != ownership.since_epoch:
-            raise StaleShardMap(
-                f"the shard {ownership.shard} does not own {ownership.unit} since epoch {ownership.since_epoch}, as "
-                "the shard map that was used here says: the unit was flipped to another shard, or is being flipped now"
-            )
+            raise _not_owned(ownership)
+
+
+def _not_owned(ownership: Ownership) -> StaleShardMap:
+    return StaleShardMap(
+        f"the shard {ownership.shard} does not own {ownership.unit} since epoch {ownership.since_epoch}, as the shard "
+        "map that was used here says: the unit was flipped to another shard, or is being flipped now"
+    )
 
 
 def _difference(shard: str, unit: str, wanted: dict[str, int], found: dict[str, int]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from tidegate.repositories.tracked import TRACKED
 
@@ -35,7 +35,8 @@ SELECT schemaname::text FROM pg_tables WHERE tablename = %s AND NOT EXISTS (
     WHERE namespace.nspname = schemaname AND class.relname = ANY(%s::text[]))
 """
 """Where our tables lie beside no tracked table; for a driver, with the name of one of ours and the tracked names."""
-TRACKED_NAMES: Final = [tracked.model.__table__.fullname for tracked in TRACKED]
+_MAPPERS: Final[list[Any]] = [inspect(tracked.model) for tracked in TRACKED]
+TRACKED_NAMES: Final[list[str]] = [mapper.local_table.fullname for mapper in _MAPPERS]
 _found: Final[WeakKeyDictionary[Dialect, str]] = WeakKeyDictionary()
 
 

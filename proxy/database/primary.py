@@ -9,6 +9,7 @@ from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.errors import NoNodeAvailable
 from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.database.history_record import HERE, Here, Life, here_of
+from tidegate.proxy.database.origins import is_of_another
 from tidegate.proxy.database.placement import schema_of, state_table
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class PostgresPrimary:
         """
         with self._engine.connect() as connection:
             found = self._histories.ask(connection.connection.dbapi_connection)
+            if found is not None and is_of_another(connection.info, found.life):
+                self._histories.moves += 1
         if found is None:
             raise NoNodeAvailable("the server is a standby, and no other is known to be the primary")
         return found

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
     DateTime,
-    Identity,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -21,9 +21,13 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable, DropTable
+from sqlalchemy.sql.functions import FunctionElement
 
 from tidegate.errors import SettingsError
+from tidegate.proxy.database.functions import drop_functions_sql, functions_sql, has_functions
+from tidegate.proxy.database.note_functions import without_functions
 from tidegate.proxy.database.placement import (
     LEFT_BEHIND,
     OWN_SCHEMA,
@@ -37,10 +41,36 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 METADATA: Final = MetaData()
+
+
+class _Noted(FunctionElement[Any]):
+    """What a column of a note is by default."""
+
+    inherit_cache = False
+
+    def __init__(self, column: str) -> None:
+        self.column: Final = column
+        super().__init__()
+
+
+@compiles(_Noted)
+def _on_sqlite(element: _Noted, _compiler: object, **_options: object) -> str:
+    return "NULL" if element.column == "id" else "''"  # a primary key that is NULL gets the next number
+
+
+@compiles(_Noted, "postgresql")
+def _on_postgresql(element: _Noted, _compiler: object, **_options: object) -> str:
+    if element.column == "id":
+        return "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    return "(pg_current_xact_id()::text)"
+
+
 CACHE: Final = "cache"
 CLAIM: Final = "claim"
 CLUSTER: Final = "cluster"
 DATABASE: Final = "database"
+FAILED: Final = "failed"
+FAMILIES: Final = "families"
 SHARD: Final = "shard"
 STATE: Final = Table(
     "tidegate_state",
@@ -49,20 +79,26 @@ STATE: Final = Table(
     Column("value", Text, nullable=False),
 )
 """Named facts. "database" is the id of this database, and what it is bound to; "history" is its history, and the life
-of the server that it is bound to; "cache" is the server that serves this database, and "claim" another one that would;
-"cluster" is the id of the shards that this database is one of; "shard" is the name of the shard that it is."""
+of the server that it is bound to; "cache" is the server that serves this database, and "claim" another one that
+would; "cluster" is the id of the shards that this database is one of; "failed" is the last trigger that could
+not do its work, and when; "families" says which tables were partitions of
+tracked tables, or inherited from them, when somebody last looked; "shard" is the name of the shard that it is."""
 PLACED_STATE: Final = STATE.to_metadata(MetaData(), schema=OWN_SCHEMA)
 """The same, for statements that name a program's tables too."""
 OUTBOX: Final = Table(
     "tidegate_outbox",
     METADATA,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True),
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), nullable=False, server_default=_Noted("id")),
     Column("created_at", DateTime, nullable=False, server_default=func.current_timestamp()),
-    Column("tenant", Text, nullable=False),
-    Column("tags", Text, nullable=False),
-    Column("whole", Boolean, nullable=False),
+    Column("xact", Text, nullable=False, server_default=_Noted("xact")),
+    Column("source", Text, nullable=False),
+    Column("rows", Text, nullable=False),
+    PrimaryKeyConstraint("id").ddl_if(dialect="sqlite"),
 )
-"""What was changed while the cache could not be told of it: a tenant, and either tags as JSON or the whole tenant."""
+"""The notes of what was changed and the cache was not told of: see :class:`tidegate.proxy.tracking.notes.Note`.
+
+On PostgreSQL "id" is when a note was written, in microseconds, and two may have the same. It comes from no sequence: a
+program that asks for ``lastval()`` after its INSERT must not be given ours. "xact" is the transaction's id."""
 CATALOGUE: Final = Table(
     "tidegate_catalogue",
     METADATA,
@@ -98,11 +134,14 @@ def ddl(engine_name: str = "postgresql", *, undo: bool = False, schema: str | No
     """Return the statements that make the tables; with *undo*, those that drop them."""
     from sqlalchemy.dialects import postgresql, sqlite
 
-    dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
     tables = sorted(_in_schema(schema).tables.values(), key=lambda table: table.name)
+    is_postgresql = engine_name != "sqlite"
+    dialect = sqlite.dialect() if engine_name == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
     if undo:
-        return [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
-    return [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
+        dropped = [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
+        return [*(drop_functions_sql(schema) if is_postgresql else ()), *dropped]
+    created = [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
+    return [*created, *(functions_sql(schema) if is_postgresql else ())]
 
 
 def _in_schema(schema: str | None) -> MetaData:
@@ -123,7 +162,7 @@ def missing_tables(engine: Engine) -> list[str]:
 
 
 def make_tables(engine: Engine) -> list[str]:
-    """Make the tables that are missing, in the schema of the tracked tables.
+    """Make the tables that are missing, in the schema of the tracked tables, and the functions beside them.
 
     Where the tracked tables were moved from another schema, ours are moved after them: the database stays the same one.
 
@@ -138,14 +177,37 @@ def make_tables(engine: Engine) -> list[str]:
     placed = _in_schema(schema_of(engine))
     try:
         placed.create_all(engine, tables=[table for table in placed.sorted_tables if table.name in missing])
+        make_functions(engine)
     except DBAPIError as error:
-        if not missing_tables(engine):  # another gate was faster
+        if not missing_tables(engine):  # another gate was faster, or only the functions are missing
+            if not _has_functions(engine):  # who looks for the triggers says so: no transaction takes its notes
+                without_functions.add(engine.dialect)
             return []
         raise SettingsError(
             f"the database has no tables {', '.join(missing)}, and this user may not make them: run 'tidegate init' as "
             "a user who may"
         ) from error
     return missing
+
+
+def make_functions(engine: Engine) -> None:
+    """Make the functions beside the tables, if they are missing.
+
+    Raises:
+        DBAPIError: this user may not make them.
+    """
+    if not _has_functions(engine):
+        with engine.begin() as connection:
+            for statement in functions_sql(schema_of(connection)):
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+    without_functions.discard(engine.dialect)
+
+
+def _has_functions(engine: Engine) -> bool:
+    if engine.dialect.name != "postgresql":
+        return True
+    with engine.connect() as connection:
+        return has_functions(connection, schema_of(connection))
 
 
 def _bring_tables_along(engine: Engine) -> None:
@@ -193,6 +255,10 @@ def drop_tables(engine: Engine) -> list[str]:
                 "drop it by hand if nobody needs it"
             )
     placed.drop_all(engine, tables=there)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            for statement in drop_functions_sql(schema):
+                connection.exec_driver_sql(statement.replace("%", "%%"))
     forget_schema(engine.dialect)
     return [table.name for table in there]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Numeric, String, cast, extract, func, select
 
@@ -13,29 +13,23 @@ from tidegate.proxy.database.placement import execute_own
 from tidegate.proxy.database.schema import PLACED_STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy import Connection
 
 
-TRANSACTION: Final = (
+_TRANSACTION: Final = select(
     cast(func.pg_current_xact_id(), String),
     cast(func.pg_current_wal_insert_lsn(), String),
     func.pg_walfile_name(func.pg_current_wal_insert_lsn(), type_=String),
     cast(cast(extract("epoch", func.pg_postmaster_start_time()), Numeric), String),
     select(PLACED_STATE.c.value).where(PLACED_STATE.c.name == NAME).scalar_subquery(),
 )
-"""The columns that give the transaction's id; its position, as LSN and log file; and the record of the history."""
-
-
-def transaction_of(row: Sequence[Any]) -> Transaction:
-    """Return the id, the position and the history in a row of :data:`TRANSACTION`."""
-    here = here_of(row[1:5])
-    return Transaction(row[0], here.position, here.history)
+# The transaction's id; its position, as LSN and log file; and the record of the history.
 
 
 def transaction_id(connection: Connection) -> Transaction:
     """Return the transaction's id and the position of now, in one statement; without a log, "" and ``NOWHERE``."""
     if connection.dialect.name != "postgresql":
         return Transaction("", NOWHERE, History())
-    return transaction_of(execute_own(connection, select(*TRANSACTION)).one())
+    xid, *place = execute_own(connection, _TRANSACTION).one()
+    here = here_of(place)
+    return Transaction(xid, here.position, here.history)

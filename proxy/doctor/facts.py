@@ -14,7 +14,13 @@ from tidegate.proxy.database.identity import cluster_id, cluster_namespace
 from tidegate.proxy.database.placement import own, schema_of
 from tidegate.proxy.database.schema import DATABASE, OUTBOX, STATE, fact, missing_tables
 from tidegate.proxy.database.serving import served
+from tidegate.proxy.tracking.dropping import old_triggers
+from tidegate.proxy.tracking.failures import failing_triggers, last_failure
+from tidegate.proxy.tracking.rights import needed_grants
+from tidegate.proxy.tracking.tracked_tables import Tables
+from tidegate.proxy.tracking.triggers import missing_triggers
 from tidegate.repositories.indexes import index_states
+from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     from tidegate.cache.store import CacheServer
     from tidegate.proxy.database.serving import Serving
     from tidegate.proxy.settings import CacheSettings
+    from tidegate.proxy.tracking.dropping import OldTriggers
+    from tidegate.proxy.tracking.failures import Failure
 
 PATIENCE_MS: Final = 2_000
 """How long to wait for a server of the cache, in milliseconds. It is longer than a gate waits, so that a slow server is
@@ -72,6 +80,11 @@ class DatabaseFacts:
     Args:
         indexes: "valid", "invalid", "missing" or "foreign", by the index's name.
         missing_tables: the tables of Tidegate's own that are missing.
+        untriggered: the tracked tables, as the database names them, that lack triggers.
+        grants: what would let this user make the triggers that lack.
+        old_triggers: triggers that this release would not make.
+        failing: triggers that would fail now.
+        last_failure: the trigger that has failed last; None: none has, or it is not known.
         closed_tables: the tables of Tidegate's own that this user may not read. The facts below are as if they were
             empty.
         serving: the cache server that serves this database; None: no gate has come with a cache yet.
@@ -84,6 +97,11 @@ class DatabaseFacts:
 
     indexes: Mapping[str, str]
     missing_tables: tuple[str, ...]
+    untriggered: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ()
+    old_triggers: tuple[OldTriggers, ...] = ()
+    failing: tuple[Failure, ...] = ()
+    last_failure: Failure | None = None
     closed_tables: tuple[str, ...] = ()
     serving: Serving | None = None
     oldest: Running | None = None
@@ -144,9 +162,15 @@ def database_facts(engine: Engine) -> DatabaseFacts:
     waiting, waiting_s = (0, 0.0) if OUTBOX.name in missing + closed else _outbox(engine)
     is_open = STATE.name not in missing + closed
     cluster = cluster_id(engine, None) if is_open else None
+    untriggered = () if missing else _untriggered(engine)
     return DatabaseFacts(
         indexes=index_states(engine),
         missing_tables=missing,
+        untriggered=untriggered,
+        grants=tuple(needed_grants(engine, untriggered)),
+        old_triggers=tuple(old_triggers(engine, Tables(TRACKED))),
+        failing=tuple(failing_triggers(engine, Tables(TRACKED))),
+        last_failure=last_failure(engine) if is_open else None,
         closed_tables=closed,
         serving=served(engine).by if is_open else None,
         oldest=_oldest(engine),
@@ -155,6 +179,10 @@ def database_facts(engine: Engine) -> DatabaseFacts:
         cluster=cluster,
         namespace=_namespace(engine, cluster) if is_open else "",
     )
+
+
+def _untriggered(engine: Engine) -> tuple[str, ...]:
+    return tuple(found.on for found in missing_triggers(engine, Tables(TRACKED)) if found.on)
 
 
 def _namespace(engine: Engine, cluster: str | None) -> str:

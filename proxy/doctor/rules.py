@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.doctor.finding import Finding
+from tidegate.proxy.tracking.coverage import cached_methods
+from tidegate.proxy.tracking.rights import how_to_make
+from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +21,13 @@ LONG_S: Final = 60.0
 """How long a transaction may run before it is a finding, in seconds: a quarantine would last as long."""
 APPLIED_S: Final = 5.0
 """How long a row may stay in the outbox before it is a finding, in seconds. A gate that reaches the cache is faster."""
+_CACHED: Final = (
+    *cached_methods("WorkflowRuns", WORKFLOW_RUN_POLICIES),
+    *cached_methods("NodeExecutions", NODE_EXECUTION_POLICIES),
+)
+FAILED_S: Final = 3600.0
+"""How long ago a trigger may have failed to be a finding, in seconds: it fails again at the next write, or is gone."""
+_FAILS: Final = "each write to the table voids all that is cached of the database"
 _WITHOUT_INDEX: Final = (
     "without it, pages are read by Dify's indexes, as Dify reads them, and cost more the more runs an app has"
 )
@@ -41,7 +53,7 @@ def cache_findings(cache: CacheFacts | None) -> list[Finding]:
 
 def all_is_well(facts: Facts) -> list[str]:
     """Return the lines to print if nothing is gravely wrong."""
-    lines = ["all indexes and tables are there"]
+    lines = ["all indexes, tables and triggers are there"]
     cache, serving = facts.cache, facts.database.serving
     if cache is not None:
         quickest_ms = min(server.answer_ms for server in cache.servers)
@@ -72,6 +84,47 @@ def check_tables(database: DatabaseFacts) -> Iterator[Finding]:
     for name in database.closed_tables:
         cure = f"its rows were not checked; a gate's user must read and write it: GRANT ALL ON {name} TO that user"
         yield Finding(f"table {name}", "may not be read by this user", cure, grave=False)
+
+
+def check_triggers(database: DatabaseFacts) -> Iterator[Finding]:
+    """Yield a finding for each tracked table whose changes nobody notes."""
+    for name in database.untriggered:
+        cure = f"what depends on it is not cached; {how_to_make(database.grants)}"
+        yield Finding(f"table {name}", "lacks the triggers that note changes", cure)
+    if database.untriggered:
+        yield Finding(", ".join(_CACHED), "are not cached", "tables that they depend on lack triggers; see above")
+
+
+def check_failing_triggers(database: DatabaseFacts) -> Iterator[Finding]:
+    """Yield a finding for each trigger that cannot do its work, and for the last one that could not, if that is new."""
+    for failing in database.failing:
+        wrong = f"is not as this release knows it ({failing.error})"
+        yield Finding(
+            f"table {failing.table}", wrong, f"{_FAILS}; use the release that knows it, and run: tidegate init"
+        )
+    last = database.last_failure
+    if last is None or last.at is None or (datetime.now(UTC) - last.at).total_seconds() > FAILED_S:
+        return
+    wrong = f"failed at {last.at:%Y-%m-%d %H:%M:%S} UTC ({last.error})"
+    cure = f"{_FAILS}; if the trigger is an older release's, and none of its gates runs, run: tidegate init --prune"
+    yield Finding(f"a trigger of {last.table}", wrong, cure)
+
+
+def check_old_triggers(database: DatabaseFacts) -> Iterator[Finding]:
+    """Yield a finding for each table with triggers that this release would not make."""
+    for old in database.old_triggers:
+        if old.is_known:
+            cure = (
+                "its gates need them, and each change is noted once more; when none of these gates runs any more, run: "
+                "tidegate init --prune"
+            )
+            yield Finding(f"table {old.on}", "has triggers of another release", cure, grave=False)
+        else:
+            cure = (
+                "a repository of your own may need them; if no gate tracks it any more, run: tidegate init --prune "
+                f"--untracked {old.on}"
+            )
+            yield Finding(f"table {old.on}", "has triggers, and this release does not track it", cure, grave=False)
 
 
 def check_transactions(database: DatabaseFacts) -> Iterator[Finding]:
@@ -173,6 +226,9 @@ def check_eviction(cache: CacheFacts) -> Iterator[Finding]:
 _OF_THE_DATABASE: Final[tuple[Callable[[DatabaseFacts], Iterable[Finding]], ...]] = (
     check_indexes,
     check_tables,
+    check_triggers,
+    check_failing_triggers,
+    check_old_triggers,
     check_transactions,
     check_outbox,
 )

@@ -28,6 +28,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.errors import RoutingError, SettingsError, StaleShardMap
+from tidegate.proxy.database.ownership import note_pins
 from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.schema import CLOSING, OWNERSHIP
 from tidegate.proxy.shards.catalogue import FlipPlan
@@ -153,7 +154,7 @@ class Flipper:
         except _Objected as error:
             self._give_up(plan, shard_map)
             raise RoutingError(f"{error}; nothing was flipped") from None
-        self._grant(plan)
+        self._grant(plan, shard_map)
         return self._publish(plan, shard_map)
 
     def _plan(self, plan: FlipPlan, entry: Entry) -> None:
@@ -210,9 +211,10 @@ class Flipper:
         self._close(plan, closed=False)
         self._catalogue.give_up(plan, shard_map.epoch)
 
-    def _grant(self, plan: FlipPlan) -> None:
+    def _grant(self, plan: FlipPlan, shard_map: ShardMap) -> None:
         units = _units(plan)
         with own(self._engines[plan.to_shard]).begin() as connection:
+            note_pins(connection, plan.to_shard, shard_map)  # before it owns a slot of theirs: it may be new
             granted = insert(OWNERSHIP).values(
                 [{"unit": unit, "since": plan.since_epoch, "owned": True} for unit in units]
             )

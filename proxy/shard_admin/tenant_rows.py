@@ -9,6 +9,7 @@ from sqlalchemy import Table, distinct, func, inspect, literal, over, select, te
 
 from tidegate.repositories.columns import naive_utc_now
 from tidegate.repositories.models import WorkflowRun
+from tidegate.repositories.policies import name_of
 from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Busy(NamedTuple):
 def _tables() -> tuple[tuple[TenantTable, ...], tuple[ParentTable, ...]]:
     having, without = [], []
     for tracked in TRACKED:
-        mapper = inspect(tracked.model)
+        mapper: Any = inspect(tracked.model)
         if tracked.tenant is not None:
             having.append(TenantTable(mapper.local_table, mapper.columns[tracked.tenant]))
         else:
@@ -84,9 +85,10 @@ def _tables() -> tuple[tuple[TenantTable, ...], tuple[ParentTable, ...]]:
 
 def _of_parent(tracked: Tracked, mapper: Any) -> ParentTable:
     if tracked.parent is None:
-        raise TypeError(f"{tracked.model.__name__} has neither a tenant nor a parent that has one")
-    field, parent = tracked.parent
-    return ParentTable(mapper.local_table, mapper.primary_key[0], mapper.columns[field], inspect(parent).primary_key[0])
+        raise TypeError(f"{name_of(tracked.model)} has neither a tenant nor a parent that has one")
+    (field,) = tracked.parent_columns
+    above: Any = inspect(tracked.parent[1])
+    return ParentTable(mapper.local_table, mapper.primary_key[0], mapper.columns[field], above.primary_key[0])
 
 
 WITH_TENANT, WITHOUT_TENANT = _tables()

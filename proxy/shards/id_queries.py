@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import inspect, select, union
+from sqlalchemy import Table, and_, select, union
 
 from tidegate.errors import PolicyError
+from tidegate.proxy.tracking.model_tables import ModelTables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from tidegate.repositories.policies import Tracked
+    from tidegate.repositories.policies import Model, Tracked
     from tidegate.repositories.tenant_directory import Kind
 
 Query: TypeAlias = "Callable[[Sequence[str]], Any]"
@@ -45,7 +46,7 @@ class TrackedIds:
     """
 
     def __init__(self, tracked: Iterable[Tracked] = ()) -> None:
-        self._rows: dict[type[Any], Tracked] = {}
+        self._rows: dict[Model, Tracked] = {}
         self._queries: Mapping[Kind, IdQueries] = {}
         self.kinds_by_tag: Mapping[str, Kind] = {}
         """The kind of an id by the name of the tag with which a row names itself: "run:{id}" gives {"run": "run"}."""
@@ -88,11 +89,11 @@ class TrackedIds:
     def _themselves(self) -> Iterator[tuple[Tracked, str, Kind]]:
         """Yield the models whose rows are the thing itself, as their primary key is the id; that column; the kind."""
         for row in self._rows.values():
-            if row.identifies is not None and row.identifies[0] == _primary_key(row.model):
+            if row.identifies is not None and (row.identifies[0],) == _primary_key(row.model):
                 yield (row, *row.identifies)
 
     def _made(self, row: Tracked, kind: Kind) -> IdQueries:
-        key = _primary_key(row.model)
+        (key,) = _primary_key(row.model)
         naming: list[Query] = []
         orphans: list[Query] = [] if row.tenant is not None else [_alone(row, key)]
         for other in self._rows.values():
@@ -107,25 +108,27 @@ class TrackedIds:
         return IdQueries(key, row.tenant, owners, _together(orphans) if orphans else None)
 
 
-def _columns_with(row: Tracked, kind: Kind, models: Mapping[type[Any], Tracked]) -> Iterator[str]:
+def _columns_with(row: Tracked, kind: Kind, models: Mapping[Model, Tracked]) -> Iterator[str]:
     """Yield the columns of *row* that hold ids of *kind*; one of them may be what names its parent."""
     if row.identifies is not None and row.identifies[1] == kind:
         yield row.identifies[0]
     yield from (column for column, other in row.names if other == kind)
     parent = None if row.parent is None else models.get(row.parent[1])
-    if row.parent is not None and parent is not None and parent.identifies == (_primary_key(parent.model), kind):
-        yield row.parent[0]
+    key = () if parent is None else _primary_key(parent.model)
+    if parent is not None and len(key) == 1 and parent.identifies == (*key, kind):
+        yield from row.parent_columns
 
 
-def _with_tenant(row: Tracked, column: str, models: Mapping[type[Any], Tracked]) -> Query:
+def _with_tenant(row: Tracked, column: str, models: Mapping[Model, Tracked]) -> Query:
     """Select (id, tenant) of rows of *row*; their parents tell the tenant where they have none."""
-    key = getattr(row.model, column)
+    key = _column(row.model, column)
     joins, level = [], row
     while level.tenant is None and level.parent is not None:
-        field, parent = level.parent
-        joins.append((parent, getattr(parent, _primary_key(parent)) == getattr(level.model, field)))
+        parent = level.parent[1]
+        pairs = zip(_primary_key(parent), level.parent_columns, strict=True)
+        joins.append((parent, and_(*(_column(parent, key) == _column(level.model, name) for key, name in pairs))))
         level = models[parent]
-    tenant = getattr(level.model, level.tenant or "")
+    tenant = _column(level.model, level.tenant or "")
 
     def query(ids: Sequence[str]) -> Any:
         statement = select(key, tenant).where(key.in_(ids))
@@ -137,7 +140,7 @@ def _with_tenant(row: Tracked, column: str, models: Mapping[type[Any], Tracked])
 
 
 def _alone(row: Tracked, column: str) -> Query:
-    key = getattr(row.model, column)
+    key = _column(row.model, column)
     return lambda ids: select(key).where(key.in_(ids))
 
 
@@ -147,7 +150,9 @@ def _together(queries: Sequence[Query]) -> Query:
     return lambda ids: union(*(query(ids) for query in queries))
 
 
-def _primary_key(model: type[Any]) -> str:
-    mapper: Any = inspect(model)
-    key: str = mapper.get_property_by_column(mapper.primary_key[0]).key
-    return key
+def _primary_key(model: Model) -> tuple[str, ...]:
+    return ModelTables(model).pk
+
+
+def _column(model: Model, name: str) -> Any:
+    return model.columns[name] if isinstance(model, Table) else getattr(model, name)

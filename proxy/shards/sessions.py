@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import event
+from sqlalchemy import Insert, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from tidegate.cache.tags import as_text
@@ -12,8 +13,11 @@ from tidegate.errors import StaleShardMap, UnknownTenant
 from tidegate.proxy.database.deadlines import set_statement_deadline
 from tidegate.proxy.database.ownership import check_epoch_to_read, check_ownership_to_read
 from tidegate.proxy.shards.ownership_checks import current_checks
+from tidegate.proxy.writes.one_tenant import hold_to_tenant, look_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import SessionTransaction
 
@@ -24,8 +28,9 @@ if TYPE_CHECKING:
 class RoutedSession(Session):
     """Work on the primary of the tenant's shard, which is looked up anew for each transaction.
 
-    The first thing that a transaction does is to check that the shard owns the tenant. All that it writes must belong
-    to the tenant.
+    The first thing that a transaction does is to check that the shard owns the tenant. If it begins with rows that it
+    inserts, it does so before the first statement of another kind, or at COMMIT. All that it writes must belong to the
+    tenant.
 
     Args:
         shards: the shards of the gate.
@@ -39,6 +44,7 @@ class RoutedSession(Session):
         self._tenant = tenant
         self._chosen: tuple[SessionTransaction | None, Ownership, Engine] | None = None
         self._refused: StaleShardMap | None = None
+        self._flushes = self._may_insert = False
 
     @property
     def tenant(self) -> str | None:
@@ -55,7 +61,15 @@ class RoutedSession(Session):
         """Take *tenant* as the session's tenant, from now on; the session had none before."""
         self._tenant = as_text(tenant)
 
-    def get_bind(self, mapper: Any = None, *, bind: Any = None, **_kw: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Write all changes to the database, as SQLAlchemy's does."""
+        self._flushes = True
+        try:
+            super().flush(objects)
+        finally:
+            self._flushes = False
+
+    def get_bind(self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **_kw: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's
         """Return the engine of the tenant's shard.
 
         Raises:
@@ -76,10 +90,13 @@ class RoutedSession(Session):
             self._refused = None
         if self._refused is not None:
             raise self._refused
+        self._may_insert = self._flushes or isinstance(clause, Insert)
         return self._chosen[2]
 
     def begun(self, connection: Connection) -> None:
-        """Check that the shard owns the tenant, as the session's transaction begins on *connection*.
+        """Check that the shard owns the tenant, as the session's transaction begins on *connection*, or soon after.
+
+        Rows that are inserted are checked by triggers, which the transaction need not look beforehand for.
 
         Raises:
             StaleShardMap: the shard does not own the tenant. The map has been read again, so a new transaction may find
@@ -91,15 +108,23 @@ class RoutedSession(Session):
         # belongs to the transaction that has just begun.
         _, ownership, engine = self._chosen
         self._chosen = (self.get_transaction(), ownership, engine)
-        self._shards.by_name[ownership.shard].watch.collected(connection).only = self._tenant
+        heed = partial(self._heed, self._tenant, ownership)
+        hold_to_tenant(connection, self._tenant, partial(self._look, connection, ownership, heed), heed)
+        if not self._may_insert:
+            look_now(connection)
+
+    def _look(self, connection: Connection, ownership: Ownership, heed: Callable[[StaleShardMap], None]) -> None:
         try:
             check_ownership_to_read(connection, [ownership])
         except StaleShardMap as refused:
             self._refused = refused
-            refused.map_is_new = self._shards.moved(self._tenant, ownership, refused)
+            heed(refused)
             if refused.map_is_new:
                 raise
             self._refused = None
+
+    def _heed(self, tenant: str, ownership: Ownership, refused: StaleShardMap) -> None:
+        refused.map_is_new = self._shards.moved(tenant, ownership, refused)
 
 
 class ShardSession(Session):

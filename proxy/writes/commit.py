@@ -53,6 +53,10 @@ class Outbox(Protocol):
         """Write *changes* in the connection's transaction."""
         ...
 
+    def put_everything(self, connection: Committing, why: str) -> None:
+        """Write in the connection's transaction that anything may have changed."""
+        ...
+
 
 class IntentAndStamp:
     """Run the commit protocol for the engines of one shard, over one store.
@@ -100,8 +104,15 @@ class IntentAndStamp:
         self._observe: Final = observe
         self._nonce: Final = nonce
 
-    def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
+    def before_commit(self, connection: Committing, changes: Sequence[Change], everything: str = "") -> Ticket | None:
         """Open the intents of a transaction, or write its changes to the outbox.
+
+        That anything may have changed is left in the outbox in any case: no intent says it.
+
+        Args:
+            connection: the one that commits.
+            changes: what the transaction changes.
+            everything: why it may have changed anything; "": only that.
 
         Returns:
             The ticket that :meth:`after_commit` must close. None: nothing is to be done after the commit. An intent may
@@ -113,7 +124,11 @@ class IntentAndStamp:
             UnknownTenant: the shard map was never read. Nothing is committed.
         """
         # Check ownership first: a write that is refused must leave no intent.
-        ownerships = self._owned(connection, [change.tenant for change in changes])
+        ownerships = self._owned(connection, [change.tenant for change in changes]) if changes else ()
+        if everything and self._outbox is not None:
+            self._outbox.put_everything(connection, everything)
+        if not changes:
+            return None
         reason = "this gate uses no cache"
         if self._store is not None:
             xid, _, history = connection.transaction_id()

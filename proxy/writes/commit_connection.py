@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, select
+from sqlalchemy.exc import DBAPIError
 
+from tidegate.cache.root_recovery import Transaction
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
-from tidegate.proxy.database.history_record import HERE, here_of
-from tidegate.proxy.database.ownership import check_ownership, check_ownership_at_commit
-from tidegate.proxy.database.placement import execute_own, state_table
+from tidegate.proxy.database.history_record import HERE, PLACE, here_of
+from tidegate.proxy.database.note_functions import (
+    TAKE,
+    UNDEFINED_FUNCTION,
+    WATCHED,
+    qualified,
+    without_functions,
+)
+from tidegate.proxy.database.ownership import check_ownership, not_held
+from tidegate.proxy.database.placement import execute_own, schema_of, state_table
+from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.transaction import transaction_id
+from tidegate.proxy.tracking.notes import Note
+from tidegate.routing.replicas.failures import sqlstate
+from tidegate.routing.replicas.probe_sql import in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
 
-    from tidegate.cache.root_recovery import Transaction
     from tidegate.routing.sharding.shard_map import Ownership
 
 _HERE: Final = f"SELECT {HERE}"
-_HAS_ID: Final = select(func.pg_current_xact_id_if_assigned().is_not(None))
+_TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken, held FROM {{take}}(%s)"  # noqa: S608  # a name of our own, quoted
+_TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL, NULL"
+_MARK: Final = f"SELECT set_config('{WATCHED}', 'on', false)"
+_OURS: Final = select(OUTBOX.c.source, OUTBOX.c.rows).order_by(OUTBOX.c.id)
+_MARKED: Final = "tidegate.marked"
 _FAILED: Final = 3
 """libpq's transaction status "in error": the transaction has failed, and COMMIT will roll it back."""
 
@@ -41,6 +58,7 @@ class CommittingConnection:
         self._connection = connection
         self._raw: PoolProxiedConnection = connection.connection
         self._transaction = transaction
+        self._held: Mapping[str, int] = {}
 
     def transaction_id(self) -> Transaction:
         """Return the transaction's id, the position and the history; in at most one statement, before COMMIT only."""
@@ -48,21 +66,55 @@ class CommittingConnection:
             self._transaction = transaction_id(self._connection)
         return self._transaction
 
+    def take_notes(self, tenant: str | None = None) -> list[Note]:
+        """Take what the transaction has changed out of the outbox, in one statement; before COMMIT only.
+
+        Args:
+            tenant: whose transaction it is: if it has written anything, this shard must own that tenant. None: it may
+                be several tenants', or there is one shard.
+
+        Raises:
+            StaleShardMap: the shard does not own the tenant.
+        """
+        if self._connection.dialect.name != "postgresql":
+            return self._take_all()
+        dialect, schema = self._connection.dialect, schema_of(self._connection)
+        sql, given = _TAKE.format(take=qualified(schema, TAKE)), [tenant]
+        if dialect in without_functions:
+            sql, given = _TAKE_NOTHING.format(state=state_table(dialect)), []
+        try:
+            xid, *place, taken, held = self._connection.exec_driver_sql(sql, tuple(given)).one()
+        except DBAPIError as error:
+            if sqlstate(error) == UNDEFINED_FUNCTION:
+                without_functions.add(dialect)  # this transaction is lost, and no other will be
+            raise
+        if xid is not None:
+            here = here_of(place)
+            self._transaction = Transaction(xid, here.position, here.history)
+        self._held = {} if held is None else json.loads(held)
+        return [] if taken is None else [Note(*note) for note in json.loads(taken)]
+
+    def _take_all(self) -> list[Note]:
+        found = [Note(*row) for row in execute_own(self._connection, _OURS)]
+        if found:
+            execute_own(self._connection, delete(OUTBOX))
+        return found
+
     def has_written(self) -> bool:
-        """Tell whether the transaction has written anything, which gives it an id; in at most one statement."""
-        return self._transaction is not None or bool(self._connection.scalar(_HAS_ID))
+        """Tell whether the transaction has written anything; after :meth:`take_notes`, in no statement."""
+        return self._transaction is not None
 
     def verify_ownership(self, ownerships: Sequence[Ownership]) -> None:
         """Check that the shard owns these units, and keep it so until the transaction ends; before COMMIT only.
+
+        Those that triggers have checked cost no statement.
 
         Raises:
             StaleShardMap: the shard does not own one of them.
             TimeoutError: the scatter that this transaction belongs to has ended.
         """
-        if self._transaction is None:
-            self._transaction = check_ownership_at_commit(self._connection, ownerships)
-        else:
-            check_ownership(self._connection, ownerships)
+        if left := not_held(self._held, ownerships):
+            check_ownership(self._connection, left)
         check_deadline()  # the check may have waited for a flip
 
     def execute(self, statement: Executable, parameters: Any = None) -> Any:
@@ -92,6 +144,21 @@ class CommittingConnection:
         except Exception:  # a connection that stays in AUTOCOMMIT must not be used again
             self._raw.invalidate()
             raise
+
+
+def mark_watched(dialect: Any, raw: Any, record: Any, _proxy: Any) -> None:
+    """Say once on each connection that its notes are taken at COMMIT, so that nobody is woken for them."""
+    if dialect.name != "postgresql" or _MARKED in record.info:
+        return
+    record.info[_MARKED] = True
+    began_here = not in_transaction(raw)  # else a listener of the program did, and ends it
+    cursor = raw.cursor()
+    try:
+        cursor.execute(_MARK)
+    finally:
+        cursor.close()
+    if began_here:
+        raw.commit()
 
 
 def has_failed(connection: Connection) -> bool:

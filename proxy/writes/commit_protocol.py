@@ -26,7 +26,9 @@ class Committing(Protocol):
         ...
 
     def verify_ownership(self, ownerships: Sequence[Ownership], /) -> None:
-        """Check in one statement that the shard owns these units, and keep it so until the end; before COMMIT only.
+        """Check that the shard owns these units, and keep it so until the end; before COMMIT only.
+
+        This is at most one statement, and none if triggers have checked them.
 
         Raises:
             StaleShardMap: the shard does not own one of them.
@@ -48,8 +50,13 @@ Ticket = TypeVar("Ticket")
 class CommitProtocol(Protocol[Ticket]):
     """Take part in each COMMIT that changes tracked rows, or that a tenant's session has written anything in."""
 
-    def before_commit(self, connection: Committing, changes: Sequence[Change]) -> Ticket | None:
+    def before_commit(self, connection: Committing, changes: Sequence[Change], everything: str) -> Ticket | None:
         """Prepare for a COMMIT (or PREPARE TRANSACTION), after the last flush and before it is sent.
+
+        Args:
+            connection: the one that commits.
+            changes: what the transaction changes.
+            everything: why it may have changed anything; "": only that.
 
         An exception that is raised here prevents the COMMIT.
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from tidegate.proxy.writes.tracked_tables import TrackedTable
+    from tidegate.proxy.tracking.tracked_table import TrackedTable
 
 _log: Final = logging.getLogger(__name__)
 _COMPARABLE: Final = frozenset(

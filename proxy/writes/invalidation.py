@@ -9,6 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tidegate.cache.store import Change, StoreUnavailable
 from tidegate.cache.tags import as_text, template
 from tidegate.errors import PolicyError, RoutingError
+from tidegate.proxy.tracking.notes import note_of
+from tidegate.proxy.writes.watch import note_by_hand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from tidegate.position import Origin
     from tidegate.proxy.database.history_record import Here
     from tidegate.proxy.writes.outbox import Outbox
-    from tidegate.proxy.writes.watch import Watch
 
 
 _BY_HAND: Final = "byhand"
@@ -65,13 +66,9 @@ def is_by_hand(tag: str, change: Change) -> bool:
     return f"{_BY_HAND}:{tag.partition(':')[2]}" in change.tags
 
 
-def invalidate_at_commit(change: Change, session: Session, watch: Watch) -> None:
+def invalidate_at_commit(change: Change, session: Session) -> None:
     """Make *change* one of the changes of the session's transaction."""
-    collected = watch.collected(session.connection())
-    if change.whole:
-        collected.whole(change.tenant)
-    else:
-        collected.tagged(change.tenant, change.tags)
+    note_by_hand(session.connection(), note_of([change]))
 
 
 class Primary(Protocol):

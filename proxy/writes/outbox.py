@@ -1,4 +1,4 @@
-"""The outbox: changes that the cache could not be told of. Their transaction writes them, and any gate applies them.
+"""The outbox: notes of changes that no intent has told the cache of. Any gate applies them.
 
 Until a row is applied, hits elsewhere may be older than the write by that time: the outbox window. Rows are taken with
 SKIP LOCKED, and deleted in the transaction that applies them. A gate never takes "the rows after the last one I saw",
@@ -8,59 +8,64 @@ harmless.
 
 from __future__ import annotations
 
-import json
-import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Boolean, Text, bindparam, delete, exists, func, insert, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Text, bindparam, delete, exists, func, insert, literal_column, or_, select, text
+from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 
-from tidegate.cache.store import Change, OtherHistory, StoreUnavailable
+from tidegate.cache.events import TriggerFailed, Voided, ignore
+from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.errors import RoutingError
 from tidegate.position import NOWHERE, Origin
+from tidegate.proxy.database.note_functions import CHANNEL
 from tidegate.proxy.database.notifications import Listener, NotifiedThread, listens
 from tidegate.proxy.database.placement import execute_own, own
 from tidegate.proxy.database.primary import here
 from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE
+from tidegate.proxy.tracking.failures import keep_failure
+from tidegate.proxy.tracking.notes import Found, Note, everything_note, found_in, note_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine, Row, Select
 
-    from tidegate.cache.store import Store
+    from tidegate.cache.events import Observer
+    from tidegate.cache.store import Change, Store
     from tidegate.cache.untold import UntoldChanges
+    from tidegate.position import History, Position
     from tidegate.proxy.database.histories import Histories
     from tidegate.proxy.writes.commit_protocol import Committing
 
-_CHANNEL: Final = "tidegate_outbox"
 _BATCH: Final = 200
 _MOST_WAITING: Final = 1000
-_log: Final = logging.getLogger(__name__)
 
 
-# A gate without a cache writes rows only where a cache serves this database: otherwise nobody would ever take them out.
-# A cache that begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before this
-# transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself; and
-# it knows that others may be served, although somebody has deleted the row that says so.
+# A gate without a cache writes notes only where a cache serves this database: otherwise nobody would ever take them
+# out. A cache that begins to serve it at this very moment misses nothing: it has no entry yet, and it makes none before
+# this transaction has ended, because its marks are in quarantine until then. A gate with a cache takes them out itself;
+# and it knows that others may be served, although somebody has deleted the row that says so.
 _SERVED: Final = exists(select(STATE.c.name).where(STATE.c.name == CACHE))
-_PUT: Final = insert(OUTBOX).from_select(
-    ["tenant", "tags", "whole"],
-    select(bindparam("tenant", type_=Text), bindparam("tags", type_=Text), bindparam("whole", type_=Boolean)).where(
-        _SERVED
-    ),
-)
+_VALUES: Final = select(bindparam("source", type_=Text), bindparam("rows", type_=Text))
+_PUT: Final = insert(OUTBOX).from_select(["source", "rows"], _VALUES.where(_SERVED))
+# An old snapshot does not tell whether a cache serves: one may have come since.
+_SERVED_BY_NOW: Final = or_(_SERVED, func.current_setting("transaction_isolation") != "read committed")
+_PUT_ON_POSTGRESQL: Final = insert(OUTBOX).from_select(["source", "rows"], _VALUES.where(_SERVED_BY_NOW))
+_PLACE: Final = literal_column("tidegate_outbox.ctid", Text)
+_AT_PLACES: Final = text("ctid = ANY (CAST(:places AS tid[]))")
+_CANNOT_PREPARE: Final = func.current_setting("max_prepared_transactions") == "0"
+"""A transaction that has notified cannot be prepared: where any can be, the poll must do."""
+_NOTIFY: Final = select(func.pg_notify(CHANNEL, "")).where(_SERVED, _CANNOT_PREPARE)
 _PUT_ALWAYS: Final = insert(OUTBOX)
-_NOTIFY: Final = select(func.pg_notify(_CHANNEL, "")).where(_SERVED)
-_NOTIFY_ALWAYS: Final = select(func.pg_notify(_CHANNEL, ""))
+_NOTIFY_ALWAYS: Final = select(func.pg_notify(CHANNEL, "")).where(_CANNOT_PREPARE)
 
 
 class Outbox:
-    """Write the changes of a transaction to the outbox table.
+    """Write notes that no trigger has written to the outbox.
 
     Args:
-        notify: whether the database has NOTIFY.
+        notify: whether the database is PostgreSQL, which has NOTIFY.
         untold: is told whose changes are written; None: this gate has no cache.
     """
 
@@ -73,13 +78,23 @@ class Outbox:
 
         A gate without a cache writes nothing where no cache serves the database.
         """
-        put, notify = (_PUT, _NOTIFY) if self._untold is None else (_PUT_ALWAYS, _NOTIFY_ALWAYS)
-        for c in changes:
-            execute_own(connection, put, {"tenant": c.tenant, "tags": json.dumps(sorted(c.tags)), "whole": c.whole})
-        if self._notify:
-            execute_own(connection, notify)
+        self._put(connection, note_of(changes))
         if self._untold is not None:
             self._untold.wrote(c.tenant for c in changes)
+
+    def put_everything(self, connection: Committing, why: str) -> None:
+        """Write in the connection's transaction that anything may have changed, for whatever reason."""
+        self._put(connection, everything_note(why, told=True))
+        if self._untold is not None:
+            self._untold.wrote_everything()
+
+    def _put(self, connection: Committing, note: Note) -> None:
+        put, notify = (_PUT_ALWAYS, _NOTIFY_ALWAYS)
+        if self._untold is None:
+            put, notify = (_PUT_ON_POSTGRESQL if self._notify else _PUT), _NOTIFY
+        execute_own(connection, put, note._asdict())
+        if self._notify:
+            execute_own(connection, notify)
 
 
 def apply(
@@ -89,8 +104,10 @@ def apply(
     *,
     shard: str = "",
     make_root: Callable[[str], Origin | None] | None = None,
+    observe: Observer = ignore,
+    applied: Callable[[Sequence[Note]], None] = lambda _notes: None,
 ) -> int:
-    """Apply the rows of the outbox to the cache, and delete them.
+    """Apply the notes of the outbox to the cache, and delete them.
 
     Args:
         engine: the primary's engine.
@@ -100,47 +117,128 @@ def apply(
         make_root: is needed where there are several shards. It makes the tenant's root that of the shard which has the
             tenant now, and returns of which origin. Only where that is the shard of this outbox, a position of this
             shard's log means anything to the tenant's marks.
+        observe: is told of triggers that failed, and when everything is void.
+        applied: is told of the notes that were applied, once they are gone from the outbox.
 
     Returns:
-        The number of rows that were applied.
+        The number of notes that were applied.
 
     Raises:
-        StoreUnavailable: the cache cannot be told. The rows that were not applied stay in the outbox.
-        RoutingError, DBAPIError: the root of a tenant cannot be made now. That tenant's rows stay; the rows of the
+        StoreUnavailable: the cache cannot be told. The notes that were not applied stay in the outbox.
+        RoutingError, DBAPIError: the root of a tenant cannot be made now. The notes of that tenant stay; those of the
             other tenants were applied.
     """
     total, last_id = 0, 0
     failed: list[Exception] = []
     while True:
         with own(engine).begin() as connection:
-            waiting = select(OUTBOX).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_BATCH)
+            waiting = _notes(engine).where(OUTBOX.c.id > last_id).order_by(OUTBOX.c.id).limit(_batch(engine))
             rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
+            found = _read(engine, rows)
+            taken: Collection[Any] = ()
             if rows:
-                found = here(connection)  # of the connection that has shown the rows, and after it has
-                history = histories.note(found)
-                if history is None:
-                    raise StoreUnavailable("nobody knows yet which history this database has")
-                origins = _origins({row.tenant for row in rows}, Origin(0, history, shard), make_root, failed)
-                taken = [row for row in rows if row.tenant in origins]
-                connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_([row.id for row in taken])))
+                place, history = _histories_place(connection, engine, histories, list(found.values()))
+                tenants = {change.tenant for each in found.values() for change in each.changes}
+                origins = _origins(tenants, Origin(0, history, shard), make_root, failed)
+                taken = [at for at, each in found.items() if all(c.tenant in origins for c in each.changes)]
+                _delete(connection, taken)
                 for origin in dict.fromkeys(origins.values()):
-                    some = [row for row in taken if origins[row.tenant] == origin]
-                    changes = [Change(r.tenant, frozenset(json.loads(r.tags)), r.whole) for r in some]
-                    store.bump(changes, origin, NOWHERE if origin is None else found.position)
-                total += len(taken)
-        if len(rows) < _BATCH:
+                    some = [c for at in taken for c in found[at].changes if origins[c.tenant] == origin]
+                    store.bump(some, origin, NOWHERE if origin is None else place)
+        total += len(taken)
+        _tell(found.values(), observe)
+        gone = frozenset(taken)
+        applied([Note(row.source, row.rows) for row in rows if row.place in gone])
+        if len(rows) != _batch(engine):
             break
-        last_id = rows[-1].id  # for this round only: the next round begins with the first row again
+        last_id = rows[-1].id  # for this round only: the next round begins with the first note again
     if failed:
         raise failed[0]
     return total
 
 
-def waiting(engine: Engine) -> Collection[str] | None:
-    """Return the tenants of all rows in the outbox, those that another gate is applying included; None: too many."""
+def _histories_place(
+    connection: Connection, engine: Engine, histories: Histories, found: Sequence[Found]
+) -> tuple[Position, History]:
+    """Return position and history of the connection that has shown the notes; after one that voids all, of a new one.
+
+    Raises:
+        StoreUnavailable: nobody knows the history.
+    """
+    place = here(connection)  # after it has shown the rows
+    history = histories.note(place)
+    if history is None:
+        raise StoreUnavailable("nobody knows yet which history this database has")
+    failures = [failure for each in found for failure in each.failed]
+    if failures:
+        keep_failure(connection, *failures[-1])
+    if any(each.everything for each in found):
+        histories.renew(engine, history)
+        place = here(connection)
+        newer = histories.note(place)
+        if newer is None or newer.ordinal <= history.ordinal:  # what was cached before would still be served
+            raise StoreUnavailable("no new history could be begun, although anything may have changed")
+        history = newer
+    return place.position, history
+
+
+def _tell(found: Collection[Found], observe: Observer) -> None:
+    for table, error in (failure for each in found for failure in each.failed):
+        observe(TriggerFailed(table, error))
+    if why := next((each.everything for each in found if each.everything), ""):
+        observe(Voided(why))
+
+
+def waiting(engine: Engine) -> tuple[bool, Collection[str] | None]:
+    """Return whether there are notes in the outbox, those that another gate is applying included; and their tenants.
+
+    The tenants are None if there are too many. A note may have none: its rows were nobody's.
+    """
     with own(engine).connect() as connection:
-        tenants = connection.scalars(select(OUTBOX.c.tenant).distinct().limit(_MOST_WAITING + 1)).all()
-    return None if len(tenants) > _MOST_WAITING else tenants
+        rows = connection.execute(_notes(engine).limit(_MOST_WAITING + 1)).all()
+    if len(rows) > _MOST_WAITING:
+        return True, None
+    notes = _read(engine, rows).values()
+    if any(note.everything for note in notes):
+        return True, None
+    return bool(rows), {change.tenant for note in notes for change in note.changes}
+
+
+def _batch(engine: Engine) -> int | None:
+    return None if engine.dialect.name == "sqlite" else _BATCH
+
+
+def _notes(engine: Engine) -> Select[Any]:
+    """Return what selects notes, each with its place: on PostgreSQL two may have the same id."""
+    return select(OUTBOX, (OUTBOX.c.id if engine.dialect.name == "sqlite" else _PLACE).label("place"))
+
+
+def _delete(connection: Connection, places: Collection[Any]) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.execute(delete(OUTBOX).where(OUTBOX.c.id.in_(places)))
+    else:
+        connection.execute(delete(OUTBOX).where(_AT_PLACES), {"places": list(places)})
+
+
+def _understood(*notes: Note) -> Found:
+    try:
+        return found_in(notes)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a later release, or written by hand
+        return Found((), f"a note cannot be read: {error!r}")
+
+
+def _read(engine: Engine, rows: Sequence[Row[Any]]) -> dict[Any, Found]:
+    """Return what each note says, by its place.
+
+    On SQLite a row that a cascade deletes does not tell whose it was: a later note does, that of its parent. So all
+    that lie there are read together.
+    """
+    if engine.dialect.name != "sqlite":
+        return {row.place: _understood(Note(row.source, row.rows)) for row in rows}
+    found = dict.fromkeys((row.place for row in rows), Found(()))
+    if rows:
+        found[rows[-1].place] = _understood(*(Note(row.source, row.rows) for row in rows))
+    return found
 
 
 def _origins(
@@ -182,6 +280,8 @@ class Applier:
         settle: is called with a tenant whose marks are of another history; it has the newer one stay.
         poll_s: how long to wait for a notification before it looks all the same, in seconds.
         make_root: as for :func:`apply`.
+        observe: as for :func:`apply`.
+        applied: as for :func:`apply`.
     """
 
     def __init__(
@@ -196,7 +296,11 @@ class Applier:
         settle: Callable[[str], None] = lambda _tenant: None,
         poll_s: float = 0.25,
         make_root: Callable[[str], Origin | None] | None = None,
+        observe: Observer = ignore,
+        applied: Callable[[Sequence[Note]], None] = lambda _notes: None,
     ) -> None:
+        self._observe = observe
+        self._applied = applied
         self._engine = engine
         self._store = store
         self._shard = shard
@@ -205,9 +309,10 @@ class Applier:
         self._look = look
         self._settle = settle
         self._make_root = make_root
+        untold.found(shard, None)  # notes may have waited for as long as no gate ran: nobody is asked for before a look
         self._notified = NotifiedThread(
             "tidegate-outbox",
-            (lambda: Listener(engine, _CHANNEL, "tidegate-outbox")) if listens(engine) else None,
+            (lambda: Listener(engine, CHANNEL, "tidegate-outbox")) if listens(engine) else None,
             self._apply,
             failed="the outbox could not be applied: %s",
             poll_s=poll_s,
@@ -215,12 +320,19 @@ class Applier:
         )
 
     def look(self) -> None:
-        """Look once, now, what has become of the database and the cache; a program's first write need not wait.
+        """Look once, now, what has become of the database and the cache, and apply what waits.
 
-        What does not answer now is asked again by the thread.
+        So a program's first write need not wait, and its first read finds what was changed while no gate ran. What does
+        not answer now is asked again by the thread.
         """
         with suppress(StoreUnavailable, RoutingError, SQLAlchemyError):
-            self._look()
+            self._apply()
+        with suppress(RoutingError, SQLAlchemyError):
+            self._waiting()
+
+    def wake(self) -> None:
+        """Have the thread look now: this process has just left a note."""
+        self._notified.wake()
 
     def ensure_started(self) -> None:
         """Start the thread in this process, if it does not run."""
@@ -232,6 +344,13 @@ class Applier:
 
     def _apply(self) -> bool:
         try:
+            return self._look_and_apply()
+        except ProgrammingError:  # our tables are gone: nobody knows who would wait
+            self._untold.found(self._shard, None)
+            raise
+
+    def _look_and_apply(self) -> bool:
+        try:
             self._look()
         except StoreUnavailable:
             self._waiting()
@@ -239,7 +358,15 @@ class Applier:
         if not self._waiting():
             return True
         try:
-            apply(self._engine, self._store, self._histories, shard=self._shard, make_root=self._make_root)
+            apply(
+                self._engine,
+                self._store,
+                self._histories,
+                shard=self._shard,
+                make_root=self._make_root,
+                observe=self._observe,
+                applied=self._applied,
+            )
         except OtherHistory:
             self._settle_histories()
             return False
@@ -256,11 +383,11 @@ class Applier:
         The rows stay in the outbox, and are tried again.
         """
         with suppress(StoreUnavailable):
-            for tenant in waiting(self._engine) or ():
+            for tenant in waiting(self._engine)[1] or ():
                 self._settle(tenant)
 
     def _waiting(self) -> bool:
-        """Look who waits in the outbox, and tell whether anybody does."""
-        tenants = waiting(self._engine)
+        """Look who waits in the outbox, and tell whether there is anything to apply."""
+        is_any, tenants = waiting(self._engine)
         self._untold.found(self._shard, tenants)
-        return tenants is None or bool(tenants)
+        return is_any

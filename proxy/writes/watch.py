@@ -1,87 +1,108 @@
-"""Watching an engine: it collects which tags each transaction changes, and tells the commit protocol at the COMMIT.
+"""Watching an engine: at each COMMIT it takes the notes of what the transaction has changed, for the commit protocol.
 
-The hooks are those of engine and connection, because everything passes there: what a session does, a bulk method, a
-Core statement, and text. What a transaction has changed so far is kept with its DBAPI connection, and nowhere else.
+The notes are written by triggers, so it is the database that says what changed, and not the statements. Whatever
+commits beside these hooks (AUTOCOMMIT, the driver's own commit, a COMMIT as text) leaves its notes in the outbox.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Engine, PoolProxiedConnection, event
-from sqlalchemy.orm import FromStatement, sessionmaker
+from sqlalchemy import Engine, PoolProxiedConnection, event, insert, text
+from sqlalchemy.orm import sessionmaker
 
 from tidegate.error_text import traceback_text
-from tidegate.errors import CommitUnknown, PolicyError
+from tidegate.errors import CommitUnknown, PolicyError, StaleShardMap
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.deadlines import check_deadline
-from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit
-from tidegate.proxy.writes.inserts import inserted, keys_came
-from tidegate.proxy.writes.row_lookups import resolve
-from tidegate.proxy.writes.sql_text import WrittenTables, tables_written, tables_written_besides
-from tidegate.proxy.writes.tracked_tables import Tables
-from tidegate.proxy.writes.transaction_changes import MOST_TAGS, TransactionChanges
-from tidegate.proxy.writes.unattributed import UnattributedWrites
-from tidegate.proxy.writes.updates import MOST_LOCKED, UpdateOrDelete
+from tidegate.proxy.database.note_functions import PUT, qualified
+from tidegate.proxy.database.placement import OWN_SCHEMA, execute_own, schema_of
+from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.tracking.notes import MOST_TAGS, found_in
+from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit, mark_watched
+from tidegate.proxy.writes.one_tenant import (
+    HELD,
+    look_before,
+    only_tenant,
+    refusal_told_to,
+    refuse_others,
+    refused_by_shard,
+    take_look,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from sqlalchemy import Connection, ExceptionContext
 
+    from tidegate.proxy.tracking.notes import Note
+    from tidegate.proxy.tracking.observers import Observers
     from tidegate.proxy.writes.commit_protocol import CommitProtocol
-    from tidegate.proxy.writes.tracked_tables import TrackedTable
-    from tidegate.repositories.policies import Tracked
 
 _log: Final = logging.getLogger(__name__)
-_COLLECTED: Final = "tidegate.collected"
+_WROTE: Final = "tidegate.wrote"
+_TAKEN: Final = "tidegate.taken"
 _TICKET: Final = "tidegate.ticket"
-_ENDED: Final = "tidegate.ended"
-_TENTATIVE: Final = "tidegate.tentative"
 _COMMITTING: Final = "tidegate.committing"
-_SCANNED: Final = "_tidegate_written"
+_OBSERVED: Final = "tidegate.observed"
+_PLAIN: Final = ("SELECT", "SHOW", "SET", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
+"""How statements begin that change no row, if nothing follows them and they call no function that does."""
+_CALLED: Final = re.compile(r'([\w$]+|")\s*\(')
+_HARMLESS: Final = frozenset(
+    """
+    select from where and or not on in any all some as by having limit offset values exists case when then else
+    between is like ilike similar distinct filter over within using join lateral union intersect except array
+    row cast extract char varchar numeric decimal float time timestamp timestamptz interval bit count sum avg
+    min max bool_and bool_or array_agg string_agg json_agg jsonb_agg json_build_object jsonb_build_object
+    json_build_array jsonb_build_array to_json to_jsonb json_extract json_each row_to_json coalesce nullif
+    greatest least lower upper trim btrim ltrim rtrim length char_length substr substring position replace
+    concat concat_ws left right lpad rpad split_part strpos to_char to_date to_timestamp date date_trunc
+    date_part datetime strftime julianday age now abs round floor ceil ceiling power sqrt mod random row_number
+    rank dense_rank ntile lag lead first_value last_value percentile_cont percentile_disc unnest
+    generate_series regexp_replace regexp_match md5 ifnull total group_concat typeof cardinality array_length
+    current_setting version pg_is_in_recovery
+    """.split()  # noqa: SIM905  # as a list it would be two pages
+)
+"""Words before a bracket that are no function's name, and functions that change nothing. With any other word a commit
+asks what has changed: that costs a round trip, where nothing has."""
 
 
 def attach(
     engine: Engine | sessionmaker[Any],
-    tracked: Iterable[Tracked],
     protocol: CommitProtocol[Any],
     *,
-    strict: bool = True,
-    most_locked: int = MOST_LOCKED,
+    left_note: Callable[[], None] | None = None,
     most_tags: int = MOST_TAGS,
+    observers: Observers | None = None,
 ) -> Watch:
     """Watch *engine*, and all engines that ``execution_options`` made of it.
 
-    Attaching again adds to what is tracked.
-
     Args:
         engine: an engine, or a ``sessionmaker`` that is bound to one.
-        tracked: the models whose rows are in answers.
-        protocol: is told of each transaction that changes such rows.
-        strict: refuse writes whose tenant cannot be told.
-        most_locked: how many rows of one bulk statement are collected one by one; with more, their whole tenants count
-            as changed.
+        protocol: is told of each transaction that changes tracked rows.
+        left_note: is called after each statement that may have left a note in the outbox, since it commits by itself.
         most_tags: how many tags of one tenant one transaction collects; with more, the whole tenant counts as changed.
+        observers: are told of the rows that were changed; None: nobody ever observes.
 
     Returns:
         The watch of the engine: the same one each time.
 
     Raises:
-        PolicyError: *engine* is no engine, it is watched for another protocol, or *tracked* is not consistent.
+        PolicyError: *engine* is no engine, or it is watched for another protocol.
     """
     root = _root(engine)
     # The watch is kept on the wrapper of do_commit. It lives as long as the dialect, which all engines share that
     # execution_options made of this one.
     watch = getattr(root.dialect.do_commit, "watch", None)
     if watch is None:
-        watch = Watch(Tables(tracked), protocol, UnattributedWrites(strict=strict), most_locked, most_tags)
+        watch = Watch(protocol, left_note, most_tags, observers)
         watch.listen(root)
         return watch
     if watch.protocol is not protocol:
         raise PolicyError(f"{root!r} is already watched by another gate: use one gate for one engine")
-    watch.tables.add(tracked)
     return watch  # type: ignore[no-any-return]
 
 
@@ -96,40 +117,49 @@ def _root(engine: Any) -> Engine:
     return engine
 
 
+def note_by_hand(connection: Connection, note: Note) -> None:
+    """Add *note* to those of the transaction of *connection*, which is watched."""
+    if connection.dialect.name == "postgresql":
+        put = f"SELECT {qualified(schema_of(connection), PUT)}(:source, :rows)"
+        connection.execute(text(put), note._asdict())
+    else:
+        execute_own(connection, insert(OUTBOX), note._asdict())
+    connection.info[_WROTE] = True
+
+
 class Watch:
     """Watch one engine, and tell the commit protocol what each transaction changes. :func:`attach` makes it.
 
     Args:
-        tables: the tracked tables.
         protocol: is told of commits.
-        unattributed: decides what becomes of writes that cannot be understood, and counts them.
-        most_locked: as for :func:`attach`.
-        most_tags: as for :func:`attach`.
+        left_note: as for :func:`attach`.
+        most_tags: as well.
+        observers: as well.
     """
 
     def __init__(
         self,
-        tables: Tables,
         protocol: CommitProtocol[Any],
-        unattributed: UnattributedWrites,
-        most_locked: int,
+        left_note: Callable[[], None] | None,
         most_tags: int,
+        observers: Observers | None,
     ) -> None:
-        self.tables: Final = tables
         self.protocol: Final = protocol
-        self.unattributed: Final = unattributed
-        self._most_locked = most_locked
+        self._observers: Final = observers
+        self._left_note = left_note
         self._most_tags = most_tags
 
     def listen(self, engine: Engine) -> None:
         """Register the hooks on *engine*, its pool and its dialect."""
-        event.listen(engine, "before_execute", self._before_execute, retval=True)
-        event.listen(engine, "after_execute", self._after_execute)
-        event.listen(engine, "before_cursor_execute", self._before_cursor_execute)
+        event.listen(engine, "checkout", partial(mark_watched, engine.dialect))
+        event.listen(engine, "before_cursor_execute", _note_write)
+        if self._left_note is not None:
+            event.listen(engine, "after_cursor_execute", partial(_note_left, self._left_note))
         event.listen(engine, "commit", self._before_commit_or_rollback)
         event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_commit(connection))
         event.listen(engine, "commit_twophase", self._before_commit_twophase)
         event.listen(engine, "rollback", self._forget)
+        event.listen(engine, "handle_error", refused_by_shard)
         event.listen(engine, "handle_error", _lost_in_commit)
         event.listen(engine, "rollback_twophase", lambda connection, _xid, _prepared: self._forget(connection))
         event.listen(engine, "checkin", lambda _raw, record: _forget_info(record.info))
@@ -151,113 +181,6 @@ class Watch:
         committed.watch = self  # type: ignore[attr-defined]
         return committed
 
-    def collected(self, connection: Connection) -> TransactionChanges:
-        """Return what the transaction of *connection* has changed so far.
-
-        More may be added to it, for changes that no rule can see.
-        """
-        found: TransactionChanges | None = connection.info.get(_COLLECTED)
-        if found is None:
-            found = connection.info[_COLLECTED] = TransactionChanges(self._most_tags)
-        return found
-
-    def _before_execute(
-        self, connection: Connection, statement: Any, multiparams: Any, params: Any, _options: Any
-    ) -> tuple[Any, Any, Any]:
-        dml = _dml_of(statement)
-        if dml is not None:
-            new = self._dml(connection, dml, multiparams or [params])
-            if dml is statement:
-                statement = new
-            elif new is not dml:  # select(Model).from_statement(update(Model)...)
-                statement = statement._clone()  # noqa: SLF001  # no public way to copy one
-                statement.element = new
-        return statement, multiparams, params
-
-    def _dml(self, connection: Connection, statement: Any, parameters: Any) -> Any:
-        table = self.tables.of(statement.table)
-        if table is None:
-            return statement
-        self._refuse_autocommit(connection, table.table.name)
-        if statement.is_insert:
-            return statement
-        changed = UpdateOrDelete(connection, table, statement, parameters, self.collected(connection))
-        new = changed.collect(self.unattributed, self._most_locked)
-        connection.info[_TENTATIVE] = (new, table, changed.tentative)
-        return new
-
-    def _after_execute(
-        self, connection: Connection, statement: Any, _multiparams: Any, _params: Any, _options: Any, result: Any
-    ) -> None:
-        dml = _dml_of(statement)
-        if dml is None:
-            return
-        if dml.is_insert:
-            table = self.tables.of(dml.table)
-            if table is not None:
-                keys_came(result, table, self.collected(connection))
-            return
-        executed, table, keys = connection.info.pop(_TENTATIVE, (None, None, ()))
-        # A statement with RETURNING is left out: SQLite counts its rows only as they are fetched.
-        if executed is dml and keys and not result.returns_rows and result.rowcount == 0:
-            self.collected(connection).forget(table, (table.pk_column,), keys)
-
-    def _before_cursor_execute(
-        self, connection: Connection, _cursor: Any, sql: str, parameters: Any, context: Any, _many: bool
-    ) -> None:
-        compiled = None if context is None else context.compiled
-        if compiled is None:
-            self._text(connection, tables_written(sql), parameters)
-            return
-        is_dml = context.isinsert or context.isupdate or context.isdelete
-        if not is_dml or compiled.ctes:
-            known = compiled.__dict__.get(_SCANNED)
-            if known is None:
-                known = compiled.__dict__[_SCANNED] = (
-                    tables_written_besides(compiled) if is_dml else tables_written(compiled.string)
-                )
-            if known.tables or known.commits:
-                self._text(connection, known, context.compiled_parameters)
-        if context.isinsert:
-            self._insert(connection, context)
-
-    def _insert(self, connection: Connection, context: Any) -> None:
-        if getattr(context, "_tidegate_seen", False):  # the next batch of the same INSERT
-            return
-        context._tidegate_seen = True  # noqa: SLF001  # ours
-        statement = _dml_of(context.invoked_statement)
-        table = self.tables.of(statement.table)
-        if table is not None:
-            inserted(connection, context, statement, table, self.collected(connection), self.unattributed)
-
-    def _text(self, connection: Connection, found: WrittenTables, parameters: Any) -> None:
-        if found.commits:
-            if connection.info.get(_COLLECTED) is not None:
-                self.unattributed("what this transaction has changed", "a COMMIT as text")
-            connection.info[_ENDED] = True
-        for verb, name in found.tables:
-            table = self.tables.named(name) if name in self.tables.names else None
-            if table is not None:
-                self._refuse_autocommit(connection, name)
-                self._text_on(connection, table, verb, parameters)
-
-    def _text_on(self, connection: Connection, table: TrackedTable, verb: str, parameters: Any) -> None:
-        given = parameters if isinstance(parameters, list) else [parameters]
-        given = [row[key] for row in given if isinstance(row, dict) for key in row if key in table.tenant_names]
-        named = [one for value in given for one in (value if isinstance(value, list | tuple | set) else [value])]
-        if not named or None in named:  # NULL names nobody; some programs mean "every tenant" by it
-            self.unattributed(table.table.name, f"{verb} as text")
-            named.append(self.collected(connection).only)  # in a tenant's session, the write is that tenant's
-        for tenant in named:
-            self.collected(connection).whole(tenant)
-
-    def _refuse_autocommit(self, connection: Connection, name: str) -> None:
-        if is_autocommit(connection) or connection.info.get(_ENDED):
-            raise PolicyError(
-                f"{name} is tracked, and cannot be written on an AUTOCOMMIT connection or after a COMMIT as text: such "
-                "a write commits at once, before the cache can be told of it; use a transaction"
-            )
-
     def _before_commit_twophase(self, connection: Connection, _xid: Any, is_prepared: bool) -> None:
         if not is_prepared:
             self._before_commit(connection)
@@ -265,7 +188,8 @@ class Watch:
     def _before_commit_or_rollback(self, connection: Connection) -> None:
         try:
             self._before_commit(connection)
-        except BaseException:
+        except BaseException as refusal:
+            tell = refusal_told_to({} if connection.invalidated else connection.info)  # it was lost
             # SQLAlchemy believes that a transaction has ended if its commit event raised. It may give the connection
             # back to the pool with the transaction still open, and the next user of the connection would commit these
             # rows. So roll back here.
@@ -274,29 +198,41 @@ class Watch:
             except Exception as error:  # noqa: BLE001  # the connection is lost: then the server rolls back
                 connection.invalidate()
                 pass_interruption(error)
+            if isinstance(refusal, StaleShardMap):
+                tell(refusal)
             raise
 
     def _before_commit(self, connection: Connection) -> None:
         check_deadline()
-        connection.info.pop(_ENDED, None)
-        collected: TransactionChanges | None = connection.info.get(_COLLECTED)
-        if collected is None or has_failed(connection):
+        if not connection.info.get(_WROTE) or has_failed(connection) or is_autocommit(connection):
             return
-        committing = CommittingConnection(connection, resolve(connection, collected))
-        if changes := collected.changes():
+        committing, only = CommittingConnection(connection), only_tenant(connection)
+        # A program may commit all the same after a prepare that raised: what was taken then counts again.
+        taken = connection.info.setdefault(_TAKEN, [])
+        look = take_look(connection)  # what has written is checked as its notes are taken
+        taken += committing.take_notes(only)
+        if not committing.has_written():
+            look()
+        found = found_in(taken, self._most_tags)
+        refuse_others(found.changes, only)
+        if found.changes or found.everything:
             connection.info[_COMMITTING] = True
-            ticket = self.protocol.before_commit(committing, changes)
+            ticket = self.protocol.before_commit(committing, found.changes, found.everything)
             if ticket is not None:
                 connection.info[_TICKET] = (committing, ticket)
-        elif collected.only is not None and committing.has_written():
-            self.protocol.verify_ownership(committing, collected.only)
-        # Only now, and not before: a program may commit all the same after a prepare that raised.
-        connection.info.pop(_COLLECTED, None)
+        elif only is not None and committing.has_written():
+            self.protocol.verify_ownership(committing, only)
+        if self._observers is not None and self._observers.active and taken:
+            connection.info[_OBSERVED] = self._observers.begin(taken)  # while it holds the locks of its rows
+        connection.info.pop(_WROTE, None)
+        connection.info.pop(_TAKEN, None)
 
     def _after_commit(self, raw: Any) -> None:
         if not isinstance(raw, PoolProxiedConnection) or not raw.is_valid:
             return
         raw.info.pop(_COMMITTING, None)
+        if (observed := raw.info.pop(_OBSERVED, None)) is not None:
+            observed.committed()
         committing, ticket = raw.info.pop(_TICKET, (None, None))
         if committing is None:
             return
@@ -315,8 +251,35 @@ class Watch:
 
 
 def _forget_info(info: Any) -> None:
-    for name in (_COLLECTED, _TICKET, _ENDED, _TENTATIVE, _COMMITTING):
+    if (observed := info.pop(_OBSERVED, None)) is not None:
+        observed.rolled_back()
+    for name in (*HELD, _WROTE, _TAKEN, _TICKET, _COMMITTING):
         info.pop(name, None)
+
+
+def _note_write(connection: Connection, _cursor: Any, sql: str, _parameters: Any, context: Any, _many: bool) -> None:
+    # The gate's own transactions change no tracked rows.
+    if OWN_SCHEMA in (connection.get_execution_options().get("schema_translate_map") or ()):
+        return
+    look_before(connection, context)
+    if _WROTE not in connection.info and _may_write(sql):
+        connection.info[_WROTE] = True
+
+
+def _note_left(
+    left_note: Callable[[], None], connection: Connection, _cursor: Any, _sql: str, _given: Any, _ctx: Any, _many: bool
+) -> None:
+    # The database wakes nobody for a watched connection, since its commits tell of themselves. This one told nobody.
+    if _WROTE in connection.info and is_autocommit(connection):
+        del connection.info[_WROTE]
+        left_note()
+
+
+@lru_cache(maxsize=1024)
+def _may_write(sql: str) -> bool:
+    if not sql.lstrip()[:9].upper().startswith(_PLAIN) or ";" in sql.rstrip("; \t\r\n"):
+        return True
+    return any(word.lower() not in _HARMLESS for word in _CALLED.findall(sql))
 
 
 def _lost_in_commit(context: ExceptionContext) -> None:
@@ -326,14 +289,9 @@ def _lost_in_commit(context: ExceptionContext) -> None:
         return
     info = connection.info
     if info.get(_COMMITTING):
+        if (observed := info.pop(_OBSERVED, None)) is not None:
+            observed.lost()
         raise CommitUnknown(
             "the connection was lost during COMMIT: the transaction may have been committed, or may be in a moment; "
             "look whether its rows are there before you do it again"
         ) from context.original_exception
-
-
-def _dml_of(statement: Any) -> Any:
-    """Return the INSERT, UPDATE or DELETE that *statement* is, or selects the rows of; None for any other statement."""
-    if not getattr(statement, "is_dml", False):
-        return None
-    return statement.element if isinstance(statement, FromStatement) else statement

@@ -34,12 +34,15 @@ from tidegate.proxy.settings import (
     ShardingSettings,
     ShardSettings,
 )
+from tidegate.proxy.tracking.observers import AuditLog
+from tidegate.proxy.tracking.row_events import RowEvent
 from tidegate.repositories.lazy import load
 from tidegate.repositories.policies import PolicyTable, Read, Tracked, Write
 
 __version__ = _version("tidegate")
 
 __all__ = [
+    "AuditLog",
     "BenchmarkError",
     "CacheSettings",
     "CacheUnavailable",
@@ -60,6 +63,7 @@ __all__ = [
     "RepositoryImportError",
     "RoutingError",
     "RoutingSettings",
+    "RowEvent",
     "Settings",
     "SettingsError",
     "ShardSettings",

@@ -13,7 +13,7 @@
         StaleShardMap            a shard does not own what the shard map says it owns; nothing was written
         TenantSwitch             a second tenant in a unit of work, which is on one shard
         PartialResult            some shards answered and some failed; says which, and holds what succeeded
-      PolicyError              a repository and its policy table do not agree, or no rule can see a write
+      PolicyError              a repository and its policy table do not agree, or a table cannot be tracked
       RepositoryImportError    a class path in the settings cannot be imported or built
       QueryError               a query cannot be composed; names the operator or field, and those known
       LazyColumnError          a lazy column cannot be loaded any more, because its row is gone
@@ -47,7 +47,7 @@ class SettingsError(TidegateError):
 
 @public
 class PolicyError(TidegateError):
-    """A repository and its policy table do not agree, or a write names no tenant whose marks could be changed."""
+    """A repository and its policy table do not agree, or a table cannot be tracked as its row says."""
 
 
 @public

@@ -199,7 +199,7 @@ def test_few_calls_wait_for_a_stopped_server(threads: int, node: ValkeyNode, pai
         both = [timed(one) for _ in range(200) for one in (pair.runs, runs)]
         usual_s = statistics.median(both)
         node.pause()
-        caching: Any = pair.gate._layers._below._below  # type: ignore[attr-defined]
+        caching: Any = pair.gate._layers._below._below._below  # type: ignore[attr-defined]
         caching.switches._next = 0.0  # the worst moment: they are to be asked
         first = list(pool.map(lambda _: timed(runs), range(40)))
         waited = [took for took in first if took - usual_s > WAIT_S / 2]

@@ -85,7 +85,9 @@ class Play:
         def enough() -> bool:
             return all(self.stage.counted(what) >= much for what, much in least.items())
 
+        self.stage.calm = False
         wait_for(enough, f"there is {least} of {self.counts()}", patient(60))
+        self.stage.calm = True
 
     def kill_one(self) -> None:
         """SIGKILL, in the middle of whatever it does; another one comes in its place, and has a gate before it goes on.

@@ -20,6 +20,7 @@ from real_servers.replicated import Note, caught_up, make_notes, name_of, opened
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+import tidegate
 from tidegate.cache.store import Change, Miss
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.embedded import Cluster
@@ -97,6 +98,29 @@ def test_a_new_history_is_above_one_that_only_the_cache_knows(two: Cluster) -> N
         goes_on_writing(late, "two")
         assert warm(late) == ["one", "two"]
         assert late.gate._shards.every[0].histories.asked.history.ordinal == named.ordinal + 1
+
+
+def test_a_failover_that_lost_the_triggers(two: Cluster) -> None:
+    """Until a gate has seen that they are there again, nobody caches what they would have noted."""
+    primary, replica = two.shards[0].primary, two.shards[0].replicas[0]
+    given = settings(primary.port, replica.port, cache=CacheSettings(url=two.cache.url))
+    tidegate.connect(given).close()  # makes all but the triggers of the notes
+    caught_up(primary, replica)
+    replica.stop()
+    with opened(given) as scene:
+        scene.write("lost")
+        assert warm(scene) == ["lost"]
+        primary.kill()
+        replica.launch()
+        replica.promote()
+        goes_on_writing(scene, "0")
+        so_far = ["0"]
+        for number in range(1, 40):
+            assert [scene.read() for _ in range(3)] == [so_far] * 3
+            scene.write(f"{number}")
+            so_far.append(f"{number}")
+        assert warm(scene) == so_far
+        assert replica.execute("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'notes'::regclass") == [(5,)]
 
 
 def test_a_failover_that_lost_a_commit_which_an_entry_holds(two: Cluster) -> None:

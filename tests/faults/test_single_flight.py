@@ -83,11 +83,13 @@ def locked(cluster: Cluster) -> Iterator[None]:
 
 
 def get_ready(processes: dict[str, Child], book: Book, cluster: Cluster) -> None:
+    primary = cluster.shards[0].primary
+    wait_for(lambda: primary.execute("SELECT id FROM tidegate_outbox") == [], "the notes of the rows are applied")
     for child in processes.values():
         child.tell(book.plain())
     for child in processes.values():
         assert child.hear() == "ready"
-    cluster.shards[0].primary.execute("SELECT pg_stat_statements_reset()")
+    primary.execute("SELECT pg_stat_statements_reset()")
 
 
 def let_all_miss(processes: dict[str, Child], cluster: Cluster) -> str:

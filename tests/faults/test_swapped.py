@@ -18,6 +18,7 @@ from sqlalchemy import create_engine
 from tidegate.cache.store import Change
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import give_to_server, wait_for
+from tidegate.proxy.tracking.notes import Note, note_of
 from tidegate.repositories.models import Base
 
 if TYPE_CHECKING:
@@ -130,8 +131,10 @@ def test_a_change_is_told_although_no_cache_is_recorded(notes_url: str, valkey_u
         shard = scene.gate._shards.every[0]
         with scene.gate.engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM tidegate_state")
-            shard.outbox.put(cast("Any", connection), [Change(scene.tenant, whole=True)])
-            assert connection.exec_driver_sql("SELECT tenant FROM tidegate_outbox").all() == [(scene.tenant,)]
+            changes = [Change(scene.tenant, whole=True)]
+            shard.outbox.put(cast("Any", connection), changes)
+            found = connection.exec_driver_sql("SELECT source, rows FROM tidegate_outbox").all()
+            assert note_of(changes) in [Note(*row) for row in found]
             connection.rollback()
 
 

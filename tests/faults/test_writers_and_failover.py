@@ -11,8 +11,10 @@ from real_servers.one_tenant import from_cache, scene_on, warm
 from real_servers.replicated import Note, Scene, caught_up, name_of, opened, pair_of, written
 from sqlalchemy.exc import DBAPIError
 
+from tidegate.cache.store import Change
 from tidegate.errors import NoNodeAvailable, RoutingError
 from tidegate.proxy.embedded.process import wait_for
+from tidegate.proxy.tracking.notes import note_of
 
 if TYPE_CHECKING:
     from tidegate.proxy.embedded import Cluster, PostgresNode
@@ -114,6 +116,7 @@ def test_by_hand_while_the_cache_is_away_the_outbox_tells_it_later(two: Cluster)
         two.cache.pause()
         primary.execute("INSERT INTO notes (tenant_id, words) VALUES (%s, 'outside')", scene.tenant)
         scene.gate.invalidate(scene.tenant)
-        assert primary.execute("SELECT whole FROM tidegate_outbox") == [(True,)]
+        by_hand = note_of([Change(scene.tenant, whole=True)])
+        assert primary.execute("SELECT source, rows FROM tidegate_outbox WHERE source = ''") == [by_hand]
         two.cache.resume()
         wait_for(lambda: scene.read() == ["one", "outside"], "the outbox is applied", patient(10))

@@ -25,8 +25,9 @@ _LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE: Final = re.compile(r"`([^`\n]+)`")
 _FILE: Final = re.compile(r"[\w.-]+(/[\w.-]+)*(/|\.(py|md|toml|d2|svg|lua|yml|cfg|typed))")
 _NAME: Final = re.compile(r"tidegate(\.\w+)+")
-_OTHERS: Final = {"tidegate.toml", "report.json"}
-"""Files of a user's."""
+_SETTINGS: Final = {f"tidegate.{name}" for name in ("notes", "watched", "held", "checked", "slots_")}
+_OTHERS: Final = {"tidegate.toml", "report.json", *_SETTINGS}
+"""Files of a user's, and settings of PostgreSQL."""
 
 
 class Fence(NamedTuple):

@@ -17,6 +17,7 @@ OTHERWISE: Final = {
     "cache/redis/push_stream.py": "a thread of its own",
     "proxy/database/notifications.py": "a thread of its own",
     "proxy/layers/routing.py": "what is no fault of the node is raised again",
+    "proxy/tracking/observers.py": "a thread of its own",
     "proxy/writes/commit_connection.py": "raises again",
     "routing/replicas/monitor.py": "a thread of its own",
     "routing/replicas/probe_sql.py": "raises again what says no table is missing",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -76,7 +77,7 @@ def test_the_loaded_rows_do_not_depend_on_the_number_of_connections(cluster: Clu
 def test_the_whole_benchmark_reports_every_scenario_and_leaves_nothing(cluster: Cluster, steps: Steps) -> None:
     server = make_url(cluster.shards[0].primary.url)
     before = database_names(cluster)
-    size = Size(rounds=1, floor_rounds=1, writes=2, pages=100, seconds=0.1)
+    size = Size(rounds=1, floor_rounds=1, writes=2, bulks=1, pages=100, seconds=0.1, outside=2)
     url = cluster.cache.url
     report = run_benchmark(DataSet(1_500, 3), rounds=1, server=server, steps=steps, cache_url=url, cache_size=size)
     assert database_names(cluster) == before
@@ -113,7 +114,7 @@ def check_cache(found: Any) -> None:
     asked = [scenario["contenders"][name]["queries"] for scenario in found["scenarios"] for name in hits]
     assert sum(asked) / len(asked) <= 0.1
     assert all(floor["us"] > 0 and floor["floor_us"] > 0 for floor in found["floors"])
-    assert [write["ratio_p50"] > 0 for write in found["writes"]] == [True, True]
+    assert [write["ratio_p50"] > 0 for write in found["writes"]] == [True] * 8
     assert [(one["pages"], one["scripts"]) for one in found["invalidation"]] == [(10, 1.0), (100, 1.0)]
     assert found["memory"]["bytes_per_page"] >= found["memory"]["entry_bytes"] > 0
     assert found["memory"]["marks_bytes"] > 0
@@ -122,7 +123,10 @@ def check_cache(found: Any) -> None:
     busy = {row["kind"]: row for row in found["under_writes"] if row["writes_a_second"] == 100}
     assert busy["first page"]["hit_rate"] < busy["pages deep down"]["hit_rate"]
     assert busy["first page"]["reached_a_second"] > 0
-    assert len(found["goals"]) == 8
+    ways = {"psycopg", "function", "COPY", "subscription"} | ({"psql"} if shutil.which("psql") else set())
+    assert {one["way"] for one in found["outside_writes"]} == ways
+    assert all(one["timing"]["samples"] == 2 and one["timing"]["p99_ms"] > 0 for one in found["outside_writes"])
+    assert len(found["goals"]) == 12 + len(ways)
 
 
 def test_a_database_in_use_is_refused_by_name(database_url: str, cluster: Cluster, steps: Steps) -> None:

@@ -269,7 +269,7 @@ def test_a_cache_that_does_not_answer(connect: Callable[..., tidegate.Gate], sta
     run = make_run(gate)
     wait_for(lambda: who_answers(gate, run) == "near", "the run is near")
     node.kill()
-    caching: Any = gate._layers._below._below  # type: ignore[attr-defined]
+    caching: Any = gate._layers._below._below._below  # type: ignore[attr-defined]
     caching.switches._next = 0.0  # due to be asked again, which is when it is found out
     found = explained(gate, run)
     assert (found.answered, found.stores) == ("node", False)
@@ -285,7 +285,7 @@ def test_an_entry_that_cannot_be_read(gate: tidegate.Gate, valkey_url: str) -> N
         (blob,) = client.scan_iter(match="tg:b:*")
         client.delete(blob)
         assert explained(gate, run).answered == "store", "this process has the large value"
-        caching: Any = gate._layers._below._below  # type: ignore[attr-defined]
+        caching: Any = gate._layers._below._below._below  # type: ignore[attr-defined]
         caching.blobs.clear()
         gone = foretold(gate, run)
         assert gone.cache.why == "what is stored cannot be read (a large value of it is gone)"
@@ -328,7 +328,7 @@ def test_asking_changes_nothing(connect: Callable[..., tidegate.Gate], engine: E
         if threading.current_thread() is threading.main_thread():  # and not the outbox's
             statements.append(args[2])
 
-    caching: Any = gate._layers._below._below  # type: ignore[attr-defined]
+    caching: Any = gate._layers._below._below._below  # type: ignore[attr-defined]
     with redis.Redis.from_url(valkey_url) as client:
 
         def all_there_is() -> Any:

@@ -20,8 +20,8 @@ from tidegate.proxy.embedded import Cluster, PostgresNode
 from tidegate.proxy.embedded.binaries import is_too_old, postgres_version
 from tidegate.proxy.embedded.process import give_to_server, run, wait_for
 from tidegate.proxy.settings import CacheSettings, ReplicaSettings, RoutingSettings, ShardSettings
+from tidegate.proxy.tracking.tracked_tables import Tables
 from tidegate.proxy.writes.comparable_types import check_comparable
-from tidegate.proxy.writes.tracked_tables import Tables
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.models import Base, WorkflowRun, new_id
 from tidegate.repositories.policies import Tracked

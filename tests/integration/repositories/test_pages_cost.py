@@ -176,6 +176,7 @@ def _run_at(engine: Engine, app: str, sources: tuple[str, ...], part: float) -> 
         return session.scalars(newest.offset(depth).limit(1)).one() if depth else None
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("plans", ["auto", "force_generic_plan", "force_custom_plan"])
 @pytest.mark.parametrize(
     ("app", "sources", "status", "part"),
@@ -205,6 +206,7 @@ def test_a_page_reads_one_page_of_rows_and_little_else(
     assert found.indexes - {"workflow_run_pkey"} == {expected}
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("limit", [1, 100, 1000])
 @pytest.mark.parametrize("k", range(1, 8))
 def test_larger_pages_over_any_number_of_sources_read_their_own_rows_only(engine: Engine, k: int, limit: int) -> None:
@@ -239,6 +241,7 @@ def test_every_source_costs_a_probe_and_no_more_rows(engine: Engine) -> None:
     assert found.buffers < 120
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("app", [BIG, SMALL])
 @pytest.mark.parametrize(
     ("sources", "status", "part"),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from real_servers.initialised import initialise
 from real_servers.replicated import caught_up
 from real_servers.shards import Shards
 from sqlalchemy import create_engine
 
-from tidegate.proxy.database.schema import make_tables
 from tidegate.proxy.embedded import Cluster
 from tidegate.repositories.indexes import create_indexes
 from tidegate.repositories.models import Base
@@ -30,8 +30,7 @@ def two() -> Iterator[Cluster]:
     with Cluster(shards=2, replicas=1) as running:
         for shard in running.shards:
             engine = create_engine(shard.primary.url)
-            Base.metadata.create_all(engine)
-            make_tables(engine)
+            initialise(engine)
             engine.dispose()
             caught_up(shard.primary, *shard.replicas)
         yield running

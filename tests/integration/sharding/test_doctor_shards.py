@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.initialised import initialise
 from real_servers.sharded import settings_of
 from real_servers.toml import settings_file
 from sqlalchemy import text
@@ -14,7 +15,7 @@ import tidegate
 from tidegate.cache.redis.url import shown_url
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.database.identity import cluster_id
-from tidegate.proxy.database.schema import make_tables, missing_tables
+from tidegate.proxy.database.schema import missing_tables
 from tidegate.proxy.database.serving import Serving, served
 from tidegate.repositories.indexes import INDEXES, create_indexes, index_states
 
@@ -33,7 +34,7 @@ def there(stocked: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("TIDEGATE_CONFIG", str(config))
     yield stocked
     for engine in stocked.engines.values():
-        make_tables(engine)
+        initialise(engine)
         create_indexes(engine)
 
 
@@ -77,7 +78,7 @@ def test_doctor_says_of_every_shard_that_it_is_well(there: Shards) -> None:
     assert said.exit_code == 0, said.output
     lines = said.output.splitlines()
     for name in there.engines:
-        assert f"{name}: all indexes and tables are there" in lines
+        assert f"{name}: all indexes, tables and triggers are there" in lines
         assert any(line.startswith(f"{name}: the cache {shown_url(there.cluster.cache.url)} answers") for line in lines)
     assert [line.split()[3] for line in lines if "connections at most" in line] == ["23", "22", "22"]  # s0 is followed
     assert lines[-1].endswith("run: tidegate shards check")

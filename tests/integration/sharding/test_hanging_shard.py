@@ -160,7 +160,7 @@ def test_what_is_said_to_have_failed_is_not_done_later(stocked: Shards) -> None:
         assert [shards_with(stocked, three.runs[name]) for name in three.runs] == [[], [], ["s2"]]
 
 
-@pytest.mark.parametrize("slow", ["INSERT INTO writes", "FOR SHARE"])
+@pytest.mark.parametrize("slow", ["INSERT INTO writes", "tidegate_take_notes"])
 def test_what_takes_too_long_in_all_is_not_committed_either(stocked: Shards, slow: str) -> None:
     ended, refused = threading.Event(), threading.Event()
     with tidegate.connect(settings_of(stocked, catalogue="s0")) as gate:
@@ -175,7 +175,7 @@ def test_what_takes_too_long_in_all_is_not_committed_either(stocked: Shards, slo
         def write() -> None:
             with parts.sessions() as session:
                 session.execute(text("INSERT INTO writes VALUES (1, 1)"))
-                if slow == "FOR SHARE":  # of the ownership, at the COMMIT of what is tracked
+                if slow == "tidegate_take_notes":  # at the COMMIT of what is tracked
                     session.add(run_row(tenant_on("s1")))
                 with pytest.raises(TimeoutError):
                     session.commit()

@@ -9,12 +9,14 @@ from real_servers.sharded import settings_of, tenant_on
 from sqlalchemy import select
 
 import tidegate
+from tidegate.cache.store import Change
 from tidegate.errors import StaleShardMap
 from tidegate.position import NOWHERE, History, Origin, Position
 from tidegate.proxy.database.histories import Histories
 from tidegate.proxy.database.identity import database_id
 from tidegate.proxy.database.primary import PostgresPrimary
 from tidegate.proxy.database.schema import OUTBOX
+from tidegate.proxy.tracking.notes import note_of
 from tidegate.proxy.writes.outbox import apply
 from tidegate.routing.sharding.slots import slot_of
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from real_servers.shards import Shards
-
-    from tidegate.cache.store import Change
 
 
 class Told:
@@ -45,7 +45,8 @@ def test_a_position_is_said_of_no_tenant_that_has_moved_and_one_that_cannot_be_t
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tidegate.proxy.writes.outbox._BATCH", 2)
-    rows = [{"tenant": tenant, "tags": "[]", "whole": True} for tenant in ("unknown", "unknown", "moved", "here")]
+    tenants = ("unknown", "unknown", "moved", "here")
+    rows = [note_of([Change(tenant, whole=True)])._asdict() for tenant in tenants]
     told, engine = Told(), shards.engines["s0"]
     histories = Histories(engine.dialect, "s0")
     histories.join(database_id(engine))
@@ -66,7 +67,7 @@ def test_a_position_is_said_of_no_tenant_that_has_moved_and_one_that_cannot_be_t
     assert told.positions["moved"] == NOWHERE < told.positions["here"]
     assert told.origins == {"moved": None, "here": here._replace(epoch=7)}
     with shards.engines["s0"].connect() as connection:
-        assert list(connection.scalars(select(OUTBOX.c.tenant))) == ["unknown", "unknown"]
+        assert list(connection.scalars(select(OUTBOX.c.rows))) == [rows[0]["rows"]] * 2
 
 
 def test_a_gate_knows_which_tenants_are_on_the_shard_of_an_outbox(stocked: Shards) -> None:

@@ -13,6 +13,7 @@ import pytest
 from real_servers.deadlines import patient
 from real_servers.sharded import hold_back, run_of, run_row, save_run, settings_of, shards_with, tenant_on
 from sqlalchemy import event, func, insert, select, text
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 import tidegate
 from tidegate.errors import StaleShardMap
@@ -37,9 +38,7 @@ FLIP_WAIT_S: Final = patient(0.2)
 
 @pytest.fixture
 def gate(stocked: Shards) -> Iterator[tidegate.Gate]:
-    settings = settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=FLIP_WAIT_S)
-    loose = settings.cache.model_copy(update={"strict_sql": False})
-    with tidegate.connect(settings.model_copy(update={"cache": loose})) as made:
+    with tidegate.connect(settings_of(stocked, cache=False, catalogue="s0", flip_wait_s=FLIP_WAIT_S)) as made:
         yield made
 
 
@@ -66,44 +65,83 @@ def test_each_write_of_a_repository_has_its_own_patience(gate: tidegate.Gate, st
     assert shards_with(stocked, last.id_) == ["s2"]
 
 
-@pytest.mark.parametrize(
-    "written",
-    ["INSERT INTO writes VALUES (1, 2)", "UPDATE workflow_runs SET status = 'failed' WHERE id = :run"],
-    ids=["untracked", "text"],
-)
-def test_a_session_commits_nothing_where_its_tenant_is_not_any_more(
-    gate: tidegate.Gate, stocked: Shards, written: str
-) -> None:
+def test_a_session_commits_nothing_where_its_tenant_is_not_any_more(gate: tidegate.Gate, stocked: Shards) -> None:
     tenant = tenant_on("s0")
-    run_id = save_run(gate, tenant, APP, NOW)
     with gate.session(tenant) as session:
-        session.execute(text(written), {"run": run_id})
+        session.execute(text("INSERT INTO writes VALUES (1, 2)"))  # of a table that is not tracked
         stocked.flipper().flip([slot_of(tenant)], "s0", "s1")
         with pytest.raises(StaleShardMap):
             session.commit()
     with stocked.engines["s0"].connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM writes")) == 0
+
+
+@pytest.mark.parametrize("how", ["text", "unit of work", "insert"])
+def test_a_statement_is_refused_where_its_tenant_is_not_any_more(
+    gate: tidegate.Gate, stocked: Shards, how: str
+) -> None:
+    tenant = tenant_on("s0")
+    run_id = save_run(gate, tenant, APP, NOW)
+    with gate.session(tenant) as session:
+        if how == "text":
+            session.execute(text("SELECT 1"))
+        elif how == "unit of work":
+            session.get_one(WorkflowRun, run_id).error = "late"
+        else:
+            session.add(run_row(tenant))
+        if how == "insert":
+            hold_back(gate)
+        stocked.flipper().flip([slot_of(tenant)], "s0", "s1")
+        failed = text("UPDATE workflow_runs SET status = 'failed' WHERE id = :run")
+        with pytest.raises(StaleShardMap, match="the shard s0 does not own slot:"):
+            session.execute(failed, {"run": run_id}) if how == "text" else session.flush()
+        session.rollback()
+    with stocked.engines["s0"].connect() as connection:
         assert connection.scalars(select(WorkflowRun.status)).all() == ["succeeded"]
+        assert connection.scalars(select(WorkflowRun.error)).all() == [None]
 
 
-def test_a_session_is_checked_at_commit_only_if_it_has_written(gate: tidegate.Gate) -> None:
+def test_a_session_is_checked_at_commit_in_the_one_statement_that_takes_its_notes(gate: tidegate.Gate) -> None:
     tenant, sent = tenant_on("s0"), list[str]()
     run_id = save_run(gate, tenant, APP, NOW)
     engine = gate._shards.every[0].engine
     event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql))
     with gate.session(tenant) as session:
-        for statement, most in (("SELECT 1", 1), ("INSERT INTO writes VALUES (1, 2)", 2)):
+        for statement, most in (("SELECT 1", 0), ("INSERT INTO writes VALUES (1, 2)", 1)):
             session.execute(text(statement))
             sent.clear()
             session.commit()
             assert len(sent) == most
-            assert ("FOR SHARE" in sent[-1]) is (most == 2)
         session.get_one(WorkflowRun, run_id).error = "none"
         session.flush()
         sent.clear()
         session.commit()
-        assert sent
-        assert not any("xact_id_if_assigned" in sql for sql in sent)  # what is tracked is checked already
+        assert not any("tidegate_ownership" in sql for sql in sent)
+
+
+def test_a_session_that_inserted_nothing_looks_at_commit(gate: tidegate.Gate, stocked: Shards) -> None:
+    tenant = tenant_on("s0")
+    run_id = save_run(gate, tenant, APP, NOW)
+    hold_back(gate)
+    there_and_back(stocked, tenant)
+    row = run_row(tenant)
+    given = {"id": run_id} | {c.key: v for c in WorkflowRun.__table__.columns if (v := getattr(row, c.key)) is not None}
+    with gate.session(tenant) as session:
+        none = pg_insert(WorkflowRun).values(given).on_conflict_do_nothing().returning(WorkflowRun.id)
+        assert session.scalars(none).all() == []
+        with pytest.raises(StaleShardMap):
+            session.commit()
+
+
+def test_what_comes_after_an_insert_is_looked_at_first(gate: tidegate.Gate, stocked: Shards) -> None:
+    tenant = tenant_on("s0")
+    hold_back(gate)
+    there_and_back(stocked, tenant)
+    with gate.session(tenant) as session:
+        session.add(run_row(tenant))
+        session.flush()  # the shard owns the tenant, since another epoch
+        with pytest.raises(StaleShardMap, match="since epoch 1"):
+            session.execute(text("SELECT 1"))
 
 
 def test_reads_beside_the_pipeline_follow_their_tenant(gate: tidegate.Gate, stocked: Shards) -> None:

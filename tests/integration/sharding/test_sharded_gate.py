@@ -84,8 +84,11 @@ def test_a_session_takes_rows_of_its_tenant_alone(gate: tidegate.Gate, stocked: 
             session.commit()
     with stocked.engines["s0"].connect() as connection:
         assert connection.scalar(select(WorkflowRun.tenant_id).where(WorkflowRun.id == run_id)) == mine
-    with gate.session(mine) as session, pytest.raises(TenantSwitch):
+    save_run(gate, other, APP, NOW)
+    with gate.session(mine) as session:
         session.execute(text("DELETE FROM workflow_runs WHERE tenant_id = :tenant_id"), {"tenant_id": other})
+        with pytest.raises(TenantSwitch):
+            session.commit()
 
 
 def test_without_a_tenant_there_is_no_session_and_no_engine(gate: tidegate.Gate) -> None:

@@ -41,7 +41,7 @@ from tidegate.routing.sharding.shard_map import Ownership, ShardMap, even_map, s
 from tidegate.routing.sharding.slots import slot_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from real_servers.shards import Shards
@@ -51,25 +51,11 @@ if TYPE_CHECKING:
 TABLES = [table.name for table in Base.metadata.sorted_tables]
 
 
-@pytest.fixture(scope="module")
-def with_rows(made_shards: Shards) -> Iterator[Shards]:
-    for engine in made_shards.engines.values():
-        Base.metadata.create_all(engine)
-    yield made_shards
-    for engine in made_shards.engines.values():
-        Base.metadata.drop_all(engine)
-
-
 @pytest.fixture
-def there(with_rows: Shards, shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shards:
+def there(stocked: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shards:
     """Three shards without rows, and their settings."""
-    assert with_rows is shards
-    for engine in shards.engines.values():
-        with engine.begin() as connection:
-            for name in TABLES:
-                connection.execute(text(f"DELETE FROM {name}"))
-    monkeypatch.setenv("TIDEGATE_CONFIG", str(settings(shards, tmp_path)))
-    return shards
+    monkeypatch.setenv("TIDEGATE_CONFIG", str(settings(stocked, tmp_path)))
+    return stocked
 
 
 def settings(shards: Shards, folder: Path, *, catalogue: str = 'catalogue = "s0"', **urls: str) -> Path:

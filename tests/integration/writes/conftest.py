@@ -7,10 +7,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, event, insert, select
+from sqlalchemy import NullPool, create_engine, delete, event, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from tidegate.proxy.database.schema import make_tables
+from tidegate.proxy.database.placement import own
+from tidegate.proxy.database.schema import OUTBOX, make_tables
+from tidegate.proxy.tracking.notes import Note, found_in
+from tidegate.proxy.tracking.tracked_tables import Tables
+from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
 from tidegate.proxy.writes.watch import Watch, attach
 from tidegate.repositories.models import Base, WorkflowNodeExecutionModel, WorkflowRun, new_id
 from tidegate.repositories.tracked import TRACKED
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from tidegate.cache.store import Change
     from tidegate.position import Position
     from tidegate.proxy.writes.commit_protocol import Committing
+    from tidegate.repositories.policies import Tracked
 
 TENANT, APP = "7f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10", "1b0a1e8e-90c6-4f0e-8a52-5d1f0c7a2b20"
 DAY = datetime.fromisoformat("2024-03-05T12:00:00")
@@ -40,7 +45,8 @@ class Recorder:
     before: Callable[[Committing], Any] | None = None
     after: Callable[[Committing], Any] | None = None
 
-    def before_commit(self, connection: Committing, changes: Sequence[Change]) -> int | None:
+    def before_commit(self, connection: Committing, changes: Sequence[Change], everything: str) -> int | None:
+        self.everything = everything
         if self.before:
             self.before(connection)
         self.changes.append(tuple(changes))
@@ -81,6 +87,21 @@ class Watched:
     def take(self) -> dict[str, set[str] | str]:
         self.statements.clear()
         return self.recorder.take()
+
+    def left(self) -> dict[str, set[str] | str]:
+        """What was left in the outbox, which is empty afterwards."""
+        with create_engine(self.engine.url, poolclass=NullPool).begin() as connection:
+            notes = [Note(*row) for row in connection.execute(select(OUTBOX.c.source, OUTBOX.c.rows))]
+            connection.execute(delete(OUTBOX))
+        found = found_in(notes)
+        assert not found.everything
+        return {change.tenant: "whole" if change.whole else set(change.tags) for change in found.changes}
+
+    def track(self, base: Any, tracked: Sequence[Tracked]) -> None:
+        """Make more tables, and track them."""
+        base.metadata.create_all(self.engine)
+        make_triggers(self.engine, missing_triggers(self.engine, Tables(tracked)))
+        self.statements.clear()
 
     def store(self, model: Any = WorkflowRun, **overrides: Any) -> dict[str, Any]:
         """Store a row, and forget that it was told of."""
@@ -171,7 +192,10 @@ def watch_engine() -> Iterator[Callable[..., Watched]]:
         make_tables(engine)
         recorder = Recorder()
         statements: list[str] = []
-        watch = attach(engine, TRACKED, recorder, **options)
+        make_triggers(engine, missing_triggers(engine, Tables(TRACKED)))
+        with own(engine).begin() as connection:
+            connection.execute(delete(OUTBOX))
+        watch = attach(engine, recorder, **options)
         event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: statements.append(sql))
         return Watched(engine, watch, recorder, statements, sessionmaker(engine))
 

@@ -29,7 +29,7 @@ WARM: Final = 12
 @pytest.fixture
 def program(database_url: str, watch_engine: Callable[..., Watched]) -> Iterator[Watched]:
     """An engine of the program's own, with one connection, on which psycopg prepares statements."""
-    made = watch_engine(create_engine(database_url, pool_size=1, max_overflow=0), most_locked=1)
+    made = watch_engine(create_engine(database_url, pool_size=1, max_overflow=0))
     yield made
     made.engine.dispose()
 
@@ -42,10 +42,10 @@ def _upsert(key: str, other: str) -> Any:  # noqa: ARG001  # of one signature
 
 
 WAYS: Final[dict[str, Callable[[str, str], Any]]] = {
-    "looked up before COMMIT": lambda key, _: update(RUNS).where(RUNS.c.id == key).values(status="failed"),
-    "locked by a condition": lambda key, _: update(RUNS).where(RUNS.c.workflow_id == key).values(status="failed"),
+    "by id": lambda key, _: update(RUNS).where(RUNS.c.id == key).values(status="failed"),
+    "by a condition": lambda key, _: update(RUNS).where(RUNS.c.workflow_id == key).values(status="failed"),
     "a conflict": _upsert,
-    "whole tenants": lambda *keys: update(RUNS).where(RUNS.c.workflow_id.in_(keys)).values(status="failed"),
+    "several": lambda *keys: update(RUNS).where(RUNS.c.workflow_id.in_(keys)).values(status="failed"),
 }
 
 

@@ -169,8 +169,7 @@ class Event(Own):
 
 @pytest.mark.parametrize("column", ["day", "at"])
 def test_dates_of_a_table_of_ones_own_are_read_as_safely(watched: Watched, column: str) -> None:
-    watched.watch.tables.add([Tracked(Event, tenant="tenant_id", tags=("events:{day:day}", "at:{at:day}"))])
-    Own.metadata.create_all(watched.engine)
+    watched.track(Own, [Tracked(Event, tenant="tenant_id", tags=("events:{day:day}", "at:{at:day}"))])
     stored = {"id": "1", "tenant_id": TENANT, "day": "2024-03-05", "at": "2024-03-05 23:30:00-02"} | {
         column: "infinity"
     }
@@ -180,6 +179,7 @@ def test_dates_of_a_table_of_ones_own_are_read_as_safely(watched: Watched, colum
         values = ", ".join(f"'{value}'" for value in stored.values())
         raw.execute(f"INSERT INTO events ({names}) VALUES ({values})")  # of this test's own
         connection.connection.commit()
+    watched.left()
     with watched.engine.begin() as connection:
         connection.execute(delete(Event).where(Event.tenant_id == TENANT))
     assert watched.take() == {TENANT: "whole"}

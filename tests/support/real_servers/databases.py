@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from sqlalchemy import create_engine
 
-from tidegate.proxy.database.schema import METADATA, make_tables
+from real_servers.initialised import initialise
+from tidegate.proxy.database.schema import METADATA
 from tidegate.repositories.indexes import INDEXES
 from tidegate.repositories.models import Base
 
@@ -32,8 +33,7 @@ class Databases:
         self._connection: psycopg.Connection | None = None
         self._administer("CREATE DATABASE test_template")
         engine = create_engine(self._url("test_template"))
-        Base.metadata.create_all(engine)
-        make_tables(engine)
+        initialise(engine)
         engine.dispose()
 
     def _url(self, name: str) -> str:

@@ -22,7 +22,7 @@ COUNTED: Final = ("reads", "judged", "after", "hits", "stale", "lost", "writes",
 the cache answered; those that were older than they might be, and those that showed what was lost; commits; and calls
 that failed."""
 _BYTES: Final = 8
-_TURN, _PRIMARY, _OVER, _DOUBT, _HEAD = range(5)
+_TURN, _PRIMARY, _OVER, _DOUBT, _CALM, _HEAD = range(6)
 
 
 class Stage:
@@ -65,6 +65,18 @@ class Stage:
         self._cells[_DOUBT] = still
 
     @property
+    def calm(self) -> bool:
+        """Whether there was enough of everything since the last fault, and the next one has not come.
+
+        The servers that rejoin meanwhile need the processors more.
+        """
+        return bool(self._cells[_CALM])
+
+    @calm.setter
+    def calm(self, now: bool) -> None:
+        self._cells[_CALM] = now
+
+    @property
     def over(self) -> bool:
         """Whether all are to end."""
         return bool(self._cells[_OVER])
@@ -75,6 +87,7 @@ class Stage:
 
     def begins(self) -> None:
         """The primary goes away."""
+        self.calm = False
         self._cells[_TURN] += 1
 
     def ends(self, primary: int) -> None:

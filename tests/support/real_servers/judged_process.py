@@ -26,6 +26,8 @@ from tidegate.cache.store import Miss
 from tidegate.errors import TidegateError
 from tidegate.position import AskedFor
 from tidegate.proxy.database.history_record import HERE, here_of
+from tidegate.proxy.tracking.notes import Note as Changed
+from tidegate.proxy.tracking.notes import found_in
 
 if TYPE_CHECKING:
     from tidegate.cache.redis.store import RedisStore
@@ -37,18 +39,21 @@ _TENANTS: Final = 5
 _ERA_S: Final = 10.0
 """After which tenants are new ones, so that answers stay small."""
 _WRITES: Final = 0.15
+_CALM_S: Final = 0.05
+"""Between the calls of a thread while nothing befalls the servers that these have not been judged for."""
 _ASK: Final = (
     "SELECT (SELECT array_agg(words) FROM notes WHERE tenant_id = %s),"
-    f" (SELECT count(*) FROM tidegate_outbox WHERE tenant = %s), {HERE.format(state='tidegate_state')}"
+    " (SELECT json_agg(json_build_array(source, rows)) FROM tidegate_outbox),"
+    f" {HERE.format(state='tidegate_state')}"
 )
 _here: Final = threading.local()
 
 
 class Shown(NamedTuple):
-    """What the primary shows: the notes, how many of their changes wait in the outbox, and which history it has."""
+    """What the primary shows: a tenant's rows, whether changes of them wait in the outbox, and which history it has."""
 
     words: frozenset[str]
-    waiting: int
+    waiting: bool
     history: History | None
 
 
@@ -69,12 +74,14 @@ class Primary:
             if self._line is None or self._of != turn:
                 conninfo = self._conninfos[self._stage.primary]
                 self._line, self._of = psycopg.connect(conninfo, autocommit=True), turn
-            row = self._line.execute(_ASK.encode(), (tenant, tenant)).fetchone()
+            row = self._line.execute(_ASK.encode(), (tenant,)).fetchone()
         except psycopg.Error:
             self._line = None
             return None
         assert row is not None
-        return Shown(frozenset(row[0] or ()), row[1], here_of(row[2:]).history)
+        found = found_in([Changed(*one) for one in row[1] or ()])
+        waiting = bool(found.everything) or tenant in {change.tenant for change in found.changes}
+        return Shown(frozenset(row[0] or ()), waiting, here_of(row[2:]).history)
 
 
 class Caller:
@@ -102,6 +109,8 @@ class Caller:
                     self._read(tenant)
             except (SQLAlchemyError, TidegateError):  # while there is no primary
                 self._crew.count("failed")
+            if self._crew.stage.calm:
+                time.sleep(_CALM_S)
 
     def _write(self, tenant: str) -> None:
         self._written += 1

@@ -12,7 +12,7 @@ from sqlalchemy import event
 import tidegate
 from real_servers.subprocesses import argument, hear, tell
 from real_servers.versioned_tenant import SOURCE, Book
-from tidegate.cache.events import Missed
+from tidegate.cache.events import Missed, Served
 
 if TYPE_CHECKING:
     from tidegate.proxy.observe import Event
@@ -67,21 +67,26 @@ def main() -> None:
     """Argument: settings, the number of threads. For each book it is told: one round, see :func:`_round`."""
     given = argument()
     threads = given["threads"]
-    misses = threading.Semaphore(0)
+    misses, asked = threading.Semaphore(0), threading.Event()
 
     def observe(event: Event) -> None:
+        if isinstance(event, Missed | Served):
+            asked.set()
         if isinstance(event, Missed):
             misses.release()
 
     with tidegate.connect(tidegate.Settings.model_validate(given["settings"]), observe=observe) as gate:
         while (message := hear()) is not None:
-            _round(gate, Book(**message), threads, misses)
+            asked.clear()
+            _round(gate, Book(**message), threads, misses, asked)
 
 
-def _round(gate: tidegate.Gate, book: Book, threads: int, misses: threading.Semaphore) -> None:
+def _round(gate: tidegate.Gate, book: Book, threads: int, misses: threading.Semaphore, asked: threading.Event) -> None:
     """Say "ready"; ask when told; say how many have missed; say what came of it."""
     # The tenant's marks are clean then, and the connection is open: what follows is the page alone.
-    gate.workflow_runs.get_workflow_run_by_id(book.tenant, book.app, book.run)
+    # As long as this gate believes that notes of the tenant wait, it does not ask the cache.
+    while not asked.wait(0.02):
+        gate.workflow_runs.get_workflow_run_by_id(book.tenant, book.app, book.run)
     while misses.acquire(blocking=False):
         pass
     crowd = Crowd(gate, book, threads)

@@ -11,7 +11,7 @@ from simulation.scheduler import Choices, Scheduler, all_choices
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "3500"))
+RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "3150"))
 """Of each world. These give 50,000 distinct traces in all; `make soak` sets more."""
 
 

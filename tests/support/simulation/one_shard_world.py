@@ -6,6 +6,7 @@ A read is stale when what it returns lacks a commit that was visible on the prim
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from tidegate.cache.request import ReadRequirement
     from tidegate.cache.store import Hit, Store
-    from tidegate.position import AskedFor
+    from tidegate.position import AskedFor, History
 
 TENANT, ENTRY, GUARD, ANSWER = "tenant", "entry", "guard", "answer"
 
@@ -99,27 +100,31 @@ class Sleeping(Protocol):
     def sleep(self, seconds: float, /) -> None: ...
 
 
+class SimSignal:
+    """What stands for an event that threads wait for."""
+
+    def __init__(self, world: Sleeping) -> None:
+        self._world = world
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def wait(self, timeout: float) -> bool:
+        self._world.sleep(timeout)
+        return self._is_set
+
+
 def read_through(
     world: Sleeping, store: Store, recovery: RootRecovery, asked: Callable[[str], AskedFor]
 ) -> ReadThrough:
     """The read path of one process."""
 
-    class SimSignal:
-        def __init__(self) -> None:
-            self._is_set = False
-
-        def set(self) -> None:
-            self._is_set = True
-
-        def wait(self, timeout: float) -> bool:
-            world.sleep(timeout)
-            return self._is_set
-
     return ReadThrough(
         store,
         recovery,
         asked,
-        flights=Flights(SimSignal),
+        flights=Flights(partial(SimSignal, world)),
         limits=Limits(lease_ms=1_000, wait_ms=3, longest_ms=3, poll_ms=1, beta=0),
         sleep=world.sleep,
         now_ms=lambda: world.now_ms,
@@ -159,12 +164,11 @@ class Process:
             self.histories.ask(Raw(self._line))
         return self._line
 
-    def actions(self) -> list[Action]:
-        """What it may learn between the steps of its readers and writers."""
+    def actions(self, newest: History | None) -> list[Action]:
+        """What it may learn between the steps of its readers and writers, the *newest* history there is being this."""
         possible = self.router.actions()
         if self.at is not self._world.primary:
             possible.append((f"process {self.number} follows {self._world.primary.name}", self._follow))
-        newest = self._world.store.newest_history("")  # the world's: no step
         if not self.knows or newest not in (None, self.histories.asked.history):
             possible.append((f"process {self.number} looks", self._look))
         return possible
@@ -217,7 +221,9 @@ class World(Servers):
     def actions(self) -> list[Action]:
         """What may happen between the steps of the actors."""
         possible = self.node_actions()
-        possible += [action for process in self.processes for action in process.actions()]
+        newest = self.store.newest_history("")  # the world's: no step
+        for process in self.processes:
+            possible += process.actions(newest)
         if self.faults.get("lease ends", 0) and self.store.leased:
             possible.append(("the lease ends", self._end_lease))
         root = self.store.roots.get(TENANT)

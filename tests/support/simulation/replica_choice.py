@@ -118,15 +118,20 @@ class SimRouter:
         server, view = self._servers[node.name], node.view
         if view is None or node is self.topology.primary:
             return False
-        return (view.standby, view.position, view.record) != _seen(server, standby=server in self._world.replicas)
+        position = view.position
+        return (
+            (position.timeline, position.lsn) != (server.timeline, server.shown)
+            or view.standby is not (server in self._world.replicas)
+            or view.record != _record_of(server.record)
+        )
 
     def _ask(self, node: KnownNode) -> None:
         self.topology.observed(node, self._view(self._servers[node.name]))
 
     def _view(self, server: Node) -> View:
         # A standby that recovers from a crash has the same start time as before.
-        seen = _seen(server, standby=server in self._world.replicas)
-        return View(self._world.next_tick(), ServerId("1", server.started), *seen[:2], record=seen[2])
+        started, standby = ServerId("1", server.started), server in self._world.replicas
+        return View(self._world.next_tick(), started, standby, server.position, record=_record_of(server.record))
 
     def read(self, position: Position) -> Answer | None:
         """What a replica that has reached *position* answers; None if none does."""
@@ -166,10 +171,6 @@ class SimRouter:
             line.info.setdefault(_OPENED, self._view(server))
             line.info[_STATE] = ""
         return line
-
-
-def _seen(server: Node, *, standby: bool) -> tuple[bool, Position, HistoryRecord | None]:
-    return standby, server.position, _record_of(server.record)
 
 
 _record_of: Final = lru_cache(maxsize=1_000)(HistoryRecord.of_text)

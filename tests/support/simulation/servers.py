@@ -37,7 +37,7 @@ class CommitLostError(Exception):
     """The connection broke during COMMIT."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """One database server: how much of the log it shows, and on which timeline; as a primary, its transactions."""
 
@@ -59,17 +59,20 @@ class Node:
 
     @property
     def value(self) -> Value:
-        return frozenset(record for record in self.log[: self.shown] if type(record) is int)
+        return frozenset([record for record in self.log[: self.shown] if type(record) is int])
 
     @property
     def written(self) -> Value:
         """All commits that are in its log, visible or not."""
-        return frozenset(record for record in self.log if type(record) is int)
+        return frozenset([record for record in self.log if type(record) is int])
 
     @property
     def record(self) -> str | None:
-        shown = (record for record in reversed(self.log[: self.shown]) if type(record) is str)
-        return next(shown, None)
+        log = self.log  # without a generator or a copy: this is asked more often than all else
+        for at in range(self.shown - 1, -1, -1):
+            if type(log[at]) is str:
+                return str(log[at])
+        return None
 
     @property
     def position(self) -> Position:
@@ -78,7 +81,7 @@ class Node:
     @property
     def here(self) -> Here:
         """What a question to a primary brings of its history, with the end of its log."""
-        return _here(history_record.here_of, *_row(self), self.record)
+        return _here(history_record.here_of, len(self.log), self.timeline, self.started, self.record)
 
     @property
     def origin(self) -> Origin | None:
@@ -212,6 +215,13 @@ class Servers:
         return type(node)(node.name, log, len(log), node.timeline, node.life + 1, f"{int(node.started) + 1}")
 
 
+class _Postgres:
+    name = "postgresql"
+
+
+_POSTGRES: Any = _Postgres()
+
+
 class SimHistories(Histories):
     """What one process knows of the history, by the real rules; the node is asked in place of a connection.
 
@@ -221,10 +231,7 @@ class SimHistories(Histories):
     """
 
     def __init__(self, store: Store, shard: str, first: Node) -> None:
-        class Postgres:
-            name = "postgresql"
-
-        super().__init__(Postgres(), shard)  # type: ignore[arg-type]
+        super().__init__(_POSTGRES, shard)
         self.join(DATABASE)
         self.use(store)
         self.note(first.here)
@@ -246,13 +253,17 @@ class SimHistories(Histories):
 
 
 @lru_cache(maxsize=1_000)
-def _here(here_of: Callable[[Any], Here], *row: str | None) -> Here:
+def _here(here_of: Callable[[Any], Here], end: int, timeline: int, started: str, record: str | None) -> Here:
     """What *here_of*, which a test may have replaced, makes of a row: schedules bring the same ones again and again."""
-    return here_of(row)
+    return here_of((*_columns(end, timeline, started), record))
 
 
 def _row(node: Node) -> tuple[str, str, str]:
-    return f"0/{len(node.log):X}", f"{node.timeline:08X}", node.started
+    return _columns(len(node.log), node.timeline, node.started)
+
+
+def _columns(end: int, timeline: int, started: str) -> tuple[str, str, str]:
+    return f"0/{end:X}", f"{timeline:08X}", started
 
 
 @dataclass

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from simulation import shards
 from simulation.shards import SharingConnection
 from simulation.two_shard_world import ShardedShape
 
@@ -51,8 +52,9 @@ def take_away(rules: Iterable[str], patch: pytest.MonkeyPatch) -> None:
 
 
 def _without_ownership(patch: pytest.MonkeyPatch) -> None:
-    """A write asks no shard whether it owns the tenant."""
-    patch.setattr(SharingConnection, "verify_ownership", lambda *_args: None)
+    """A write asks no shard whether it owns the tenant, and compares no epoch."""
+    patch.setattr(SharingConnection, "refuse", lambda *_args: None)
+    patch.setattr(shards, "not_held", lambda *_args: [])
 
 
 def _without_since(patch: pytest.MonkeyPatch) -> None:
@@ -63,6 +65,7 @@ def _without_since(patch: pytest.MonkeyPatch) -> None:
             raise StaleShardMap(str(ownerships))
 
     patch.setattr(ownership, "_compare", compare)
+    patch.setattr(shards, "not_held", lambda *_args: [])
 
 
 def _without_share(patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from simulation.servers import Node, Servers, SimConnection, _row
 
-from tidegate.proxy.database.ownership import check_ownership_at_commit
+from tidegate.errors import StaleShardMap
+from tidegate.proxy.database.ownership import not_held
 from tidegate.proxy.database.placement import _found
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH, ShardMap, even_map
 from tidegate.routing.sharding.slots import slot_of
@@ -26,13 +27,11 @@ if TYPE_CHECKING:
     from simulation.scheduler import Scheduler
     from simulation.servers import Action, Value
 
-    from tidegate.cache.root_recovery import Transaction
-
 TENANT: Final = "tenant"
 SLOT: Final = slot_of(TENANT)
 UNIT: Final = f"slot:{SLOT}"
 FIRST: Final = even_map(["a", "b"]).with_slots_moved([SLOT], "a", FIRST_EPOCH)
-_Row = namedtuple("_Row", "xid lsn file started record unit since owned")  # noqa: PYI024  # as untyped as a row
+_Row = namedtuple("_Row", "unit since owned")  # noqa: PYI024  # as untyped as a row
 
 
 class Owned(NamedTuple):
@@ -127,7 +126,7 @@ class SimSession:
         self.servers.scheduler.step(f"asks {self.node.name} what it owns")
         assert parameters["units"] == [UNIT]
         assert isinstance(self.node, ShardNode)
-        return [_Row("", "", "", "", "", UNIT, *self.node.row)]
+        return [_Row(UNIT, *self.node.row)]
 
     @property
     def dialect(self) -> Any:
@@ -153,25 +152,28 @@ class SimEngine:
 
 
 class SharingConnection(SimConnection):
-    """A writer's, which holds the ownership row from its check to its end."""
+    """A writer's, which holds the ownership row from its write to its end."""
 
     servers: SimulatedShard
 
     def __init__(self, shard: SimulatedShard) -> None:
         super().__init__(shard)
-        self._transaction: Transaction | None = None
+        self._held: dict[str, int] = {}
+
+    def write(self) -> None:
+        """What a trigger does as a row is written, of which the database that it is on knows the shard alone."""
+        self.servers.scheduler.step(f"writes on {self.servers.name}")
+        row = self.servers.row
+        self.refuse(row)
+        self.share()
+        self._held[UNIT] = row.since_epoch
+
+    def refuse(self, row: Owned) -> None:
+        if not row.owned:
+            raise StaleShardMap(f"{self.servers.name} does not own {UNIT}")
 
     def verify_ownership(self, ownerships: Any) -> None:
-        self._transaction = check_ownership_at_commit(self, ownerships)
-
-    def transaction_id(self) -> Transaction:
-        return self._transaction or super().transaction_id()
-
-    def execute(self, _statement: object, parameters: Any = None) -> Any:
-        self.servers.scheduler.step(f"shares the ownership row of {self.servers.name}")
-        assert parameters == {"units": [UNIT]}
-        self.share()
-        return [_Row(self.xid, *_row(self.node), self.node.record, UNIT, *self.servers.row)]
+        assert not not_held(self._held, ownerships), "the trigger has checked all"
 
     def end(self, status: str) -> None:
         super().end(status)

@@ -240,8 +240,8 @@ class ShardedWriter:
         world, shards = self._world, self._process.shards
         ownership = shards.ownership(TENANT)
         connection, commit = SharingConnection(world.shards[ownership.shard]), self._process.commits[ownership.shard]
-        world.scheduler.step(f"writes on {ownership.shard}")
         try:
+            connection.write()
             ticket = commit.before_commit(connection, [Change(TENANT, frozenset({GUARD, ANSWER}))])
         except StaleShardMap as refused:
             connection.end("aborted")

@@ -43,7 +43,7 @@ def test_what_a_gate_keeps_is_within_near_bytes(database_url: str, shared_valkey
             for _ in range(40):
                 book.write(session)
             session.commit()
-        caching: Any = pair.gate._layers._below._below  # type: ignore[attr-defined]
+        caching: Any = pair.gate._layers._below._below._below  # type: ignore[attr-defined]
         tracemalloc.start()
         for _ in range(3):  # a miss, a hit that is kept, and one more where the first was read from marks made anew
             pair.differences()

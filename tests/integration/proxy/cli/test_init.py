@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from tidegate import CacheSettings, Settings, ShardSettings, connect
 from tidegate.proxy.cli.app import app
+from tidegate.proxy.tracking.tracked_tables import Tables, keys_of
+from tidegate.proxy.tracking.triggers import missing_triggers
 from tidegate.repositories import indexes
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, index_states
 from tidegate.repositories.models import Base
+from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +43,13 @@ def tidegate(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
+def statements(printed: str) -> list[str]:
+    """What psql would take for statements: a body in dollars is one piece."""
+    pieces = printed.split("$tidegate$")
+    marked = "$tidegate$".join(piece.replace(";\n", "\0") if at % 2 == 0 else piece for at, piece in enumerate(pieces))
+    return [statement for statement in marked.split("\0") if statement.strip()]
+
+
 def spoil(engine: Engine, name: str) -> None:
     """What a broken-off CREATE INDEX CONCURRENTLY leaves."""
     with engine.begin() as connection:
@@ -50,20 +60,27 @@ def spoil(engine: Engine, name: str) -> None:
 def test_sql_prints_the_statements_and_touches_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tidegate("init", "--sql")
     assert (made.exit_code, made.stdout.count("CREATE INDEX CONCURRENTLY IF NOT EXISTS")) == (0, len(NAMES))
-    assert made.stdout.count("CREATE TABLE IF NOT EXISTS tidegate_") == len(TABLES)
+    assert made.stdout.count("CREATE TABLE IF NOT EXISTS public.tidegate_") == len(TABLES)
+    assert made.stdout.count("CREATE TRIGGER tidegate_note_") == 5 * len(TRACKED)
     assert set(index_states(engine).values()) == {"missing"}
     monkeypatch.delenv("TIDEGATE_DATABASE_URL")
     assert tidegate("init", "--sql").stdout == made.stdout
     undone = tidegate("init", "--sql", "--undo").stdout
-    dropped = [f"DROP TABLE IF EXISTS {name};" for name in TABLES]
-    assert undone.splitlines() == dropped + [f"DROP INDEX CONCURRENTLY IF EXISTS {name};" for name in NAMES]
+    dropped = [f"DROP TABLE IF EXISTS public.{name};" for name in TABLES]
+    indexes_dropped = [f"DROP INDEX CONCURRENTLY IF EXISTS {name};" for name in NAMES]
+    assert undone.splitlines()[-len(dropped + indexes_dropped) :] == dropped + indexes_dropped
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for statement in made.stdout.split(";\n")[:-1]:
-            connection.execute(text(statement))
+        raw = connection.connection.cursor()
+        for statement in statements(made.stdout):
+            raw.execute(statement)
         assert set(index_states(engine).values()) == {"valid"}
         assert set(TABLES) <= set(inspect(engine).get_table_names())
-        for statement in undone.splitlines():
-            connection.execute(text(statement))
+        assert missing_triggers(engine, Tables(TRACKED)) == []
+        for statement in statements(undone):
+            raw.execute(statement)
+    assert [found.table.key for found in missing_triggers(engine, Tables(TRACKED))] == [
+        keys_of(t.model)[0] for t in TRACKED
+    ]
     assert set(index_states(engine).values()) == {"missing"}
 
 
@@ -72,10 +89,14 @@ def test_init_makes_what_doctor_misses_once_and_undoes_it(engine: Engine) -> Non
     assert missed.exit_code == 1
     assert all(f"index {name} is missing" in missed.stdout for name in NAMES)
     assert "run: tidegate init" in missed.stdout
-    assert tidegate("init").stdout.endswith(f"created: {', '.join(TABLES + NAMES)}\n")
+    triggers = [f"triggers of public.{keys_of(tracked.model)[0][1]}" for tracked in TRACKED]
+    assert tidegate("init").stdout.endswith(f"created: {', '.join(TABLES + triggers + NAMES)}\n")
     assert tidegate("init").stdout.endswith("created: nothing, all are there\n")
-    assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (0, "all indexes and tables are there\n")
-    assert tidegate("init", "--undo").stdout == f"dropped: {', '.join(NAMES + TABLES)}\n"
+    assert (tidegate("doctor").exit_code, tidegate("doctor").stdout) == (
+        0,
+        "all indexes, tables and triggers are there\n",
+    )
+    assert tidegate("init", "--undo").stdout == f"dropped: {', '.join(NAMES + TABLES + sorted(triggers))}\n"
     assert tidegate("init", "--undo").stdout == "dropped: nothing was there\n"
     assert set(index_states(engine).values()) == {"missing"}
 

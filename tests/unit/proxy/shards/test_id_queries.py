@@ -7,7 +7,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tidegate.errors import PolicyError
 from tidegate.proxy.shards.id_queries import TrackedIds
-from tidegate.proxy.writes.tracked_tables import Tables
+from tidegate.proxy.tracking.tracked_tables import Tables
 from tidegate.repositories.models import WorkflowRun
 from tidegate.repositories.policies import Tracked
 from tidegate.repositories.tracked import TRACKED
