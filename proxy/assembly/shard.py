@@ -89,7 +89,6 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     histories = note_origins(engine, name)
     if store is not None:
         histories.use(store)
-        histories.on_change = partial(shared.coverage.doubt, name)
     primary = _primary(engine, name, settings, histories)
     outbox = Outbox(notify=engine.dialect.name == "postgresql", untold=None if store is None else shared.untold)
     commit = IntentAndStamp(
@@ -105,6 +104,8 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         knows=histories.knows,
     )
     applier = _applier(name, engine, shared, primary, histories)
+    if applier is not None:
+        histories.on_change = partial(_look_anew, name, shared.coverage, applier)
     return Shard(
         name=name,
         engine=engine,
@@ -119,6 +120,12 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
         unmarked_writes=unmarked_writes,
         sessions=sessionmaker(engine, class_=CheckedSession),
     )
+
+
+def _look_anew(shard: str, coverage: Coverage, applier: Applier) -> None:
+    """Have nothing cached in a new history before somebody has seen that its database has the triggers; at once."""
+    coverage.doubt(shard)
+    applier.wake()
 
 
 def _primary(engine: Engine, shard: str, settings: Settings, histories: Histories) -> ShardPrimary:

@@ -179,7 +179,7 @@ class NotifiedThread:
             except Exception as error:  # noqa: BLE001  # the server does not answer
                 if not stop.is_set():
                     _log.warning(self._failed, first_line(error))
-                stop.wait(self._again_s)
+                self._news.wait(self._again_s)
 
     def _follow(self, stop: threading.Event) -> None:
         said = False

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, delete
 
 from real_servers.initialised import initialise
-from tidegate.proxy.database.schema import METADATA
+from tidegate.proxy.database.schema import METADATA, STATE
 from tidegate.repositories.indexes import INDEXES
 from tidegate.repositories.models import Base
 
@@ -34,6 +34,8 @@ class Databases:
         self._administer("CREATE DATABASE test_template")
         engine = create_engine(self._url("test_template"))
         initialise(engine)
+        with engine.begin() as connection:
+            connection.execute(delete(STATE))  # as in those that are emptied
         engine.dispose()
 
     def _url(self, name: str) -> str:
