@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 
 from tidegate.proxy.database.schema import make_tables
 from tidegate.proxy.embedded import Cluster
-from tidegate.proxy.writes.outbox import waiting
+from tidegate.proxy.writes.apply_notes import waiting
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -314,7 +314,10 @@ class Gate:
 
         Raises:
             PolicyError: *entity* is not tracked by this gate.
+            TypeError: *callback* cannot be called.
         """
+        if not callable(callback):
+            raise TypeError(f"an observer is called with each event: a function is expected, not {callback!r}")
         names = entities(self._parts.coverage.tables)
         if entity is not None and entity not in names:
             raise PolicyError(f"{name_of(entity)} is not tracked by this gate: wrap a repository that tracks it, first")

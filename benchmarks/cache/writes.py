@@ -18,7 +18,7 @@ from tidegate.benchmarks.data.data_set import SPAN, START
 from tidegate.benchmarks.data.population import random_uuid
 from tidegate.benchmarks.timing import Timing, timing
 from tidegate.errors import BenchmarkError
-from tidegate.proxy.writes.outbox import waiting
+from tidegate.proxy.writes.apply_notes import waiting
 from tidegate.repositories.enums import WorkflowExecutionStatus as Status
 from tidegate.repositories.models import WorkflowRun
 

@@ -13,9 +13,10 @@ from tidegate.proxy.database.primary import ClockPrimary, PostgresPrimary
 from tidegate.proxy.layers.routing import PrimaryOnly, Routing
 from tidegate.proxy.shards.registry import ONLY_SHARD, Shard
 from tidegate.proxy.shards.sessions import CheckedSession
+from tidegate.proxy.writes.applier import Applier
 from tidegate.proxy.writes.commit import IntentAndStamp
 from tidegate.proxy.writes.comparable_types import check_comparable
-from tidegate.proxy.writes.outbox import Applier, Outbox
+from tidegate.proxy.writes.outbox import Outbox
 from tidegate.proxy.writes.watch import attach
 from tidegate.routing.replicas.admission import Admission
 from tidegate.routing.replicas.health import BackoffPolicy

@@ -32,14 +32,14 @@ from tidegate.proxy.doctor.shards import examine_databases
 from tidegate.proxy.embedded.cli import cluster_app
 from tidegate.proxy.settings import Settings, ShardSettings
 from tidegate.proxy.shard_admin.databases import Databases
-from tidegate.proxy.tracking.dropping import drop_triggers, prune_triggers
+from tidegate.proxy.tracking.dropping import drop_triggers, old_triggers, prune_triggers
 from tidegate.proxy.tracking.tracked_tables import Tables
 from tidegate.proxy.tracking.triggers import LOCK_ATTEMPTS, make_triggers, missing_triggers, triggers_sql
 from tidegate.repositories.indexes import INDEXES, Progress, create_indexes, drop_indexes
 from tidegate.repositories.tracked import TRACKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Engine
 
@@ -71,7 +71,12 @@ def init(
         str | None,
         typer.Option(help="The cache that serves this database from now on; afterwards restart every gate with it."),
     ] = None,
-    schema: Annotated[str, typer.Option(help="With --sql: the schema of the application's tables.")] = "public",
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="With --sql: the schema of the application's tables \\[default: public].", show_default=False
+        ),
+    ] = None,
     new_history: Annotated[
         bool,
         typer.Option("--new-history", help="This server is the primary, although the cache knows of a newer one."),
@@ -90,7 +95,7 @@ def init(
     """Create Tidegate's tables, triggers and indexes, while the database is in use.
 
     The triggers note what changes in the tables that the repositories read, whoever changes it. A table is locked
-    against writes for a moment while its triggers are made; that lock is waited for 2 s at most, and tried again.
+    for a moment while its triggers are made, for readers too; that lock is waited for 2 s at most, and tried again.
 
     Each index is created CONCURRENTLY, so no write waits. An index that was not built to the end is found and built
     again. What is there already is left as it is, so it is safe to run this again. With a TOML file, this is done for
@@ -103,16 +108,15 @@ def init(
 
     Example: tidegate init --url postgresql+psycopg://dify:secret@db/dify
     """
+    _refuse_contradictions(sql=sql, undo=undo, schema=schema, to_change=bool(cache_url or new_history))
     if prune and (sql or undo):
         _refuse("--prune asks the database what is old: it goes with neither --sql nor --undo")
     if untracked and not prune:
         _refuse("--untracked says what to drop, and goes with --prune")
     if sql:
-        for statement in _statements(schema, undo=undo):
+        for statement in _statements(schema or "public", undo=undo):
             typer.echo(statement + ";")
         return
-    if undo and (cache_url or new_history):
-        _refuse("--undo drops everything: it goes with neither --cache-url nor --new-history")
 
     def change(engine: Engine, whose: str) -> None:
         if undo:
@@ -120,10 +124,26 @@ def init(
             return
         _init(engine, whose, cache_url=cache_url, new_history=new_history)
         if prune:
-            gone = prune_triggers(engine, Tables(TRACKED), untracked or ())
-            typer.echo(f"{whose}pruned: {', '.join(gone) or 'nothing, no trigger is old'}")
+            _prune(engine, whose, untracked or ())
 
     _on_every_primary(_refused_in_one_line(lambda: _settings(url, None, config)), change)
+
+
+def _refuse_contradictions(*, sql: bool, undo: bool, schema: str | None, to_change: bool) -> None:
+    if schema and not sql:
+        _refuse("--schema goes with --sql: without it, the database is asked where the tables are")
+    if sql and to_change:
+        _refuse("--sql changes nothing: it goes with neither --cache-url nor --new-history")
+    if undo and to_change:
+        _refuse("--undo drops everything: it goes with neither --cache-url nor --new-history")
+
+
+def _prune(engine: Engine, whose: str, untracked: Sequence[str]) -> None:
+    there = [old.on for old in old_triggers(engine, Tables(TRACKED))]
+    gone = prune_triggers(engine, Tables(TRACKED), untracked)
+    typer.echo(f"{whose}pruned: {', '.join(gone) or 'nothing, no trigger is old'}")
+    for name in (name for name in untracked if name not in there):
+        typer.echo(f"{whose}{name} has no old triggers; these tables had some: {', '.join(there) or 'none'}")
 
 
 def _on_every_primary(settings: Settings, do: Callable[[Engine, str], None]) -> None:

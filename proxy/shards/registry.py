@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tidegate.proxy.database.history_record import Here
     from tidegate.proxy.nodes.shard_nodes import ShardNodes
     from tidegate.proxy.shards.catalogue import MapSource
-    from tidegate.proxy.writes.outbox import Applier, Outbox
+    from tidegate.proxy.writes.applier import Applier
+    from tidegate.proxy.writes.outbox import Outbox
     from tidegate.proxy.writes.watch import Watch
     from tidegate.routing.replicas.own_writes import OwnWrites
     from tidegate.routing.sharding.shard_map import Ownership, ShardMap

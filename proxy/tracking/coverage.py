@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
+from tidegate.proxy.tracking.families import note_changed_families
 from tidegate.proxy.tracking.rights import how_to_make, needed_grants
 from tidegate.proxy.tracking.tracked_tables import keys_of
-from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers, note_gone
+from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
 from tidegate.repositories.policies import Read
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
@@ -157,7 +158,7 @@ class Coverage:
             self._said.pop(shard, None)
             self._advice.pop(shard, None)
         with suppress(DBAPIError):  # the next look does it
-            note_gone(engine, self.tables)
+            note_changed_families(engine, self.tables)
         self._set(shard, (found.table.key for found in left), doubts)
         if not left and len(missing) > len(made):
             self._due_s[shard] = min(self._due_s[shard], self._clock() + _SOON_S)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import insert, select, text, update
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
-from tidegate.proxy.database.note_functions import qualified
 from tidegate.proxy.database.placement import execute_own, schema_of
-from tidegate.proxy.database.schema import CACHE, FAMILIES, OUTBOX, STATE, make_functions
+from tidegate.proxy.database.schema import CACHE, OUTBOX, STATE, make_functions
 from tidegate.proxy.tracking import postgresql_triggers, sqlite_triggers
+from tidegate.proxy.tracking.families import families_of, is_first_time, names_of
 from tidegate.proxy.tracking.notes import everything_note
 from tidegate.proxy.tracking.trigger_owners import give_to_owner
 from tidegate.routing.replicas.failures import sqlstate
@@ -33,26 +31,6 @@ LOCK_ATTEMPTS: Final = 5
 """How often a command tries to lock a table."""
 _LOCKED: Final = "55P03"
 _ONE_BY_ONE: Final = text("SELECT pg_advisory_xact_lock(hashtext('tidegate triggers'))")
-# Whoever names a partition, or a table that inherits, does not fire the triggers of the table above it.
-_FAMILY: Final = text(
-    "WITH RECURSIVE family (nr, oid, level) AS ("
-    " SELECT nr, to_regclass(name)::oid, 0 FROM unnest(CAST(:names AS text[])) WITH ORDINALITY tracked (name, nr)"
-    " WHERE to_regclass(name) IS NOT NULL"
-    " UNION SELECT nr, inhrelid, level + 1 FROM family JOIN pg_inherits ON inhparent = family.oid)"
-    " SELECT nr, class.oid::text, format('%I.%I', namespace.nspname, class.relname) AS on_table,"
-    " class.relispartition AS is_partition, bool_or(class.relkind = 'f') OVER (PARTITION BY nr) AS has_foreign,"
-    " (SELECT array_agg(tgname::text) FROM pg_trigger t"
-    " WHERE t.tgrelid = class.oid AND t.tgname LIKE 'tidegate\\_note\\_%'"
-    " AND t.tgenabled IN ('A', CASE WHEN t.tgname LIKE '%\\_replica' THEN 'R'"
-    " WHEN t.tgname LIKE '%\\_truncate' THEN 'A' ELSE 'O' END)) AS names"
-    " FROM family JOIN pg_class class ON class.oid = family.oid"
-    " JOIN pg_namespace namespace ON namespace.oid = class.relnamespace ORDER BY nr, level, on_table"
-)
-
-
-_OID: Final = text("SELECT to_regclass(:name)::oid")
-_FIRST: Final = "first"
-"""Stands among the tables of a family while its triggers are made for the first time."""
 
 
 class Missing(NamedTuple):
@@ -111,7 +89,7 @@ def on_postgresql(
             row,
             postgresql_triggers.TableTriggers(tables[row.nr - 1], schema, row.on_table, is_partition=row.is_partition),
         )
-        for row in connection.execute(_FAMILY, {"names": _names(tables, schema)})
+        for row in families_of(connection, names_of(tables, schema))
     ]
 
 
@@ -136,42 +114,6 @@ def _missing_on_postgresql(connection: Connection, tables: Sequence[TrackedTable
         elif not set(row.names or ()).issuperset(made.names):
             missing.append(Missing(tables[row.nr - 1], row.on_table, tuple(made.create_sql())))
     return missing
-
-
-def _names(tables: Iterable[TrackedTable], schema: str | None) -> list[str]:
-    return [qualified(table.table.schema or schema, table.table.name) for table in tables]
-
-
-def note_gone(engine: Engine, tables: Iterable[TrackedTable]) -> list[str]:
-    """Note that anything may have changed, if a tracked table has lost or got a partition, or a table that inherits.
-
-    Its rows go and come with it, and no trigger fires. Which tables there were, the database remembers.
-
-    Returns:
-        The names of the tracked tables that have lost or got some.
-    """
-    if engine.dialect.name != "postgresql":
-        return []
-    with engine.begin() as connection:
-        names, now = list(dict.fromkeys(_names(tables, schema_of(connection)))), dict[str, list[str]]()
-        for row in connection.execute(_FAMILY, {"names": names}).all():
-            now.setdefault(names[row.nr - 1], []).append(row.oid)
-        is_families = STATE.c.name == FAMILIES
-        text_before = execute_own(connection, select(STATE.c.value).where(is_families)).scalar()
-        before: dict[str, list[str]] = json.loads(text_before or "{}")
-        if before == before | now:
-            return []
-        text_now = json.dumps(before | now, sort_keys=True)
-        if text_before is None:
-            written: Any = postgresql.insert(STATE).values(name=FAMILIES, value=text_now).on_conflict_do_nothing()
-        else:
-            written = update(STATE).where(is_families, STATE.c.value == text_before).values(value=text_now)
-        looked_at = {name: set(some) for name, some in before.items() if _FIRST not in some}
-        gone = [name for name, some in now.items() if looked_at.get(name, set(some)) != set(some)]
-        if execute_own(connection, written).rowcount and gone:  # else another gate is about to note it
-            why = f"a partition of {', '.join(gone)}, or a table that inherited from it, is gone or new"
-            execute_own(connection, insert(OUTBOX), everything_note(why)._asdict())
-    return gone
 
 
 def make_triggers(engine: Engine, missing: Sequence[Missing], *, attempts: int = 1) -> list[str]:
@@ -237,30 +179,12 @@ def _make(found: Missing, connection: Connection) -> None:
         return
     if found.on not in (one.on for one in _missing_on_postgresql(connection, (found.table,))):
         return  # another gate was faster
-    (name,) = _names([found.table], schema_of(connection))
-    if not _is_new(connection, name, found.on):
+    (name,) = names_of([found.table], schema_of(connection))
+    if not is_first_time(connection, name, found.on):
         _note_unwatched(connection, found.on)
     for statement in found.create:
         connection.exec_driver_sql(statement.replace("%", "%%"))
     give_to_owner(connection, found.table, found.on)
-
-
-def _is_new(connection: Connection, name: str, on: str) -> bool:
-    """Tell whether a table never had triggers, so that nothing cached depends on it; remember that it has some now.
-
-    A partition that comes to a family of which somebody has looked at all tables may have come with its rows.
-    """
-    first = {"name": FAMILIES, "value": "{}"}
-    execute_own(connection, postgresql.insert(STATE).values(first).on_conflict_do_nothing())
-    is_families = STATE.c.name == FAMILIES
-    found = execute_own(connection, select(STATE.c.value).where(is_families).with_for_update())
-    before: dict[str, list[str]] = json.loads(found.scalar_one())
-    known, oid = before.get(name, [_FIRST]), str(connection.scalar(_OID, {"name": on}))
-    if _FIRST not in known or oid in known:
-        return False
-    value = json.dumps(before | {name: [*known, oid]}, sort_keys=True)
-    execute_own(connection, update(STATE).where(is_families).values(value=value))
-    return True
 
 
 def _note_unwatched(connection: Connection, table: str) -> None:

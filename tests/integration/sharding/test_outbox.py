@@ -17,7 +17,7 @@ from tidegate.proxy.database.identity import database_id
 from tidegate.proxy.database.primary import PostgresPrimary
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.tracking.notes import note_of
-from tidegate.proxy.writes.outbox import apply
+from tidegate.proxy.writes.apply_notes import apply
 from tidegate.routing.sharding.slots import slot_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Told:
 def test_a_position_is_said_of_no_tenant_that_has_moved_and_one_that_cannot_be_told_holds_none_up(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.proxy.writes.outbox._BATCH", 2)
+    monkeypatch.setattr("tidegate.proxy.writes.apply_notes._BATCH", 2)
     tenants = ("unknown", "unknown", "moved", "here")
     rows = [note_of([Change(tenant, whole=True)])._asdict() for tenant in tenants]
     told, engine = Told(), shards.engines["s0"]

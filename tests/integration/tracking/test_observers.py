@@ -292,6 +292,8 @@ def test_only_what_the_gate_tracks_can_be_observed(outside: Shaped) -> None:
 
     with pytest.raises(PolicyError, match="Stranger is not tracked by this gate"):
         outside.gate.observe(Stranger, Told())
+    with pytest.raises(TypeError, match="a function is expected, not 'tell'"):
+        outside.gate.observe(None, "tell")  # type: ignore[arg-type]
     everything = Told()
     outside.gate.observe(None, everything)
     watched(outside, "INSERT INTO other.side VALUES ('s', 'ann', 'g1', 0)")

@@ -131,6 +131,9 @@ def test_a_table_that_init_does_not_know_is_left_alone_until_it_is_named(shapes:
     named = tidegate("init", "--prune", "--untracked", "other.side", "--untracked", "public.plain")
     assert named.output.endswith("pruned: old triggers of other.side, old triggers of public.plain\n")
     assert {found.on for found in missing_triggers(shapes, Tables(TRACKED_SHAPES))} == {"other.side", "public.plain"}
+    mistaken = tidegate("init", "--prune", "--untracked", "public.plan").output
+    assert "public.plan has no old triggers; these tables had some: " in mistaken
+    assert ", public.loose, " in mistaken
     refused = tidegate("init", "--untracked", "other.side")
     assert (refused.exit_code, "goes with --prune" in refused.stderr) == (2, True)
     for other in ("--sql", "--undo"):

@@ -64,7 +64,10 @@ def test_sql_prints_the_statements_and_touches_nothing(engine: Engine, monkeypat
     assert made.stdout.count("CREATE TRIGGER tidegate_note_") == 5 * len(TRACKED)
     assert set(index_states(engine).values()) == {"missing"}
     monkeypatch.delenv("TIDEGATE_DATABASE_URL")
-    assert tidegate("init", "--sql").stdout == made.stdout
+    assert tidegate("init", "--sql").stdout == tidegate("init", "--sql", "--schema", "public").stdout == made.stdout
+    for wrong in (("--schema", "app"), ("--sql", "--cache-url", "redis://cache"), ("--sql", "--new-history")):
+        refused = tidegate("init", *wrong)
+        assert (refused.exit_code, "goes with" in refused.stderr) == (2, True)
     undone = tidegate("init", "--sql", "--undo").stdout
     dropped = [f"DROP TABLE IF EXISTS public.{name};" for name in TABLES]
     indexes_dropped = [f"DROP INDEX CONCURRENTLY IF EXISTS {name};" for name in NAMES]
