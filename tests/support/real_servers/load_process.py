@@ -174,7 +174,8 @@ class Caller:
         except Exception as error:  # noqa: BLE001  # while there is no primary
             self.found.failed[f"read: {type(error).__name__}"] += calls
             return
-        board.count(crew.worker, calls)
+        if counts or not board.speed:  # one that began in the trial and ends in the run is of neither
+            board.count(crew.worker, calls)
         if counts:
             self.found.reads[name] += calls
             self._note_answers(forced=forced)
