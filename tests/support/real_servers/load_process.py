@@ -19,7 +19,7 @@ import tidegate
 from real_servers.shared_versions import Board
 from real_servers.subprocesses import argument, tell
 from real_servers.versioned_tenant import CALLS, READS, Book
-from real_servers.wrong_choosers import Replicas, Rules, Tally
+from real_servers.wrong_choosers import LOST, Replicas, Rules, Tally
 from tidegate.cache.events import RootAdvanced
 from tidegate.proxy import build
 from tidegate.proxy.assembly import shard
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.choose import ReplicaRequirement
 
 WRITES: Final = 0.05
-LOST: Final = "marks had been lost"
-"""The flush and the promotion make every tenant's marks anew, at a position that replicas come to later."""
 _MOST_SHOWN: Final = 5
 _CATCH_UP_S: Final = 1.0
 _here: Final = threading.local()

@@ -20,6 +20,8 @@ from real_servers.versioned_tenant import FLOOR
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LOST: Final = "marks had been lost"
+"""The flush and the promotion make every tenant's marks anew, at a position that replicas come to later."""
 FORCED: Final = "forced"
 ROUND_ROBIN: Final = "round-robin over the replicas"
 TWO_SECONDS: Final = "two seconds on the primary after a write"
