@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
 from tidegate.position import UNKNOWN, AskedFor, History, HistoryRecord
+from tidegate.proxy.database.driver_errors import driver_connection
 from tidegate.proxy.database.history_record import ask, restore_tables, write_record
 from tidegate.proxy.database.placement import forget_schema
-from tidegate.routing.replicas.probe_sql import in_transaction
+from tidegate.routing.replicas.probe_sql import ended_here, in_transaction
 from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
@@ -137,9 +138,8 @@ class Histories:
         Returns:
             Where it is; None for a standby.
         """
-        # A transaction that is open is a listener's of the program: to end it would undo what it has set.
-        began_here, times_forgotten = not in_transaction(raw), self._times_forgotten
-        try:
+        times_forgotten = self._times_forgotten
+        with ended_here(raw) as began_here:
             found = self._asked(raw)
             if found.standby:
                 return None
@@ -148,9 +148,6 @@ class Histories:
                 return here._replace(history=None)
             if (here.history is None or here.database != self._database) and began_here:
                 here = here._replace(history=self._make(raw, found, UNKNOWN), database=self._database or "")
-        finally:
-            if began_here:
-                raw.rollback()
         with self._lock:
             if times_forgotten == self._times_forgotten:  # it was asked after the last change: it is the new primary
                 self._left -= {here.life}
@@ -178,12 +175,12 @@ class Histories:
 
         Nothing is done if the record is newer by now.
         """
-        with engine.connect() as connection:
-            self.make_newer(connection.connection.dbapi_connection, than)
+        with engine.connect() as connection, driver_connection(connection) as raw:
+            self.make_newer(raw, than)
 
     def make_newer(self, raw: Any, than: History) -> None:
         """Do as :meth:`renew` does, on a driver's connection on which nothing is under way."""
-        try:
+        with ended_here(raw):
             found = self._asked(raw)
             if found.standby or self._lost(found):
                 return
@@ -191,8 +188,6 @@ class Histories:
             if recorded is None or recorded.history.ordinal <= than.ordinal:
                 made = self._make(raw, found, than)
                 self.note(found.here._replace(history=made, database=self._database or ""))
-        finally:
-            raw.rollback()
 
     def meet(self) -> History | None:
         """Tell the cache what is known here, and learn what others have named.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.errors import NoNodeAvailable
 from tidegate.position import NOWHERE, AskedFor, History, Origin
+from tidegate.proxy.database.driver_errors import driver_connection
 from tidegate.proxy.database.history_record import HERE, Here, Life, here_of
 from tidegate.proxy.database.origins import is_of_another
 from tidegate.proxy.database.placement import schema_of, state_table
@@ -77,7 +78,8 @@ class PostgresPrimary:
             NoNodeAvailable: the server is a standby.
         """
         with self._engine.connect() as connection:
-            found = self._histories.ask(connection.connection.dbapi_connection)
+            with driver_connection(connection) as raw:
+                found = self._histories.ask(raw)
             if found is not None and is_of_another(connection.info, found.life):
                 self._histories.moves += 1
         if found is None:

@@ -7,11 +7,15 @@ that it will replay, so the highest counts. A timeline that is told too low cost
 
 from __future__ import annotations
 
-from typing import Any, Final
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.position import HistoryRecord, Position
 from tidegate.routing.replicas.failures import sqlstate
 from tidegate.routing.replicas.topology import ServerId, View
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _STANDBY_TIMELINE: Final = (
     "GREATEST((SELECT timeline_id FROM pg_control_checkpoint()),"
@@ -90,13 +94,31 @@ def _run(raw: Any, sql: str) -> None:
 
 def row_of(raw: Any, sql: str) -> Any:
     """Return the row of *sql* on a DBAPI connection. No transaction stays open on it that was not open before."""
-    # A transaction that is open is a listener's of the program: to end it would undo what it has set.
+    with ended_here(raw):
+        cursor = raw.cursor()
+        try:
+            cursor.execute(sql)
+            return cursor.fetchone()
+        finally:
+            cursor.close()
+
+
+@contextmanager
+def ended_here(raw: Any) -> Iterator[bool]:
+    """Roll back, at the end, the transaction that begins meanwhile on a DBAPI connection.
+
+    A transaction that is open already is a listener's of the program: to end it would undo what it has set.
+
+    Yields:
+        Whether none was open.
+    """
     began_here = not in_transaction(raw)
-    cursor = raw.cursor()
     try:
-        cursor.execute(sql)
-        return cursor.fetchone()
-    finally:
-        cursor.close()
+        yield began_here
+    except BaseException:
         if began_here:
-            raw.rollback()
+            with suppress(Exception):  # the error that came first says more
+                raw.rollback()
+        raise
+    if began_here:
+        raw.rollback()
