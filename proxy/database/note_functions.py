@@ -26,6 +26,8 @@ FULL: Final = "tidegate.notes_full"
 FULL_SQL: Final = f"coalesce(nullif(current_setting('{FULL}', true), ''), '0')::int"
 LONGEST: Final = 8_000
 """How many characters of places a setting holds before it is full."""
+FEW: Final = 8
+"""How many notes are taken out one by one."""
 HELD: Final = "tidegate.held"
 """A setting that ends with the transaction and follows its savepoints, as locks do: the units of tenants that the
 transaction keeps on this shard, and since when this shard owns each, as a JSON object."""
@@ -76,6 +78,8 @@ CREATE OR REPLACE FUNCTION {qualified(schema, TAKE)}(tenant text, OUT record tex
 {SAFE} SECURITY DEFINER AS $tidegate$
 DECLARE
   places tid[] := {_places(NOTES)};
+  place tid;
+  note text;
 BEGIN
   IF to_regclass({literal(state)}) IS NOT NULL THEN
     SELECT value INTO record FROM {state} WHERE name = 'history';
@@ -90,9 +94,18 @@ BEGIN
   FOR part IN 1..{FULL_SQL} LOOP
     places := places || {_places(f"{NOTES}_", "part")};
   END LOOP;
-  WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (places)
-    AND xact = pg_current_xact_id_if_assigned()::text RETURNING id, source, rows)
-  SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
+  IF cardinality(places) <= {FEW} THEN  -- to gather them in one statement would take longer
+    FOREACH place IN ARRAY places LOOP
+      DELETE FROM {outbox} WHERE ctid = place AND xact = pg_current_xact_id_if_assigned()::text
+        RETURNING json_build_array(source, rows)::text INTO note;
+      taken := CASE WHEN note IS NULL THEN taken ELSE concat(taken || ',', note) END;
+    END LOOP;
+    taken := '[' || taken || ']';
+  ELSE
+    WITH mine AS (DELETE FROM {outbox} WHERE ctid = ANY (places)
+      AND xact = pg_current_xact_id_if_assigned()::text RETURNING id, source, rows)
+    SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
+  END IF;
   PERFORM set_config('{NOTES}', '', true), set_config('{FULL}', '', true);
 END $tidegate$""".strip()
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
+from psycopg.rows import tuple_row
 from sqlalchemy import delete, select
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.cache.root_recovery import Transaction
+from tidegate.error_text import first_line
+from tidegate.errors import StaleShardMap
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
+from tidegate.proxy.database.driver_errors import driver_connection
 from tidegate.proxy.database.history_record import HERE, PLACE, here_of
 from tidegate.proxy.database.note_functions import (
     TAKE,
@@ -20,18 +25,20 @@ from tidegate.proxy.database.note_functions import (
     without_functions,
 )
 from tidegate.proxy.database.ownership import check_ownership, not_held
+from tidegate.proxy.database.ownership_functions import NOT_OWNED
 from tidegate.proxy.database.placement import execute_own, schema_of, state_table
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.transaction import transaction_id
 from tidegate.proxy.tracking.notes import Note
 from tidegate.routing.replicas.failures import sqlstate
-from tidegate.routing.replicas.probe_sql import in_transaction
+from tidegate.routing.replicas.probe_sql import ended_here, in_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
 
+    from tidegate.proxy.database.history_record import Here
     from tidegate.routing.sharding.shard_map import Ownership
 
 _HERE: Final = f"SELECT {HERE}"
@@ -59,6 +66,7 @@ class CommittingConnection:
         self._raw: PoolProxiedConnection = connection.connection
         self._transaction = transaction
         self._held: Mapping[str, int] = {}
+        self._place: Here | None = None
 
     def transaction_id(self) -> Transaction:
         """Return the transaction's id, the position and the history; in at most one statement, before COMMIT only."""
@@ -79,14 +87,18 @@ class CommittingConnection:
         if self._connection.dialect.name != "postgresql":
             return self._take_all()
         dialect, schema = self._connection.dialect, schema_of(self._connection)
-        sql, given = _TAKE.format(take=qualified(schema, TAKE)), [tenant]
+        given: tuple[str | None, ...] = (tenant,)
+        sql = _TAKE.format(take=qualified(schema, TAKE))
         if dialect in without_functions:
-            sql, given = _TAKE_NOTHING.format(state=state_table(dialect)), []
+            sql, given = _TAKE_NOTHING.format(state=state_table(dialect)), ()
         try:
-            xid, *place, taken, held = self._connection.exec_driver_sql(sql, tuple(given)).one()
+            with driver_connection(self._connection) as raw:  # SQLAlchemy's way takes longer than the statement
+                xid, *place, taken, held = _row_of(raw, sql, given)
         except DBAPIError as error:
             if sqlstate(error) == UNDEFINED_FUNCTION:
                 without_functions.add(dialect)  # this transaction is lost, and no other will be
+            if sqlstate(error) == NOT_OWNED:
+                raise StaleShardMap(first_line(error)) from error
             raise
         if xid is not None:
             here = here_of(place)
@@ -121,22 +133,55 @@ class CommittingConnection:
         """Run *statement*, on Tidegate's own tables, inside the transaction; before COMMIT only."""
         return execute_own(self._connection, statement, parameters)
 
+    def commit(self, commit: Callable[[Any], object]) -> None:
+        """Commit; bring the position in the same round trip, where the driver can send two statements in one.
+
+        Args:
+            commit: commits as the dialect does.
+        """
+        raw: Any = self._raw.dbapi_connection
+        if (
+            type(raw) is not psycopg.Connection
+            or raw.autocommit
+            or raw.pgconn.pipeline_status
+            or not in_transaction(raw)
+        ):
+            commit(self._raw)
+            return
+        cursor = psycopg.Cursor(raw, row_factory=tuple_row)  # the program's own kind may do anything
+        try:
+            cursor.execute(f"COMMIT; {_HERE.format(state=state_table(self._connection.dialect))}".encode())
+        except psycopg.Error:
+            # The position may be what failed. Without a connection nobody can tell: then the outcome is not known.
+            if in_transaction(raw) or not self._has_committed(cursor):
+                raise
+        else:
+            cursor.nextset()
+            self._place = here_of(cursor.fetchone())
+        finally:
+            cursor.close()
+
+    def _has_committed(self, cursor: Any) -> bool:
+        if self._transaction is None:
+            return False
+        with ended_here(cursor.connection):
+            cursor.execute("SELECT pg_xact_status(%s::text::xid8)", (self._transaction.xid,))
+            return bool(cursor.fetchone() == ("committed",))
+
     def position(self) -> tuple[Position, History | None]:
-        """Return the position and the history of now, in one statement without a transaction; after COMMIT only."""
+        """Return the position and the history of now, in one statement at most; after COMMIT only."""
         if self._connection.dialect.name != "postgresql":
             return NOWHERE, History()
+        found = self._place or self._ask_place()
+        return found.position, found.history
+
+    def _ask_place(self) -> Here:
         raw: Any = self._raw.dbapi_connection
-        raw.autocommit = True
+        raw.autocommit = True  # without a transaction it is one round trip
         try:
-            cursor = raw.cursor()
-            try:
-                cursor.execute(_HERE.format(state=state_table(self._connection.dialect)))
-                found = here_of(cursor.fetchone())
-            finally:
-                cursor.close()
+            return here_of(_row_of(raw, _HERE.format(state=state_table(self._connection.dialect)), ()))
         finally:
             self._restore(raw)
-        return found.position, found.history
 
     def _restore(self, raw: Any) -> None:
         try:
@@ -144,6 +189,15 @@ class CommittingConnection:
         except Exception:  # a connection that stays in AUTOCOMMIT must not be used again
             self._raw.invalidate()
             raise
+
+
+def _row_of(raw: Any, sql: str, given: tuple[Any, ...]) -> Any:
+    cursor = raw.cursor()
+    try:
+        cursor.execute(sql, given or None)
+        return cursor.fetchone()
+    finally:
+        cursor.close()
 
 
 def mark_watched(dialect: Any, raw: Any, record: Any, _proxy: Any) -> None:

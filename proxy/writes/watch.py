@@ -167,7 +167,7 @@ class Watch:
         event.listen(engine, "reset", lambda _raw, record, _state: _forget_info(record.info if record else {}))
         event.listen(engine, "invalidate", lambda _raw, record, _error: _forget_info(record.info))
         dialect: Any = engine.dialect
-        dialect.do_commit = self._then_after_commit(dialect.do_commit, lambda raw: raw)
+        dialect.do_commit = self._then_after_commit(partial(_commit, dialect.do_commit), lambda raw: raw)
         dialect.do_commit_twophase = self._then_after_commit(
             dialect.do_commit_twophase, lambda connection: connection.connection
         )
@@ -248,6 +248,16 @@ class Watch:
     def _forget(self, connection: Connection) -> None:
         if not connection.invalidated and not connection.closed:
             _forget_info(connection.info)
+
+
+def _commit(commit: Callable[[Any], object], raw: Any) -> None:
+    """Commit; where there will be a stamp, bring its position in the same round trip."""
+    watched = isinstance(raw, PoolProxiedConnection) and raw.is_valid
+    committing, _ = (raw.info.get(_TICKET) if watched else None) or (None, None)
+    if committing is None:
+        commit(raw)
+    else:
+        committing.commit(commit)
 
 
 def _forget_info(info: Any) -> None:

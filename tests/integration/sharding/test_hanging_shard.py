@@ -22,12 +22,15 @@ import tidegate
 from tidegate.errors import PartialResult
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import PoolSettings, RoutingSettings
+from tidegate.proxy.writes.commit_connection import CommittingConnection
 from tidegate.repositories.models import WorkflowRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from real_servers.shards import Shards
+
+    from tidegate.proxy.tracking.notes import Note
 
 APP: Final = str(uuid4())
 EVER: Final = datetime.max  # noqa: DTZ901  # columns are naive
@@ -160,22 +163,33 @@ def test_what_is_said_to_have_failed_is_not_done_later(stocked: Shards) -> None:
         assert [shards_with(stocked, three.runs[name]) for name in three.runs] == [[], [], ["s2"]]
 
 
-@pytest.mark.parametrize("slow", ["INSERT INTO writes", "tidegate_take_notes"])
-def test_what_takes_too_long_in_all_is_not_committed_either(stocked: Shards, slow: str) -> None:
+@pytest.mark.parametrize("slow", ["statement", "notes"])
+def test_what_takes_too_long_in_all_is_not_committed_either(
+    stocked: Shards, slow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended, refused = threading.Event(), threading.Event()
     with tidegate.connect(settings_of(stocked, catalogue="s0")) as gate:
         parts: Any = gate._shards.every[1]
         asked: Any = gate._parts.caller_sessions
 
         def executed(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
-            assert slow not in sql or ended.wait(patient(30))
+            assert "INSERT INTO writes" not in sql or ended.wait(patient(30))
 
-        event.listen(parts.engine, "after_cursor_execute", executed)
+        def taken(committing: CommittingConnection, tenant: str | None) -> list[Note]:
+            notes = take_notes(committing, tenant)
+            assert ended.wait(patient(30))
+            return notes
+
+        take_notes = CommittingConnection.take_notes
+        if slow == "notes":
+            monkeypatch.setattr(CommittingConnection, "take_notes", taken)
+        else:
+            event.listen(parts.engine, "after_cursor_execute", executed)
 
         def write() -> None:
             with parts.sessions() as session:
                 session.execute(text("INSERT INTO writes VALUES (1, 1)"))
-                if slow == "tidegate_take_notes":  # at the COMMIT of what is tracked
+                if slow == "notes":  # at the COMMIT of what is tracked
                     session.add(run_row(tenant_on("s1")))
                 with pytest.raises(TimeoutError):
                     session.commit()
