@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def driver_connection(connection: Connection) -> Iterator[Any]:
-    """Lend the driver's connection; one that breaks meanwhile does not go back to the pool.
+    """Hand out the driver's connection; one that breaks meanwhile does not go back to the pool.
 
     Yields:
         The DBAPI connection.

@@ -134,7 +134,7 @@ class CommittingConnection:
         return execute_own(self._connection, statement, parameters)
 
     def commit(self, commit: Callable[[Any], object]) -> None:
-        """Commit; bring the position in the same round trip, where the driver can send two statements in one.
+        """Commit, and bring the position in the same round trip, where the driver can send two statements in one.
 
         Args:
             commit: commits as the dialect does.

@@ -105,7 +105,7 @@ def row_of(raw: Any, sql: str) -> Any:
 
 @contextmanager
 def ended_here(raw: Any) -> Iterator[bool]:
-    """Roll back, at the end, the transaction that begins meanwhile on a DBAPI connection.
+    """End by a rollback the transaction that begins meanwhile on a DBAPI connection.
 
     A transaction that is open already is a listener's of the program: to end it would undo what it has set.
 
