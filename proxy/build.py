@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
+    from tidegate.cache.codec.records import HostTypes
     from tidegate.cache.store import Store
     from tidegate.proxy.call import Layer
     from tidegate.proxy.observe import Observer
@@ -189,10 +190,10 @@ def _put_together(
     undo.callback(scatter.close)
     search = IdSearch(directory, tracked_ids, shards, scatter)
 
-    def layers(tracked: Sequence[Tracked]) -> Layer:
+    def layers(tracked: Sequence[Tracked], types: HostTypes | None) -> Layer:
         below = IdRecorder(directory, tracked, Sharding(shards, requirements.ask, wait_s))
         models = [row.model for row in tracked]
-        caching = cache.caching(below, [model for model in models if isinstance(model, type)])
+        caching = cache.caching(below, [model for model in models if isinstance(model, type)], types)
         cached = Covered(caching, coverage, [key for model in models for key in keys_of(model)])
         fan_out = FanOut(cached, shards, scatter, search, wait_s)
         return Telemetry(counters, Tenancy(cached, directory, shards, fan_out), cached=store is not None)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session, sessionmaker
 
+    from tidegate.cache.codec.records import HostTypes
     from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.store import Change, Store
     from tidegate.proxy.call import Layer
@@ -86,7 +87,7 @@ class GateParts:
     store: Store | None
     pushes: PushVersions | None
     counters: Counters
-    layers: Callable[[Sequence[Tracked]], Layer]
+    layers: Callable[[Sequence[Tracked], HostTypes | None], Layer]
     caller_sessions: CallerSessions
     tracked_ids: TrackedIds
     coverage: Coverage
@@ -103,7 +104,7 @@ class Gate:
         self._parts = parts
         self._shards = parts.shards
         self._closers = [parts.on_close]
-        self._layers = parts.layers(TRACKED)
+        self._layers = parts.layers(TRACKED, None)
         self._invalidation: dict[str, tuple[str, ...]] = {}
         self._learn_invalidation(WORKFLOW_RUN_POLICIES)
         self._learn_invalidation(NODE_EXECUTION_POLICIES)
@@ -195,12 +196,26 @@ class Gate:
                 coverage.look(shard.name, shard.engine, now=True)
         self._parts.tracked_ids.add(watched)
         self._learn_invalidation(policies)
-        layers = self._parts.layers(watched)
+        layers = self.layers(watched)
 
         def adopt(repository: C, session_maker: sessionmaker[Session], made_with: tuple[Any, ...]) -> C:
             return self.adopt(repository, session_maker, layers, made_with)
 
         return subclass(cls, policies, adopt, sharded=self._shards.only is None)
+
+    def layers(self, tracked: Sequence[Tracked], types: HostTypes | None = None) -> Layer:
+        """Return where calls go whose answers are rows of these models; for :meth:`adopt`.
+
+        Args:
+            tracked: the models. Their tables must be tracked by this gate.
+            types: the other classes of which answers are made; None: Tidegate's own page.
+        """
+        return self._parts.layers(tracked, types)
+
+    @property
+    def has_cache(self) -> bool:
+        """Tell whether the settings name a cache, and it is the one that serves this database."""
+        return self._parts.store is not None
 
     def _learn_invalidation(self, policies: PolicyTable) -> None:
         for name, templates in policies.invalidation.items():

@@ -219,28 +219,31 @@ class Settings(_Section):
             raise SettingsError(f"{path}: {error}") from error
 
     @classmethod
-    def from_environment(cls, *, with_database: bool = True) -> Self:
-        """Read the file that TIDEGATE_CONFIG names, else TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL.
+    def from_environment(cls, *, primary: str | None = None, env_file: str | None = None) -> Self:
+        """Read the file that TIDEGATE_CONFIG names, else the other TIDEGATE_* variables.
+
+        These are TIDEGATE_DATABASE_URL, TIDEGATE_REPLICAS (URLs, with commas between) and TIDEGATE_CACHE_URL.
 
         Args:
-            with_database: whether the environment must name a database; not where the program brings its engine.
+            primary: the URL of the engine that the program brings; None: the environment must name a database.
+            env_file: the path of a file of variables; those of the process count more. None: there is none.
 
         Raises:
-            SettingsError: neither is set, or what is set cannot work.
+            SettingsError: no database is named, or what is set cannot work.
         """
-        given = _Environment()
+        settings: Any = _Environment  # pydantic's own argument is not in the signature that type checkers see
+        given = settings(_env_file=env_file)
         if given.config:
             return cls.from_toml(Path(given.config))
-        if not with_database:
-            return cls._checked({"cache": {"url": given.cache_url}}, "environment")
-        if not given.database_url:
+        database, replicas = primary or given.database_url, (given.replicas or "").replace(",", " ").split()
+        if database is None:
             raise SettingsError(
                 "no settings: give connect() a TOML file or Settings, or set TIDEGATE_CONFIG to the path of one, or "
                 "TIDEGATE_DATABASE_URL to a URL like postgresql+psycopg://host/dify (and TIDEGATE_CACHE_URL to one "
                 "like redis://host:6379/0)"
             )
-        shard = {"name": "s0", "primary": given.database_url}
-        return cls._checked({"shards": [shard], "cache": {"url": given.cache_url}}, "environment")
+        shards = [{"name": "s0", "primary": database, "replicas": replicas}]
+        return cls._checked({"shards": shards, "cache": {"url": given.cache_url}}, "environment")
 
     @classmethod
     def _checked(cls, values: dict[str, Any], where: str) -> Self:
@@ -252,10 +255,11 @@ class Settings(_Section):
 
 
 class _Environment(BaseSettings):
-    """TIDEGATE_CONFIG, TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL."""
+    """The TIDEGATE_* variables."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDEGATE_")
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_", extra="ignore")
 
     config: str | None = None
     database_url: str | None = None
     cache_url: str | None = None
+    replicas: str | None = None

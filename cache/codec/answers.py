@@ -20,6 +20,7 @@ from sqlalchemy import inspect
 from tidegate.cache.codec.decode_rows import Rows, read
 from tidegate.cache.codec.encode_rows import MOST_ROWS, Dehydration
 from tidegate.cache.codec.layouts import Layouts
+from tidegate.cache.codec.records import HostTypes, Records
 from tidegate.cache.codec.values import (
     NotThisAnswer,
     Uncacheable,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _FORMAT: Final = b"\x01"
 _HEADER_BYTES: Final = 5
-_PLAIN, _ROW, _LIST, _TUPLE, _PAGE = range(5)
+_PLAIN, _ROW, _LIST, _TUPLE, _PAGE, _RECORDS = range(6)
 _NO_BLOBS: Final[frozenset[str]] = frozenset()
 _EMPTY: Final[Mapping[str, bytes]] = {}
 
@@ -87,11 +88,16 @@ class AnswerCodec:
     Args:
         models: the mapped classes whose instances may be answers.
         blob_bytes: a text of more UTF-8 bytes than this is stored by the hash of its content.
+        types: other classes of answers; None: Tidegate's own page.
     """
 
-    def __init__(self, models: Sequence[type[Any]], *, blob_bytes: int = 4096) -> None:
+    def __init__(self, models: Sequence[type[Any]], *, blob_bytes: int = 4096, types: HostTypes | None = None) -> None:
         self._layouts = Layouts(models)
         self._blob_bytes = blob_bytes
+        types = types or HostTypes()
+        self._page: Final = types.page or InfiniteScrollPagination
+        self._spans: Final = types.page is None
+        self._records: Final = Records(types.records)
 
     def encode(self, tenant: str, call: bytes, answer: object) -> Encoded:
         """Encode *answer* as bytes.
@@ -106,7 +112,7 @@ class AnswerCodec:
         """
         rows = Dehydration(self._layouts, tenant, self._blob_bytes)
         try:
-            payload = pack([tenant, call, *_shape(rows, answer)])
+            payload = pack([tenant, call, *self._shape(rows, answer)])
         except Uncacheable:
             raise
         except Exception as error:  # the objects are the host's: nobody knows what they do when they are looked at
@@ -130,7 +136,7 @@ class AnswerCodec:
             shape, table, rest = _parsed(payload, tenant, call)
             rows = None if table is None else read(self._layouts, table, tenant)
             blobs = rows.blobs() if rows is not None and rows.has_blobs else _NO_BLOBS
-            return Decoded(shape, rows, _checked(shape, rows, rest), blobs)
+            return Decoded(shape, rows, self._checked(shape, rows, rest), blobs)
         except Unreadable:
             raise
         except Exception as error:  # a body that encode did not make may cause any error
@@ -172,37 +178,57 @@ class AnswerCodec:
             decoded = self.resolve(decoded, blobs)
         if decoded.shape == _PLAIN:
             return unpack(decoded.rest)
+        if decoded.shape == _RECORDS:
+            return self._records.together(decoded.rest)
         rows = [] if decoded.rows is None else decoded.rows.build(session_maker, shared=shared)
         if decoded.shape == _PAGE:
             limit, has_more, span = decoded.rest
-            return InfiniteScrollPagination(rows, limit, has_more, span)
+            return self._page(rows, limit, has_more, *((span,) if self._spans else ()))
         if decoded.shape == _LIST:
             return rows
         return rows[0] if decoded.shape == _ROW else tuple(rows)
 
+    def _shape(self, rows: Dehydration, answer: object) -> list[Any]:
+        """Return [shape, table, rest] of *answer*."""
+        if isinstance(answer, self._page):
+            return [_PAGE, *self._page_parts(rows, answer)]
+        if self._records.are(answer):
+            return [_RECORDS, None, self._records.apart(answer)]  # type: ignore[arg-type]  # it is a list
+        if isinstance(answer, list | tuple) and answer and inspect(answer[0], raiseerr=False) is not None:
+            if type(answer) not in (list, tuple):
+                raise Uncacheable(f"the rows are in a {type(answer).__qualname__}, not in a list or a tuple")
+            return [_LIST if isinstance(answer, list) else _TUPLE, rows.table(answer), None]
+        if is_plain(answer):
+            return [_PLAIN, None, pack(answer)]
+        if inspect(answer, raiseerr=False) is not None:
+            return [_ROW, rows.table([answer]), None]
+        raise Uncacheable(f"the answer is a {type(answer).__qualname__}, which cannot be encoded")
 
-def _shape(rows: Dehydration, answer: object) -> list[Any]:
-    """Return [shape, table, rest] of *answer*."""
-    if isinstance(answer, InfiniteScrollPagination):
-        return [_PAGE, *_page(rows, answer)]
-    if isinstance(answer, list | tuple) and answer and inspect(answer[0], raiseerr=False) is not None:
-        if type(answer) not in (list, tuple):
-            raise Uncacheable(f"the rows are in a {type(answer).__qualname__}, not in a list or a tuple")
-        return [_LIST if isinstance(answer, list) else _TUPLE, rows.table(answer), None]
-    if is_plain(answer):
-        return [_PLAIN, None, pack(answer)]
-    if inspect(answer, raiseerr=False) is not None:
-        return [_ROW, rows.table([answer]), None]
-    raise Uncacheable(f"the answer is a {type(answer).__qualname__}, which cannot be encoded")
+    def _page_parts(self, rows: Dehydration, page: Any) -> list[Any]:
+        attributes = {"data", "limit", "has_more"} | ({"span"} if self._spans else set())
+        if type(page) is not self._page or vars(page).keys() != attributes:
+            raise Uncacheable(f"the page is of a subclass, or has attributes besides {', '.join(sorted(attributes))}")
+        if type(page.data) is not list or type(page.limit) is not int or type(page.has_more) is not bool:
+            raise Uncacheable("the page's data is not a list, its limit not an int, or its has_more not a bool")
+        span = None if not self._spans or page.span is None else to_wire("t", page.span)
+        return [rows.table(page.data) if page.data else None, [page.limit, page.has_more, span]]
 
-
-def _page(rows: Dehydration, page: InfiniteScrollPagination[Any]) -> list[Any]:
-    if type(page) is not InfiniteScrollPagination or vars(page).keys() != {"data", "limit", "has_more", "span"}:
-        raise Uncacheable("the page is of a subclass, or has attributes besides data, limit, has_more and span")
-    if type(page.data) is not list or type(page.limit) is not int or type(page.has_more) is not bool:
-        raise Uncacheable("the page's data is not a list, its limit not an int, or its has_more not a bool")
-    span = None if page.span is None else to_wire("t", page.span)
-    return [rows.table(page.data) if page.data else None, [page.limit, page.has_more, span]]
+    def _checked(self, shape: Any, rows: Rows | None, rest: Any) -> Any:
+        if shape == _PAGE:
+            limit, has_more, span = rest
+            if type(limit) is not int or type(has_more) is not bool:
+                raise Undecodable("the page's limit is not an int, or its has_more not a bool")
+            if span is None:
+                return limit, has_more, None
+            newest, oldest = span
+            return limit, has_more, (datetime.fromisoformat(newest), datetime.fromisoformat(oldest))
+        if shape == _RECORDS:
+            return self._records.checked(rest)
+        if shape == _PLAIN:
+            unpack(rest)
+        elif shape not in (_ROW, _LIST, _TUPLE) or rows is None or (shape == _ROW and len(rows.values) != 1):
+            raise Undecodable(f"the answer has an unknown shape, or other rows than its shape needs: {shape!r}")
+        return rest
 
 
 def _parsed(payload: bytes, tenant: str, call: bytes) -> Any:
@@ -212,22 +238,6 @@ def _parsed(payload: bytes, tenant: str, call: bytes) -> Any:
     if parsed[0] != tenant or parsed[1] != call:
         raise NotThisAnswer("the body answers another tenant or another call")
     return parsed[2:]
-
-
-def _checked(shape: Any, rows: Rows | None, rest: Any) -> Any:
-    if shape == _PAGE:
-        limit, has_more, span = rest
-        if type(limit) is not int or type(has_more) is not bool:
-            raise Undecodable("the page's limit is not an int, or its has_more not a bool")
-        if span is None:
-            return limit, has_more, None
-        newest, oldest = span
-        return limit, has_more, (datetime.fromisoformat(newest), datetime.fromisoformat(oldest))
-    if shape == _PLAIN:
-        unpack(rest)
-    elif shape not in (_ROW, _LIST, _TUPLE) or rows is None or (shape == _ROW and len(rows.values) != 1):
-        raise Undecodable(f"the answer has an unknown shape, or other rows than its shape needs: {shape!r}")
-    return rest
 
 
 def _text(name: str, content: bytes | None) -> str:

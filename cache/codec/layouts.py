@@ -10,9 +10,11 @@ relationship is ``-`` for not loaded or ``+`` for loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import Enum as SqlEnum
 from sqlalchemy import inspect
 from sqlalchemy.orm import load_only, selectinload
 from sqlalchemy.orm.path_registry import PathRegistry
@@ -21,7 +23,6 @@ from tidegate.cache.codec.values import NotThisAnswer, Undecodable, from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from enum import Enum
 
     from sqlalchemy.orm import Mapper
     from sqlalchemy.orm.relationships import RelationshipProperty
@@ -50,9 +51,7 @@ class Model:
         self.identity_class: type[Any] = mapper._identity_class  # noqa: SLF001  # what the identity map's keys hold
         columns = list(mapper.column_attrs)
         self.keys = tuple(column.key for column in columns)
-        self.enums: tuple[type[Enum] | None, ...] = tuple(
-            getattr(column.columns[0].type, "enum_class", None) for column in columns
-        )
+        self.enums: tuple[type[Enum] | None, ...] = tuple(_enum_of(column.columns[0].type) for column in columns)
         self.relationships: tuple[RelationshipProperty[Any], ...] = tuple(mapper.relationships)
         self.primary_key = tuple(mapper.get_property_by_column(column).key for column in mapper.primary_key)
         self.has_tenant = TENANT in self.keys
@@ -83,6 +82,15 @@ class Model:
             said.append([(member.name, member.value) for member in enum or ()])
         said += [(rel.key, rel.mapper.class_.__qualname__, rel.uselist) for rel in self.relationships]
         return blake2b(repr(said).encode(), digest_size=FINGERPRINT_BYTES).digest()
+
+
+def _enum_of(kind: Any) -> type[Enum] | None:
+    """Return the enumeration whose members a column's type gives; None: it gives none, as far as it says.
+
+    A type of the host's own may keep it under any name. If it gives other members after all, the rows are not cached.
+    """
+    known = [kind.enum_class] if isinstance(kind, SqlEnum) else vars(kind).values()
+    return next((value for value in known if isinstance(value, type) and issubclass(value, Enum)), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

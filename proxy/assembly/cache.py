@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.cache.codec.records import HostTypes
     from tidegate.cache.near.push_versions import PushVersions
     from tidegate.cache.root_recovery import RootRecovery
     from tidegate.cache.store import Store
@@ -70,8 +71,11 @@ class CacheAssembly:
         """End what runs beside the layers; the store stays open."""
         self._renewals.close()
 
-    def caching(self, below: Layer, models: Iterable[type[Any]]) -> Layer:
-        """Return the caching layer over *below*, for rows of *models*; *below* itself where there is no cache."""
+    def caching(self, below: Layer, models: Iterable[type[Any]], types: HostTypes | None) -> Layer:
+        """Return the caching layer over *below*, for rows of *models* and other *types* of answers.
+
+        Where there is no cache, it is *below* itself.
+        """
         cache, store = self._settings, self._store
         if store is None or self._recovery is None:
             return below
@@ -85,7 +89,7 @@ class CacheAssembly:
                 observe=self._observe,
             ),
             store=store,
-            codec=AnswerCodec(tuple(models), blob_bytes=cache.blob_bytes),
+            codec=AnswerCodec(tuple(models), blob_bytes=cache.blob_bytes, types=types),
             near=LruCache(cache.near_bytes, cache.near_entries) if cache.near else None,
             pushes=self.pushes,
             near_modes=cache.near_modes,

@@ -25,6 +25,8 @@ from tidegate.proxy.cli.shards import shards_app
 from tidegate.proxy.database.identity import end_history
 from tidegate.proxy.database.schema import ddl, drop_tables, make_tables
 from tidegate.proxy.database.serving import replace_serving_cache
+from tidegate.proxy.dify.cli import run
+from tidegate.proxy.dify.report import report
 from tidegate.proxy.doctor.facts import collect
 from tidegate.proxy.doctor.nodes import examine
 from tidegate.proxy.doctor.rules import all_is_well, findings
@@ -51,6 +53,7 @@ app.add_typer(shards_app, name="shards")
 app.command()(invalidate)
 app.command()(switch)
 app.command()(explain)
+app.command()(run)
 add_commands(app)
 
 T = TypeVar("T")
@@ -201,6 +204,10 @@ def doctor(
     ] = None,
     config: Config = None,
     processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
+    dify: Annotated[
+        bool,
+        typer.Option("--dify", help="Say what becomes of each method of the Dify in this folder, and ask no server."),
+    ] = False,
 ) -> None:
     """Check a database, its cache and its servers for what Tidegate needs; exit with 1 if something is wrong.
 
@@ -210,6 +217,9 @@ def doctor(
 
     Example: tidegate doctor --config tidegate.toml --processes 8
     """
+    if dify:
+        typer.echo("\n".join(_refused_in_one_line(_of_dify)))
+        return
     settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
     found, well = _examined_databases(settings)
     if config or (url is None and os.environ.get("TIDEGATE_CONFIG")):
@@ -223,6 +233,13 @@ def doctor(
     if any(finding.grave for finding in found):
         raise typer.Exit(1)
     typer.echo("\n".join(well))
+
+
+def _of_dify() -> list[str]:
+    try:
+        return report()
+    except ImportError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _examined_databases(settings: Settings) -> tuple[list[Finding], list[str]]:

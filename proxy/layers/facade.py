@@ -50,15 +50,27 @@ def gated(policies: PolicyTable, *, sharded: bool = False) -> Callable[[type[C]]
         policies.check(cls)
         if sharded:
             policies.check_scopes(cls)
-        for name, policy in policies.items():
-            if is_of_class(cls, name):  # called without a repository, so it is no call
-                continue
-            method = _method(cls, name, policy, policies)
-            method.__dict__[POLICY] = policy
+        for name, method in gated_methods(cls, policies).items():
             setattr(cls, name, method)
         return cls
 
     return decorate
+
+
+def gated_methods(cls: type[Any], policies: PolicyTable) -> dict[str, Callable[..., object]]:
+    """Make calls of those methods of a class that have a policy; the class stays as it is.
+
+    Args:
+        cls: the class.
+        policies: one row for each of these methods.
+    """
+    methods: dict[str, Callable[..., object]] = {}
+    for name, policy in policies.items():
+        if is_of_class(cls, name):  # called without a repository, so it is no call
+            continue
+        methods[name] = method = _method(cls, name, policy, policies)
+        method.__dict__[POLICY] = policy
+    return methods
 
 
 def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) -> Callable[..., object]:

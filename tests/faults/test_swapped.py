@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
+import psycopg
 import pytest
 import redis
 from real_servers.deadlines import patient
@@ -224,8 +225,15 @@ def test_a_crash_that_the_server_gets_over_by_itself_and_that_loses_commits() ->
             scene.write("lost")
             assert warm(scene) == ["one", "lost"]
             ours = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'tidegate'"
-            os.kill(primary.execute(ours)[0][0], signal.SIGKILL)
-            wait_for(primary._answers, "the server is back", patient(20))
+            ((killed,), *_) = primary.execute(ours)
+            os.kill(killed, signal.SIGKILL)
+
+            def is_back() -> bool:
+                with suppress(psycopg.OperationalError):
+                    return primary.execute(f"SELECT 1 FROM pg_stat_activity WHERE pid = {killed}") == []
+                return False
+
+            wait_for(is_back, "the server has got over the crash", patient(20))
             assert primary.execute(started) == before
             assert primary.execute("SELECT words FROM notes") == [("one",)]
             comes_to_read(scene, "one")

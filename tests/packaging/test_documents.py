@@ -26,8 +26,9 @@ _CODE: Final = re.compile(r"`([^`\n]+)`")
 _FILE: Final = re.compile(r"[\w.-]+(/[\w.-]+)*(/|\.(py|md|toml|d2|svg|lua|yml|cfg|typed))")
 _NAME: Final = re.compile(r"tidegate(\.\w+)+")
 _SETTINGS: Final = {f"tidegate.{name}" for name in ("notes", "watched", "held", "checked", "slots_")}
-_OTHERS: Final = {"tidegate.toml", "report.json", *_SETTINGS}
-"""Files of a user's, and settings of PostgreSQL."""
+_IN_DIFY: Final = {f"tidegate.proxy.dify.Workflow{kind}Repository" for kind in ("Run", "NodeExecution")}
+_OTHERS: Final = {"tidegate.toml", "report.json", *_SETTINGS, *_IN_DIFY}
+"""Files of a user's, settings of PostgreSQL, and classes that are made of Dify's."""
 
 
 class Fence(NamedTuple):
@@ -202,7 +203,8 @@ def _check_command(words: list[str], line: str) -> None:
         command = command.commands[words.pop(0)]
     known = {"--help", *(option for parameter in command.params for option in parameter.opts)}
     assert not hasattr(command, "commands") or not words or words[0].startswith("-"), line
-    assert {word for word in words if word.startswith("--")} <= known, line
+    own = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+    assert {word for word in own if word.startswith("--")} <= known, line
 
 
 def test_the_architecture_names_every_folder_and_the_floors_as_they_are() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from real_servers.deadlines import patient
+from real_servers.driver_statements import note_taking
 from sqlalchemy import create_engine, event, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from typer.testing import CliRunner
@@ -23,17 +23,12 @@ from tidegate.proxy.database.histories import Histories
 from tidegate.proxy.database.primary import PostgresPrimary
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.serving import served
-from tidegate.proxy.dify import gate_for
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns
 from tidegate.proxy.settings import CacheSettings, Settings, ShardSettings
-from tidegate.repositories import DifyAPIRepositoryFactory
-from tidegate.repositories.entities.workflow_execution import WorkflowExecution
-from tidegate.repositories.enums import WorkflowType
 from tidegate.repositories.models import WorkflowRun, new_id
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES
 from tidegate.repositories.policies import PolicyTable, Read, Tracked, Write
 from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES
-from tidegate.repositories.settings import repository_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -164,9 +159,10 @@ def test_every_spelling_of_an_id_is_the_same_entry(watched: Watched) -> None:
         )
 
 
-def test_a_hit_asks_the_database_nothing_and_a_write_adds_one_statement_and_one_after_the_commit(
-    watched: Watched, cluster: Cluster
+def test_a_hit_asks_the_database_nothing_and_a_write_adds_one_statement(
+    watched: Watched, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    note_taking(monkeypatch, watched.statements.append)
     run = watched.make_run()
     watched.warm(lambda: watched.runs.get_workflow_run_by_id(TENANT, APP, run.id))
     watched.statements.clear()
@@ -582,46 +578,3 @@ def test_another_cache_can_be_named_and_serves_gates_that_come_after(
     gate.switch("all", off=False)
     gate.close()
     other.dispose()
-
-
-def test_dify_s_settings_give_repositories_behind_the_process_s_gate(
-    engine: Engine, cache_settings: CacheSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TIDEGATE_CONFIG", raising=False)
-    monkeypatch.setenv("TIDEGATE_CACHE_URL", cache_settings.url or "")
-    for kind, name in (("API_WORKFLOW_RUN", "WorkflowRun"), ("API_WORKFLOW_NODE_EXECUTION", "WorkflowNodeExecution")):
-        monkeypatch.setenv(f"{kind}_REPOSITORY", f"tidegate.proxy.dify.{name}Repository")
-    for name in ("WorkflowExecution", "WorkflowNodeExecution"):
-        setting = "WORKFLOW_EXECUTION" if name == "WorkflowExecution" else "WORKFLOW_NODE_EXECUTION"
-        monkeypatch.setenv(f"CORE_{setting}_REPOSITORY", f"tidegate.proxy.dify.Core{name}Repository")
-    repository_settings.cache_clear()
-    maker, user = sessionmaker(engine), Account()
-    try:
-        factory = DifyAPIRepositoryFactory
-        runs = factory.create_api_workflow_run_repository(maker)
-        nodes = factory.create_api_workflow_node_execution_repository(maker)
-        saved = factory.create_workflow_execution_repository(maker, user, APP, "app-run")
-        factory.create_workflow_node_execution_repository(maker, user, APP, "workflow-run")
-    finally:
-        monkeypatch.undo()
-        repository_settings.cache_clear()
-    gate = gate_for(maker)
-    assert gate_for(maker) is gate
-    execution = WorkflowExecution(new_id(), new_id(), "1", WorkflowType.WORKFLOW, {}, {}, datetime.now(UTC))
-    saved.save(execution)
-    for _ in range(6):
-        found = runs.get_workflow_run_by_id(TENANT, APP, execution.id_)
-        assert found is not None
-    execution.total_tokens = 5
-    saved.save(execution)
-    found = runs.get_workflow_run_by_id(TENANT, APP, execution.id_)
-    assert found is not None
-    assert found.total_tokens == 5
-    assert nodes.get_execution_by_id(new_id(), TENANT) is None
-    assert isinstance(runs, WorkflowRuns)
-    gate.close()
-
-
-class Account:
-    id = new_id()
-    current_tenant_id = TENANT

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from real_servers.deadlines import patient
+from real_servers.driver_statements import note_taking
 from real_servers.sharded import hold_back, run_of, run_row, save_run, settings_of, shards_with, tenant_on
 from sqlalchemy import event, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -101,11 +102,14 @@ def test_a_statement_is_refused_where_its_tenant_is_not_any_more(
         assert connection.scalars(select(WorkflowRun.error)).all() == [None]
 
 
-def test_a_session_is_checked_at_commit_in_the_one_statement_that_takes_its_notes(gate: tidegate.Gate) -> None:
+def test_a_session_is_checked_at_commit_in_the_one_statement_that_takes_its_notes(
+    gate: tidegate.Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tenant, sent = tenant_on("s0"), list[str]()
     run_id = save_run(gate, tenant, APP, NOW)
     engine = gate._shards.every[0].engine
     event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: sent.append(sql))
+    note_taking(monkeypatch, sent.append)
     with gate.session(tenant) as session:
         for statement, most in (("SELECT 1", 0), ("INSERT INTO writes VALUES (1, 2)", 1)):
             session.execute(text(statement))

@@ -7,16 +7,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.driver_statements import note_taking
 from sqlalchemy import NullPool, create_engine, delete, event, insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from tidegate.proxy.database.note_functions import TAKE
 from tidegate.proxy.database.placement import own
 from tidegate.proxy.database.schema import OUTBOX, make_tables
 from tidegate.proxy.tracking.notes import Note, found_in
 from tidegate.proxy.tracking.tracked_tables import Tables
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
-from tidegate.proxy.writes import commit_connection
 from tidegate.proxy.writes.watch import Watch, attach
 from tidegate.repositories.models import Base, WorkflowNodeExecutionModel, WorkflowRun, new_id
 from tidegate.repositories.tracked import TRACKED
@@ -187,7 +186,6 @@ def node_model() -> type[WorkflowNodeExecutionModel]:
 def watch_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watched]]:
     """Watches an engine, over tables that it makes; disposes of it after the test."""
     engines: list[Engine] = []
-    row_of: Any = commit_connection._row_of
 
     def watched(engine: Engine, **options: Any) -> Watched:
         engines.append(engine)
@@ -200,13 +198,7 @@ def watch_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watc
             connection.execute(delete(OUTBOX))
         watch = attach(engine, recorder, **options)
         event.listen(engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: statements.append(sql))
-
-        def sent(raw: Any, sql: str, given: Any) -> Any:  # beside SQLAlchemy
-            if TAKE in sql:
-                statements.append(sql)
-            return row_of(raw, sql, given)
-
-        monkeypatch.setattr(commit_connection, "_row_of", sent)
+        note_taking(monkeypatch, statements.append)
         return Watched(engine, watch, recorder, statements, sessionmaker(engine))
 
     yield watched

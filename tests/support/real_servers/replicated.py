@@ -159,9 +159,9 @@ def name_of(node: PostgresNode | int) -> str:
     return f"127.0.0.1:{node if isinstance(node, int) else node.port}"
 
 
-def url(port: int, name: str = "") -> str:
+def url(port: int, name: str = "", driver: str = "psycopg") -> str:
     query = f"?application_name={name}" if name else ""
-    return f"postgresql+psycopg://postgres@127.0.0.1:{port}/tidegate{query}"
+    return f"postgresql+{driver}://postgres@127.0.0.1:{port}/tidegate{query}"
 
 
 def settings(
@@ -172,6 +172,7 @@ def settings(
     routing: dict[str, Any] | None = None,
     pool: dict[str, Any] | None = None,
     name: str = "",
+    driver: str = "psycopg",
 ) -> tidegate.Settings:
     """Of a gate on these ports.
 
@@ -183,13 +184,14 @@ def settings(
         routing: changes to the defaults.
         pool: the same.
         name: as which the servers are to know its connections.
+        driver: of its engine on the primary.
     """
     given = [*weights, *[1.0] * len(replicas)]
     several = tuple(
         ReplicaSettings(url=url(port), weight=weight) for port, weight in zip(replicas, given, strict=False)
     )
     return tidegate.Settings(
-        shards=(ShardSettings(name="s0", primary=url(primary, name), replicas=several),),
+        shards=(ShardSettings(name="s0", primary=url(primary, name, driver), replicas=several),),
         cache=cache or CacheSettings(),
         routing=RoutingSettings(**(routing or {})),
         pool=PoolSettings(**(pool or {})),

@@ -1,0 +1,116 @@
+"""The gates of this process: one for each engine of the host, made when the first repository asks for it.
+
+A host must start, whatever is wrong with Tidegate's settings: what cannot work is logged once, as an error, and the
+host's repositories run as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import sessionmaker
+
+from tidegate.error_text import first_line
+from tidegate.errors import SettingsError
+from tidegate.interruptions import pass_interruption
+from tidegate.proxy.build import gate_on
+from tidegate.proxy.dify.host_models import host_tracked, host_types
+from tidegate.proxy.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from tidegate.proxy.call import Layer
+    from tidegate.proxy.gate import Gate
+
+_log: Final = logging.getLogger(__name__)
+_DATABASES: Final = ("postgresql", "sqlite")
+
+
+class HostGate(NamedTuple):
+    """A gate on an engine of the host, and the layers for the host's own rows."""
+
+    gate: Gate
+    layers: Layer
+
+
+_gates: Final[WeakKeyDictionary[Engine, HostGate | None]] = WeakKeyDictionary()
+_lock: Final = threading.RLock()
+
+
+def gate_of(session_maker: Any) -> HostGate | None:
+    """Return the gate on the engine that *session_maker* is bound to; make it first, if this is the first time.
+
+    Args:
+        session_maker: the host's.
+
+    Returns:
+        None: it is bound to no engine, as one that is bound to a connection, whose transaction nobody else sees; or
+        there can be no gate on that engine, which the log says.
+    """
+    engine = session_maker.kw.get("bind") if isinstance(session_maker, sessionmaker) else None
+    if not isinstance(engine, Engine):
+        return None
+    try:
+        return _gates[engine]
+    except KeyError:
+        with _lock:
+            if engine not in _gates:
+                _gates[engine] = _made(engine, session_maker)
+            return _gates[engine]
+
+
+def gates() -> list[Gate]:
+    """Return the gates that there are in this process."""
+    with _lock:
+        return [found.gate for found in _gates.values() if found is not None]
+
+
+def forget_gates() -> None:
+    """Close every gate; the next repository makes one anew, of the settings as they are then."""
+    with _lock:
+        found = gates()
+        _gates.clear()
+    for gate in found:
+        gate.close()
+
+
+def _made(engine: Engine, session_maker: sessionmaker[Session]) -> HostGate | None:
+    """Make a gate; None where there can be none."""
+    try:
+        if engine.dialect.name not in _DATABASES:
+            raise SettingsError(  # noqa: TRY301  # said like whatever else cannot work
+                f"the database is {engine.dialect.name}, and Tidegate knows what changes on {' and '.join(_DATABASES)} "
+                "alone: nothing is cached or routed"
+            )
+        settings = host_settings(engine)
+        gate = gate_on(engine, session_maker, settings)
+        layers = gate.layers(host_tracked(), host_types())
+    except Exception as error:  # noqa: BLE001  # the host's repositories work without it
+        pass_interruption(error)
+        _log.error("Tidegate is off in this process: %s", first_line(error))
+        return None
+    where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
+    _log.info("Tidegate is on: %s, and %d replicas are named", where, len(settings.shards[0].replicas))
+    return HostGate(gate, layers)
+
+
+def host_settings(engine: Engine) -> Settings:
+    """Return the settings of a gate on the host's engine: of the process's environment, and of its ``.env`` file.
+
+    Raises:
+        SettingsError: they cannot work, or name several shards.
+    """
+    settings = Settings.from_environment(primary=engine.url.render_as_string(hide_password=False), env_file=".env")
+    if len(settings.shards) > 1:
+        names = ", ".join(shard.name for shard in settings.shards)
+        raise SettingsError(
+            f"shards: TIDEGATE_CONFIG names a file with {len(settings.shards)} [[shards]] ({names}), and Dify brings "
+            "one engine, of one database: its own code joins tables that would lie on several. Give Dify's processes a "
+            "file with that one, or with none; several shards are served by tidegate.connect() alone"
+        )
+    return settings

@@ -1,0 +1,103 @@
+"""Subclasses of Dify's own repositories whose calls go through the gate of the engine that their objects are given.
+
+Methods, signatures, models, entities and errors are Dify's. What a test or a plug-in puts in the place of a method of
+Dify's class takes its place here, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from tidegate.proxy.dify.gates import gate_of
+from tidegate.proxy.dify.host_policies import plans_of, policies_of
+from tidegate.proxy.dify.releases import repository_of
+from tidegate.proxy.layers.facade import gated_methods
+from tidegate.proxy.layers.fingerprint import WRAPPED
+from tidegate.repositories.base import Bindable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tidegate.proxy.dify.releases import HostRepository
+
+C = TypeVar("C")
+_log: Final = logging.getLogger(__name__)
+_made: Final[dict[type[Any], type[Any]]] = {}
+_lock: Final = threading.RLock()
+_SESSION_MAKER: Final = "session_maker"
+
+
+def gated_class(cls: type[C]) -> type[C]:
+    """Return the subclass of a host's repository whose objects are a gate's; the same one each time.
+
+    A class that Tidegate does not know, and one that is gated already, comes back as it is.
+
+    Args:
+        cls: the host's class, or a subclass of it.
+    """
+    if WRAPPED in vars(cls):
+        return cls
+    with _lock:
+        if cls not in _made:
+            known = _known(cls)
+            _made[cls] = cls if known is None else _subclass(cls, known)
+        return _made[cls]
+
+
+def gated_object(repository: C) -> C:
+    """Make a host's repository, which its factory has made, a gate's, and return it."""
+    cls = gated_class(type(repository))
+    if cls is not type(repository):
+        session_maker = vars(repository).get(f"_{_SESSION_MAKER}")
+        if session_maker is None:
+            _log.warning("%s keeps no _session_maker: it runs as it is", type(repository).__name__)
+            return repository
+        repository.__class__ = cls
+        _adopt(repository, session_maker)
+    return repository
+
+
+def _known(cls: type[Any]) -> HostRepository | None:
+    """Return the repository that a class of the host is or extends; None, with a line in the log: it is another."""
+    for base in cls.__mro__:
+        if (known := repository_of(base)) is not None:
+            return known
+    _log.warning("Tidegate does not know %s.%s: it runs as it is", cls.__module__, cls.__qualname__)
+    return None
+
+
+def _subclass(cls: type[C], known: HostRepository) -> type[C]:
+    policies = policies_of(cls, known)
+    for plan in plans_of(cls, known):
+        if plan.name not in policies and plan.why.startswith("no policy knows"):
+            _log.info("%s.%s: %s", cls.__name__, plan.name, plan.why)
+
+    def made(self: Any, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, *args, **kwargs)
+        _adopt(self, kwargs[_SESSION_MAKER] if _SESSION_MAKER in kwargs else args[0] if args else None)
+
+    methods = {name: _unless_patched(cls, name, method) for name, method in gated_methods(cls, policies).items()}
+    members = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    members |= {WRAPPED: cls, "__init__": functools.wraps(cls.__init__)(made), **methods}
+    return cast("type[C]", type(cls.__name__, (cls, Bindable), members))
+
+
+def _unless_patched(cls: type[Any], name: str, gated: Callable[..., object]) -> Callable[..., object]:
+    """Return *gated*, but for as long as the host's method is another one than it was: then that one runs."""
+    plain = getattr(cls, name)
+
+    @functools.wraps(plain)
+    def method(self: Any, *args: Any, **kwargs: Any) -> object:
+        now = getattr(cls, name)
+        return gated(self, *args, **kwargs) if now is plain else now(self, *args, **kwargs)
+
+    return method
+
+
+def _adopt(repository: Any, session_maker: Any) -> None:
+    found = gate_of(session_maker)
+    if found is not None:
+        found.gate.adopt(repository, session_maker, found.layers)

@@ -1,0 +1,258 @@
+"""A program of a host: ``python -m host_program PART``; prints what it has found as JSON.
+
+Its database is HOST_DATABASE_URL. A release is chosen by PYTHONPATH; whether Tidegate is installed, by how it is run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.orm import sessionmaker
+
+TENANT, APP, FLOW, USER = (f"{n}0000000-0000-4000-8000-000000000000" for n in (1, 2, 3, 4))
+NOW: Final = datetime(2026, 3, 5, 12)  # noqa: DTZ001  # naive, as the tables have it
+ENGINE: Final = create_engine(os.environ["HOST_DATABASE_URL"])
+MAKER: Final = sessionmaker(bind=ENGINE, expire_on_commit=False)
+
+
+def run_id(number: int) -> str:
+    return f"a0000000-0000-4000-8000-{number:012}"
+
+
+def node_id(number: int) -> str:
+    return f"b0000000-0000-4000-8000-{number:012}"
+
+
+def fill() -> None:
+    """Make the tables, and rows in them."""
+    from models import workflow
+
+    workflow.Base.metadata.create_all(ENGINE)
+    with MAKER() as session, session.begin():
+        for number in range(30):
+            at = NOW + timedelta(minutes=number)
+            session.add(
+                workflow.WorkflowRun(
+                    id=run_id(number), tenant_id=TENANT, app_id=APP, workflow_id=FLOW, type="workflow",
+                    triggered_from="app-run" if number % 3 else "debugging", version="1", graph="{}", inputs="{}",
+                    status="succeeded" if number % 2 else "running", created_by_role="account", created_by=USER,
+                    created_at=at, finished_at=at if number % 2 else None,
+                )
+            )  # fmt: skip
+        for number in range(3):
+            session.add(
+                workflow.WorkflowNodeExecutionModel(
+                    id=node_id(number), tenant_id=TENANT, app_id=APP, workflow_id=FLOW, workflow_run_id=run_id(1),
+                    triggered_from="workflow-run", index=number, node_id=f"node {number}", node_type="llm",
+                    title="a node", status="succeeded", created_at=NOW, created_by_role="account", created_by=USER,
+                )
+            )  # fmt: skip
+        session.add(
+            workflow.WorkflowNodeExecutionOffload(
+                tenant_id=TENANT, app_id=APP, node_execution_id=node_id(1), type="outputs", created_at=NOW
+            )
+        )
+
+
+def repositories() -> tuple[Any, Any]:
+    """Give those of runs and node executions, as the host's services get them."""
+    try:
+        from repositories.factory import DifyAPIRepositoryFactory as Factory  # the host's
+    except ImportError:
+        from extensions.application_services import workflow_storage as Factory  # noqa: N812
+    runs = Factory.create_api_workflow_run_repository(MAKER)
+    return runs, Factory.create_api_workflow_node_execution_repository(MAKER)
+
+
+def calls(runs: Any, nodes: Any) -> list[tuple[Any, str, dict[str, Any]]]:
+    """Give calls of all kinds, as far as this release has them."""
+    of_app = {"tenant_id": TENANT, "app_id": APP}
+    made = [
+        (runs, "get_paginated_workflow_runs", {**of_app, "triggered_from": "app-run", "limit": 5}),
+        (runs, "get_paginated_workflow_runs", {**of_app, "triggered_from": ["app-run", "debugging"], "limit": 7}),
+        (runs, "get_paginated_workflow_runs", {**of_app, "triggered_from": "app-run", "last_id": run_id(10)}),
+        (runs, "get_paginated_workflow_runs", {**of_app, "triggered_from": "app-run", "status": "succeeded"}),
+        (runs, "get_paginated_workflow_runs", {**of_app, "triggered_from": "app-run", "last_id": run_id(77)}),
+        (runs, "get_workflow_run_by_id", {**of_app, "run_id": run_id(1)}),
+        (runs, "get_workflow_run_by_id", {**of_app, "run_id": run_id(99)}),
+        (runs, "get_workflow_run_by_id", {**of_app, "run_id": run_id(99), "with_deleted": True}),
+        (runs, "get_workflow_run_by_id_without_tenant", {"run_id": run_id(2)}),
+        (runs, "get_workflow_run_by_id_and_tenant_id", {"tenant_id": TENANT, "run_id": run_id(3)}),
+        (runs, "get_workflow_runs_count", {**of_app, "triggered_from": "app-run"}),
+        (runs, "get_runs_batch_by_time_range", {
+            "start_from": None, "end_before": NOW + timedelta(minutes=4), "last_seen": None, "batch_size": 3,
+        }),
+        (runs, "get_newest_of_everybody", {}),
+        (nodes, "get_executions_by_workflow_run", {**of_app, "workflow_run_id": run_id(1)}),
+        (nodes, "get_execution_by_id", {"execution_id": node_id(1), "tenant_id": TENANT}),
+        (nodes, "get_execution_by_id", {"execution_id": node_id(2)}),
+        (nodes, "get_execution_snapshots_by_workflow_run", {
+            **of_app, "workflow_id": FLOW, "triggered_from": "workflow-run", "workflow_run_id": run_id(1),
+        }),
+        (nodes, "get_by_run", {"session": None, "run_id": run_id(1)}),
+    ]  # fmt: skip
+    return [call for call in made if hasattr(call[0], call[1])]
+
+
+def shown(value: Any) -> Any:
+    """Show an answer as text, with the class of all that is in it."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, (list, tuple)):
+        return [name, *map(shown, value)]
+    if isinstance(value, dict):
+        return [name, *((key, shown(one)) for key, one in sorted(value.items()))]
+    state = inspect(value, raiseerr=False)
+    if state is not None and hasattr(state, "mapper"):
+        loaded = {key: shown(vars(value)[key]) for key in state.mapper.attrs.keys() if key in vars(value)}
+        lazy = {c.key: shown(getattr(value, c.key)) for c in state.mapper.column_attrs}
+        return [name, sorted({**loaded, **lazy}.items()), getattr(value, "message", None)]
+    if hasattr(value, "__dict__") and not isinstance(value, str):
+        return [name, *((key, shown(one)) for key, one in sorted(vars(value).items()))]
+    return [name, repr(value)]
+
+
+def outcome(repository: Any, method: str, arguments: dict[str, Any]) -> Any:
+    """Show what a call gives, or raises."""
+    try:
+        return shown(getattr(repository, method)(**arguments))
+    except Exception as error:  # noqa: BLE001  # whatever it is, it must be the same
+        return [type(error).__name__]
+
+
+def plain_of(repository: Any) -> Any:
+    """Give an object of the host's own class, which Tidegate knows nothing of."""
+    cls = type(repository)
+    return vars(cls).get("_tidegate_wrapped", cls)(MAKER)
+
+
+def stats() -> dict[str, dict[str, int]]:
+    """Give how often which method was answered by whom."""
+    from tidegate.proxy.dify.gates import gates
+
+    counted: dict[str, dict[str, int]] = {}
+    for gate in gates():
+        for name, method in gate.stats().methods.items():
+            answered = {str(who): count for who, count in method.answered.items()}
+            counted[name.rpartition(".")[2]] = answered
+    return counted
+
+
+def compare() -> dict[str, Any]:
+    """Ask everything plain and gated, several times."""
+    runs, nodes = repositories()
+    different = []
+    for _ in range(5):
+        for repository, method, arguments in calls(runs, nodes):
+            plain, gated = outcome(plain_of(repository), method, arguments), outcome(repository, method, arguments)
+            if plain != gated:
+                different.append([method, arguments, plain, gated])
+    classes = [type(one).__qualname__ for one in (runs, nodes)]
+    return {"different": different, "stats": stats(), "classes": classes, "gated": hasattr(runs, "tidegate_binding")}
+
+
+def write() -> dict[str, Any]:
+    """Write as the host's own code does, and as a program that knows nothing of Tidegate, and read after each."""
+    from models.workflow import WorkflowRun
+
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(4)}
+    for _ in range(4):
+        runs.get_workflow_run_by_id(**asked)
+    with MAKER() as session, session.begin():
+        session.get(WorkflowRun, run_id(4)).total_tokens = 7
+    watched = runs.get_workflow_run_by_id(**asked).total_tokens
+    other = create_engine(ENGINE.url)
+    with other.begin() as connection:
+        connection.execute(text("UPDATE workflow_runs SET total_tokens = 8 WHERE id = :id"), {"id": run_id(4)})
+    other.dispose()
+    until = time.monotonic() + 60
+    while (seen := runs.get_workflow_run_by_id(**asked).total_tokens) != 8 and time.monotonic() < until:
+        time.sleep(0.01)
+    gone = runs.delete_runs_by_ids([run_id(4)])
+    return {"watched": watched, "outside": seen, "gone": gone, "after": runs.get_workflow_run_by_id(**asked)}
+
+
+def patched() -> dict[str, Any]:
+    """Put something in the place of a method of the host's class, as tests and plug-ins do."""
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(1)}
+    cls = vars(type(runs))["_tidegate_wrapped"]
+    before = runs.get_workflow_run_by_id(**asked).id
+    kept, cls.get_workflow_run_by_id = cls.get_workflow_run_by_id, lambda _self, **_given: "another"
+    during = runs.get_workflow_run_by_id(**asked)
+    cls.get_workflow_run_by_id = kept
+    return {"before": before, "during": during, "after": runs.get_workflow_run_by_id(**asked).id}
+
+
+def inside() -> dict[str, Any]:
+    """Read in a transaction of the program's, which nobody else can see into."""
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(1)}
+    for _ in range(4):
+        runs.get_workflow_run_by_id(**asked)
+    with ENGINE.connect() as connection:
+        connection.execute(text("UPDATE workflow_runs SET total_tokens = 5 WHERE id = :id"), {"id": run_id(1)})
+        own = type(runs)(sessionmaker(bind=connection))
+        seen = own.get_workflow_run_by_id(**asked).total_tokens
+        connection.rollback()
+    return {"inside": seen, "outside": runs.get_workflow_run_by_id(**asked).total_tokens}
+
+
+def direct() -> dict[str, Any]:
+    """Build the class itself, by position and by keyword, and a subclass of it."""
+    from repositories.sqlalchemy_api_workflow_run_repository import (  # the host's
+        DifyAPISQLAlchemyWorkflowRunRepository as Runs,
+    )
+
+    class Own(Runs):
+        def get_workflow_run_by_id(self, *args: Any, **kwargs: Any) -> Any:
+            return "own", super().get_workflow_run_by_id(*args, **kwargs)
+
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(1)}
+    for _ in range(4):
+        Runs(MAKER).get_workflow_run_by_id(**asked)
+    own = Own(session_maker=MAKER).get_workflow_run_by_id(**asked)
+    return {"own": [own[0], own[1].id], "gated": "_tidegate_wrapped" in vars(Runs), "stats": stats()}
+
+
+def cost() -> dict[str, Any]:
+    """Measure what it takes to make a repository, gated and plain, in microseconds: the best of many."""
+    runs, _ = repositories()
+    gated, plain, best = type(runs), type(plain_of(runs)), {}
+    for name, cls in (("gated", gated), ("plain", plain)) * 200:
+        begun = time.perf_counter()
+        for _ in range(20):
+            cls(session_maker=MAKER)
+        best[name] = min(best.get(name, 1e9), (time.perf_counter() - begun) / 20 * 1e6)
+    return best
+
+
+def queries() -> dict[str, Any]:
+    """Count the statements of each of five calls."""
+    runs, _ = repositories()
+    counts = []
+    for _ in range(5):
+        sent: list[str] = []
+        event.listen(ENGINE, "before_cursor_execute", lambda *given, sent=sent: sent.append(given[2]))
+        runs.get_workflow_run_by_id(TENANT, APP, run_id(1))
+        counts.append(len([sql for sql in sent if "workflow_runs" in sql]))
+    return {"counts": counts, "gated": "_tidegate_wrapped" in vars(type(runs))}
+
+
+PARTS: Final = {
+    part.__name__: part for part in (compare, write, patched, inside, direct, cost, queries)
+}  # fmt: skip
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    if sys.argv[1] == "fill":
+        fill()
+    else:
+        print(json.dumps(PARTS[sys.argv[1]]()))  # noqa: T201

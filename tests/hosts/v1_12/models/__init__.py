@@ -1,0 +1,1 @@
+from models.workflow import WorkflowRun as WorkflowRun

@@ -1,0 +1,3 @@
+from host_tables import define
+
+globals().update(define(__name__, words=True, later=False))

@@ -1,0 +1,3 @@
+from host_queries import Snapshot
+
+WorkflowNodeExecutionSnapshot = Snapshot
