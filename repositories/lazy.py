@@ -3,14 +3,17 @@
 The hook is SQLAlchemy's own: ``InstanceState.callables`` holds, per instance, what fetches an attribute that is not
 loaded. It works on detached instances; a session's deferred loading does not. ``make_transient`` deletes these hooks.
 What remains then is caught by the ``init_scalar`` event (a read) and by ``before_insert`` (a store), so that a column
-never turns into NULL because nobody had looked at it.
+never turns into NULL because nobody had looked at it. :func:`make_lazy` installs both on a model.
 
-``vars(row)`` and a ``merge`` into another database see only what is loaded: call :func:`load` first.
+``vars(row)``, and what SQLAlchemy does by way of it, see only what is loaded: call :func:`load` first.
 """
 
 from __future__ import annotations
 
+from functools import update_wrapper
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import event, inspect, select
 from sqlalchemy.orm.attributes import instance_dict, instance_state, set_committed_value
@@ -29,16 +32,12 @@ if TYPE_CHECKING:
 
 _PAGE: Final = "tidegate.lazy"
 _ID: Final = "tidegate.lazy.id"
+_COPIERS: Final = ("__reduce_ex__", "__reduce__", "__getstate__", "__copy__", "__deepcopy__")
+"""What ``copy``, ``deepcopy`` and ``pickle`` call, directly or by way of the first of them."""
 _Rows = TypeVar("_Rows", bound="Iterable[Any]")
 
-
-class LazyColumns:
-    """The base of models whose rows may be light: ``copy``, ``deepcopy`` and ``pickle`` see every column."""
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Load what is missing, then reduce as usual."""
-        load((self,))
-        return super().__reduce_ex__(protocol)
+_guarded: Final[WeakKeyDictionary[type[Any], frozenset[str]]] = WeakKeyDictionary()
+_guarding: Final = Lock()
 
 
 class LazyPage:
@@ -47,11 +46,12 @@ class LazyPage:
     Args:
         session_maker: opens a session where the rows surely are, which is a primary. Not used for rows that are
             attached to a session.
-        model: the class of the rows; its primary key is one column called ``id``.
+        model: the class of the rows; its primary key is one column called ``id``. It is made lazy.
         keys: the names of the columns that were not selected.
     """
 
     def __init__(self, session_maker: Callable[[], Session], model: type[Any], keys: Sequence[str]) -> None:
+        make_lazy(model, keys)
         self._session_maker = session_maker
         self._model = model
         self._keys = tuple(keys)
@@ -101,7 +101,7 @@ class LazyPage:
             session: the session in which to read; None: a session of the page's own.
         """
         rows = [row() for row in self._rows] if states is None else [state.obj() for state in states]
-        wanted: dict[str, list[Any]] = {}
+        wanted: dict[Any, list[Any]] = {}
         for row in rows:
             if row is not None and any(key not in instance_dict(row) for key in keys):
                 wanted.setdefault(self._id(instance_state(row)), []).append(row)
@@ -111,7 +111,7 @@ class LazyPage:
             for row in wanted[found[0]]:
                 self._keep(instance_state(row), row, dict(zip(keys, found[1:], strict=True)))
 
-    def _query(self, keys: Sequence[str], ids: list[str], session: Session | None) -> Sequence[Row[Any]]:
+    def _query(self, keys: Sequence[str], ids: list[Any], session: Session | None) -> Sequence[Row[Any]]:
         columns = [getattr(self._model, key) for key in keys]
         statement = select(self._model.id, *columns).where(self._model.id.in_(ids))
         if session is None:
@@ -125,15 +125,14 @@ class LazyPage:
                 set_committed_value(row, key, value)
             state.callables.pop(key, None) if "callables" in state.__dict__ else None
         if not self.missing(state):
-            state.info.pop(_PAGE, None)
-            state.info.pop(_ID, None)
+            _settle(state)
 
-    def _id(self, state: InstanceState[Any]) -> str:
+    def _id(self, state: InstanceState[Any]) -> Any:
         known = state.info.get(_ID)
-        if known is None:  # merge(load=False) copies the callables of a row, but not its info
+        if known is None:  # a merge copies the callables of a row, but not its info
             known = state.info[_ID] = state.identity[0] if state.identity else state.dict["id"]
             self._rows.append(state.obj)
-        return str(known)
+        return known
 
     def touch(self, state: InstanceState[Any], keys: Sequence[str], session: Session | None) -> None:
         """Read *keys* for the whole page, because *state* needs them.
@@ -154,22 +153,37 @@ class LazyPage:
 class _Touch:
     """Read one lazy column of one row, when SQLAlchemy is asked for it."""
 
-    __slots__ = ("_key", "_page")
+    __slots__ = ("_key", "page")
 
     def __init__(self, page: LazyPage, key: str) -> None:
-        self._page = page
+        self.page = page
         self._key = key
 
     def __call__(self, state: InstanceState[Any], passive: PassiveFlag) -> LoaderCallableStatus:
         if not passive & PassiveFlag.SQL_OK:
             return LoaderCallableStatus.PASSIVE_NO_RESULT
-        self._page.touch(state, (self._key,), state.session)
+        # A row that a merge has made and nothing has flushed is not in the database of its session.
+        self.page.touch(state, (self._key,), None if state.key is None else state.session)
         return LoaderCallableStatus.ATTR_WAS_SET
 
 
 def lazy_page(state: InstanceState[Any]) -> LazyPage | None:
-    """Return the page whose lazy columns a row has not read yet; None if there is none."""
-    return state.info.get(_PAGE) if "info" in state.__dict__ else None
+    """Return the page that a row has, or may have, lazy columns of; None if there is none."""
+    page: LazyPage | None = state.info.get(_PAGE) if "info" in state.__dict__ else None
+    if page is None and "callables" in state.__dict__:  # a merge copies the callables of a row, but not its info
+        page = next((touch.page for touch in tuple(state.callables.values()) if isinstance(touch, _Touch)), None)
+    return page
+
+
+def _settle(state: InstanceState[Any]) -> None:
+    """Take everything of its page out of a row that has all columns: its pickles are those of any row."""
+    if "info" in state.__dict__:
+        state.info.pop(_PAGE, None)
+        state.info.pop(_ID, None)
+    if "callables" in state.__dict__:  # those of columns that were assigned are still there
+        for key, touch in tuple(state.callables.items()):
+            if isinstance(touch, _Touch):
+                state.callables.pop(key, None)  # which another thread may have done
 
 
 def lazy_keys(state: InstanceState[Any]) -> Sequence[str]:
@@ -194,9 +208,13 @@ def load(rows: _Rows) -> _Rows:
     pages: dict[LazyPage, list[InstanceState[Any]]] = {}
     for row in rows:
         state = inspect(row, raiseerr=False)
-        page = None if state is None else state.info.get(_PAGE)
-        if page is not None and page.missing(state):
+        page = None if state is None else lazy_page(state)
+        if page is None:
+            continue
+        if page.missing(state):
             pages.setdefault(page, []).append(state)
+        else:
+            _settle(state)
     for page, states in pages.items():
         keys = sorted({key for state in states for key in page.missing(state)})
         page.fetch(keys, states, states[0].session)
@@ -206,26 +224,61 @@ def load(rows: _Rows) -> _Rows:
     return rows
 
 
-def never_null(model: type[LazyColumns], *keys: str) -> None:
-    """Guard *keys* of *model* against ``make_transient``: a read or an INSERT then loads them, or raises."""
+def make_lazy(model: type[Any], keys: Sequence[str]) -> None:
+    """Make *model* one whose rows may lack *keys*: copies, pickles, reads and stores have them all the same.
 
-    def on_insert(_mapper: Mapper[Any], _connection: Connection, row: Any) -> None:
-        load_transient(inspect(row))
+    A copy or a pickle is made as the class says, after its row was loaded whole. A row after ``make_transient`` loads
+    what it lacks when that is read, or when the row is stored. A second call does nothing.
 
-    def on_read(key: str) -> Callable[[Any, Any, dict[str, Any]], Any]:
-        def read(row: Any, value: Any, dict_: dict[str, Any]) -> Any:
-            load_transient(inspect(row))
-            return dict_.get(key, value)
+    Args:
+        model: a mapped class, of whatever base, constructor and dataclass fields: they stay as they are.
+        keys: the names of its columns.
+    """
+    if _guarded.get(model, frozenset()).issuperset(keys):
+        return
+    with _guarding:
+        known = _guarded.get(model)
+        if known is None:
+            _load_before_copies(model)
+            event.listen(model, "before_insert", _on_insert, propagate=True)
+        new = frozenset(keys).difference(known or ())
+        for key in new:
+            event.listen(getattr(model, key), "init_scalar", _on_read(key), retval=True, propagate=True)
+        _guarded[model] = new.union(known or ())
 
-        return read
 
-    event.listen(model, "before_insert", on_insert, propagate=True)
-    for key in keys:
-        event.listen(getattr(model, key), "init_scalar", on_read(key), retval=True, propagate=True)
+def _load_before_copies(model: type[Any]) -> None:
+    """Have everything that copies a row load it before: ``object``'s own way, and what the class or a base defines."""
+    for name in _COPIERS:
+        if name == _COPIERS[0] or any(name in vars(base) for base in model.__mro__ if base is not object):
+            setattr(model, name, _loading(model, name))
 
 
-def load_transient(state: InstanceState[Any]) -> None:
+def _loading(model: type[Any], name: str) -> Callable[..., Any]:
+    own = vars(model).get(name)
+
+    def copier(row: Any, *args: Any) -> Any:
+        load((row,))
+        whole = getattr(super(model, row), name) if own is None else own.__get__(row, type(row))
+        return whole(*args)
+
+    return update_wrapper(copier, own if own is not None else getattr(model, name))
+
+
+def _on_insert(_mapper: Mapper[Any], _connection: Connection, row: Any) -> None:
+    _load_transient(inspect(row))
+
+
+def _on_read(key: str) -> Callable[[Any, Any, dict[str, Any]], Any]:
+    def read(row: Any, value: Any, dict_: dict[str, Any]) -> Any:
+        _load_transient(inspect(row))
+        return dict_.get(key, value)
+
+    return read
+
+
+def _load_transient(state: InstanceState[Any]) -> None:
     """Load what a row still lacks of its list, by the identity that it had there."""
-    page = state.info.get(_PAGE)
+    page = lazy_page(state)
     if page is not None and page.missing(state):
         page.touch(state, page.missing(state), None)

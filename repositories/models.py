@@ -18,11 +18,10 @@ from tidegate.repositories.enums import (
     PauseReasonType,
     WorkflowTriggerStatus,
 )
-from tidegate.repositories.lazy import LazyColumns, never_null
 from tidegate.repositories.payloads import NodePayloads, RunPayloads
 
 
-class Base(LazyColumns, DeclarativeBase):
+class Base(DeclarativeBase):
     """The root of the models. A datetime is naive UTC, an id is text."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: UTCDateTime(), str: String(255)}
@@ -287,6 +286,3 @@ class WorkflowTriggerLog(Base):
     created_by: Mapped[str]
     triggered_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-
-
-never_null(WorkflowRun, "graph", "inputs", "outputs")

@@ -23,7 +23,7 @@ from tidegate.cache.codec.answers import AnswerCodec
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom
 from tidegate.repositories.lazy import LazyPage
 from tidegate.repositories.models import Base, WorkflowRun, new_id
-from tidegate.repositories.pagination import LAZY_RUN_COLUMNS
+from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS
 from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
 if TYPE_CHECKING:

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, select
-from sqlalchemy import inspect as sa_inspect
+from sqlalchemy import func
 
-from tidegate.repositories.base import SQLAlchemyRepository, checked_batch_size, checked_count, checked_text
+from tidegate.repositories.base import SQLAlchemyRepository, checked_batch_size, checked_text
 from tidegate.repositories.columns import naive_utc_now
 from tidegate.repositories.enums import WorkflowExecutionStatus, WorkflowRunTriggeredFrom
-from tidegate.repositories.lazy import LazyPage
 from tidegate.repositories.models import WorkflowRun
-from tidegate.repositories.page_indexes import PAGE_INDEX, STATUS_PAGE_INDEX, has_page_index
-from tidegate.repositories.pagination import (
-    LAZY_RUN_COLUMNS,
-    MAX_PAGE,
-    InfiniteScrollPagination,
-    cursor_statement,
-    page_parameters,
-    page_statement,
-)
+from tidegate.repositories.pagination import InfiniteScrollPagination
 from tidegate.repositories.query_builder import Query
-from tidegate.repositories.unprepared import unprepared
+from tidegate.repositories.runs.page_statements import page_statements
+from tidegate.repositories.runs.pages import describe_page, page_request, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection, Select
-    from sqlalchemy.orm import Session
-
     from tidegate.repositories.enums import WorkflowType
 
-MAX_SOURCES: Final = 100
 _COUNTED: Final = ("running", "succeeded", "failed", "stopped", "partial-succeeded")
 _TIME_RANGE: Final = re.compile(r"(\d{1,9})([dhms])", re.ASCII)
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
@@ -69,38 +54,15 @@ class RunQueries(SQLAlchemyRepository):
         Raises:
             ValueError: *limit* is out of range, there are too many sources, or the app has no run *last_id*.
         """
-        checked_count("limit", limit, 0, MAX_PAGE)
-        checked_text("status", status)
-        sources = _sources(triggered_from)
-        make = partial(page_statement, len(sources), with_status=bool(status), with_cursor=bool(last_id))
-        parameters = page_parameters(tenant_id, app_id, sources, status, last_id, limit + 1)
-        with self._session_maker() as session:
-            connection = _connection(session, make(indexed=True))
-            if has_page_index(connection, with_status=bool(status)):
-                rows = session.execute(make(indexed=True), parameters).all()
-                if last_id and not rows:
-                    _cursor_at(session, parameters)
-            else:
-                if last_id:
-                    parameters["cursor_at"] = _cursor_at(session, parameters)
-                with unprepared(connection):
-                    rows = session.execute(make(indexed=False), parameters).all()
-        page = [row[0] for row in rows[:limit]]
-        LazyPage(self._home, WorkflowRun, LAZY_RUN_COLUMNS).adopt(page)
-        has_more = len(rows) > limit
-        span = (rows[0][1], rows[limit][0].created_at) if last_id and has_more else None
-        return InfiniteScrollPagination(data=page, limit=limit, has_more=has_more, span=span)
+        request = page_request(tenant_id, app_id, triggered_from, limit, last_id, status)
+        return read_page(
+            page_statements(WorkflowRun), self._session_maker, self._home, request, InfiniteScrollPagination
+        )
 
     def _describe(self, method: str, arguments: Mapping[str, Any]) -> str:
         if method != self.get_paginated_workflow_runs.__name__:
             return super()._describe(method, arguments)
-        with_status = bool(arguments["status"])
-        with self._session_maker() as session:
-            found = has_page_index(_connection(session, select(WorkflowRun)), with_status=with_status)
-        name = STATUS_PAGE_INDEX if with_status else PAGE_INDEX
-        if found:
-            return f"pages are read by the index {name}, at the same cost at any depth"
-        return f"pages are read by Dify's own indexes, since {name} is missing; tidegate init makes it"
+        return describe_page(WorkflowRun, self._session_maker, arguments["status"])
 
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str) -> WorkflowRun | None:
         """Return one run of an app, whole; None if the app has no such run."""
@@ -196,30 +158,6 @@ class RunQueries(SQLAlchemyRepository):
             .limit(batch_size)
         )
         return self._read(lambda session: session.scalars(query.statement()).all())
-
-
-def _cursor_at(session: Session, parameters: Mapping[str, Any]) -> datetime:
-    at: datetime | None = session.scalar(cursor_statement(), parameters)
-    if at is None:
-        raise ValueError("Last workflow run not exists")
-    return at
-
-
-def _connection(session: Session, statement: Select[Any]) -> Connection:
-    """Return the connection on which *session* would execute *statement*."""
-    return session.connection(bind_arguments={"mapper": sa_inspect(WorkflowRun), "clause": statement})
-
-
-def _sources(triggered_from: WorkflowRunTriggeredFrom | Sequence[WorkflowRunTriggeredFrom]) -> tuple[str, ...]:
-    if isinstance(triggered_from, str):
-        return (str(triggered_from),)
-    if triggered_from is not None and not isinstance(triggered_from, Iterable):
-        raise ValueError(f"triggered_from must be one source or a list of them, not {triggered_from!r}")
-    # A source that is named twice would make two arms, and its runs would come twice.
-    sources = tuple(dict.fromkeys(str(source) for source in triggered_from or ()))
-    if len(sources) > MAX_SOURCES:
-        raise ValueError(f"triggered_from must name at most {MAX_SOURCES} sources, not {len(sources)}")
-    return sources
 
 
 def _young(time_range: object) -> re.Match[str] | None:

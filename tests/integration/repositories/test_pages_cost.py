@@ -15,7 +15,7 @@ from tidegate.benchmarks.contenders.contender import Repositories, ScenarioCall,
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
 from tidegate.repositories.indexes import INDEXES, create_indexes, drop_indexes, index_states
 from tidegate.repositories.models import Base, WorkflowRun, new_id
-from tidegate.repositories.pagination import page_parameters, page_statement
+from tidegate.repositories.runs.page_statements import page_parameters, page_statements
 from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPISQLAlchemyWorkflowRunRepository
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def cost(
 
     Every other execution is for an app that has no runs: a plan that was made for one serves the other.
     """
-    statement = page_statement(len(sources), with_status=bool(status), with_cursor=bool(last), indexed=True)
+    statement = page_statements(WorkflowRun).page(
+        len(sources), with_status=bool(status), with_cursor=bool(last), indexed=True
+    )
     wanted, others = (page_parameters(TENANT, one, sources, status, last, limit + 1) for one in (app, new_id()))
     seen: list[tuple[str, dict[str, Any]]] = []
 
