@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
@@ -97,6 +98,23 @@ def _made(engine: Engine, session_maker: sessionmaker[Session]) -> HostGate | No
     where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
     _log.info("Tidegate is on: %s, and %d replicas are named", where, len(settings.shards[0].replicas))
     return HostGate(gate, layers)
+
+
+class _HostVariables(BaseSettings):
+    """The TIDEGATE_DIFY_* variables."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_DIFY_", env_file=".env", extra="ignore")
+
+    statements: str = "tidegate"
+
+
+def host_statements() -> str:
+    """Return whose statements are used where Tidegate has better ones: "tidegate" or "dify"."""
+    given = _HostVariables().statements
+    if given not in ("tidegate", "dify"):
+        _log.error("TIDEGATE_DIFY_STATEMENTS is %r: expected tidegate or dify; Dify's are used", given)
+        return "dify"
+    return given
 
 
 def host_settings(engine: Engine) -> Settings:

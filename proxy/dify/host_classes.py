@@ -11,8 +11,10 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from tidegate.proxy.dify.gates import gate_of
+from tidegate.proxy.dify.gates import gate_of, host_statements
+from tidegate.proxy.dify.host_models import host_models, host_types
 from tidegate.proxy.dify.host_policies import plans_of, policies_of
+from tidegate.proxy.dify.pages import METHOD, own_page
 from tidegate.proxy.dify.releases import repository_of
 from tidegate.proxy.layers.facade import gated_methods
 from tidegate.proxy.layers.fingerprint import WRAPPED
@@ -79,10 +81,12 @@ def _subclass(cls: type[C], known: HostRepository) -> type[C]:
         cls.__init__(self, *args, **kwargs)
         _adopt(self, kwargs[_SESSION_MAKER] if _SESSION_MAKER in kwargs else args[0] if args else None)
 
-    methods = {name: _unless_patched(cls, name, method) for name, method in gated_methods(cls, policies).items()}
-    members = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
-    members |= {WRAPPED: cls, "__init__": functools.wraps(cls.__init__)(made), **methods}
-    return cast("type[C]", type(cls.__name__, (cls, Bindable), members))
+    named = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")} | {WRAPPED: cls}
+    below: Any = type(cls.__name__, (cls, Bindable), named | own_methods(cls))
+    methods = {name: _unless_patched(cls, name, method) for name, method in gated_methods(below, policies).items()}
+    return cast(
+        "type[C]", type(cls.__name__, (below,), named | methods | {"__init__": functools.wraps(cls.__init__)(made)})
+    )
 
 
 def _unless_patched(cls: type[Any], name: str, gated: Callable[..., object]) -> Callable[..., object]:
@@ -95,6 +99,19 @@ def _unless_patched(cls: type[Any], name: str, gated: Callable[..., object]) -> 
         return gated(self, *args, **kwargs) if now is plain else now(self, *args, **kwargs)
 
     return method
+
+
+def own_methods(cls: type[Any]) -> dict[str, Callable[..., Any]]:
+    """Return the methods of Tidegate's that answer in the place of the host's own, with the same answers."""
+    if host_statements() == "dify" or (page := host_types().page) is None:
+        return {}
+    run = host_models().get("workflow_runs")
+    try:
+        found = None if run is None else own_page(cls, run, page)
+    except TypeError as error:
+        _log.warning("pages are read by Dify's statement: %s", error)
+        return {}
+    return {} if found is None else {METHOD: found}
 
 
 def _adopt(repository: Any, session_maker: Any) -> None:

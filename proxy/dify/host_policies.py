@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.cache.tags import template
+from tidegate.proxy.dify.pages import METHOD, page_tags
 from tidegate.proxy.dify.releases import NODE_EXECUTIONS, WORKFLOW_RUNS
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES, of_run
 from tidegate.repositories.policies import PolicyTable, Read, Write, is_of_class
-from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES, has_ended, of_app, of_found_run
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES, has_ended, of_found_run
 from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
 )
@@ -119,11 +120,6 @@ def _are_known(
     return left and (also is None or also(arguments))
 
 
-def _of_any_page(arguments: Mapping[str, Any], page: Any) -> tuple[str, ...]:
-    """Return the tags of a page that does not say which days it spans."""
-    return tuple(of_app(arguments, page))
-
-
 _TABLES: Final = {
     WORKFLOW_RUNS.name: (WORKFLOW_RUN_POLICIES, DifyAPISQLAlchemyWorkflowRunRepository, _LATER_RUNS),
     NODE_EXECUTIONS.name: (
@@ -141,6 +137,6 @@ def _rows(known: HostRepository) -> Mapping[str, tuple[Read, tuple[str, ...]]]:
     for name, policy in table.items():
         if is_of_class(own, name) or isinstance(policy, Write):
             continue
-        row = replace(policy, answer_tags=_of_any_page) if name == "get_paginated_workflow_runs" else policy
+        row = replace(policy, answer_tags=page_tags) if name == METHOD else policy
         rows[name] = (row, tuple(inspect.signature(getattr(own, name)).parameters)[1:])
     return rows

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
 
+from tidegate.proxy.dify import log_page
 from tidegate.proxy.dify.host_classes import gated_class, gated_object
 from tidegate.proxy.dify.releases import MODULES, REPOSITORIES
 
@@ -36,6 +37,7 @@ def install(*, direct: bool = False) -> None:
     """
     for module in MODULES:
         wrapt.register_post_import_hook(imported_directly if direct else imported, module)
+    wrapt.register_post_import_hook(log_page.imported, log_page.MODULE)
 
 
 def imported(module: Any) -> None:

@@ -25,6 +25,7 @@ _MODULES = (
 )
 for _module in _MODULES:
     wrapt.register_post_import_hook(f"tidegate.proxy.dify.install:{_HOOK}", _module)
+wrapt.register_post_import_hook("tidegate.proxy.dify.log_page:imported", "services.workflow_app_service")
 
 # Somebody else may have a file of this name; Python runs the first that it finds.
 _spec = PathFinder.find_spec("sitecustomize", [place for place in sys.path if place != _HERE])

@@ -1,4 +1,4 @@
-"""A program of a host: ``python -m host_program PART``; prints what it has found as JSON.
+"""A program of a host: ``python -m host_program PART ...``; prints what each part has found, as JSON.
 
 Its database is HOST_DATABASE_URL. A release is chosen by PYTHONPATH; whether Tidegate is installed, by how it is run.
 """
@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from host_database import db
 from sqlalchemy import create_engine, event, inspect, text
 from sqlalchemy.orm import sessionmaker
 
 TENANT, APP, FLOW, USER = (f"{n}0000000-0000-4000-8000-000000000000" for n in (1, 2, 3, 4))
 NOW: Final = datetime(2026, 3, 5, 12)  # noqa: DTZ001  # naive, as the tables have it
-ENGINE: Final = create_engine(os.environ["HOST_DATABASE_URL"])
-MAKER: Final = sessionmaker(bind=ENGINE, expire_on_commit=False)
+ENGINE: Final = db.engine
+MAKER: Final = db.maker
 
 
 def run_id(number: int) -> str:
     return f"a0000000-0000-4000-8000-{number:012}"
+
+
+def account(number: int) -> str:
+    return f"c0000000-0000-4000-8000-{number:012}"
 
 
 def node_id(number: int) -> str:
@@ -52,6 +56,15 @@ def fill() -> None:
                     id=node_id(number), tenant_id=TENANT, app_id=APP, workflow_id=FLOW, workflow_run_id=run_id(1),
                     triggered_from="workflow-run", index=number, node_id=f"node {number}", node_type="llm",
                     title="a node", status="succeeded", created_at=NOW, created_by_role="account", created_by=USER,
+                )
+            )  # fmt: skip
+        session.add_all(workflow.Account(id=account(number), name=f"account {number}") for number in range(5))
+        for number in range(25):
+            session.add(
+                workflow.WorkflowAppLog(
+                    tenant_id=TENANT, app_id=APP, workflow_id=FLOW, workflow_run_id=run_id(number),
+                    created_from="web-app", created_by_role="account", created_by=account(number % 5),
+                    created_at=NOW + timedelta(minutes=number),
                 )
             )  # fmt: skip
         session.add(
@@ -246,13 +259,86 @@ def queries() -> dict[str, Any]:
     return {"counts": counts, "gated": "_tidegate_wrapped" in vars(type(runs))}
 
 
+def logs() -> dict[str, Any]:
+    """Show two pages of logs, each row with its run and who created it, and count the statements of each page."""
+    from services.workflow_app_service import WorkflowAppService
+
+    sent: list[str] = []
+    event.listen(ENGINE, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    counts, pages = [], []
+    for _ in range(2):
+        with MAKER() as session:
+            sent.clear()
+            found = WorkflowAppService().get_paginate_workflow_app_logs(session=session, tenant_id=TENANT, app_id=APP)
+            rows = [
+                [
+                    row.id,
+                    row.workflow_run.id,
+                    row.workflow_run.status,
+                    row.created_by_account.name,
+                    row.workflow_run.message,
+                ]
+                for row in found["data"]
+            ]
+            counts.append(len([sql for sql in sent if "tidegate" not in sql]))
+            large = found["data"][0].workflow_run.graph
+        pages.append([found["total"], rows, large])
+        db.session.remove()
+    return {"counts": counts, "pages": pages}
+
+
+def new_run(number: int, at: datetime) -> None:
+    """Store one run more."""
+    from models.workflow import WorkflowRun
+
+    with MAKER() as session, session.begin():
+        session.add(
+            WorkflowRun(
+                id=run_id(number), tenant_id=TENANT, app_id=APP, workflow_id=FLOW, type="workflow",
+                triggered_from="app-run", version="1", graph="{}", inputs="{}", status="failed",
+                created_by_role="account", created_by=USER, created_at=at,
+            )
+        )  # fmt: skip
+
+
+def ties() -> dict[str, Any]:
+    """Go through all pages of runs that were created in one moment."""
+    runs, _ = repositories()
+    for number in range(100, 110):
+        new_run(number, NOW)
+    asked = {"tenant_id": TENANT, "app_id": APP, "triggered_from": "app-run", "status": "failed", "limit": 3}
+    page = runs.get_paginated_workflow_runs(**asked)
+    seen = [run.id for run in page.data]
+    while page.has_more:
+        page = runs.get_paginated_workflow_runs(**asked, last_id=seen[-1])
+        seen += [run.id for run in page.data]
+    return {"seen": len(seen), "of them different": len(set(seen))}
+
+
+def deep() -> dict[str, Any]:
+    """Read a page below a cursor, while runs of another day come."""
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "triggered_from": "app-run", "limit": 3, "last_id": run_id(20)}
+    for _ in range(4):
+        page = runs.get_paginated_workflow_runs(**asked)
+    before, ids = stats()["get_paginated_workflow_runs"], [run.id for run in page.data]
+    same = True
+    for number in range(200, 205):
+        new_run(number, NOW + timedelta(days=number))
+        same = same and [run.id for run in runs.get_paginated_workflow_runs(**asked).data] == ids
+    new_run(300, NOW + timedelta(minutes=19, seconds=30))
+    first = runs.get_paginated_workflow_runs(**asked).data[0].id
+    after = stats()["get_paginated_workflow_runs"]
+    return {"same": same, "hits": after["store"] - before["store"], "first is the new one": first == run_id(300)}
+
+
 PARTS: Final = {
-    part.__name__: part for part in (compare, write, patched, inside, direct, cost, queries)
-}  # fmt: skip
+    part.__name__: part for part in (compare, write, patched, inside, direct, cost, queries, logs, ties, deep)
+}
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    if sys.argv[1] == "fill":
+    if sys.argv[1:] == ["fill"]:
         fill()
     else:
-        print(json.dumps(PARTS[sys.argv[1]]()))  # noqa: T201
+        print(json.dumps({name: PARTS[name]() for name in sys.argv[1:]}))  # noqa: T201

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import host_database
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -141,7 +142,40 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
         type: Mapped[str] = mapped_column(sa.String(20))
         file_id: Mapped[str | None] = mapped_column(Id)
 
-    made = (Base, WorkflowRun, WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload)
+    class Account(Base):
+        __tablename__ = "accounts"
+        id: Mapped[str] = mapped_column(Id, primary_key=True)
+        name: Mapped[str] = mapped_column(sa.String(255))
+
+    class WorkflowAppLog(Base):
+        __tablename__ = "workflow_app_logs"
+        id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: str(uuid.uuid4()))
+        tenant_id: Mapped[str] = mapped_column(Id)
+        app_id: Mapped[str] = mapped_column(Id)
+        workflow_id: Mapped[str] = mapped_column(Id)
+        workflow_run_id: Mapped[str] = mapped_column(Id)
+        created_from: Mapped[str] = mapped_column(sa.String(255))
+        created_by_role: Mapped[str] = mapped_column(sa.String(255))
+        created_by: Mapped[str] = mapped_column(Id)
+        created_at: Mapped[datetime] = mapped_column(sa.DateTime)
+
+        @property
+        def workflow_run(self) -> Any:
+            """The run, asked of a repository of its own."""
+            from repositories.factory import DifyAPIRepositoryFactory
+
+            maker = host_database.db.maker
+            runs = DifyAPIRepositoryFactory.create_api_workflow_run_repository(maker)
+            return runs.get_workflow_run_by_id_without_tenant(self.workflow_run_id)
+
+        @property
+        def created_by_account(self) -> Any:
+            """Who it was, asked of the session of the request."""
+            return host_database.db.session.get(Account, self.created_by)
+
+    made = (
+        Base, WorkflowRun, WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, Account, WorkflowAppLog,
+    )  # fmt: skip
     for cls in made:
         cls.__module__, cls.__qualname__ = module, cls.__name__
     return {cls.__name__: cls for cls in made}

@@ -7,18 +7,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import pytest
 from real_servers.printed_numbers import show
 
+from tidegate.proxy.dify import log_page
 from tidegate.proxy.dify.releases import MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    from tidegate.proxy.embedded import Cluster
 
 HOSTS: Final = Path(__file__).parents[2] / "hosts"
 RELEASES: Final = ("v1_12", "v1_16", "newest")
+LOGS: Final = RELEASES[:2]
+"""Those whose log pages ask for each row."""
 STARTUP: Final = Path(__file__).parents[3] / "src" / "tidegate" / "proxy" / "dify" / "startup"
 PATHS: Final = {
     "API_WORKFLOW_RUN_REPOSITORY": "tidegate.proxy.dify.WorkflowRunRepository",
@@ -30,23 +35,58 @@ INSTALL += " runpy.run_module('host_program', run_name='__main__')"
 TWO_SHARDS: Final = "".join(f'[[shards]]\nname = "{name}"\nprimary = "sqlite://"\n' for name in ("a", "b"))
 
 
+class Hosts:
+    """Databases of releases of the host, filled once and copied."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._filled: set[str] = set()
+        self._made = 0
+
+    def __call__(self, release: str) -> Host:
+        """A release of the host, on a database and a cache that are as it finds them at first."""
+        template = f"host_{release}"
+        if release not in self._filled:
+            self._filled.add(release)
+            self._administer(f"CREATE DATABASE {template} STRATEGY file_copy")
+            self._on(template, release).run("fill", how="plain", cache=False)
+        self._made += 1
+        name = f"{template}_{self._made}"
+        self._administer(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self._cluster.cache.flush()
+        return self._on(name, release)
+
+    def _on(self, name: str, release: str) -> Host:
+        folder = self._folder / name
+        folder.mkdir()
+        url = self._cluster.shards[0].primary.url.rsplit("/", 1)[0] + f"/{name}"
+        return Host(release, url, self._cluster.cache.url, folder)
+
+    def _administer(self, sql: str) -> None:
+        self._cluster.shards[0].primary.execute(sql, database="postgres")
+
+    def close(self) -> None:
+        for name in self._folder.iterdir():
+            self._administer(f"DROP DATABASE {name.name} WITH (FORCE)")
+
+
 class Host:
     """A release of the host, on a database and a cache of its own."""
 
     def __init__(self, release: str, database_url: str, cache_url: str, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._release = release
         self._variables = {
             "HOST_DATABASE_URL": database_url.replace("+psycopg", "+psycopg2"),
             "TIDEGATE_CACHE_URL": cache_url,
         }
-        self.run("fill", how="plain", cache=False)
 
-    def run(self, part: str, how: str = "path", *, cache: bool = True, **more: str) -> Any:
-        """Run a part of the host's program, and return what it prints and what it logs.
+    def run(self, *parts: str, how: str = "path", cache: bool = True, **more: str) -> tuple[dict[str, Any], str]:
+        """Run parts of the host's program, and return what each has found, and what was logged.
 
         Args:
-            part: of the program.
+            parts: of the program.
             how: "path" and "direct": the start-up folder in PYTHONPATH; "launcher"; "code"; "setting"; "plain".
             cache: whether the environment names it.
             more: other variables.
@@ -56,7 +96,7 @@ class Host:
         given |= self._variables | more
         if not cache:
             del given["TIDEGATE_CACHE_URL"]
-        command = [sys.executable, "-m", "host_program", part]
+        command = [sys.executable, "-m", "host_program", *parts]
         if how in ("path", "direct"):
             python_path.insert(0, str(STARTUP))
         if how == "direct":
@@ -69,29 +109,52 @@ class Host:
                 "-c",
                 INSTALL,
                 "",
-                part,
+                *parts,
             ]
         if how == "setting":
             given |= PATHS
         given["PYTHONPATH"] = os.pathsep.join(python_path)
         given.pop("PYTHONSAFEPATH", None)
-        done = subprocess.run(command, env=given, cwd=self._folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=given, cwd=self.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return (json.loads(done.stdout) if done.stdout else None), done.stderr
+        return (json.loads(done.stdout) if done.stdout else {}), done.stderr
 
 
-@pytest.fixture
-def host_of(database_url: str, valkey_url: str, tmp_path: Path) -> Callable[[str], Host]:
-    return lambda release: Host(release, database_url, valkey_url, tmp_path)
+@pytest.fixture(scope="module")
+def host_of(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    made = Hosts(cluster, tmp_path_factory.mktemp("hosts"))
+    yield made
+    made.close()
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_every_answer_is_the_host_s_own(host_of: Callable[[str], Host], release: str) -> None:
-    found, log = host_of(release).run("compare")
-    assert found["different"] == []
-    assert found["gated"]
-    assert "ERROR" not in log, log
-    cached = {name for name, answered in found["stats"].items() if answered.get("store", 0) + answered.get("near", 0)}
+class Found(NamedTuple):
+    """What a release's program has found, with and without Tidegate."""
+
+    release: str
+    installed: dict[str, Any]
+    log: str
+    plain: dict[str, Any]
+
+    @property
+    def is_late(self) -> bool:
+        return self.release != RELEASES[0]
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def found(request: pytest.FixtureRequest, host_of: Hosts) -> Found:
+    release, host = request.param, host_of(request.param)
+    has_logs = ["logs"] if release in LOGS else []
+    plain, _ = host.run("queries", *has_logs, how="plain")
+    return Found(release, *host.run("compare", *has_logs, "patched", "inside", "write", "ties", "deep"), plain)
+
+
+def test_every_answer_is_the_host_s_own(found: Found) -> None:
+    compared = found.installed["compare"]
+    assert compared["different"] == []
+    assert compared["gated"]
+    assert not {"ERROR", "CRITICAL"} & {line.partition(":")[0] for line in found.log.splitlines()}, found.log
+    stats = compared["stats"]
+    cached = {name for name, answered in stats.items() if answered.get("store", 0) + answered.get("near", 0)}
     wanted = {
         "get_paginated_workflow_runs",
         "get_workflow_run_by_id",
@@ -101,91 +164,104 @@ def test_every_answer_is_the_host_s_own(host_of: Callable[[str], Host], release:
         "get_execution_by_id",
     }
     later = {"get_workflow_run_by_id_and_tenant_id", "get_execution_snapshots_by_workflow_run"}
-    assert cached == wanted | (set() if release == "v1_12" else later)
-    assert "INFO:tidegate.proxy.dify" in log
-    assert ("get_newest_of_everybody: no policy knows it" in log) == (release != "v1_12")
+    assert cached == (wanted | later if found.is_late else wanted)
+    assert ("get_newest_of_everybody: no policy knows it" in found.log) == found.is_late
 
 
-WAYS: Final = [
-    *((release, how) for release in RELEASES for how in ("launcher", "code", "path")),
-    *((release, "setting") for release in RELEASES[:2]),
-]
+def test_whoever_writes_is_seen(found: Found) -> None:
+    assert found.installed["write"] == {"watched": 7, "outside": 8, "gone": 1, "after": None}
+
+
+def test_what_takes_the_place_of_a_method_of_the_host_s_class_counts(found: Found) -> None:
+    patched = found.installed["patched"]
+    assert patched["before"] == patched["after"] != patched["during"] == "another"
+
+
+def test_a_repository_in_a_transaction_of_the_program_s_sees_it(found: Found) -> None:
+    assert found.installed["inside"] == {"inside": 5, "outside": 0}
+
+
+def test_pages_lose_no_row_of_one_moment(found: Found) -> None:
+    assert found.installed["ties"] == {"seen": 10, "of them different": 10}
+
+
+def test_a_page_below_a_cursor_stays_while_runs_of_other_days_come(found: Found) -> None:
+    assert found.installed["deep"] == {"same": True, "hits": 5, "first is the new one": True}
+
+
+def test_a_page_of_logs_loads_what_its_rows_ask_for_at_once(found: Found) -> None:
+    if found.release not in LOGS:
+        pytest.skip("it has a repository for them")
+    plain, installed = found.plain["logs"], found.installed["logs"]
+    assert installed["pages"] == plain["pages"]
+    show("statements of a page of 20 logs", f"{installed['counts']} with Tidegate, {plain['counts']} without")
+    assert plain["counts"][0] > 20
+    assert max(installed["counts"]) <= 4, found.log
+
+
+def test_without_it_the_host_is_as_it_is(found: Found) -> None:
+    assert found.plain["queries"] == {"counts": [1, 1, 1, 1, 1], "gated": False}
+
+
+WAYS: Final = [("v1_12", "setting"), ("v1_16", "launcher"), ("newest", "code"), ("newest", "launcher")]
 
 
 @pytest.mark.parametrize(("release", "how"), WAYS)
-def test_each_way_to_install_it(host_of: Callable[[str], Host], release: str, how: str) -> None:
-    host = host_of(release)
-    assert host.run("queries", "plain")[0] == {"counts": [1, 1, 1, 1, 1], "gated": False}
-    found, _ = host.run("queries", how)
-    assert found["gated"]
-    assert found["counts"][-2:] == [0, 0]
+def test_each_way_to_install_it(host_of: Hosts, release: str, how: str) -> None:
+    queries = host_of(release).run("queries", how=how)[0]["queries"]
+    assert queries["gated"]
+    assert queries["counts"][-2:] == [0, 0]
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_whoever_writes_is_seen(host_of: Callable[[str], Host], release: str) -> None:
-    found, _ = host_of(release).run("write")
-    assert found == {"watched": 7, "outside": 8, "gone": 1, "after": None}
-
-
-def test_what_takes_the_place_of_a_method_of_the_host_s_class_counts(host_of: Callable[[str], Host]) -> None:
-    found, _ = host_of("v1_16").run("patched")
-    assert found["before"] == found["after"] != found["during"] == "another"
-
-
-def test_a_repository_in_a_transaction_of_the_program_s_sees_it(host_of: Callable[[str], Host]) -> None:
-    assert host_of("v1_16").run("inside")[0] == {"inside": 5, "outside": 0}
-
-
-def test_classes_that_code_builds_itself_are_gated_on_request(host_of: Callable[[str], Host]) -> None:
+def test_classes_that_code_builds_itself_are_gated_on_request(host_of: Hosts) -> None:
     host = host_of("v1_16")
-    found, _ = host.run("direct", "direct")
-    assert found["gated"]
-    assert found["own"][0] == "own"
-    assert found["stats"]["get_workflow_run_by_id"].get("store", 0) > 0
-    plain, _ = host.run("direct")
+    built = host.run("direct", how="direct")[0]["direct"]
+    assert built["gated"]
+    assert built["own"][0] == "own"
+    assert built["stats"]["get_workflow_run_by_id"].get("store", 0) > 0
+    plain = host.run("direct")[0]["direct"]
     assert not plain["gated"]
     assert plain["stats"] == {}
 
 
-def test_settings_may_be_in_the_env_file(host_of: Callable[[str], Host], valkey_url: str, tmp_path: Path) -> None:
+def test_settings_may_be_in_the_env_file(host_of: Hosts, cluster: Cluster) -> None:
     host = host_of("v1_12")
-    found, log = host.run("queries", cache=False)
-    assert found["counts"] == [1, 1, 1, 1, 1]
+    without, log = host.run("queries", cache=False)
+    assert without["queries"]["counts"] == [1, 1, 1, 1, 1]
     assert "nothing is cached" in log
-    (tmp_path / ".env").write_text(f"SECRET_KEY=another's\nTIDEGATE_CACHE_URL={valkey_url}\n")
-    found, log = host.run("queries", cache=False)
-    assert found["counts"][-2:] == [0, 0]
+    (host.folder / ".env").write_text(
+        f"SECRET_KEY=another's\nTIDEGATE_CACHE_URL={cluster.cache.url}\nTIDEGATE_DIFY_STATEMENTS=dify\n"
+    )
+    given, log = host.run("queries", "ties", cache=False)
+    assert given["queries"]["counts"][-2:] == [0, 0]
     assert "answers are cached" in log
+    assert given["ties"]["seen"] == 3  # the host's own cursor goes on below the moment
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ("cache = 3", "cache: Input should be"),
-        (
-            "".join(f'[[shards]]\nname = "{name}"\nprimary = "sqlite://"\n' for name in ("a", "b")),
-            "2 [[shards]] (a, b)",
-        ),
-    ],
+    ("config", "said"), [("cache = 3", "cache: Input should be"), (TWO_SHARDS, "2 [[shards]] (a, b)")]
 )
 def test_settings_that_cannot_work_are_said_and_the_host_runs(
-    host_of: Callable[[str], Host], tmp_path: Path, config: str, said: str
+    host_of: Hosts, tmp_path: Path, config: str, said: str
 ) -> None:
     (tmp_path / "tidegate.toml").write_text(config)
-    found, log = host_of("v1_12").run("queries", TIDEGATE_CONFIG=str(tmp_path / "tidegate.toml"))
-    assert found["counts"] == [1, 1, 1, 1, 1]
+    given: dict[str, Any] = {"TIDEGATE_CONFIG": str(tmp_path / "tidegate.toml"), "TIDEGATE_DIFY_STATEMENTS": "ours"}
+    counted, log = host_of("v1_12").run("queries", **given)
+    assert counted["queries"]["counts"] == [1, 1, 1, 1, 1]
     assert "Tidegate is off in this process" in log
     assert said in log
+    assert "TIDEGATE_DIFY_STATEMENTS is 'ours': expected tidegate or dify" in log
 
 
 @pytest.mark.alone
-def test_a_repository_is_made_in_thirty_microseconds(host_of: Callable[[str], Host]) -> None:
-    best, _ = host_of("v1_16").run("cost")
+def test_a_repository_is_made_in_thirty_microseconds(host_of: Hosts) -> None:
+    best = host_of("v1_16").run("cost")[0]["cost"]
     show("to make a repository", f"{best['gated']:.1f} us gated, {best['plain']:.1f} us plain")
     assert best["gated"] - best["plain"] < 30
 
 
 def test_the_start_up_file_hooks_the_modules_that_are_known() -> None:
     text = (STARTUP / "sitecustomize.py").read_text()
+    assert f'"{log_page.MODULE}"' in text
     assert text[text.index("_MODULES = (") : text.index("for _module")].count('"') == 2 * len(MODULES)
     assert all(f'"{module}"' in text for module in MODULES)

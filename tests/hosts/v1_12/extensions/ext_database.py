@@ -1,0 +1,3 @@
+from host_database import db
+
+__all__ = ["db"]
