@@ -60,10 +60,15 @@ class LazyPage:
         self._rows: list[Callable[[], Any]] = []
 
     def adopt(self, rows: Iterable[Any]) -> None:
-        """Make the lazy columns of *rows* readable through this page."""
+        """Make the lazy columns of *rows* readable through this page.
+
+        The rows forget by which options they were loaded: a refresh loads all columns of a row, as it does where no
+        column is lazy. And SQLAlchemy 2.0 cannot read a pickle with such options in a process that has not made some.
+        """
         touches = {key: _Touch(self, key) for key in self._keys}
         for row in rows:
             state = instance_state(row)
+            state.load_options = ()
             loaded = instance_dict(row)
             missing = {key: touch for key, touch in touches.items() if key not in loaded}
             if not missing:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy import inspect
-from sqlalchemy.orm import load_only, selectinload
+from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.path_registry import PathRegistry
 
 from tidegate.cache.codec.values import NotThisAnswer, Undecodable, from_wire
@@ -193,20 +193,17 @@ def _parse(model: Model, letters: str, parent: Layout | None, relationship: str)
         lazy=lazy,
         relationships=relationships,
         told_apart=any(letter.isupper() and key in model.primary_key for key, letter, _ in kinds),
-        known=_known(model, lazy, relationships) if parent is None else _known_of_related(model, parent, relationship),
+        known=_known(model, relationships) if parent is None else _known_of_related(model, parent, relationship),
     )
 
 
-def _known(model: Model, lazy: tuple[str, ...], relationships: tuple[RelationshipProperty[Any], ...]) -> dict[str, Any]:
-    """Return what the query that loaded the rows would have left.
+def _known(model: Model, relationships: tuple[RelationshipProperty[Any], ...]) -> dict[str, Any]:
+    """Return what the query that loaded the rows would have left, and :meth:`LazyPage.adopt` after it.
 
     ``refresh`` and expired attributes load by its options.
     """
-    options: list[Any] = [selectinload(getattr(model.cls, rel.key)) for rel in relationships]
-    if lazy:
-        light = [getattr(model.cls, key) for key in model.keys if key not in lazy]
-        options.append(load_only(*light, raiseload=False))
-    return {"key": None, "load_options": tuple(options), "load_path": PathRegistry.coerce((model.mapper,))}
+    options = tuple(selectinload(getattr(model.cls, rel.key)) for rel in relationships)
+    return {"key": None, "load_options": options, "load_path": PathRegistry.coerce((model.mapper,))}
 
 
 def _known_of_related(model: Model, parent: Layout, relationship: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ column has: a type that knows some texts only would refuse the others, and the d
 from __future__ import annotations
 
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -56,6 +56,7 @@ _CURSOR_AT: Final = bindparam("cursor_at", type_=UTCDateTime())
 _ROW_COUNT: Final = bindparam("row_count", type_=Integer(), literal_execute=True)
 """Written into the statement: for a LIMIT that it does not know, PostgreSQL plans to read a tenth of all rows."""
 _KNOWN_SOURCES: Final = tuple(sorted(source.value for source in WorkflowRunTriggeredFrom))
+_statements: Final[dict[type[Any], PageStatements]] = {}
 
 
 def page_parameters(
@@ -66,10 +67,13 @@ def page_parameters(
     return named | {"tenant_id": tenant_id, "app_id": app_id, "status": status, "last_id": last_id, "row_count": rows}
 
 
-@cache
 def page_statements(model: type[Any]) -> PageStatements:
-    """Return the statements of a model. They are made once, so that SQLAlchemy computes their cache keys once."""
-    return PageStatements(model)
+    """Return the statements of a model. They are made once, so that SQLAlchemy computes their cache keys once.
+
+    Raises:
+        TypeError: *model* has not what :class:`PageStatements` needs; says what.
+    """
+    return _statements.get(model) or _statements.setdefault(model, PageStatements(model))
 
 
 class PageStatements:

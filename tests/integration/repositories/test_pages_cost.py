@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from psycopg.sql import SQL, Identifier, Literal
+from real_servers.host_models import HOST_MODELS
+from real_servers.host_runs import HostRuns, create_host_tables
 from sqlalchemy import create_engine, event, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -21,6 +23,7 @@ from tidegate.repositories.sqlalchemy_api_workflow_run_repository import DifyAPI
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from real_servers.host_models import HostRun
     from sqlalchemy import Engine
 
     from tidegate.proxy.embedded import Cluster
@@ -67,7 +70,7 @@ def engine(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Engine]
     primary = cluster.shards[0].primary
     primary.execute("CREATE DATABASE pages", database="postgres")
     made = create_engine(primary.url.rsplit("/", 1)[0] + "/pages")
-    Base.metadata.create_all(made)
+    create_host_tables(made)
     with made.begin() as connection:
         connection.execute(text((DATA | LARGE)[request.param]), {"tenant": TENANT, "big": BIG, "small": SMALL})
     create_indexes(made)
@@ -86,12 +89,13 @@ def cost(
     last: str | None = None,
     limit: int = LIMIT,
     plans: str = "auto",
+    model: type[Any] = WorkflowRun,
 ) -> Cost:
-    """The cost of one page, explained after ten executions through psycopg's own preparation.
+    """The cost of one page of *model*, explained after ten executions through psycopg's own preparation.
 
     Every other execution is for an app that has no runs: a plan that was made for one serves the other.
     """
-    statement = page_statements(WorkflowRun).page(
+    statement = page_statements(model).page(
         len(sources), with_status=bool(status), with_cursor=bool(last), indexed=True
     )
     wanted, others = (page_parameters(TENANT, one, sources, status, last, limit + 1) for one in (app, new_id()))
@@ -209,6 +213,27 @@ def test_a_page_reads_one_page_of_rows_and_little_else(
 
 
 @pytest.mark.matrix
+@pytest.mark.parametrize("model", HOST_MODELS)
+@pytest.mark.parametrize(
+    ("app", "sources", "status", "part"),
+    [
+        (BIG, ("app-run",), None, 0.7),
+        (BIG, ("app-run", "webhook"), None, 0.9),
+        (BIG, ("app-run", "debugging"), "stopped", 0.001),
+        (BIG, (), None, 0.5),
+        (SMALL, ("app-run",), "failed", 0),
+    ],
+)
+def test_a_page_of_a_host_s_model_reads_what_one_of_tidegate_s_does(
+    engine: Engine, model: type[HostRun], app: str, sources: tuple[str, ...], status: str | None, part: float
+) -> None:
+    last = _run_at(engine, app, sources or ("app-run", "debugging"), part)
+    found, own = (cost(engine, app, sources, status, last, model=one) for one in (model, WorkflowRun))
+    assert (found.heap_rows, found.indexes) == (own.heap_rows, own.indexes)
+    assert found.buffers <= own.buffers + 1
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("limit", [1, 100, 1000])
 @pytest.mark.parametrize("k", range(1, 8))
 def test_larger_pages_over_any_number_of_sources_read_their_own_rows_only(engine: Engine, k: int, limit: int) -> None:
@@ -275,6 +300,36 @@ def test_without_tidegate_s_indexes_a_page_reads_no_more_than_dify_s_own_stateme
     assert found <= 1.15 * most + 3  # the cursor's row is looked up by the id, in both
     page, other = ours.run(wanted), dify.run(wanted)
     assert (len(page.data), page.has_more) == (len(other.data), other.has_more)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("model", HOST_MODELS)
+@pytest.mark.parametrize(
+    ("app", "sources", "status", "part"),
+    [
+        (BIG, ("app-run",), None, 0.5),
+        (BIG, ("app-run", "debugging"), "succeeded", 0.3),
+        (SMALL, (), None, 0),
+        (SMALL, ("app-run",), "none has it", 0),
+    ],
+)
+def test_without_tidegate_s_indexes_a_host_s_model_reads_no_more_than_dify_s_own_statement(
+    without_indexes: tuple[Repositories, Repositories],
+    model: type[HostRun],
+    app: str,
+    sources: tuple[str, ...],
+    status: str,
+    part: float,
+) -> None:
+    plain, dify = without_indexes
+    runs: Any = HostRuns(sessionmaker(plain.engine), model)
+    host = Repositories("host", plain.engine, runs, None)
+    last = _run_at(plain.engine, app, sources or ("app-run", "debugging"), part)
+    arguments = (sources[0] if len(sources) == 1 else sources, LIMIT)
+    wanted = ScenarioCall("runs", "get_paginated_workflow_runs", (TENANT, app, *arguments, last, status))
+    others = ScenarioCall("runs", "get_paginated_workflow_runs", (TENANT, new_id(), *arguments, None, status))
+    assert buffers(host, wanted, others) <= 1.15 * buffers(dify, wanted, others) + 3
+    assert [run.id for run in host.run(wanted).data] == [run.id for run in plain.run(wanted).data]
 
 
 def test_a_page_touches_no_toast_block(cluster: Cluster, database_url: str) -> None:

@@ -58,6 +58,7 @@ class HostStatus(StrEnum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    STOPPED = "stopped"
 
 
 class HostRole(StrEnum):
