@@ -10,11 +10,12 @@ import functools
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-import wrapt
-
+from tidegate.error_text import first_line
+from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify import log_page
 from tidegate.proxy.dify.host_classes import gated_class, gated_object
 from tidegate.proxy.dify.releases import MODULES, REPOSITORIES
+from tidegate.proxy.dify.startup.tidegate_import_hooks import after_import
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,27 +36,34 @@ def install(*, direct: bool = False) -> None:
         direct: also put the gated classes in the place of Dify's in their modules, for code that builds them itself. It
             must have been called before such code imports them.
     """
-    for module in MODULES:
-        wrapt.register_post_import_hook(imported_directly if direct else imported, module)
-    wrapt.register_post_import_hook(log_page.imported, log_page.MODULE)
+    for module in (*MODULES, log_page.MODULE):
+        after_import(module, functools.partial(imported, direct=direct))
 
 
-def imported(module: Any) -> None:
-    """Do what is due after a module of Dify was imported: wrap its factories."""
-    for known in REPOSITORIES:
-        for place in known.places:
+def imported(module: Any, *, direct: bool = False) -> None:
+    """Do what is due after a module of Dify was imported. Whatever fails is logged: the host's import does not fail.
+
+    Args:
+        module: one of those that are hooked.
+        direct: as for :func:`install`.
+    """
+    try:
+        if module.__name__ == log_page.MODULE:
+            log_page.imported(module)
+        for known, place in ((one, place) for one in REPOSITORIES for place in one.places):
             if place.factory == module.__name__:
                 _wrap_factory(module, known, place)
+            if direct and place.module == module.__name__:
+                _replace_class(module, known)
+    except Exception as error:  # noqa: BLE001  # the host runs as it is
+        pass_interruption(error)
+        _log.error("Tidegate could not be installed in %s: %s", module.__name__, first_line(error))
 
 
-def imported_directly(module: Any) -> None:
-    """Do as :func:`imported` does, and put gated classes in the place of those that the module defines."""
-    imported(module)
-    for known in REPOSITORIES:
-        for place in known.places:
-            cls = getattr(module, known.class_name, None)
-            if place.module == module.__name__ and isinstance(cls, type):
-                setattr(module, known.class_name, gated_class(cls))
+def _replace_class(module: Any, known: HostRepository) -> None:
+    cls = getattr(module, known.class_name, None)
+    if isinstance(cls, type):
+        setattr(module, known.class_name, gated_class(cls))
 
 
 def _wrap_factory(module: Any, known: HostRepository, place: Place) -> None:

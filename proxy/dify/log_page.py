@@ -18,7 +18,7 @@ from sqlalchemy.orm import load_only, sessionmaker
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify.host_models import host_models
-from tidegate.repositories.lazy import LazyPage, make_lazy
+from tidegate.repositories.lazy import LazyPage
 from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS
 
 if TYPE_CHECKING:
@@ -85,7 +85,6 @@ def _key(cls: type[Any]) -> Any:
 def _runs(run: type[Any], ids: Iterable[str], engine: Any) -> dict[str, Any]:
     """Return the runs by their ids, without their large columns: these are read for all at once when one is touched."""
     maker = sessionmaker(engine, expire_on_commit=False)
-    make_lazy(run, LAZY_RUN_COLUMNS)
     light = [getattr(run, one.key) for one in inspect(run).column_attrs if one.key not in LAZY_RUN_COLUMNS]
     with maker() as session:
         found = session.scalars(select(run).where(run.id.in_(list(ids))).options(load_only(*light))).all()

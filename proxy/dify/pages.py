@@ -11,9 +11,8 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from tidegate.repositories.lazy import make_lazy
 from tidegate.repositories.run_policies import days, of_app
-from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS, page_statements
+from tidegate.repositories.runs.page_statements import page_statements
 from tidegate.repositories.runs.pages import page_request, read_page
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ def own_page(cls: type[Any], run: type[Any], page: type[Any]) -> Callable[..., A
     plain = getattr(cls, METHOD, None)
     if plain is None or not set(_KNOWN) <= set(inspect.signature(plain).parameters):
         return None
-    make_lazy(run, LAZY_RUN_COLUMNS)
     statements, signature = page_statements(run), inspect.signature(plain)
     unknown = {name: one.default for name, one in signature.parameters.items() if name not in ("self", *_KNOWN)}
 
@@ -55,7 +53,10 @@ def own_page(cls: type[Any], run: type[Any], page: type[Any]) -> Callable[..., A
         given = bound.arguments
         if any(given[name] != default for name, default in unknown.items() if name in given):
             return plain(self, *args, **kwargs)
-        request = page_request(**{name: given[name] for name in _KNOWN if name in given})
+        try:
+            request = page_request(**{name: given[name] for name in _KNOWN if name in given})
+        except ValueError:  # more than Tidegate's statement gives; the host's has its own bounds
+            return plain(self, *args, **kwargs)
         sessions, binding = self._session_maker, self.tidegate_binding
         return read_page(statements, sessions, sessions if binding is None else binding.home, request, made)
 

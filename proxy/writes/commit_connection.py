@@ -150,7 +150,8 @@ class CommittingConnection:
             return
         cursor = psycopg.Cursor(raw, row_factory=tuple_row)  # the program's own kind may do anything
         try:
-            cursor.execute(f"COMMIT; {_HERE.format(state=state_table(self._connection.dialect))}".encode())
+            both = f"COMMIT; {_HERE.format(state=state_table(self._connection.dialect))}"
+            cursor.execute(both.encode(), prepare=False)
         except psycopg.Error:
             # The position may be what failed. Without a connection nobody can tell: then the outcome is not known.
             if in_transaction(raw) or not self._has_committed(cursor):

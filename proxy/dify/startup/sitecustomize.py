@@ -1,20 +1,20 @@
 """Install Tidegate in a program of Dify's, as soon as that imports its repositories; for PYTHONPATH.
 
-Python runs this when it starts. It must import next to nothing: gevent has not patched anything yet.
+Python runs this when it starts. Nothing of Tidegate is imported before a module of Dify is that it hooks: by then
+gevent has patched what it patches.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
-from pathlib import Path
+from os import environ
+from os.path import dirname
 
-import wrapt
+from tidegate_import_hooks import after_import  # type: ignore[import-not-found]  # it lies beside this file
 
-_HERE = str(Path(__file__).parent)
-_HOOK = "imported_directly" if os.environ.get("TIDEGATE_DIRECT") else "imported"
 _MODULES = (
     "repositories.sqlalchemy_api_workflow_run_repository",
     "repositories.factory",
@@ -22,12 +22,19 @@ _MODULES = (
     "extensions.application_services.workflow_storage",
     "repositories.sqlalchemy_api_workflow_node_execution_repository",
     "repositories.workflow.node_execution_repository",
+    "services.workflow_app_service",
 )
+
+
+def _imported(module: object) -> None:
+    import_module("tidegate.proxy.dify.install").imported(module, direct=bool(environ.get("TIDEGATE_DIRECT")))
+
+
 for _module in _MODULES:
-    wrapt.register_post_import_hook(f"tidegate.proxy.dify.install:{_HOOK}", _module)
-wrapt.register_post_import_hook("tidegate.proxy.dify.log_page:imported", "services.workflow_app_service")
+    after_import(_module, _imported)
 
 # Somebody else may have a file of this name; Python runs the first that it finds.
-_spec = PathFinder.find_spec("sitecustomize", [place for place in sys.path if place != _HERE])
+_here = dirname(__file__)  # noqa: PTH120  # pathlib is not imported yet
+_spec = PathFinder.find_spec("sitecustomize", [place for place in sys.path if place != _here])
 if _spec is not None and _spec.loader is not None:
     _spec.loader.exec_module(module_from_spec(_spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from tidegate.proxy.dify import log_page
 from tidegate.proxy.dify.releases import MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tidegate.proxy.embedded import Cluster
 
@@ -32,6 +33,13 @@ PATHS: Final = {
 INSTALL = "from tidegate.proxy.dify import install; install(); import runpy, sys; sys.argv = sys.argv[1:];"
 INSTALL += " runpy.run_module('host_program', run_name='__main__')"
 
+GEVENT = (
+    "import sys; early = [name for name in sys.modules if name.partition('.')[0] in ('tidegate', 'sqlalchemy', 'ssl')]"
+)
+GEVENT += (
+    "; assert not early, early; from gevent import monkey; monkey.patch_all(); import runpy; sys.argv = sys.argv[1:];"
+)
+GEVENT += " runpy.run_module('host_program', run_name='__main__')"
 TWO_SHARDS: Final = "".join(f'[[shards]]\nname = "{name}"\nprimary = "sqlite://"\n' for name in ("a", "b"))
 
 
@@ -87,7 +95,8 @@ class Host:
 
         Args:
             parts: of the program.
-            how: "path" and "direct": the start-up folder in PYTHONPATH; "launcher"; "code"; "setting"; "plain".
+            how: "path", "direct" and "gevent": the start-up folder in PYTHONPATH; "launcher"; "code"; "setting";
+                "plain".
             cache: whether the environment names it.
             more: other variables.
         """
@@ -97,7 +106,9 @@ class Host:
         if not cache:
             del given["TIDEGATE_CACHE_URL"]
         command = [sys.executable, "-m", "host_program", *parts]
-        if how in ("path", "direct"):
+        if how == "gevent":
+            command = [sys.executable, "-c", GEVENT, "", *parts]
+        if how in ("path", "direct", "gevent"):
             python_path.insert(0, str(STARTUP))
         if how == "direct":
             given["TIDEGATE_DIRECT"] = "1"
@@ -208,9 +219,15 @@ WAYS: Final = [("v1_12", "setting"), ("v1_16", "launcher"), ("newest", "code"), 
 
 @pytest.mark.parametrize(("release", "how"), WAYS)
 def test_each_way_to_install_it(host_of: Hosts, release: str, how: str) -> None:
-    queries = host_of(release).run("queries", how=how)[0]["queries"]
+    host = host_of(release)
+    queries = host.run("queries", how=how)[0]["queries"]
     assert queries["gated"]
     assert queries["counts"][-2:] == [0, 0]
+    if how in (
+        "setting",
+        "launcher",
+    ):  # what one process stored answers another, which knows the same classes by their names
+        assert host.run("queries", how=how)[0]["queries"]["counts"] == [0, 0, 0, 0, 0]
 
 
 def test_classes_that_code_builds_itself_are_gated_on_request(host_of: Hosts) -> None:
@@ -222,6 +239,36 @@ def test_classes_that_code_builds_itself_are_gated_on_request(host_of: Hosts) ->
     plain = host.run("direct")[0]["direct"]
     assert not plain["gated"]
     assert plain["stats"] == {}
+
+
+def test_nothing_is_imported_before_gevent_has_patched(host_of: Hosts) -> None:
+    seen, log = host_of("v1_16").run("compare", "write", how="gevent")
+    assert seen["compare"]["different"] == []
+    assert seen["compare"]["stats"]["get_workflow_run_by_id"]["store"] > 0
+    assert seen["write"] == {"watched": 7, "outside": 8, "gone": 1, "after": None}
+    assert "Warning" not in log
+
+
+def doctor(python_path: Sequence[Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
+    given["PYTHONPATH"] = os.pathsep.join(map(str, python_path))
+    given["HOST_DATABASE_URL"] = "postgresql+psycopg2://nobody@127.0.0.1:1/none"
+    command = [sys.executable, "-m", "tidegate", "doctor", "--dify"]
+    return subprocess.run(command, env=given, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_doctor_says_what_becomes_of_each_method(tmp_path: Path) -> None:
+    done = doctor([HOSTS / "common"], HOSTS / "v1_16")
+    assert done.returncode == 0, done.stderr
+    said = {words[0]: " ".join(words[1:]) for line in done.stdout.splitlines() if (words := line.split())}
+    assert said["get_workflow_run_by_id"] == "cached not with with_deleted"
+    assert said["get_paginated_workflow_runs"] == "cached"
+    assert said["get_execution_snapshots_by_workflow_run"] == "cached"
+    assert said["get_newest_of_everybody"].startswith("passed on no policy knows it")
+    assert said["delete_runs_by_ids"].startswith("passed on it writes")
+    assert said["get_archived_run_ids"] == "passed on it runs in the caller's session"
+    nowhere = doctor([], tmp_path)
+    assert (nowhere.returncode, "there is no Dify here" in nowhere.stderr) == (2, True), nowhere.stderr
 
 
 def test_settings_may_be_in_the_env_file(host_of: Hosts, cluster: Cluster) -> None:
@@ -262,6 +309,5 @@ def test_a_repository_is_made_in_thirty_microseconds(host_of: Hosts) -> None:
 
 def test_the_start_up_file_hooks_the_modules_that_are_known() -> None:
     text = (STARTUP / "sitecustomize.py").read_text()
-    assert f'"{log_page.MODULE}"' in text
-    assert text[text.index("_MODULES = (") : text.index("for _module")].count('"') == 2 * len(MODULES)
-    assert all(f'"{module}"' in text for module in MODULES)
+    named = text[text.index("_MODULES = (") : text.index("def _imported")]
+    assert set(re.findall(r'"([a-z_.]+)"', named)) == {*MODULES, log_page.MODULE}

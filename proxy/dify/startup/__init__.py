@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH: what is in it runs before a program begins, and must import next to nothing."""
