@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -154,6 +155,17 @@ def test_walking_the_pages_skips_and_repeats_nothing(engine: Engine, model: type
                 break
             last = seen[-1]
         assert seen == _expected(TENANT, APP, sources, len(ROWS), None, None)
+
+
+def test_members_of_an_enumeration_are_asked_for_by_their_values(engine: Engine) -> None:
+    class OfOldStyle(str, Enum):  # noqa: UP042  # whose str() is its name
+        APP_RUN = "app-run"
+        FAILED = "failed"
+
+    page = HostRuns(sessionmaker(engine), StrictRun).get_paginated_workflow_runs
+    expected = _expected(TENANT, APP, "app-run", 400, None, "failed")
+    for sources in (OfOldStyle.APP_RUN, [OfOldStyle.APP_RUN, "app-run"]):
+        assert [row.id for row in page(TENANT, APP, sources, 400, None, OfOldStyle.FAILED).data] == expected
 
 
 def test_a_model_that_has_enumerations_gives_their_members(engine: Engine) -> None:

@@ -265,6 +265,25 @@ def test_a_row_that_is_merged_into_another_database_is_stored_whole(
             assert (run.graph, run.inputs, run.outputs) == ("a graph", None, "an output")
 
 
+def test_what_goes_by_vars_needs_the_row_loaded(table: Table, elsewhere: sessionmaker[Session]) -> None:
+    """As CAVEATS.md says."""
+    (there, _, _), (transient, _, _), (bulk, _, _) = table.page(), table.page(), table.page()
+    for row in (transient, bulk):
+        make_transient(row)
+    bulk.id, transient.id = new_id(), new_id()
+    ids = [there.id, transient.id, bulk.id]
+    with elsewhere.begin() as session:
+        session.merge(copy.deepcopy(there))
+        session.execute(update(WorkflowRun).values(graph="another graph"))
+    tidegate.load([there, transient, bulk])
+    with elsewhere.begin() as session:
+        session.merge(there)
+        session.merge(transient)
+        session.bulk_save_objects([bulk])
+    with elsewhere() as session:
+        assert [session.get_one(WorkflowRun, row_id).graph for row_id in ids] == ["a graph"] * 3
+
+
 def test_a_row_that_is_gone_raises_and_is_not_merged_with_nulls(table: Table) -> None:
     one, two, three = table.page()
     table.drop(one.id)
