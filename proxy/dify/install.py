@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
-from tidegate.proxy.dify import log_page
+from tidegate.proxy.dify import page_loading
 from tidegate.proxy.dify.host_classes import gated_class, gated_object
 from tidegate.proxy.dify.releases import MODULES, REPOSITORIES
 from tidegate.proxy.dify.startup.tidegate_import_hooks import after_import
@@ -36,7 +36,7 @@ def install(*, direct: bool = False) -> None:
         direct: also put the gated classes in the place of Dify's in their modules, for code that builds them itself. It
             must have been called before such code imports them.
     """
-    for module in (*MODULES, log_page.MODULE):
+    for module in (*MODULES, *page_loading.MODULES):
         after_import(module, functools.partial(imported, direct=direct))
 
 
@@ -48,8 +48,8 @@ def imported(module: Any, *, direct: bool = False) -> None:
         direct: as for :func:`install`.
     """
     try:
-        if module.__name__ == log_page.MODULE:
-            log_page.imported(module)
+        if module.__name__ in page_loading.MODULES:
+            page_loading.imported(module)
         for known, place in ((one, place) for one in REPOSITORIES for place in one.places):
             if place.factory == module.__name__:
                 _wrap_factory(module, known, place)

@@ -23,6 +23,7 @@ _MODULES = (
     "repositories.sqlalchemy_api_workflow_node_execution_repository",
     "repositories.workflow.node_execution_repository",
     "services.workflow_app_service",
+    "services.workflow_run_service",
 )
 
 

@@ -30,6 +30,10 @@ def account(number: int) -> str:
     return f"c0000000-0000-4000-8000-{number:012}"
 
 
+def message(number: int) -> str:
+    return f"d0000000-0000-4000-8000-{number:012}"
+
+
 def node_id(number: int) -> str:
     return f"b0000000-0000-4000-8000-{number:012}"
 
@@ -46,7 +50,8 @@ def fill() -> None:
                 workflow.WorkflowRun(
                     id=run_id(number), tenant_id=TENANT, app_id=APP, workflow_id=FLOW, type="workflow",
                     triggered_from="app-run" if number % 3 else "debugging", version="1", graph="{}", inputs="{}",
-                    status="succeeded" if number % 2 else "running", created_by_role="account", created_by=USER,
+                    status="succeeded" if number % 2 else "running", created_by_role="account",
+                    created_by=account(number % 5),
                     created_at=at, finished_at=at if number % 2 else None,
                 )
             )  # fmt: skip
@@ -59,6 +64,10 @@ def fill() -> None:
                 )
             )  # fmt: skip
         session.add_all(workflow.Account(id=account(number), name=f"account {number}") for number in range(5))
+        session.add_all(
+            workflow.Message(id=message(number), app_id=APP, workflow_run_id=run_id(number), query=f"query {number}")
+            for number in range(0, 30, 2)
+        )
         for number in range(25):
             session.add(
                 workflow.WorkflowAppLog(
@@ -125,7 +134,8 @@ def shown(value: Any) -> Any:
     if state is not None and hasattr(state, "mapper"):
         loaded = {key: shown(vars(value)[key]) for key in state.mapper.attrs.keys() if key in vars(value)}
         lazy = {c.key: shown(getattr(value, c.key)) for c in state.mapper.column_attrs}
-        return [name, sorted({**loaded, **lazy}.items()), getattr(value, "message", None)]
+        message = getattr(value, "message", None)
+        return [name, sorted({**loaded, **lazy}.items()), message and message.query]
     if hasattr(value, "__dict__") and not isinstance(value, str):
         return [name, *((key, shown(one)) for key, one in sorted(vars(value).items()))]
     return [name, repr(value)]
@@ -259,32 +269,57 @@ def queries() -> dict[str, Any]:
     return {"counts": counts, "gated": "_tidegate_wrapped" in vars(type(runs))}
 
 
-def logs() -> dict[str, Any]:
-    """Show two pages of logs, each row with its run and who created it, and count the statements of each page."""
-    from services.workflow_app_service import WorkflowAppService
+def of_log(log: Any) -> list[Any]:
+    """Show a log with its run and who created it."""
+    run = log.workflow_run
+    return [log.id, run.id, run.status, log.created_by_account.name]
 
+
+def of_run(run: Any) -> list[Any]:
+    """Show a run with its message and who created it."""
+    return [run.id, run.message and run.message.query, run.created_by_account.name]
+
+
+def counted_pages(ask: Any, show: Any, rows_of: Any) -> dict[str, Any]:
+    """Show two pages, each row with what it asks for, and count the statements of each page."""
     sent: list[str] = []
     event.listen(ENGINE, "before_cursor_execute", lambda *given: sent.append(given[2]))
     counts, pages = [], []
     for _ in range(2):
         with MAKER() as session:
             sent.clear()
-            found = WorkflowAppService().get_paginate_workflow_app_logs(session=session, tenant_id=TENANT, app_id=APP)
-            rows = [
-                [
-                    row.id,
-                    row.workflow_run.id,
-                    row.workflow_run.status,
-                    row.created_by_account.name,
-                    row.workflow_run.message,
-                ]
-                for row in found["data"]
-            ]
+            page = ask(session)
+            pages.append([show(row) for row in rows_of(page)])
             counts.append(len([sql for sql in sent if "tidegate" not in sql]))
-            large = found["data"][0].workflow_run.graph
-        pages.append([found["total"], rows, large])
+            pages.append([getattr(rows_of(page)[0], "workflow_run", rows_of(page)[0]).graph])
         db.session.remove()
     return {"counts": counts, "pages": pages}
+
+
+def logs() -> dict[str, Any]:
+    """Show pages of logs."""
+    from services.workflow_app_service import WorkflowAppService
+
+    asked = {"tenant_id": TENANT, "app_id": APP}
+    repositories()  # so that the gate is there
+    return counted_pages(
+        lambda session: WorkflowAppService().get_paginate_workflow_app_logs(session=session, **asked),
+        of_log,
+        lambda page: page["data"],
+    )
+
+
+def run_list() -> dict[str, Any]:
+    """Show pages of runs."""
+    from services.workflow_run_service import WorkflowRunService
+
+    repositories()
+    service = WorkflowRunService(MAKER)
+    return counted_pages(
+        lambda _: service.get_paginate_workflow_runs(TENANT, APP, ["app-run", "debugging"]),
+        of_run,
+        lambda page: page.data,
+    )
 
 
 def new_run(number: int, at: datetime) -> None:
@@ -333,7 +368,7 @@ def deep() -> dict[str, Any]:
 
 
 PARTS: Final = {
-    part.__name__: part for part in (compare, write, patched, inside, direct, cost, queries, logs, ties, deep)
+    part.__name__: part for part in (compare, write, patched, inside, direct, cost, queries, logs, run_list, ties, deep)
 }
 
 if __name__ == "__main__":

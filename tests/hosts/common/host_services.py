@@ -19,6 +19,18 @@ class LogView:
         return getattr(self.log, name)
 
 
+class RunPages:
+    """Give pages of runs."""
+
+    def __init__(self, session_maker: Any) -> None:
+        from repositories.factory import DifyAPIRepositoryFactory
+
+        self._runs = DifyAPIRepositoryFactory.create_api_workflow_run_repository(session_maker)
+
+    def page(self, tenant_id: str, app_id: str, triggered_from: Any) -> Any:
+        return self._runs.get_paginated_workflow_runs(tenant_id, app_id, triggered_from)
+
+
 class LogPages:
     """Give pages of logs."""
 

@@ -94,9 +94,15 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
         exceptions_count: Mapped[int | None] = mapped_column(sa.Integer, default=0)
 
         @property
-        def message(self) -> str:
+        def message(self) -> Any:
             """What a host's own class has, and no class of Tidegate's."""
-            return f"the message of {self.id}"
+            wanted = sa.select(Message).where(Message.app_id == self.app_id, Message.workflow_run_id == self.id)
+            return host_database.db.session.scalar(wanted)
+
+        @property
+        def created_by_account(self) -> Any:
+            """Who it was, asked of the session of the request."""
+            return host_database.db.session.get(Account, self.created_by)
 
     class WorkflowNodeExecutionModel(Base):
         __tablename__ = "workflow_node_executions"
@@ -147,6 +153,13 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
         id: Mapped[str] = mapped_column(Id, primary_key=True)
         name: Mapped[str] = mapped_column(sa.String(255))
 
+    class Message(Base):
+        __tablename__ = "messages"
+        id: Mapped[str] = mapped_column(Id, primary_key=True)
+        app_id: Mapped[str] = mapped_column(Id)
+        workflow_run_id: Mapped[str | None] = mapped_column(Id)
+        query: Mapped[str] = mapped_column(sa.Text)
+
     class WorkflowAppLog(Base):
         __tablename__ = "workflow_app_logs"
         id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: str(uuid.uuid4()))
@@ -174,7 +187,7 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
             return host_database.db.session.get(Account, self.created_by)
 
     made = (
-        Base, WorkflowRun, WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, Account, WorkflowAppLog,
+        Base, WorkflowRun, WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, Account, Message, WorkflowAppLog,
     )  # fmt: skip
     for cls in made:
         cls.__module__, cls.__qualname__ = module, cls.__name__

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import pytest
 from real_servers.printed_numbers import show
 
-from tidegate.proxy.dify import log_page
+from tidegate.proxy.dify import page_loading
 from tidegate.proxy.dify.releases import MODULES
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Found(NamedTuple):
 @pytest.fixture(scope="module", params=RELEASES)
 def found(request: pytest.FixtureRequest, host_of: Hosts) -> Found:
     release, host = request.param, host_of(request.param)
-    has_logs = ["logs"] if release in LOGS else []
+    has_logs = ["logs", "run_list"] if release in LOGS else []
     plain, _ = host.run("queries", *has_logs, how="plain")
     return Found(release, *host.run("compare", *has_logs, "patched", "inside", "write", "ties", "deep"), plain)
 
@@ -200,12 +200,13 @@ def test_a_page_below_a_cursor_stays_while_runs_of_other_days_come(found: Found)
     assert found.installed["deep"] == {"same": True, "hits": 5, "first is the new one": True}
 
 
-def test_a_page_of_logs_loads_what_its_rows_ask_for_at_once(found: Found) -> None:
+@pytest.mark.parametrize("page", ["logs", "run_list"])
+def test_a_page_loads_what_its_rows_ask_for_at_once(found: Found, page: str) -> None:
     if found.release not in LOGS:
-        pytest.skip("it has a repository for them")
-    plain, installed = found.plain["logs"], found.installed["logs"]
+        pytest.skip("it has repositories of its own for that")
+    plain, installed = found.plain[page], found.installed[page]
     assert installed["pages"] == plain["pages"]
-    show("statements of a page of 20 logs", f"{installed['counts']} with Tidegate, {plain['counts']} without")
+    show(f"statements of {page}", f"{installed['counts']} with Tidegate, {plain['counts']} without")
     assert plain["counts"][0] > 20
     assert max(installed["counts"]) <= 4, found.log
 
@@ -310,4 +311,4 @@ def test_a_repository_is_made_in_thirty_microseconds(host_of: Hosts) -> None:
 def test_the_start_up_file_hooks_the_modules_that_are_known() -> None:
     text = (STARTUP / "sitecustomize.py").read_text()
     named = text[text.index("_MODULES = (") : text.index("def _imported")]
-    assert set(re.findall(r'"([a-z_.]+)"', named)) == {*MODULES, log_page.MODULE}
+    assert set(re.findall(r'"([a-z_.]+)"', named)) == {*MODULES, *page_loading.MODULES}

@@ -1,0 +1,165 @@
+"""Pages of logs and of runs: what their rows ask for one by one is read for all rows of the page at once.
+
+Each row of such a page has properties that ask the database for its run, its message, or who created it: up to two
+queries for each row. Here the first row that is asked loads it for all of them. What another release loads at once by
+itself is not asked for, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import load_only, sessionmaker
+from sqlalchemy.orm.attributes import instance_state
+
+from tidegate.error_text import first_line
+from tidegate.interruptions import pass_interruption
+from tidegate.proxy.dify.host_models import host_models
+from tidegate.repositories.lazy import LazyPage
+from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    Loader = Callable[[Sequence[Any]], dict[str, Any]]
+
+_log: Final = logging.getLogger(__name__)
+_METHODS: Final = {
+    "services.workflow_app_service": ("WorkflowAppService", "get_paginate_workflow_app_logs"),
+    "services.workflow_run_service": ("WorkflowRunService", "get_paginate_workflow_runs"),
+}
+MODULES: Final = tuple(_METHODS)
+"""The modules whose pages are loaded so."""
+_DATABASE: Final = "extensions.ext_database"
+_CREATORS: Final = {"created_by_account": ("account", "accounts"), "created_by_end_user": ("end_user", "end_users")}
+"""By the property that asks for it: the role of a creator, and its table."""
+_GROUP: Final = "tidegate.page"
+_INSTALLED: Final = "_tidegate_installed"
+
+
+def imported(module: Any) -> None:
+    """Do what is due after the module of a service was imported: have its pages load what their rows will ask for."""
+    owner, name = _METHODS[module.__name__]
+    service = getattr(module, owner, None)
+    method = vars(service).get(name) if service is not None else None
+    if method is None:
+        _log.info("%s has no %s.%s: its pages are loaded as they are", module.__name__, owner, name)
+    elif not hasattr(method, _INSTALLED):
+        setattr(service, name, _grouping(method))
+
+
+def _grouping(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def paginated(*args: Any, **kwargs: Any) -> Any:
+        page = method(*args, **kwargs)
+        try:
+            found = page["data"] if isinstance(page, dict) else page.data
+            _group([getattr(item, "log", item) for item in found])
+        except Exception as error:  # noqa: BLE001  # then each row asks for itself, as without it
+            pass_interruption(error)
+            _log.warning("the rows of a page are not loaded together: %s", first_line(error))
+        return page
+
+    paginated.__dict__[_INSTALLED] = True
+    return paginated
+
+
+class _Group:
+    """Rows of one page, and what was loaded for all of them."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        # Weak references, as a state holds its own: with strong ones only the garbage collector could free a page.
+        self._rows = [instance_state(row).obj for row in rows]
+        self._loaded: dict[str, dict[str, Any] | None] = {}
+
+    def loaded(self, name: str, load: Loader) -> dict[str, Any] | None:
+        """Return what was loaded for a property, by key; None: it could not be."""
+        if name not in self._loaded:
+            self._loaded[name] = None
+            try:
+                self._loaded[name] = load([row for row in (find() for find in self._rows) if row is not None])
+            except Exception as error:  # noqa: BLE001  # then each row asks for itself
+                pass_interruption(error)
+                _log.warning("%s of a page's rows could not be loaded together: %s", name, first_line(error))
+        return self._loaded[name]
+
+
+def _group(rows: Sequence[Any]) -> None:
+    if not rows:
+        return
+    cls, group = type(rows[0]), _Group(rows)
+    for name in _CREATORS:
+        _install(cls, name, functools.partial(_creators, name), None)
+    if hasattr(cls, "workflow_run_id"):
+        _install(cls, "workflow_run", _runs, "workflow_run_id")
+    else:
+        _install(cls, "message", _messages, "id")
+    for row in rows:
+        instance_state(row).info[_GROUP] = group
+
+
+def _install(cls: type[Any], name: str, load: Loader, key: str | None) -> None:
+    """Have a property of *cls* look first at what is loaded for the page of its row.
+
+    Args:
+        cls: the mapped class.
+        name: the property's name; if there is none, nothing is done.
+        load: loads it for some rows.
+        key: the attribute of a row by which what was loaded is found. None: it is in the session that the property
+            asks, which need not ask the database then.
+    """
+    asked = vars(cls).get(name)
+    if not isinstance(asked, property) or asked.fget is None or hasattr(asked.fget, _INSTALLED):
+        return
+    ask: Callable[[Any], Any] = asked.fget
+
+    @functools.wraps(ask)
+    def value(row: Any) -> Any:
+        state = instance_state(row)
+        group: _Group | None = state.info.get(_GROUP) if "info" in state.__dict__ else None
+        found = None if group is None else group.loaded(name, load)
+        return ask(row) if found is None or key is None else found.get(str(getattr(row, key)))
+
+    value.__dict__[_INSTALLED] = True
+    setattr(cls, name, property(value))
+
+
+def _database() -> Any:
+    return sys.modules[_DATABASE].db
+
+
+def _creators(name: str, rows: Sequence[Any]) -> dict[str, Any]:
+    """Load those who created *rows* into the session that will be asked for them; it forgets what nobody holds."""
+    role, table = _CREATORS[name]
+    cls = host_models()[table]
+    ids = {row.created_by for row in rows if row.created_by_role == role}
+    key = getattr(cls, inspect(cls).primary_key[0].key)
+    held = _database().session.scalars(select(cls).where(key.in_(ids))).all() if ids else []
+    return {str(inspect(one).identity[0]): one for one in held}
+
+
+def _messages(rows: Sequence[Any]) -> dict[str, Any]:
+    """Load the messages of runs."""
+    message = host_models()["messages"]
+    wanted = select(message).where(
+        message.workflow_run_id.in_([row.id for row in rows]), message.app_id.in_({row.app_id for row in rows})
+    )
+    found: dict[str, Any] = {}
+    for one in _database().session.scalars(wanted):
+        found.setdefault(str(one.workflow_run_id), one)
+    return found
+
+
+def _runs(rows: Sequence[Any]) -> dict[str, Any]:
+    """Load the runs of logs, without their large columns: these are read for all at once when one is touched."""
+    run, maker = host_models()["workflow_runs"], sessionmaker(_database().engine, expire_on_commit=False)
+    light = [getattr(run, one.key) for one in inspect(run).column_attrs if one.key not in LAZY_RUN_COLUMNS]
+    ids = {row.workflow_run_id for row in rows}
+    with maker() as session:
+        found = session.scalars(select(run).where(run.id.in_(ids)).options(load_only(*light))).all()
+    LazyPage(maker, run, LAZY_RUN_COLUMNS).adopt(found)
+    return {str(one.id): one for one in found}
