@@ -29,4 +29,5 @@ def __getattr__(name: str) -> type[Any]:
     """Return a gated class of the Dify that is installed here, for its settings to name."""
     if name not in _CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    install()  # what is imported already is done at once
     return gated_class(class_of(_CLASSES[name]))
