@@ -24,6 +24,8 @@ _EXTENSION: Final = {
     "LANGUAGE SQL IMMUTABLE PARALLEL SAFE;\n",
 }
 """An extension that Dify makes, and these servers come without."""
+CLOSED: Final = "127.0.0.1:9"
+"""Host and port where nobody listens."""
 
 
 class DifyServers:
@@ -76,6 +78,36 @@ class DifyServers:
         """Return the URL of a database, on the primary or its replica."""
         node = self._cluster.shards[0].replicas[0] if replica else self._primary
         return f"{node.url.rpartition('/')[0]}/{database}"
+
+    def dify_settings(self, database: str, folder: Path) -> dict[str, str]:
+        """Return the settings of Dify, as variables, for these servers.
+
+        Args:
+            database: of Dify's tables.
+            folder: for the files that Dify stores.
+        """
+        host, _, port = self.postgres.partition(":")
+        redis_host, _, redis_port = self.redis.partition(":")
+        return {
+            "DB_TYPE": "postgresql",
+            "DB_HOST": host,
+            "DB_PORT": port,
+            "DB_USERNAME": "postgres",
+            "DB_PASSWORD": "none",
+            "DB_DATABASE": database,
+            "REDIS_HOST": redis_host,
+            "REDIS_PORT": redis_port,
+            "REDIS_USERNAME": "",
+            "REDIS_PASSWORD": "",
+            "REDIS_DB": "0",
+            "CELERY_BROKER_URL": f"redis://{self.redis}/1",
+            "SECRET_KEY": "of-servers-that-end-with-the-program-0123456789",
+            "STORAGE_TYPE": "opendal",
+            "OPENDAL_SCHEME": "fs",
+            "OPENDAL_FS_ROOT": str(folder / "storage"),
+            "PLUGIN_DAEMON_URL": f"http://{CLOSED}",
+            "CODE_EXECUTION_ENDPOINT": f"http://{CLOSED}",
+        }
 
     def fresh(self, database: str) -> None:
         """Make an empty database of this name, and empty Valkey; drop what Dify's tests have made beside it."""
