@@ -1,8 +1,8 @@
 """Ask Dify's end points, by the test client of its own application: ``python dify_answers.py PART FILE``.
 
-The parts, each a process: ``fill`` makes tables and rows; ``ask`` writes what is answered to FILE, cold and several times
-warm; ``live`` does so, too, then has rows changed by somebody who knows nothing of Tidegate, and asks again; ``again``
-asks once.
+The parts, each a process: ``fill`` makes tables and rows; ``ask`` writes what is answered to FILE, cold and several
+times warm; ``live`` does so, too, then has rows changed by somebody who knows nothing of Tidegate, and asks again;
+``again`` asks once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dify_rows import (
     NODES,
     STATUSES,
     TOKENS,
-    VISITOR,
+    VISITORS,
     change,
     fill,
     form_token,
@@ -117,11 +117,13 @@ def _of_apps() -> Iterator[tuple[str, str]]:
         path = f"/console/api/apps/{APPS[app]}"
         for query in _LISTS:
             yield "console", f"{path}/workflow-runs?{urlencode(query)}"
-            yield "console", f"{path}/advanced-chat/workflow-runs?{urlencode(query)}"
+            if app == "chat":
+                yield "console", f"{path}/advanced-chat/workflow-runs?{urlencode(query)}"
         for query in _COUNTS:
             yield "console", f"{path}/workflow-runs/count?{urlencode(query)}"
-            yield "console", f"{path}/advanced-chat/workflow-runs/count?{urlencode(query)}"
-        for query in _LOGS:
+            if app == "chat":
+                yield "console", f"{path}/advanced-chat/workflow-runs/count?{urlencode(query)}"
+        for query in _LOGS if app != "chat" else _LOGS[:1]:
             yield "console", f"{path}/workflow-app-logs?{urlencode(query)}"
             yield "console", f"{path}/workflow-archived-logs?{urlencode(query)}"
         for what in ("daily-conversations", "daily-terminals", "token-costs", "average-app-interactions"):
@@ -135,6 +137,7 @@ def _of_apps() -> Iterator[tuple[str, str]]:
         yield "console", f"{chat}/chat-messages?{urlencode({'conversation_id': conversation, 'limit': 5})}"
         messages = urlencode({"conversation_id": conversation, "user": "visitor-1"})
         yield "service chat", f"/v1/messages?{messages}"
+        yield "web chat", f"/api/messages?{urlencode({'conversation_id': conversation})}"
     yield from (("console", f"{chat}/messages/{name_id(f'message {n}')}") for n in range(4))
     for query in _LOGS:
         yield "service flow", f"/v1/workflows/logs?{urlencode(query)}"
@@ -180,7 +183,7 @@ class Doors:
             for app, key in TOKENS.items():
                 self._headers[f"service {app}"] = {"Authorization": f"Bearer {key}"}
                 claims = {"iss": name_id(app), "sub": "Web API Passport", "app_id": APPS[app], "app_code": CODES[app],
-                          "end_user_id": VISITOR}  # fmt: skip
+                          "end_user_id": VISITORS[app]}  # fmt: skip
                 self._headers[f"web {app}"] = {"X-App-Code": CODES[app], "X-App-Passport": passport.issue(claims)}
 
     def ask(self, door: str, path: str) -> list[Any]:

@@ -25,7 +25,8 @@ def name_id(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"tidegate:{name}"))
 
 
-TENANT, ACCOUNT, OTHER, VISITOR = (name_id(name) for name in ("tenant", "account", "another account", "end user"))
+TENANT, ACCOUNT, OTHER = (name_id(name) for name in ("tenant", "account", "another account"))
+VISITORS: Final = {app: name_id(f"end user of {app}") for app in ("flow", "chat")}
 APPS: Final = {name: name_id(f"app {name}") for name in ("flow", "chat", "ties", "pipeline", "snippet")}
 """Ids by the names of apps here; the last two are no apps, and their runs have their ids in app_id."""
 FLOWS: Final = {name: name_id(f"workflow {name}") for name in APPS}
@@ -141,10 +142,9 @@ def _people(rows: Rows) -> None:
         rows.add("tenant_account_joins", id=name_id(f"join {name}"), tenant_id=TENANT, account_id=account, role=role,
                  current=True, created_at=BEGIN, updated_at=BEGIN)  # fmt: skip
     rows.add("dify_setups", version="1", setup_at=BEGIN)
-    rows.add(
-        "end_users", id=VISITOR, tenant_id=TENANT, app_id=APPS["flow"], type="service_api", is_anonymous=False,
-        session_id="visitor-1", external_user_id="visitor-1", created_at=BEGIN, updated_at=BEGIN,
-    )  # fmt: skip
+    for app, visitor in VISITORS.items():
+        rows.add("end_users", id=visitor, tenant_id=TENANT, app_id=APPS[app], type="service_api", is_anonymous=False,
+                 session_id="visitor-1", external_user_id="visitor-1", created_at=BEGIN, updated_at=BEGIN)  # fmt: skip
 
 
 def _apps(rows: Rows) -> None:
@@ -178,10 +178,12 @@ def _apps(rows: Rows) -> None:
              workflow_id=FLOWS["snippet"], is_published=True, created_by=ACCOUNT, created_at=BEGIN,
              updated_at=BEGIN)  # fmt: skip
     for number in range(3):
+        of_visitor = {"from_source": "api", "from_end_user_id": VISITORS["chat"], "invoke_from": "service-api"}
+        of_account = {"from_source": "console", "from_account_id": ACCOUNT, "invoke_from": "debugger"}
         rows.add("conversations", id=name_id(f"conversation {number}"), app_id=APPS["chat"], mode="advanced-chat",
-                 name=f"Conversation {number}", status="normal", from_source="console", from_account_id=ACCOUNT,
-                 inputs="{}", invoke_from="debugger", created_at=BEGIN + timedelta(minutes=number), updated_at=BEGIN,
-                 dialogue_count=3, is_deleted=False)  # fmt: skip
+                 name=f"Conversation {number}", status="normal", inputs="{}",
+                 **(of_visitor if number == 1 else of_account), created_at=BEGIN + timedelta(minutes=number),
+                 updated_at=BEGIN, dialogue_count=3, is_deleted=False)  # fmt: skip
 
 
 def _run(rows: Rows, app: str, number: int, at: datetime) -> None:
@@ -190,13 +192,18 @@ def _run(rows: Rows, app: str, number: int, at: datetime) -> None:
     # Three have one moment: Dify's order does not say which of them comes first.
     at = BEGIN if app == "ties" and number % 4 else at
     by_visitor = number % 3 == 2  # a third of them
-    by = {"created_by_role": "end_user", "created_by": VISITOR} if by_visitor else _account(number)
+    by = (
+        {"created_by_role": "end_user", "created_by": VISITORS.get(app, VISITORS["flow"])}
+        if by_visitor
+        else _account(number)
+    )
     source = {"pipeline": "rag-pipeline-run", "snippet": "snippet"}.get(app, "app-run" if number % 2 else "debugging")
     common = {"tenant_id": TENANT, "app_id": APPS[app], "workflow_id": FLOWS[app], **by, "created_at": at}
     text = json.dumps({"query": f"question {number} äöü 漢字 😀", "count": number, "list": [1, 2.5, None, True]})
     rows.add(
         "workflow_runs", id=run_id(app, number), **common, sequence_number=number,
-        type="chat" if app == "chat" else "workflow", triggered_from=source, version="draft", graph=_GRAPH, inputs=text, outputs=text if ended else "{}",
+        type="chat" if app == "chat" else "workflow",
+        triggered_from=source, version="draft", graph=_GRAPH, inputs=text, outputs=text if ended else "{}",
         status=status, error="it failed" if status == "failed" else None, elapsed_time=number * 0.37,
         total_tokens=number * 11, total_steps=NODES, finished_at=ended, exceptions_count=number % 2,
     )  # fmt: skip

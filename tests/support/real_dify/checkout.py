@@ -48,9 +48,8 @@ class Dify:
             folders: for PYTHONPATH, before this project's own code.
             more: further variables.
         """
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("TIDEGATE_", "PYTHON"))}
         paths = os.pathsep.join(map(str, (*folders, ROOT / "src")))
-        return kept | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"} | more
+        return _environment() | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"} | more
 
 
 def checkout(api: Path) -> Path:
@@ -89,7 +88,7 @@ def find_dify(api: Path, python: Path | None) -> Dify:
             "its packages by DIFY_PYTHON=path/to/python"
         )
     optional = ("pytest_cov", "pytest_timeout")
-    found = _answer([str(python), "-c", _PROBE, *_NEEDED, *optional])
+    found = _answer([str(python), "-c", _PROBE, *_NEEDED, *optional], api)
     there = frozenset(found["there"])
     missing = [name for name in _NEEDED if name not in there]
     if {"pytest", "testcontainers"} & set(missing):
@@ -99,8 +98,13 @@ def find_dify(api: Path, python: Path | None) -> Dify:
     return Dify(api, python, version_of(api), there)
 
 
-def _answer(command: list[str]) -> Any:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _environment() -> dict[str, str]:
+    """Return this process's environment without what would change how another Python runs, or what Tidegate does."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("TIDEGATE_", "PYTHON"))}
+
+
+def _answer(command: list[str], folder: Path) -> Any:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=_environment())
     if done.returncode:
         raise DifyError(f"{command[0]} does not run: {done.stderr.strip().rpartition(chr(10))[2]}")
     return json.loads(done.stdout)

@@ -48,12 +48,13 @@ def _of_class(api: Path, class_name: str, modules: list[str]) -> Iterator[str]:
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef) and node.name == class_name:
                 yield f"{module}.{class_name}"
-                yield from sorted(f"{class_name}.{line}" for line in _methods(node))
+                yield from sorted(f"{class_name}.{line}" for line in methods_of(node))
                 return
     raise DifyError(f"{class_name} is in no module {' or '.join(modules)} of {api}: Tidegate does not know this Dify")
 
 
-def _methods(node: ast.ClassDef) -> Iterator[str]:
+def methods_of(node: ast.ClassDef) -> Iterator[str]:
+    """Return a line for each public method that a class itself defines: its name, and its parameters."""
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
             kinds = {one.id for one in method.decorator_list if isinstance(one, ast.Name)}
