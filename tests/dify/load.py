@@ -74,10 +74,11 @@ def main(
             found, ages = {}, {}
             for name, installed in (("plain", False), ("installed", True)):
                 typer.echo(f"Dify {dify.version}, {name}: {clients} clients, {workers} workers, {seconds:.0f} s")
-                with load.serving(name, installed=installed) as port, load.writing() as commits:
+                commits = Commits()
+                with load.serving(name, installed=installed) as port, load.writing(commits):
                     _warm(port, headers)
-                    found[name] = poll(port, clients, seconds, _PATHS, dict.fromkeys(_PATHS, headers))
-                ages[name] = [commits.age_ms(*read) for read in found[name].reads]
+                    found[name] = poll(port, clients, seconds, _PATHS, headers)
+            ages[name] = [commits.age_ms(*read) for read in found[name].reads]
     except DifyError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
@@ -137,9 +138,8 @@ class _Load:
             process.wait()
 
     @contextmanager
-    def writing(self) -> Iterator[Commits]:
-        """Run the writer, and give what it has committed."""
-        commits = Commits()
+    def writing(self, commits: Commits) -> Iterator[None]:
+        """Run the writer, and note what it has committed."""
         command = [sys.executable, "-m", "real_dify.writer", self._servers.url(_DATABASE), *_RUNNING]
         support = str(Path(__file__).parents[1] / "support")
         environment = os.environ | {"PYTHONPATH": support}
@@ -155,7 +155,7 @@ class _Load:
         reading = threading.Thread(target=read, daemon=True)
         reading.start()
         try:
-            yield commits
+            yield
             if process.poll() is not None:
                 raise DifyError(f"the writer ended with {process.returncode}")
         finally:
@@ -184,7 +184,7 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 def _warm(port: int, headers: dict[str, str]) -> None:
     """Ask everything a few times, so that each worker has imported what it needs."""
-    poll(port, 16, 10.0, _PATHS, dict.fromkeys(_PATHS, headers))
+    poll(port, 16, 10.0, _PATHS, headers)
 
 
 def _show(found: dict[str, Seen], ages: dict[str, list[float]], seconds: float, window_ms: float) -> int:

@@ -57,7 +57,7 @@ def poll(
     clients: int,
     seconds: float,
     paths: Mapping[str, Sequence[str]],
-    headers: Mapping[str, Mapping[str, str]],
+    headers: Mapping[str, str],
 ) -> Seen:
     """Have clients ask, each as soon as it has its answer, and return what they have seen.
 
@@ -66,7 +66,7 @@ def poll(
         clients: how many.
         seconds: for how long.
         paths: by what is asked, all as often as each other: one is drawn. Those of "run" end with the run's id.
-        headers: by what is asked.
+        headers: of every request.
     """
     seen, until = Seen(), time.monotonic() + seconds
     threads = [
@@ -85,7 +85,7 @@ def _client(
     port: int,
     until: float,
     paths: Mapping[str, Sequence[str]],
-    headers: Mapping[str, Mapping[str, str]],
+    headers: Mapping[str, str],
     seen: Seen,
 ) -> None:
     chance = random.Random(number)  # noqa: S311  # no secret: the same questions each time
@@ -95,7 +95,7 @@ def _client(
         kind = chance.choice(kinds)
         path = chance.choice(paths[kind])
         try:
-            connection.request("GET", path, headers=dict(headers[kind]))
+            connection.request("GET", path, headers=dict(headers))
             answer = connection.getresponse()
             body = answer.read()
         except OSError as error:
