@@ -78,7 +78,7 @@ def main(
                 with load.serving(name, installed=installed) as port, load.writing(commits):
                     _warm(port, headers)
                     found[name] = poll(port, clients, seconds, _PATHS, headers)
-            ages[name] = [commits.age_ms(*read) for read in found[name].reads]
+                ages[name] = [commits.age_ms(*read) for read in found[name].reads]
     except DifyError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

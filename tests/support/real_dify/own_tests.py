@@ -71,7 +71,8 @@ class Run:
 
     Args:
         outcomes: what became of each test.
-        calls: what Tidegate says of itself at the end; nothing where it is not installed.
+        calls: what Tidegate says of itself at the end: who answered how many calls, its errors, and the classes that
+            are gated where code builds them itself.
     """
 
     outcomes: Mapping[str, str]
@@ -136,7 +137,10 @@ def run_tests(
                 progress(int(done.group(1)))
     if process.wait() not in {0, 1} or not report.exists():  # 1: tests have failed, which the report says
         raise DifyError(f"pytest ended with {process.returncode} before it had a result: {log} says why")
-    return Run(outcomes(report), json.loads(told.read_text()) if told.exists() else {})
+    calls = json.loads(told.read_text()) if told.exists() else {}
+    if mode.direct and not calls.get("classes"):
+        raise DifyError(f"no class was gated in {mode.name} mode, so nothing was shown: {log}")
+    return Run(outcomes(report), calls)
 
 
 def _settings(mode: Mode, servers: DifyServers) -> dict[str, str]:
