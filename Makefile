@@ -8,11 +8,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 WORKERS ?= 2
+DIFY ?=
 RUNS ?= 100000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak servers pictures clean
+.PHONY: help demo test check bench dify soak servers pictures clean
 
 help:  ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -67,6 +68,9 @@ check: .venv/.dev  ## ruff, mypy, pyright, import-linter
 
 bench: .venv/.bench  ## the full benchmark; RUNS=100000 SEED=1 ARGS="--json report.json"
 	$(BIN)/tidegate bench --runs $(RUNS) --seed $(SEED) $(ARGS)
+
+dify: .venv/.embedded  ## Dify's own tests, plain and installed; DIFY=path/to/dify/api DIFY_PYTHON=its/python ARGS="--help"
+	$(BIN)/python tests/dify/run.py $(DIFY) $(ARGS)
 
 # On a disk, where databases are, and where there is room for the large ones; make test has them in memory.
 soak: export TMPDIR := $(or $(TMPDIR),/tmp)

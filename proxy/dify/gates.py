@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Engine
+from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.orm import sessionmaker
 
 from tidegate.error_text import first_line
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.gate import Gate
 
 _log: Final = logging.getLogger(__name__)
-_DATABASES: Final = ("postgresql", "sqlite")
+_DATABASE: Final = "postgresql"
 
 
 class HostGate(NamedTuple):
@@ -41,6 +42,8 @@ class HostGate(NamedTuple):
 
 _gates: Final[WeakKeyDictionary[Engine, HostGate | None]] = WeakKeyDictionary()
 _lock: Final = threading.RLock()
+_said: Final[set[str]] = set()
+"""What does not work, and was logged: a host may make engines without end, as tests do."""
 
 
 def gate_of(session_maker: Any) -> HostGate | None:
@@ -50,11 +53,12 @@ def gate_of(session_maker: Any) -> HostGate | None:
         session_maker: the host's.
 
     Returns:
-        None: it is bound to no engine, as one that is bound to a connection, whose transaction nobody else sees; or
-        there can be no gate on that engine, which the log says.
+        None: it is bound to no engine, as one that is bound to a connection, whose transaction nobody else sees; or to
+        an engine with options of its own, which may be those of another schema or isolation; or there can be no gate on
+        that engine, which the log says.
     """
-    engine = session_maker.kw.get("bind") if isinstance(session_maker, sessionmaker) else None
-    if not isinstance(engine, Engine):
+    engine = _engine_of(session_maker)
+    if engine is None:
         return None
     try:
         return _gates[engine]
@@ -63,6 +67,15 @@ def gate_of(session_maker: Any) -> HostGate | None:
             if engine not in _gates:
                 _gates[engine] = _made(engine, session_maker)
             return _gates[engine]
+
+
+def _engine_of(session_maker: Any) -> Engine | None:
+    # By their types, and not by isinstance(): a stand-in of a test's says that it is what it stands for.
+    if not issubclass(type(session_maker), sessionmaker):
+        return None
+    bind: Any = session_maker.kw.get("bind")
+    kind = type(bind)
+    return bind if issubclass(kind, Engine) and not issubclass(kind, OptionEngine) else None
 
 
 def gates() -> list[Gate]:
@@ -83,21 +96,42 @@ def forget_gates() -> None:
 def _made(engine: Engine, session_maker: sessionmaker[Session]) -> HostGate | None:
     """Make a gate; None where there can be none."""
     try:
-        if engine.dialect.name not in _DATABASES:
-            raise SettingsError(  # noqa: TRY301  # said like whatever else cannot work
-                f"the database is {engine.dialect.name}, and Tidegate knows what changes on {' and '.join(_DATABASES)} "
-                "alone: nothing is cached or routed"
-            )
+        _check(engine)
         settings = host_settings(engine)
         gate = gate_on(engine, session_maker, settings)
         layers = gate.layers(host_tracked(), host_types())
     except Exception as error:  # noqa: BLE001  # the host's repositories work without it
         pass_interruption(error)
-        _log.error("Tidegate is off in this process: %s", first_line(error))
+        say_off(error)
         return None
     where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
     _log.info("Tidegate is on: %s, and %d replicas are named", where, len(settings.shards[0].replicas))
     return HostGate(gate, layers)
+
+
+def say_off(error: BaseException) -> None:
+    """Say in the log why there is no gate, the first time that there is none for this reason."""
+    line = first_line(error)
+    with _lock:
+        is_new = line not in _said
+        _said.add(line)
+    if is_new:
+        _log.error("Tidegate is off in this process: %s", line)
+
+
+def _check(engine: Engine) -> None:
+    """See that there can be a gate on an engine of the host.
+
+    Raises:
+        SettingsError: there cannot.
+    """
+    if engine.dialect.name != _DATABASE:
+        raise SettingsError(
+            f"the database is {engine.dialect.name}, and in Dify Tidegate knows what changes on {_DATABASE} alone: "
+            "nothing is cached or routed"
+        )
+    if engine.get_execution_options().get("schema_translate_map"):
+        raise SettingsError("the engine has a schema_translate_map: tenants of several schemas would share one cache")
 
 
 class _HostVariables(BaseSettings):

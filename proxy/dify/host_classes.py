@@ -11,7 +11,8 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from tidegate.proxy.dify.gates import gate_of, host_statements
+from tidegate.interruptions import pass_interruption
+from tidegate.proxy.dify.gates import gate_of, host_statements, say_off
 from tidegate.proxy.dify.host_models import host_models, host_types
 from tidegate.proxy.dify.host_policies import plans_of, policies_of
 from tidegate.proxy.dify.pages import METHOD, own_page
@@ -115,6 +116,11 @@ def own_methods(cls: type[Any]) -> dict[str, Callable[..., Any]]:
 
 
 def _adopt(repository: Any, session_maker: Any) -> None:
-    found = gate_of(session_maker)
-    if found is not None:
-        found.gate.adopt(repository, session_maker, found.layers)
+    """Have a repository's calls go through the gate of its engine; if that cannot be, it runs as it is."""
+    try:
+        found = gate_of(session_maker)
+        if found is not None:
+            found.gate.adopt(repository, session_maker, found.layers)
+    except Exception as error:  # noqa: BLE001  # the host's constructor must not fail
+        pass_interruption(error)
+        say_off(error)

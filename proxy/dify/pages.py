@@ -49,6 +49,9 @@ def own_page(cls: type[Any], run: type[Any], page: type[Any]) -> Callable[..., A
 
     @functools.wraps(plain)
     def paginated(self: Any, *args: Any, **kwargs: Any) -> Any:
+        sessions, binding = self._session_maker, self.tidegate_binding
+        if binding is None:  # there is no gate: it may be another database
+            return plain(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         given = bound.arguments
         if any(given[name] != default for name, default in unknown.items() if name in given):
@@ -57,8 +60,7 @@ def own_page(cls: type[Any], run: type[Any], page: type[Any]) -> Callable[..., A
             request = page_request(**{name: given[name] for name in _KNOWN if name in given})
         except ValueError:  # more than Tidegate's statement gives; the host's has its own bounds
             return plain(self, *args, **kwargs)
-        sessions, binding = self._session_maker, self.tidegate_binding
-        return read_page(statements, sessions, sessions if binding is None else binding.home, request, made)
+        return read_page(statements, sessions, binding.home, request, made)
 
     return paginated
 

@@ -11,10 +11,12 @@ import sys
 import time
 from datetime import datetime, timedelta
 from typing import Any, Final
+from unittest.mock import MagicMock
 
 from host_database import db
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import StaticPool
 
 TENANT, APP, FLOW, USER = (f"{n}0000000-0000-4000-8000-000000000000" for n in (1, 2, 3, 4))
 NOW: Final = datetime(2026, 3, 5, 12)  # noqa: DTZ001  # naive, as the tables have it
@@ -83,14 +85,14 @@ def fill() -> None:
         )
 
 
-def repositories() -> tuple[Any, Any]:
+def repositories(maker: Any = MAKER) -> tuple[Any, Any]:
     """Give those of runs and node executions, as the host's services get them."""
     try:
         from repositories.factory import DifyAPIRepositoryFactory as Factory  # the host's
     except ImportError:
         from extensions.application_services import workflow_storage as Factory  # noqa: N812
-    runs = Factory.create_api_workflow_run_repository(MAKER)
-    return runs, Factory.create_api_workflow_node_execution_repository(MAKER)
+    runs = Factory.create_api_workflow_run_repository(maker)
+    return runs, Factory.create_api_workflow_node_execution_repository(maker)
 
 
 def calls(runs: Any, nodes: Any) -> list[tuple[Any, str, dict[str, Any]]]:
@@ -367,9 +369,36 @@ def deep() -> dict[str, Any]:
     return {"same": same, "hits": after["store"] - before["store"], "first is the new one": first == run_id(300)}
 
 
-PARTS: Final = {
-    part.__name__: part for part in (compare, write, patched, inside, direct, cost, queries, logs, run_list, ties, deep)
-}
+def other_engines() -> dict[str, Any]:
+    """Read by engines on which there is no gate: another database, and engines with options of their own."""
+    from models.workflow import Base
+
+    from tidegate.proxy.dify.gates import gates
+
+    lite = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    Base.metadata.create_all(lite)
+    schemas = {"schema_translate_map": {None: "public"}}
+    engines = {
+        "sqlite": [lite, lite],
+        "options": [ENGINE.execution_options(max_row_buffer=5)],
+        "schemas": [create_engine(ENGINE.url, execution_options=schemas), ENGINE.execution_options(**schemas)],
+    }
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(1)}
+    found, pages = {}, {}
+    for name, some in engines.items():
+        made = [repositories(sessionmaker(bind=one))[0] for one in some]
+        answers = [runs.get_workflow_run_by_id(**asked) for runs in made]
+        page = {"tenant_id": TENANT, "app_id": APP, "triggered_from": "app-run", "limit": 3}
+        pages[name] = [len(runs.get_paginated_workflow_runs(**page).data) for runs in made]
+        found[name] = [None if answer is None else answer.id for answer in answers]
+    for stand_in in (MagicMock(spec=sessionmaker), sessionmaker(bind=MagicMock(spec=Engine))):
+        repositories(stand_in)  # as a host's own tests make them
+    left = [name for name in inspect(lite).get_table_names() if name.startswith("tidegate")]
+    return {"found": found, "pages": pages, "gates": len(gates()), "left": left}
+
+
+_EVERY: Final = (compare, write, patched, inside, direct, cost, queries, logs, run_list, ties, deep, other_engines)
+PARTS: Final = {part.__name__: part for part in _EVERY}
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)

@@ -80,12 +80,22 @@ class RunQueries:
         return {"total": sum(found.values()), **found}
 
     def get_runs_batch_by_time_range(
-        self, start_from: datetime | None, end_before: datetime, last_seen: Any, batch_size: int
+        self,
+        start_from: datetime | None,
+        end_before: datetime,
+        last_seen: Any,
+        batch_size: int,
+        run_types: Sequence[str] | None = None,
+        tenant_ids: Sequence[str] | None = None,
     ) -> Sequence[Any]:
         del start_from, last_seen
         run = self.run
         with self._session_maker() as session:
             batch = select(run).where(run.created_at < end_before).order_by(run.created_at, run.id)
+            if run_types is not None:
+                batch = batch.where(run.type.in_(run_types))
+            if tenant_ids is not None:
+                batch = batch.where(run.tenant_id.in_(tenant_ids))
             return list(session.scalars(batch.limit(batch_size)))
 
     def get_archived_run_ids(self, session: Any, run_ids: Sequence[str]) -> set[str]:
@@ -102,6 +112,25 @@ class LaterRunQueries(RunQueries):
     def get_workflow_run_by_id(self, tenant_id: str, app_id: str, run_id: str, *, with_deleted: bool = False) -> Any:
         found = super().get_workflow_run_by_id(tenant_id, app_id, run_id)
         return found or (self.get_workflow_run_by_id_without_tenant(run_id) if with_deleted else None)
+
+    def get_runs_batch_by_time_range(
+        self,
+        start_from: datetime | None,
+        end_before: datetime,
+        last_seen: Any,
+        batch_size: int,
+        run_types: Sequence[str] | None = None,
+        tenant_ids: Sequence[str] | None = None,
+        tenant_prefixes: Sequence[str] | None = None,
+        workflow_ids: Sequence[str] | None = None,
+        run_shard_index: int | None = None,
+        run_shard_total: int | None = None,
+    ) -> Sequence[Any]:
+        del tenant_prefixes, run_shard_index, run_shard_total
+        found = super().get_runs_batch_by_time_range(
+            start_from, end_before, last_seen, batch_size, run_types, tenant_ids
+        )
+        return [run for run in found if workflow_ids is None or run.workflow_id in workflow_ids]
 
     def get_workflow_run_by_id_and_tenant_id(self, tenant_id: str, run_id: str) -> Any:
         run = self.run

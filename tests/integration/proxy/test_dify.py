@@ -301,6 +301,20 @@ def test_settings_that_cannot_work_are_said_and_the_host_runs(
     assert "TIDEGATE_DIFY_STATEMENTS is 'ours': expected tidegate or dify" in log
 
 
+def test_on_other_engines_the_host_s_repositories_run_as_they_are(host_of: Hosts) -> None:
+    found, log = host_of("v1_16").run("other_engines")
+    there = "a0000000-0000-4000-8000-000000000001"
+    assert found["other_engines"] == {
+        "found": {"sqlite": [None, None], "options": [there], "schemas": [there, there]},
+        "pages": {"sqlite": [0, 0], "options": [3], "schemas": [3, 3]},
+        "gates": 0,
+        "left": [],
+    }
+    assert "Mock" not in log
+    assert log.count("the database is sqlite") == 1
+    assert log.count("schema_translate_map") == 1
+
+
 @pytest.mark.alone
 def test_a_repository_is_made_in_thirty_microseconds(host_of: Hosts) -> None:
     best = host_of("v1_16").run("cost")[0]["cost"]

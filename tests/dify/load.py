@@ -1,0 +1,211 @@
+"""Poll a real Dify under load while a worker writes, plain and with Tidegate installed; see ``--help``."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).parent / "inside"))
+
+from dify_rows import APPS, run_id
+from real_dify.checkout import INSIDE, ROOT, STARTUP, Dify, DifyError, find_dify
+from real_dify.polling import Commits, Seen, poll
+from real_dify.servers import DifyServers
+
+from tidegate.proxy.embedded.process import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DATABASE: Final = "dify_load"
+_START_S: Final = 300.0
+_RUNNING: Final = [run_id("flow", number) for number in range(30, 36)]
+"""The runs that a worker writes, and clients poll."""
+_CONSOLE: Final = f"/console/api/apps/{APPS['flow']}"
+_PATHS: Final = {
+    "run": [f"{_CONSOLE}/workflow-runs/{run}" for run in _RUNNING],
+    "nodes": [f"{_CONSOLE}/workflow-runs/{run_id('flow', number)}/node-executions" for number in range(20)],
+    "run list": [f"{_CONSOLE}/workflow-runs?limit=20&triggered_from={source}" for source in ("app-run", "debugging")],
+    "log page": [f"{_CONSOLE}/workflow-app-logs?page={page}&limit=10" for page in (1, 2)],
+}
+
+
+def main(
+    api: Annotated[Path | None, typer.Argument(help="The folder 'api' of a checkout of Dify, 1.11 or later.")] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option(envvar="DIFY_PYTHON", help="The Python of Dify's environment. Default: api/.venv/bin/python."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long clients poll, each time.")] = 60.0,
+    clients: Annotated[int, typer.Option(help="How many clients poll at once.")] = 50,
+    workers: Annotated[int, typer.Option(help="How many gevent workers gunicorn has.")] = 4,
+    window_ms: Annotated[float, typer.Option(help="How old an answer may be: the outbox window.")] = 1000.0,
+) -> None:
+    """Measure Dify under gunicorn with gevent workers: clients poll runs and logs, and another process writes.
+
+    First plain, then with Tidegate and a cache, on the same servers in one run. The writer knows nothing of Tidegate.
+    A run that is answered with a counter that had been overtaken for longer than the outbox window is stale. The exit
+    code is 1 if one is, or if an answer is an error, and 2 if something is missing.
+
+    Example: python tests/dify/load.py ../dify/api
+    """
+    try:
+        if api is None:
+            raise DifyError("name a Dify: python tests/dify/load.py path/to/dify/api")  # noqa: TRY301  # as others
+        dify = find_dify(api, python)
+        folder = ROOT / "build" / "dify" / f"load-{dify.version}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with DifyServers() as servers:
+            servers.fresh(_DATABASE)
+            load = _Load(dify, servers, folder, workers)
+            load.ask("fill")
+            headers = load.ask("headers")["console"]
+            found, ages = {}, {}
+            for name, installed in (("plain", False), ("installed", True)):
+                typer.echo(f"Dify {dify.version}, {name}: {clients} clients, {workers} workers, {seconds:.0f} s")
+                commits = Commits()
+                with load.serving(name, installed=installed) as port, load.writing(commits):
+                    _warm(port, headers)
+                    found[name] = poll(port, clients, seconds, _PATHS, headers)
+                ages[name] = [commits.age_ms(*read) for read in found[name].reads]
+    except DifyError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(_show(found, ages, seconds, window_ms))
+
+
+class _Load:
+    """Start the processes of a run.
+
+    Args:
+        dify: the checkout.
+        servers: what they run on.
+        folder: for logs.
+        workers: of gunicorn.
+    """
+
+    def __init__(self, dify: Dify, servers: DifyServers, folder: Path, workers: int) -> None:
+        self._dify = dify
+        self._servers = servers
+        self._folder = folder
+        self._workers = workers
+
+    def _environment(self, *, installed: bool) -> dict[str, str]:
+        named = {"TIDEGATE_CACHE_URL": self._servers.cache_url} if installed else {}
+        folders = (STARTUP, INSIDE) if installed else (INSIDE,)
+        settings = self._servers.dify_settings(_DATABASE, self._folder)
+        return self._dify.environment(*folders, **settings, **named)
+
+    def ask(self, part: str) -> Any:
+        """Run a part of the program that fills tables and knows the headers."""
+        file, log = self._folder / f"{part}.json", self._folder / f"{part}.log"
+        command = [str(self._dify.python), str(INSIDE / "dify_answers.py"), part, str(file)]
+        with log.open("w") as out:
+            environment = self._environment(installed=False)
+            done = subprocess.run(command, cwd=self._dify.api, env=environment, stdout=out, stderr=out, check=False)
+        if done.returncode:
+            raise DifyError(f"{part}: ended with {done.returncode}; {log} says why")
+        return json.loads(file.read_text()) if file.exists() else None
+
+    @contextmanager
+    def serving(self, name: str, *, installed: bool) -> Iterator[int]:
+        """Run gunicorn, as Dify's image does, and give its port."""
+        later = "socketio_app" in (self._dify.api / "app.py").read_text()
+        worker = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker" if later else "gevent"
+        port, log = free_port(), self._folder / f"gunicorn-{name}.log"
+        command = [str(self._dify.python), "-m", "gunicorn", *(["--no-control-socket"] if later else [])]
+        command += ["--bind", f"127.0.0.1:{port}", "--workers", str(self._workers), "--worker-class", worker]
+        command += ["--worker-connections", "100", "--timeout", "300", "app:socketio_app" if later else "app:app"]
+        with log.open("w") as out:
+            environment = self._environment(installed=installed)
+            process = subprocess.Popen(command, cwd=self._dify.api, env=environment, stdout=out, stderr=out)
+        try:
+            _wait(process, port, log)
+            yield port
+        finally:
+            process.terminate()
+            process.wait()
+
+    @contextmanager
+    def writing(self, commits: Commits) -> Iterator[None]:
+        """Run the writer, and note what it has committed."""
+        command = [sys.executable, "-m", "real_dify.writer", self._servers.url(_DATABASE), *_RUNNING]
+        support = str(Path(__file__).parents[1] / "support")
+        environment = os.environ | {"PYTHONPATH": support}
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=self._folder
+        )
+
+        def read() -> None:
+            for line in process.stdout or ():
+                run, value, at = line.split()
+                commits.add(run, int(value), float(at))
+
+        reading = threading.Thread(target=read, daemon=True)
+        reading.start()
+        try:
+            yield
+            if process.poll() is not None:
+                raise DifyError(f"the writer ended with {process.returncode}")
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            process.wait()
+            reading.join()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise DifyError(f"gunicorn ended with {process.returncode}; {log} says why")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == http.client.OK:
+                return
+        except OSError:
+            time.sleep(0.2)
+        finally:
+            connection.close()
+    raise DifyError(f"gunicorn does not answer after {_START_S:.0f} s; {log} may say why")
+
+
+def _warm(port: int, headers: dict[str, str]) -> None:
+    """Ask everything a few times, so that each worker has imported what it needs."""
+    poll(port, 16, 10.0, _PATHS, headers)
+
+
+def _show(found: dict[str, Seen], ages: dict[str, list[float]], seconds: float, window_ms: float) -> int:
+    typer.echo(f"\n{'':12}{'asked':10}{'answers/s':>10}{'median ms':>11}{'p99 ms':>9}")
+    for name, seen in found.items():
+        every = [one for times in seen.ms.values() for one in times]
+        for kind, times in (("all", every), *sorted(seen.ms.items())):
+            ordered = sorted(times)
+            median, p99 = (ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
+            typer.echo(f"{name:12}{kind:10}{len(times) / seconds:>10.1f}{median:>11.1f}{p99:>9.1f}")
+    wrong = 0
+    for name, seen in found.items():
+        stale = sum(age > window_ms for age in ages[name])
+        oldest = max(ages[name], default=0.0)
+        typer.echo(
+            f"{name}: {len(seen.reads)} answers about runs that are written: {stale} stale, the oldest by "
+            f"{oldest:.0f} ms; {sum(seen.failed.values())} errors {dict(seen.failed) or ''}".rstrip()
+        )
+        wrong += stale + sum(seen.failed.values())
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    typer.run(main)
