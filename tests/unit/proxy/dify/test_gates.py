@@ -20,7 +20,7 @@ def test_another_database_is_refused_with_one_sentence_once(caplog: pytest.LogCa
     driver: Any = SimpleNamespace(paramstyle="format", version_info=(2, 2, 0), Error=Exception)
     maker = sessionmaker(create_engine("mysql+mysqldb://dify:hunter2@db/dify", module=driver))
     assert [gate_of(maker), gate_of(maker)] == [None, None]
-    said = "the database is mysql, and Tidegate knows what changes on postgresql and sqlite alone"
+    said = "the database is mysql, and in Dify Tidegate knows what changes on postgresql alone"
     off = f"Tidegate is off in this process: {said}: nothing is cached or routed"
     assert [record.message for record in caplog.records] == [off]
 
