@@ -84,15 +84,6 @@ def gates() -> list[Gate]:
         return [found.gate for found in _gates.values() if found is not None]
 
 
-def forget_gates() -> None:
-    """Close every gate; the next repository makes one anew, of the settings as they are then."""
-    with _lock:
-        found = gates()
-        _gates.clear()
-    for gate in found:
-        gate.close()
-
-
 def _made(engine: Engine, session_maker: sessionmaker[Session]) -> HostGate | None:
     """Make a gate; None where there can be none."""
     try:
