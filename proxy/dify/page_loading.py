@@ -138,7 +138,11 @@ def _creators(name: str, rows: Sequence[Any]) -> dict[str, Any]:
     cls = host_models()[table]
     ids = {row.created_by for row in rows if row.created_by_role == role}
     key = getattr(cls, inspect(cls).primary_key[0].key)
-    held = _database().session.scalars(select(cls).where(key.in_(ids))).all() if ids else []
+    if not ids:
+        return {}
+    session = _database().session
+    with session.no_autoflush:  # as when the session is asked for one by its key
+        held = session.scalars(select(cls).where(key.in_(ids))).all()
     return {str(inspect(one).identity[0]): one for one in held}
 
 
@@ -149,8 +153,10 @@ def _messages(rows: Sequence[Any]) -> dict[str, Any]:
         message.workflow_run_id.in_([row.id for row in rows]), message.app_id.in_({row.app_id for row in rows})
     )
     found: dict[str, Any] = {}
-    for one in _database().session.scalars(wanted):
-        found.setdefault(str(one.workflow_run_id), one)
+    session = _database().session
+    with session.no_autoflush:
+        for one in session.scalars(wanted):
+            found.setdefault(str(one.workflow_run_id), one)
     return found
 
 
