@@ -97,7 +97,7 @@ class AnswerCodec:
         types = types or HostTypes()
         self._page: Final = types.page or InfiniteScrollPagination
         self._spans: Final = types.page is None
-        self._records: Final = Records(types.records)
+        self._records: Final = Records(types.records, self._layouts.enums())
 
     def encode(self, tenant: str, call: bytes, answer: object) -> Encoded:
         """Encode *answer* as bytes.

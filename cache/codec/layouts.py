@@ -140,6 +140,10 @@ class Layouts:
         self._by_fingerprint = {model.fingerprint: model for model in self.by_class.values()}
         self._parsed: dict[tuple[bytes, Layout | None, str], Layout] = {}
 
+    def enums(self) -> set[type[Enum]]:
+        """Return the enumerations whose members columns of the models give."""
+        return {enum for model in self.by_class.values() for enum in model.enums if enum is not None}
+
     def parse(self, text: bytes, parent: Layout | None = None, relationship: str = "") -> Layout:
         """Return the layout that *text* says.
 

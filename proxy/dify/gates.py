@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,11 +18,12 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.orm import sessionmaker
 
 from tidegate.error_text import first_line
-from tidegate.errors import SettingsError
+from tidegate.errors import PolicyError, SettingsError
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.build import gate_on
 from tidegate.proxy.dify.host_models import host_tracked, host_types
 from tidegate.proxy.settings import Settings
+from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -40,10 +42,26 @@ class HostGate(NamedTuple):
     layers: Layer
 
 
-_gates: Final[WeakKeyDictionary[Engine, HostGate | None]] = WeakKeyDictionary()
-_lock: Final = threading.RLock()
-_said: Final[set[str]] = set()
-"""What does not work, and was logged: a host may make engines without end, as tests do."""
+_AGAIN_S: Final = 5.0
+"""How long after a failure that may pass a gate is tried to be made again, in seconds."""
+
+
+class _Gates:
+    """The gates of this process, by engine."""
+
+    def __init__(self) -> None:
+        self.by_engine: WeakKeyDictionary[Engine, HostGate | None] = WeakKeyDictionary()
+        self.again_s: WeakKeyDictionary[Engine, float] = WeakKeyDictionary()
+        self.said: set[str] = set()
+        """What does not work, and was logged: a host may make engines without end, as tests do."""
+        self.lock = threading.RLock()
+        reset_after_fork(self._forked)
+
+    def _forked(self) -> None:
+        self.lock = threading.RLock()  # another thread may have been making a gate
+
+
+_known: Final = _Gates()
 
 
 def gate_of(session_maker: Any) -> HostGate | None:
@@ -55,18 +73,18 @@ def gate_of(session_maker: Any) -> HostGate | None:
     Returns:
         None: it is bound to no engine, as one that is bound to a connection, whose transaction nobody else sees; or to
         an engine with options of its own, which may be those of another schema or isolation; or there can be no gate on
-        that engine, which the log says.
+        that engine now, which the log says. If it is the database that does not answer, a later call tries again.
     """
     engine = _engine_of(session_maker)
     if engine is None:
         return None
     try:
-        return _gates[engine]
+        return _known.by_engine[engine]
     except KeyError:
-        with _lock:
-            if engine not in _gates:
-                _gates[engine] = _made(engine, session_maker)
-            return _gates[engine]
+        with _known.lock:
+            if engine in _known.by_engine:
+                return _known.by_engine[engine]
+            return None if time.monotonic() < _known.again_s.get(engine, 0.0) else _made(engine, session_maker)
 
 
 def _engine_of(session_maker: Any) -> Engine | None:
@@ -80,32 +98,41 @@ def _engine_of(session_maker: Any) -> Engine | None:
 
 def gates() -> list[Gate]:
     """Return the gates that there are in this process."""
-    with _lock:
-        return [found.gate for found in _gates.values() if found is not None]
+    with _known.lock:
+        return [found.gate for found in _known.by_engine.values() if found is not None]
 
 
 def _made(engine: Engine, session_maker: sessionmaker[Session]) -> HostGate | None:
-    """Make a gate; None where there can be none."""
+    """Make a gate; None where there can be none, or none now."""
+    found: HostGate | None = None
     try:
         _check(engine)
         settings = host_settings(engine)
         gate = gate_on(engine, session_maker, settings)
-        layers = gate.layers(host_tracked(), host_types())
+        try:
+            found = HostGate(gate, gate.layers(host_tracked(), host_types()))
+        except BaseException:
+            gate.close()
+            raise
+        where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
+        _log.info("Tidegate is on: %s, and %d replicas are named", where, len(settings.shards[0].replicas))
+    except (SettingsError, PolicyError) as error:
+        say_off(error)
     except Exception as error:  # noqa: BLE001  # the host's repositories work without it
         pass_interruption(error)
         say_off(error)
+        _known.again_s[engine] = time.monotonic() + _AGAIN_S
         return None
-    where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
-    _log.info("Tidegate is on: %s, and %d replicas are named", where, len(settings.shards[0].replicas))
-    return HostGate(gate, layers)
+    _known.by_engine[engine] = found
+    return found
 
 
 def say_off(error: BaseException) -> None:
     """Say in the log why there is no gate, the first time that there is none for this reason."""
     line = first_line(error)
-    with _lock:
-        is_new = line not in _said
-        _said.add(line)
+    with _known.lock:
+        is_new = line not in _known.said
+        _known.said.add(line)
     if is_new:
         _log.error("Tidegate is off in this process: %s", line)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from tidegate.interruptions import pass_interruption
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 _log: Final = logging.getLogger(__name__)
 _made: Final[dict[type[Any], type[Any]]] = {}
-_lock: Final = threading.RLock()
 _SESSION_MAKER: Final = "session_maker"
 
 
@@ -39,15 +37,15 @@ def gated_class(cls: type[C]) -> type[C]:
     A class that Tidegate does not know, and one that is gated already, comes back as it is.
 
     Args:
-        cls: the host's class, or a subclass of it.
+        cls: the host's class.
     """
     if WRAPPED in vars(cls):
         return cls
-    with _lock:
-        if cls not in _made:
-            known = _known(cls)
-            _made[cls] = cls if known is None else _subclass(cls, known)
-        return _made[cls]
+    found = _made.get(cls)
+    if found is None:  # no lock, which a fork could leave locked: of two threads' classes the first one stays
+        known = _known(cls)
+        found = _made.setdefault(cls, cls if known is None else _subclass(cls, known))
+    return found
 
 
 def gated_object(repository: C) -> C:
@@ -64,10 +62,12 @@ def gated_object(repository: C) -> C:
 
 
 def _known(cls: type[Any]) -> HostRepository | None:
-    """Return the repository that a class of the host is or extends; None, with a line in the log: it is another."""
-    for base in cls.__mro__:
-        if (known := repository_of(base)) is not None:
-            return known
+    """Return the repository that a class of the host is; None, with a line in the log: it is another.
+
+    A subclass may ask another store first, whose changes no trigger notes: it is another.
+    """
+    if (known := repository_of(cls)) is not None:
+        return known
     _log.warning("Tidegate does not know %s.%s: it runs as it is", cls.__module__, cls.__qualname__)
     return None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify import page_loading
+from tidegate.proxy.dify.gates import say_off
 from tidegate.proxy.dify.host_classes import gated_class, gated_object
 from tidegate.proxy.dify.releases import MODULES, REPOSITORIES
 from tidegate.proxy.dify.startup.tidegate_import_hooks import after_import
@@ -83,7 +84,13 @@ def _wrap_factory(module: Any, known: HostRepository, place: Place) -> None:
 def _gating(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def made(*args: Any, **kwargs: Any) -> Any:
-        return gated_object(factory(*args, **kwargs))
+        repository = factory(*args, **kwargs)
+        try:
+            return gated_object(repository)
+        except Exception as error:  # noqa: BLE001  # the host has what it asked for
+            pass_interruption(error)
+            say_off(error)
+            return repository
 
     made.__dict__[_INSTALLED] = True
     return made

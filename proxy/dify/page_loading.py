@@ -19,6 +19,8 @@ from sqlalchemy.orm.attributes import instance_state
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify.host_models import host_models
+from tidegate.proxy.dify.releases import WORKFLOW_RUNS, repository_of
+from tidegate.proxy.layers.fingerprint import WRAPPED
 from tidegate.repositories.lazy import LazyPage
 from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS
 
@@ -69,12 +71,15 @@ def _grouping(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Group:
-    """Rows of one page, and what was loaded for all of them."""
+    """Rows of one page, and what was loaded for all of them. In a pickle of a row it is None."""
 
     def __init__(self, rows: Iterable[Any]) -> None:
         # Weak references, as a state holds its own: with strong ones only the garbage collector could free a page.
         self._rows = [instance_state(row).obj for row in rows]
         self._loaded: dict[str, dict[str, Any] | None] = {}
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
 
     def loaded(self, name: str, load: Loader) -> dict[str, Any] | None:
         """Return what was loaded for a property, by key; None: it could not be."""
@@ -95,14 +100,14 @@ def _group(rows: Sequence[Any]) -> None:
     for name in _CREATORS:
         _install(cls, name, functools.partial(_creators, name), None)
     if hasattr(cls, "workflow_run_id"):
-        _install(cls, "workflow_run", _runs, "workflow_run_id")
+        _install(cls, "workflow_run", _runs, "workflow_run_id", asks_again=True)
     else:
         _install(cls, "message", _messages, "id")
     for row in rows:
         instance_state(row).info[_GROUP] = group
 
 
-def _install(cls: type[Any], name: str, load: Loader, key: str | None) -> None:
+def _install(cls: type[Any], name: str, load: Loader, key: str | None, *, asks_again: bool = False) -> None:
     """Have a property of *cls* look first at what is loaded for the page of its row.
 
     Args:
@@ -111,6 +116,7 @@ def _install(cls: type[Any], name: str, load: Loader, key: str | None) -> None:
         load: loads it for some rows.
         key: the attribute of a row by which what was loaded is found. None: it is in the session that the property
             asks, which need not ask the database then.
+        asks_again: whether a row for which nothing was found asks by itself.
     """
     asked = vars(cls).get(name)
     if not isinstance(asked, property) or asked.fget is None or hasattr(asked.fget, _INSTALLED):
@@ -122,7 +128,10 @@ def _install(cls: type[Any], name: str, load: Loader, key: str | None) -> None:
         state = instance_state(row)
         group: _Group | None = state.info.get(_GROUP) if "info" in state.__dict__ else None
         found = None if group is None else group.loaded(name, load)
-        return ask(row) if found is None or key is None else found.get(str(getattr(row, key)))
+        if found is None or key is None:
+            return ask(row)
+        one = found.get(str(getattr(row, key)))
+        return ask(row) if one is None and asks_again else one
 
     value.__dict__[_INSTALLED] = True
     setattr(cls, name, property(value))
@@ -160,9 +169,23 @@ def _messages(rows: Sequence[Any]) -> dict[str, Any]:
     return found
 
 
+def _are_kept_in_the_table(maker: Any) -> bool:
+    """Tell whether runs are asked of the database: the host's settings may name a repository of another store."""
+    for place in WORKFLOW_RUNS.places:
+        factory = sys.modules.get(place.factory)
+        owner = factory and (getattr(factory, place.owner, None) if place.owner else factory)
+        make = getattr(owner, place.function, None)
+        if make is not None:
+            cls = type(make(maker))
+            return repository_of(vars(cls).get(WRAPPED, cls)) is WORKFLOW_RUNS
+    return False
+
+
 def _runs(rows: Sequence[Any]) -> dict[str, Any]:
     """Load the runs of logs, without their large columns: these are read for all at once when one is touched."""
     run, maker = host_models()["workflow_runs"], sessionmaker(_database().engine, expire_on_commit=False)
+    if not _are_kept_in_the_table(maker):
+        return {}
     light = [getattr(run, one.key) for one in inspect(run).column_attrs if one.key not in LAZY_RUN_COLUMNS]
     ids = {row.workflow_run_id for row in rows}
     with maker() as session:

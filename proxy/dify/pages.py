@@ -57,7 +57,8 @@ def own_page(cls: type[Any], run: type[Any], page: type[Any]) -> Callable[..., A
         if any(given[name] != default for name, default in unknown.items() if name in given):
             return plain(self, *args, **kwargs)
         try:
-            request = page_request(**{name: given[name] for name in _KNOWN if name in given})
+            asked = {name: given[name] for name in _KNOWN if name in given}
+            request = page_request(**asked | {"triggered_from": given["triggered_from"] or ()})
         except ValueError:  # more than Tidegate's statement gives; the host's has its own bounds
             return plain(self, *args, **kwargs)
         return read_page(statements, sessions, binding.home, request, made)

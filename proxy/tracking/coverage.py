@@ -34,6 +34,8 @@ _AGAIN_S: Final = 30.0
 """How often the triggers are looked for, in seconds."""
 _SOON_S: Final = 1.0
 """How often they are while a table is not there yet, in seconds."""
+_SOON_TIMES: Final = 60
+"""How many times they are: a release of a host may lack a table for good."""
 
 
 def cached_methods(repository: str, policies: Mapping[str, Policy]) -> tuple[str, ...]:
@@ -55,6 +57,7 @@ class Coverage:
         self._clock: Final = clock
         self._by_shard: dict[str, frozenset[Key]] = {}
         self._due_s: dict[str, float] = {}
+        self._soon: dict[str, int] = {}
         self._doubts: dict[str, int] = {}
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
@@ -160,7 +163,10 @@ class Coverage:
         with suppress(DBAPIError):  # the next look does it
             note_changed_families(engine, self.tables)
         self._set(shard, (found.table.key for found in left), doubts)
-        if not left and len(missing) > len(made):
+        if left or len(missing) == len(made):
+            self._soon.pop(shard, None)
+        elif (times := self._soon.get(shard, 0)) < _SOON_TIMES:
+            self._soon[shard] = times + 1
             self._due_s[shard] = min(self._due_s[shard], self._clock() + _SOON_S)
 
     def _set(self, shard: str, keys: Iterable[Key], doubts: int | None = None) -> None:

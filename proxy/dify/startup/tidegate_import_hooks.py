@@ -30,7 +30,7 @@ class _Hooks(MetaPathFinder):
         if fullname not in self.by_module:
             return None
         for finder in sys.meta_path:
-            find = None if finder is self else getattr(finder, "find_spec", None)
+            find = None if hasattr(finder, "by_module") else getattr(finder, "find_spec", None)
             spec: ModuleSpec | None = None if find is None else find(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None:
@@ -61,7 +61,14 @@ class _CallingLoader(Loader):
             hook(module)
 
 
-_hooks = _Hooks()
+def _registered() -> _Hooks:
+    """Return the one finder with hooks: this file may be imported under two names, each with a class of its own."""
+    for finder in sys.meta_path:
+        if hasattr(finder, "by_module"):
+            return finder  # type: ignore[return-value]  # of the other name's class
+    made = _Hooks()
+    sys.meta_path.insert(0, made)
+    return made
 
 
 def after_import(module: str, hook: Hook) -> None:
@@ -70,6 +77,4 @@ def after_import(module: str, hook: Hook) -> None:
     if found is not None:
         hook(found)
         return
-    _hooks.by_module.setdefault(module, []).append(hook)
-    if _hooks not in sys.meta_path:
-        sys.meta_path.insert(0, _hooks)
+    _registered().by_module.setdefault(module, []).append(hook)

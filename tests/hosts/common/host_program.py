@@ -397,7 +397,57 @@ def other_engines() -> dict[str, Any]:
     return {"found": found, "pages": pages, "gates": len(gates()), "left": left}
 
 
-_EVERY: Final = (compare, write, patched, inside, direct, cost, queries, logs, run_list, ties, deep, other_engines)
+def elsewhere() -> dict[str, Any]:
+    """Read what another store gets later than it was asked for first, and logs whose runs are there."""
+    from elsewhere import STORE
+    from services.workflow_app_service import WorkflowAppService
+
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(900)}
+    before = [runs.get_workflow_run_by_id(**asked) for _ in range(4)]
+    STORE.update({run_id(900): "late", run_id(24): "elsewhere", run_id(23): "elsewhere"})
+    with MAKER() as session, session.begin():
+        session.execute(text("DELETE FROM workflow_runs WHERE id = :id"), {"id": run_id(23)})
+    with MAKER() as session:
+        page = WorkflowAppService().get_paginate_workflow_app_logs(session=session, tenant_id=TENANT, app_id=APP)
+        of_logs = [str(row.workflow_run)[:9] for row in page["data"][:2]]
+    return {"before": before, "after": runs.get_workflow_run_by_id(**asked), "of logs": of_logs}
+
+
+def away_at_first() -> dict[str, Any]:
+    """Make a repository while the database does not answer, and again when it does."""
+    from tidegate.proxy.dify import gates
+
+    gates._AGAIN_S = 0.0
+    away = {"port": 1}
+
+    def refuse(_dialect: Any, _record: Any, _given: Any, named: dict[str, Any]) -> None:
+        named.update(away)
+
+    event.listen(ENGINE, "do_connect", refuse)
+    repositories()
+    at_first = len(gates.gates())
+    away.clear()
+    repositories()
+    return {"at first": at_first, "later": len(gates.gates())}
+
+
+_EVERY: Final = (
+    compare,
+    write,
+    patched,
+    inside,
+    direct,
+    cost,
+    queries,
+    logs,
+    run_list,
+    ties,
+    deep,
+    other_engines,
+    elsewhere,
+    away_at_first,
+)
 PARTS: Final = {part.__name__: part for part in _EVERY}
 
 if __name__ == "__main__":

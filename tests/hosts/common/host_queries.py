@@ -208,7 +208,7 @@ class LaterNodeQueries(NodeQueries):
             )
         )
         with self._session_maker() as session:
-            return [self.snapshot(*row[:3], str(row[3]), *row[4:]) for row in session.execute(wanted)]
+            return [self.snapshot(*row) for row in session.execute(wanted)]
 
     def load_full_process_data(self, execution: Any) -> Any:
         return {"of": execution.id}

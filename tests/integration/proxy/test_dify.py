@@ -124,6 +124,7 @@ class Host:
             ]
         if how == "setting":
             given |= PATHS
+        python_path[:0] = filter(None, [given.pop("PYTHONPATH_FIRST", None)])
         given["PYTHONPATH"] = os.pathsep.join(python_path)
         given.pop("PYTHONSAFEPATH", None)
         done = subprocess.run(command, env=given, cwd=self.folder, capture_output=True, text=True, check=False)
@@ -326,3 +327,36 @@ def test_the_start_up_file_hooks_the_modules_that_are_known() -> None:
     text = (STARTUP / "sitecustomize.py").read_text()
     named = text[text.index("_MODULES = (") : text.index("def _imported")]
     assert set(re.findall(r'"([a-z_.]+)"', named)) == {*MODULES, *page_loading.MODULES}
+
+
+def test_two_ways_to_install_it_at_once_are_one(host_of: Hosts, tmp_path: Path) -> None:
+    host = host_of("v1_16")
+    (tmp_path / "again").symlink_to(STARTUP)
+    given: dict[str, Any] = PATHS | {"PYTHONPATH_FIRST": str(tmp_path / "again")}
+    counted, log = host.run("queries", "logs", **given)
+    assert counted["queries"]["gated"]
+    assert max(counted["logs"]["counts"]) <= 4
+    assert "Recursion" not in log
+    assert "sitecustomize" not in log
+
+
+def test_what_keeps_its_runs_elsewhere_is_left_alone(host_of: Hosts) -> None:
+    path = "elsewhere.RunsElsewhere"
+    plain, _ = host_of("v1_16").run("elsewhere", how="plain", API_WORKFLOW_RUN_REPOSITORY=path)
+    seen, log = host_of("v1_16").run("elsewhere", API_WORKFLOW_RUN_REPOSITORY=path)
+    assert seen == plain
+    assert "Tidegate does not know elsewhere.RunsElsewhere" in log
+
+
+def test_a_python_without_tidegate_runs_the_host_as_it_is(host_of: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "tidegate.py").write_text("raise ImportError('there is none')")
+    counted, log = host_of("v1_16").run("queries", PYTHONPATH_FIRST=str(tmp_path))
+    assert counted["queries"] == {"counts": [1, 1, 1, 1, 1], "gated": False}
+    assert "Tidegate cannot be imported here" in log
+
+
+def test_a_database_that_is_away_at_first_gets_its_gate_later(host_of: Hosts) -> None:
+    seen, log = host_of("v1_16").run("away_at_first")
+    assert seen["away_at_first"] == {"at first": 0, "later": 1}
+    assert log.count("Tidegate is off in this process") == 1
+    assert "Tidegate is on" in log
