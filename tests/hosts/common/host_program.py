@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -204,6 +205,49 @@ def write() -> dict[str, Any]:
     return {"watched": watched, "outside": seen, "gone": gone, "after": runs.get_workflow_run_by_id(**asked)}
 
 
+class _Told(logging.Handler):
+    """What other threads than the program's own say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.threadName != threading.main_thread().name:
+            self.said.append(record.getMessage())
+
+
+def emptied() -> dict[str, Any]:
+    """Empty the tables by text, as a host's tests do between any two of them, and read what is new there."""
+    from models.workflow import Base, WorkflowRun
+
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(1)}
+    names = ", ".join(Base.metadata.tables)
+    told = _Told()
+    logging.getLogger().addHandler(told)
+    tokens, after = [], []
+    for number in range(3):
+        with MAKER() as session, session.begin():
+            session.execute(text(f"TRUNCATE TABLE {names} RESTART IDENTITY CASCADE"))
+        after.append(runs.get_workflow_run_by_id(**asked))
+        new_run(1, NOW + timedelta(minutes=number))
+        with MAKER() as session, session.begin():
+            session.get(WorkflowRun, run_id(1)).total_tokens = number
+        tokens.append([runs.get_workflow_run_by_id(**asked).total_tokens for _ in range(3)])
+        _settle()
+    logging.getLogger().removeHandler(told)
+    return {"after": after, "tokens": tokens, "said": told.said}
+
+
+def _settle() -> None:
+    """Wait until nobody has anything left to apply."""
+    until = time.monotonic() + 60
+    with ENGINE.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.scalar(text("SELECT count(*) FROM tidegate_outbox")) and time.monotonic() < until:
+            time.sleep(0.01)
+
+
 def patched() -> dict[str, Any]:
     """Put something in the place of a method of the host's class, as tests and plug-ins do."""
     runs, _ = repositories()
@@ -397,7 +441,21 @@ def other_engines() -> dict[str, Any]:
     return {"found": found, "pages": pages, "gates": len(gates()), "left": left}
 
 
-_EVERY: Final = (compare, write, patched, inside, direct, cost, queries, logs, run_list, ties, deep, other_engines)
+_EVERY: Final = (
+    compare,
+    write,
+    patched,
+    inside,
+    direct,
+    cost,
+    queries,
+    logs,
+    run_list,
+    ties,
+    deep,
+    other_engines,
+    emptied,
+)
 PARTS: Final = {part.__name__: part for part in _EVERY}
 
 if __name__ == "__main__":
