@@ -184,7 +184,7 @@ def _apps(rows: Rows) -> None:
         rows.add("conversations", id=name_id(f"conversation {number}"), app_id=APPS["chat"], mode="advanced-chat",
                  name=f"Conversation {number}", status="normal", inputs="{}",
                  **(of_visitor if number == 1 else of_account), created_at=BEGIN + timedelta(minutes=number),
-                 updated_at=BEGIN, dialogue_count=3, is_deleted=False)  # fmt: skip
+                 updated_at=BEGIN + timedelta(minutes=number), dialogue_count=3, is_deleted=False)  # fmt: skip
 
 
 def _run(rows: Rows, app: str, number: int, at: datetime) -> None:
