@@ -31,7 +31,7 @@ def main(url: str, *runs: str) -> None:
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     value = 1_000_000
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         while not ended.wait(_PAUSE_S):
             for run in runs:
                 value += 1
