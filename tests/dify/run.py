@@ -55,6 +55,8 @@ def main(
     try:
         if api is None:
             raise DifyError("name a Dify: make dify DIFY=path/to/dify/api")  # noqa: TRY301  # said like the others
+        if reuse and select:
+            raise DifyError("--reuse compares whole runs: leave -k out, or run plain again")  # noqa: TRY301  # as above
         if names is not None:
             raise typer.Exit(_write_names(checkout(api), names))
         suites, modes = _chosen(suite, SUITES, "--suite"), _chosen(mode, _BY_NAME, "--mode")

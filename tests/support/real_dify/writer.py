@@ -14,7 +14,7 @@ from typing import Final
 
 import psycopg
 
-_PAUSE_S: Final = 0.02
+_PAUSE_S: Final = 0.5
 _RUN: Final = "UPDATE workflow_runs SET total_tokens = %s, total_steps = total_steps + 1 WHERE id = %s"
 _NODE: Final = """
 INSERT INTO workflow_node_executions (id, tenant_id, app_id, workflow_id, triggered_from, workflow_run_id, index,
