@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from real_dify.checkout import ROOT, DifyError, checkout, find_dify, version_of
 from real_dify.names import differences, kept_lists, names_of
-from real_dify.outcomes import lost, passes
+from real_dify.outcomes import lost, outcomes, passes
 from real_dify.own_tests import MODES, PLAIN, SUITES, Mode, Run, run_tests, test_files
 from real_dify.servers import DifyServers
 
@@ -34,6 +34,7 @@ def main(
     ] = None,
     select: Annotated[str, typer.Option("-k", help="Only tests of such names, as pytest's -k.")] = "",
     reports: Annotated[Path | None, typer.Option(help="Folder for reports and logs. Default: build/dify/.")] = None,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Take plain outcomes from an earlier run's reports.")] = False,
     names: Annotated[
         Path | None,
         typer.Option(help="Run nothing: write the names of this Dify's repositories there, and compare them."),
@@ -54,6 +55,8 @@ def main(
     try:
         if api is None:
             raise DifyError("name a Dify: make dify DIFY=path/to/dify/api")  # noqa: TRY301  # said like the others
+        if reuse and select:
+            raise DifyError("--reuse compares whole runs: leave -k out, or run plain again")  # noqa: TRY301  # as above
         if names is not None:
             raise typer.Exit(_write_names(checkout(api), names))
         suites, modes = _chosen(suite, SUITES, "--suite"), _chosen(mode, _BY_NAME, "--mode")
@@ -67,6 +70,9 @@ def main(
             typer.echo(f"Dify {dify.version}, {name}: {len(files)} test files touch the tables")
             found[name] = {}
             for one in (PLAIN, *(_BY_NAME[m] for m in modes if name in _BY_NAME[m].suites)):
+                if one is PLAIN and reuse and (earlier := folder / f"{name}-{PLAIN.name}.xml").exists():
+                    found[name][PLAIN.name] = Run(outcomes(earlier), {})
+                    continue
                 with DifyServers() as servers:
                     began, shown = time.monotonic(), _Progress(name, one)
                     found[name][one.name] = run_tests(dify, name, one, servers, folder, selected, shown)

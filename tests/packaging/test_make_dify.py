@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from real_dify.names import differences, kept_lists, methods_of, names_of
 from real_dify.outcomes import lost, outcomes, passes
+from real_dify.polling import Commits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,6 +133,15 @@ def test_what_became_of_a_test_is_the_worst_of_what_is_reported(tmp_path: Path) 
     assert lost(plain, outcomes(file)) == {"c::good": "error"}
     assert lost(plain, {}) == {"c::good": "not run"}
     assert lost(plain, plain) == {}
+
+
+def test_an_answer_is_as_old_as_what_had_overtaken_it() -> None:
+    commits = Commits()
+    for value, at in ((1, 10.0), (2, 20.0), (3, 30.0)):
+        commits.add("run", value, at)
+    ages = [commits.age_ms("run", *one) for one in ((3, 35.0), (1, 15.0), (1, 25.0), (2, 31.0), (0, 9.0))]
+    assert ages == [0, 0, 5000, 1000, 0]
+    assert commits.age_ms("another", 1, 50.0) == 0
 
 
 def test_names_are_written_and_compared(tmp_path: Path) -> None:

@@ -160,13 +160,14 @@ def _apps(rows: Rows) -> None:
                      default_language="en-US", status="normal",
                      created_at=BEGIN, updated_at=BEGIN)  # fmt: skip
     for name, flow in FLOWS.items():
-        kind = {"chat": "chat", "pipeline": "rag-pipeline", "snippet": "snippet"}.get(name, "workflow")
+        kind = {"chat": "chat", "pipeline": "rag-pipeline"}.get(name, "workflow")
         for version in ("draft", "2026-01-01 00:00:00"):
             rows.add(
                 "workflows", id=flow if version == "draft" else name_id(f"published {name}"), tenant_id=TENANT,
                 app_id=APPS[name], type=kind, version=version, graph=_GRAPH, features="{}", created_by=ACCOUNT,
                 created_at=BEGIN, updated_at=BEGIN, environment_variables="{}", conversation_variables="{}",
-                rag_pipeline_variables="{}", marked_name="", marked_comment="", kind="standard",
+                rag_pipeline_variables="{}", marked_name="", marked_comment="",
+                kind="snippet" if name == "snippet" else "standard",
             )  # fmt: skip
     rows.add("pipelines", id=APPS["pipeline"], tenant_id=TENANT, name="A pipeline", description="", is_public=False,
              is_published=True, workflow_id=FLOWS["pipeline"], created_by=ACCOUNT, created_at=BEGIN,
@@ -183,7 +184,7 @@ def _apps(rows: Rows) -> None:
         rows.add("conversations", id=name_id(f"conversation {number}"), app_id=APPS["chat"], mode="advanced-chat",
                  name=f"Conversation {number}", status="normal", inputs="{}",
                  **(of_visitor if number == 1 else of_account), created_at=BEGIN + timedelta(minutes=number),
-                 updated_at=BEGIN, dialogue_count=3, is_deleted=False)  # fmt: skip
+                 updated_at=BEGIN + timedelta(minutes=number), dialogue_count=3, is_deleted=False)  # fmt: skip
 
 
 def _run(rows: Rows, app: str, number: int, at: datetime) -> None:
@@ -197,7 +198,8 @@ def _run(rows: Rows, app: str, number: int, at: datetime) -> None:
         if by_visitor
         else _account(number)
     )
-    source = {"pipeline": "rag-pipeline-run", "snippet": "snippet"}.get(app, "app-run" if number % 2 else "debugging")
+    source = "app-run" if number % 2 else "debugging"
+    source = {"pipeline": "rag-pipeline-run", "snippet": "debugging"}.get(app, source)
     common = {"tenant_id": TENANT, "app_id": APPS[app], "workflow_id": FLOWS[app], **by, "created_at": at}
     text = json.dumps({"query": f"question {number} äöü 漢字 😀", "count": number, "list": [1, 2.5, None, True]})
     rows.add(

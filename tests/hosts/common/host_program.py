@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -202,6 +203,49 @@ def write() -> dict[str, Any]:
         time.sleep(0.01)
     gone = runs.delete_runs_by_ids([run_id(4)])
     return {"watched": watched, "outside": seen, "gone": gone, "after": runs.get_workflow_run_by_id(**asked)}
+
+
+class _Told(logging.Handler):
+    """What other threads than the program's own say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.threadName != threading.main_thread().name:
+            self.said.append(record.getMessage())
+
+
+def emptied() -> dict[str, Any]:
+    """Empty the tables by text, as a host's tests do between any two of them, and read what is new there."""
+    from models.workflow import Base, WorkflowRun
+
+    runs, _ = repositories()
+    asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(1)}
+    names = ", ".join(Base.metadata.tables)
+    told = _Told()
+    logging.getLogger().addHandler(told)
+    tokens, after = [], []
+    for number in range(3):
+        with MAKER() as session, session.begin():
+            session.execute(text(f"TRUNCATE TABLE {names} RESTART IDENTITY CASCADE"))
+        after.append(runs.get_workflow_run_by_id(**asked))
+        new_run(1, NOW + timedelta(minutes=number))
+        with MAKER() as session, session.begin():
+            session.get(WorkflowRun, run_id(1)).total_tokens = number
+        tokens.append([runs.get_workflow_run_by_id(**asked).total_tokens for _ in range(3)])
+        _settle()
+    logging.getLogger().removeHandler(told)
+    return {"after": after, "tokens": tokens, "said": told.said}
+
+
+def _settle() -> None:
+    """Wait until nobody has anything left to apply."""
+    until = time.monotonic() + 60
+    with ENGINE.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while connection.scalar(text("SELECT count(*) FROM tidegate_outbox")) and time.monotonic() < until:
+            time.sleep(0.01)
 
 
 def patched() -> dict[str, Any]:
@@ -447,6 +491,7 @@ _EVERY: Final = (
     other_engines,
     elsewhere,
     away_at_first,
+    emptied,
 )
 PARTS: Final = {part.__name__: part for part in _EVERY}
 

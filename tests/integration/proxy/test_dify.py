@@ -302,6 +302,13 @@ def test_settings_that_cannot_work_are_said_and_the_host_runs(
     assert "TIDEGATE_DIFY_STATEMENTS is 'ours': expected tidegate or dify" in log
 
 
+def test_a_host_s_tests_that_empty_its_tables_see_them_empty(host_of: Hosts) -> None:
+    found = host_of("v1_16").run("emptied")[0]["emptied"]
+    assert found["after"] == [None] * 3
+    assert found["tokens"] == [[number] * 3 for number in range(3)]
+    assert [line for line in found["said"] if "is void, since anything may have changed" not in line] == []
+
+
 def test_on_other_engines_the_host_s_repositories_run_as_they_are(host_of: Hosts) -> None:
     found, log = host_of("v1_16").run("other_engines")
     there = "a0000000-0000-4000-8000-000000000001"

@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).parents[3]
 INSIDE: Final = ROOT / "tests" / "dify" / "inside"
 """What is imported by Dify's processes: the folder for their PYTHONPATH."""
 STARTUP: Final = ROOT / "src" / "tidegate" / "proxy" / "dify" / "startup"
-_NEEDED: Final = ("pytest", "testcontainers", "wrapt", "psycopg", "msgpack", "typer", "pydantic_settings", "tenacity")
+_NEEDED: Final = ("pytest", "testcontainers", "psycopg", "msgpack", "typer", "pydantic_settings", "tenacity")
 _PROBE: Final = (
     "import importlib.util as u, json, sys; "
     "print(json.dumps({'version': sys.version.split()[0], 'there': [m for m in sys.argv[1:] if u.find_spec(m)]}))"

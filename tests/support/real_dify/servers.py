@@ -105,6 +105,7 @@ class DifyServers:
             "STORAGE_TYPE": "opendal",
             "OPENDAL_SCHEME": "fs",
             "OPENDAL_FS_ROOT": str(folder / "storage"),
+            "WEB_FORM_SUBMIT_RATE_LIMIT_MAX_ATTEMPTS": "1000000",
             "PLUGIN_DAEMON_URL": f"http://{CLOSED}",
             "CODE_EXECUTION_ENDPOINT": f"http://{CLOSED}",
         }

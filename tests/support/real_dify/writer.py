@@ -14,7 +14,7 @@ from typing import Final
 
 import psycopg
 
-_PAUSE_S: Final = 0.02
+_PAUSE_S: Final = 0.5
 _RUN: Final = "UPDATE workflow_runs SET total_tokens = %s, total_steps = total_steps + 1 WHERE id = %s"
 _NODE: Final = """
 INSERT INTO workflow_node_executions (id, tenant_id, app_id, workflow_id, triggered_from, workflow_run_id, index,
@@ -31,7 +31,7 @@ def main(url: str, *runs: str) -> None:
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     value = 1_000_000
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         while not ended.wait(_PAUSE_S):
             for run in runs:
                 value += 1

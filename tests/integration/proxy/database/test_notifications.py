@@ -37,7 +37,8 @@ def server() -> Iterator[Asking]:
 
 @contextmanager
 def gate_on(engine: Engine, server: Asking) -> Iterator[tidegate.Gate]:
-    settings = tidegate.Settings(cache=CacheSettings(url=server.cluster.cache.url, near=False))
+    patiently = CacheSettings(url=server.cluster.cache.url, near=False, connect_timeout_ms=5_000, read_timeout_ms=5_000)
+    settings = tidegate.Settings(cache=patiently)
     with tidegate.gate_on(engine, sessionmaker(engine), settings, on_close=engine.dispose) as gate:
         applier = gate._shards.every[0].applier
         assert applier is not None
