@@ -1,7 +1,8 @@
 """Put Tidegate behind the factories of Dify, in one process, before any repository exists.
 
 A hook runs after a module of Dify has been imported, and before anybody has what it defines. So nothing of Dify is
-imported sooner than it would be, and nothing of Tidegate before gevent has patched what it patches.
+imported sooner than it would be, but its models in direct mode, and nothing of Tidegate before gevent has patched what
+it patches.
 """
 
 from __future__ import annotations

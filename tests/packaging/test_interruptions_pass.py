@@ -16,6 +16,7 @@ PASS: Final = frozenset({"pass_interruption", "pass_others"})
 OTHERWISE: Final = {
     "cache/redis/push_stream.py": "a thread of its own",
     "proxy/database/notifications.py": "a thread of its own",
+    "proxy/dify/startup/sitecustomize.py": "at an import, before a program works",
     "proxy/layers/routing.py": "what is no fault of the node is raised again",
     "proxy/tracking/observers.py": "a thread of its own",
     "proxy/writes/commit_connection.py": "raises again",
