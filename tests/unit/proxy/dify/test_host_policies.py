@@ -56,3 +56,16 @@ def test_an_argument_that_no_policy_knows_makes_a_call_uncached_unless_it_is_the
     asked = {"tenant_id": "t", "app_id": "a", "run_id": "r"}
     assert policy.when(asked | {"fresh": False})
     assert not policy.when(asked | {"fresh": True})
+
+
+class Counting:
+    def get_workflow_runs_count(
+        self, tenant_id: str, app_id: str, triggered_from: str, status: str | None = None, time_range: str | None = None
+    ) -> Any: ...
+
+
+def test_a_count_of_a_range_of_time_is_not_cached_however_it_is_spelled() -> None:
+    policy: Any = policies_of(Counting, WORKFLOW_RUNS)["get_workflow_runs_count"]
+    assert policy.when({"time_range": None})
+    assert policy.when({"time_range": ""})
+    assert not any(policy.when({"time_range": spelled}) for spelled in ("7d", "7D", "7d\n", "1234567890s"))
