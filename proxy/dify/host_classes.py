@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify.gates import gate_of, host_statements, say_off
 from tidegate.proxy.dify.host_models import host_models, host_types
-from tidegate.proxy.dify.host_policies import plans_of, policies_of
+from tidegate.proxy.dify.host_policies import UNKNOWN, plans_of, policies_of
 from tidegate.proxy.dify.pages import METHOD, own_page
 from tidegate.proxy.dify.releases import repository_of
 from tidegate.proxy.layers.facade import gated_methods
@@ -75,7 +75,7 @@ def _known(cls: type[Any]) -> HostRepository | None:
 def _subclass(cls: type[C], known: HostRepository) -> type[C]:
     policies = policies_of(cls, known)
     for plan in plans_of(cls, known):
-        if plan.name not in policies and plan.why.startswith("no policy knows"):
+        if plan.why == UNKNOWN:
             _log.info("%s.%s: %s", cls.__name__, plan.name, plan.why)
 
     def made(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tidegate.proxy.dify.releases import HostRepository
 
+UNKNOWN: Final = "no policy knows it: it runs as it is, on the primary"
+WRITES: Final = "it writes, and triggers note that: it runs as it is, on the primary"
 _BOUND: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _MISSING: Final = inspect.Parameter.empty
 
@@ -87,8 +89,7 @@ def _plan(
     if is_of_class(cls, name):
         return MethodPlan(name, None, "it needs no repository")
     if name not in rows:
-        why = "it writes, and triggers note that" if name in writes else "no policy knows it"
-        return MethodPlan(name, None, f"{why}: it runs as it is, on the primary")
+        return MethodPlan(name, None, WRITES if name in writes else UNKNOWN)
     policy, known = rows[name]
     parameters = list(inspect.signature(getattr(cls, name)).parameters.values())[1:]
     if parameters and parameters[0].name == "session":

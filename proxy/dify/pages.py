@@ -33,12 +33,14 @@ def own_page(cls: type[Any], run: type[Any], page: type[Any]) -> Callable[..., A
         page: the host's class of a page.
 
     Returns:
-        None: *cls* has no such method, or it lacks a parameter.
+        None: *cls* has no such method, or it lacks a parameter; or pages cannot be told apart.
     """
     plain = getattr(cls, METHOD, None)
-    if plain is None or not set(_KNOWN) <= set(inspect.signature(plain).parameters):
+    if plain is None or page.__hash__ is None:  # a page that cannot be a key could not keep its span beside it
         return None
     statements, signature = page_statements(run), inspect.signature(plain)
+    if not set(_KNOWN) <= set(signature.parameters):
+        return None
     unknown = {name: one.default for name, one in signature.parameters.items() if name not in ("self", *_KNOWN)}
 
     def made(rows: list[Any], limit: int, has_more: bool, span: tuple[datetime, datetime] | None) -> Any:

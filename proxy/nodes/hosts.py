@@ -34,7 +34,7 @@ def checked_url(text: str, where: str) -> URL:
         hosts(url)
         remember_password(url.password)
         remember_password(url.query.get("password"))
-    except (ArgumentError, ImportError) as error:
+    except (ArgumentError, ImportError, ValueError) as error:  # such as a port that is no number
         raise SettingsError(
             f"{where} cannot be used ({type(error).__name__}): expected postgresql+psycopg://..."
         ) from None

@@ -84,6 +84,12 @@ def test_a_url_of_hosts_that_cannot_be_told_is_refused(query: str) -> None:
         checked_url(f"postgresql+psycopg2://u:secret@/db?{query}", "shards.s0.primary")
 
 
+def test_a_url_with_a_port_that_is_no_number_is_refused_without_its_password() -> None:
+    with pytest.raises(SettingsError, match=r"shards\.s0\.replicas\.0 cannot be used") as refused:
+        checked_url("postgresql+psycopg://u:half@another:secret/db", "shards.s0.replicas.0")
+    assert "secret" not in str(refused.value)
+
+
 SET = "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('timezone')"
 
 
