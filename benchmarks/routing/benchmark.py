@@ -130,7 +130,6 @@ class RoutingBenchmark:
         with ExitStack() as stack:
             routed = stack.enter_context(tidegate.connect(settings))
             alone = stack.enter_context(tidegate.connect(settings.model_copy(update={"shards": (shard,)})))
-            alone.engine.pool._pre_ping = False  # noqa: SLF001  # a round trip that the pools of replicas do not make
             ways = {"call that asks nothing": Idle, "call that takes a connection": Connecting}
             return [self._overhead(text, repository, routed, alone) for text, repository in ways.items()]
 

@@ -110,8 +110,6 @@ class Costs:
     def _uncached(self) -> list[Overhead]:
         """Measure without a cache: nothing vouches for the shard, so each read first asks if it owns the tenant."""
         with self._gates(None) as (several, one):
-            for engine in self._engines:
-                engine.pool._pre_ping = False  # noqa: SLF001  # a round trip, the same on both
             idle = [self._calling(Idle, gate) for gate in (several, one)]
             connecting = [self._calling(Connecting, gate, vouched=True) for gate in (several, one)]
             reading = [self._calling(Reading, gate) for gate in (several, one)]

@@ -18,6 +18,7 @@ from tidegate.proxy.database.origins import is_left, life_of
 from tidegate.proxy.database.sibling_engine import root_of, sibling_engine
 from tidegate.proxy.nodes.connecting import driver_defaults, own_options
 from tidegate.proxy.nodes.hosts import checked_url
+from tidegate.proxy.nodes.idle_ping import ping_idle
 from tidegate.routing.replicas.attempt import listen
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
         pool_size=pool.size,
         max_overflow=pool.overflow,
         pool_timeout=pool.timeout_s,
-        pool_pre_ping=True,
         connect_args=driver_defaults(url) | {"options": " ".join((*options, own_options(url)))},
     )
+    ping_idle(engine)
     return forgotten_in_children(engine)
 
 

@@ -115,5 +115,5 @@ def test_a_write_on_shards_takes_the_round_trips_of_one_on_one_database(stocked:
     with tidegate.connect(settings.model_copy(update=alone)) as gate:
         on_one = trips_of_writes(gate, tenant, wire)
     assert on_shards == on_one
-    # The pool's ping, BEGIN, the row, its notes, and COMMIT together with its position.
-    assert set(on_one.values()) == {5}, on_one
+    # BEGIN, the row, its notes, and COMMIT together with its position.
+    assert set(on_one.values()) == {4}, on_one
