@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.amounts import amount
 from real_servers.killed_writer import RETURNED, STEPS
 from real_servers.printed_numbers import show
 from real_servers.subprocesses import Child
@@ -94,7 +95,10 @@ def show_reads(reads: Counter[str], events: Counter[str], stale: int) -> None:
     show("events", events)
 
 
-@pytest.mark.parametrize("times", [6, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+SOAK = pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])
+
+
+@pytest.mark.parametrize("times", [amount(6, 2), SOAK])
 def test_no_reader_sees_what_a_killed_writer_left(
     times: int, writer: Child, readers: list[Child], cluster: Any, books: list[Book], database_url: str
 ) -> None:

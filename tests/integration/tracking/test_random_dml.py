@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from real_servers.amounts import amount
 from real_servers.random_dml import transaction
 from real_servers.random_dml_run import alone, committed_with, run_watched
 from real_servers.shaped_gate import Shaped, connect, shaped
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-SHORT: Final = 1_000
+SHORT: Final = amount(1_000, 250)
 LONG: Final = 20_000
 BATCH: Final = 25
 SEED: Final = 20_000

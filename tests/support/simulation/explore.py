@@ -6,13 +6,14 @@ import os
 import random
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from real_servers.amounts import amount
 from simulation.scheduler import Choices, Scheduler, all_choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS", "3150"))
-"""Of each world. These give 50,000 distinct traces in all; `make soak` sets more."""
+RUNS = int(os.environ.get("TIDEGATE_SIMULATION_RUNS") or amount(3_150, 600))
+"""Of each world. The larger number gives 50,000 distinct traces in all; `make soak` sets more."""
 
 
 class Explored(Protocol):

@@ -15,7 +15,7 @@ from tidegate.cache.near.lru import LruCache, NearEntry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BOUND = 1_000_000
+BOUND = 400_000
 NOISE = 20_000
 """What the threads of other tests may take or give back meanwhile."""
 CODEC = AnswerCodec(())
