@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from tidegate.cache.codec.values import Uncacheable
+from tidegate.proxy.layers.code_digest import code_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +29,9 @@ DIGEST_BYTES: Final = 16
 def fingerprint_of(call: Call) -> bytes | None:
     """Return the digest of *call*, 16 bytes; None where it cannot be told apart from others for sure.
 
-    Of the repository its class counts, which may override what the method uses; what it was made with, which may have
-    changed since; and its attributes.
+    Of the repository its class counts, which may override what the method uses, and what the methods of the class do,
+    which may differ between releases of a program; what it was made with, which may have changed since; and its
+    attributes.
     """
     repository = call.repository
     try:
@@ -47,7 +49,8 @@ def _begun(cls: type[Any], name: str) -> blake2b:
     """Return what all calls of a method on a class begin with; what follows cannot be taken for a part of it."""
     named = [name, cls.__module__, cls.__qualname__]
     named += [_own_name(base) for base in cls.__mro__ if not _is_found_by_name(base)]
-    return blake2b(msgpack.packb(named), digest_size=DIGEST_BYTES)
+    own = tuple(base for base in cls.__mro__ if WRAPPED not in vars(base))
+    return blake2b(msgpack.packb([*named, code_digest(own)]), digest_size=DIGEST_BYTES)
 
 
 @lru_cache(maxsize=1024)
