@@ -33,8 +33,9 @@ _ENOUGH: Final = {"judged": 150, "after": 50, "hits": 50, "writes": 20}
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    # Rewinding needs the first two. With the third a crash loses commits that were acknowledged.
-    given = {"wal_log_hints": "on", "full_page_writes": "on", "wal_writer_delay": "500ms"}
+    # Rewinding needs the first two. With the third a crash loses commits that were acknowledged. A server that was away
+    # through several failovers needs the log of all of them.
+    given = {"wal_log_hints": "on", "full_page_writes": "on", "wal_writer_delay": "500ms", "wal_keep_size": "2GB"}
     with Cluster(replicas=2, postgres_settings=given) as running:
         make_notes(running)
         running.shards[0].primary.execute("CREATE INDEX ON notes (tenant_id)")
