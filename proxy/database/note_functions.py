@@ -26,6 +26,11 @@ FULL: Final = "tidegate.notes_full"
 FULL_SQL: Final = f"coalesce(nullif(current_setting('{FULL}', true), ''), '0')::int"
 LONGEST: Final = 8_000
 """How many characters of places a setting holds before it is full."""
+NOTED: Final = "tidegate.noted"
+"""A setting that ends with the transaction and follows its savepoints: how many rows it has noted one by one, and the
+summaries that it has noted instead, each with what it is about, with a separator between."""
+SEPARATOR: Final = r"E'\x1f'"
+"""No text of JSON has this character."""
 FEW: Final = 8
 """How many notes are taken out one by one."""
 HELD: Final = "tidegate.held"
@@ -106,7 +111,7 @@ BEGIN
       AND xact = pg_current_xact_id_if_assigned()::text RETURNING id, source, rows)
     SELECT json_agg(json_build_array(source, rows) ORDER BY id)::text INTO taken FROM mine;
   END IF;
-  PERFORM set_config('{NOTES}', '', true), set_config('{FULL}', '', true);
+  PERFORM set_config('{NOTES}', '', true), set_config('{FULL}', '', true), set_config('{NOTED}', '', true);
 END $tidegate$""".strip()
 
 

@@ -27,6 +27,9 @@ MOST_TAGS: Final = 10_000
 """How many tags of one tenant count one by one; with more of them the whole tenant counts as changed."""
 MOST_ROWS: Final = 1_000
 """How many rows of one statement are noted one by one; with more of them the tenants of all of them are."""
+MOST_TOGETHER: Final = 10_000
+"""How many rows of one transaction are noted one by one; with more of them the tenants of each further statement are,
+once for each table and each way to change it."""
 MOST_TENANTS: Final = 1_000
 """How many tenants of such a statement are noted; with more of them everything counts as changed."""
 GIVEN: Final = ""

@@ -27,16 +27,18 @@ from tidegate.proxy.database.note_functions import (
     CHECK_OWNERSHIP,
     FULL_SQL,
     KEEP_PLACE,
+    NOTED,
     NOTES,
     NOTIFY,
     SAFE,
+    SEPARATOR,
     WATCHED,
     literal,
     qualified,
     quoted,
 )
 from tidegate.proxy.database.ownership_functions import is_shard_sql
-from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, UNREADABLE, source_of
+from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, MOST_TOGETHER, UNREADABLE, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +50,11 @@ if TYPE_CHECKING:
 PREFIX: Final = "tidegate_note_"
 _MOST_CONTEXT: Final = 1_000_000
 """How many characters of notes about parents a note brings along; with more of them everything counts as changed."""
+_TOO_MANY: Final = f"(noted_rows + many > {MOST_TOGETHER} AND NOT lost)"
+"""The SQL that tells whether the rows of a statement are too many together with those noted before. A row whose parent
+is gone is noted all the same: of its tenant nothing else would tell."""
+_MOST_SUMMARIES: Final = 100
+"""How many summaries a transaction keeps, so as not to note them again."""
 _OLD_AND_NEW: Final = {
     "insert": ("tidegate_new",),
     "update": ("tidegate_old", "tidegate_new"),
@@ -150,8 +157,13 @@ DECLARE
   is_watched boolean;
   is_shard boolean;
   tenants text[];
+  noted_rows int := 0;
+  summaries text[] := string_to_array(current_setting('{NOTED}', true), {SEPARATOR});
+  summary text;
 BEGIN
   BEGIN
+    noted_rows := coalesce(nullif(summaries[1], ''), '0')::int;
+    summaries := summaries[2:];
     {find}{self._context(outbox)}
   EXCEPTION WHEN OTHERS THEN
     found := json_build_object('failed', SQLERRM)::text;
@@ -160,6 +172,7 @@ BEGIN
   IF many = 0 THEN
     RETURN NULL;
   END IF;
+  summary := summary || found;
   IF to_regclass({literal(outbox)}) IS NULL THEN
     RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
     RETURN NULL;
@@ -174,8 +187,17 @@ BEGIN
     AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
   END IF;
+  IF summary = ANY (summaries) THEN  -- the transaction has said so
+    RETURN NULL;
+  END IF;
   INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid INTO place;
   {KEEP_PLACE}
+  IF summary IS NULL THEN
+    noted_rows := noted_rows + many;
+  ELSIF coalesce(cardinality(summaries), 0) < {_MOST_SUMMARIES} THEN
+    summaries := summaries || summary;
+  END IF;
+  PERFORM set_config('{NOTED}', concat_ws({SEPARATOR}, noted_rows, array_to_string(summaries, {SEPARATOR})), true);
   IF NOT is_watched THEN
     {NOTIFY}
   END IF;
@@ -198,14 +220,19 @@ END $tidegate$""".strip()
       SELECT array_agg(DISTINCT {self._tenant()}) FILTER (WHERE {self._tenant()} IS NOT NULL) INTO tenants
       FROM ({every}) l0{self._joins()};
     END IF;
-    IF many > {most} THEN
-      SELECT CASE WHEN count(*) > {MOST_TENANTS} OR bool_or(is_lost) THEN '{{"all": true}}'
-        ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END
-        INTO found
-      FROM (SELECT DISTINCT {self._tenant()} AS tenant, {self._lost()} AS is_lost FROM ({every}) l0{self._joins()}
-        LIMIT {MOST_TENANTS + 1}) whose;
-      lost := false;
+    IF many > {most} OR {_TOO_MANY} THEN
+      {self._summary(every)}
     END IF;"""
+
+    def _summary(self, rows: str) -> str:
+        """Return what notes the tenants of *rows* instead of the rows."""
+        return f"""SELECT CASE WHEN count(*) > {MOST_TENANTS} OR bool_or(is_lost) THEN '{{"all": true}}'
+        ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END,
+        concat(TG_NAME, ' ', TG_OP, ' ')
+        INTO found, summary
+      FROM (SELECT DISTINCT {self._tenant()} AS tenant, {self._lost()} AS is_lost FROM ({rows}) l0{self._joins()}
+        ORDER BY tenant LIMIT {MOST_TENANTS + 1}) whose;
+      lost := false;"""
 
     def _old_first(self) -> str:
         """Return the order of a note's rows: old versions first, as without a join they are in any case."""
@@ -253,11 +280,13 @@ END $tidegate$""".strip()
         for at, (record, unless) in enumerate((("OLD", "INSERT"), ("NEW", "DELETE"))):
             columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
             sides.append(f"SELECT {columns}, {at} AS tidegate_side WHERE TG_OP <> '{unless}'")
-        return (
-            f"SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*){self._and_lost()}\n"
-            f"      INTO found, many{self._into_lost()}\n"
-            f"      FROM ({' UNION ALL '.join(sides)}) l0{self._joins()};"
-        )
+        rows = " UNION ALL ".join(sides)
+        return f"""SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*){self._and_lost()}
+      INTO found, many{self._into_lost()}
+      FROM ({rows}) l0{self._joins()};
+    IF {_TOO_MANY} THEN
+      {self._summary(rows)}
+    END IF;"""
 
     def _columns(self) -> list[str]:
         # Two fields may be one column: a key has a name in each class.

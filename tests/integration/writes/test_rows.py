@@ -25,7 +25,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import aliased
 
 from tidegate.cache.store import Change
-from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS
+from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, MOST_TOGETHER
 from tidegate.repositories.models import (
     WorkflowAppLog,
     WorkflowArchiveLog,
@@ -301,6 +301,57 @@ def test_past_the_bound_whole_tenants_count(postgresql: Any, values_of: Any) -> 
     with postgresql.engine.begin() as connection:
         assert connection.execute(delete(RUNS).where(RUNS.c.status == "failed")).rowcount == many + 1
     assert postgresql.take() == {TENANT: "whole"}
+
+
+def test_past_the_bound_of_a_transaction_its_tenants_are_noted_once(postgresql: Any, values_of: Any) -> None:
+    many, notes = MOST_ROWS, "SELECT count(*) FROM tidegate_outbox"
+    updates = MOST_TOGETHER // (2 * many)  # of each row two versions
+    with postgresql.engine.begin() as connection:
+        connection.execute(insert(RUNS).values([values_of(WorkflowRun) for _ in range(many)]))
+    postgresql.take()
+    postgresql.store(tenant_id=OTHER)
+    every, of_other = update(RUNS).values(status="failed"), update(RUNS).where(RUNS.c.tenant_id == OTHER)
+    with postgresql.engine.begin() as connection:
+        for _ in range(updates):
+            connection.execute(every.where(RUNS.c.tenant_id == TENANT))
+        assert connection.execute(text(notes)).scalar_one() == updates
+        undone = connection.begin_nested()
+        for _ in range(3):
+            connection.execute(every.where(RUNS.c.tenant_id == TENANT))
+        assert connection.execute(text(notes)).scalar_one() == updates + 1
+        undone.rollback()
+        for _ in range(3):
+            connection.execute(every.where(RUNS.c.tenant_id == TENANT))
+            connection.execute(of_other.values(status="failed"))
+        assert connection.execute(text(notes)).scalar_one() == updates + 2
+        connection.execute(delete(RUNS))
+        assert connection.execute(text(notes)).scalar_one() == updates + 3
+    assert postgresql.take() == {TENANT: "whole", OTHER: "whole"}
+    with postgresql.engine.begin() as connection:
+        connection.execute(insert(RUNS).values([values_of(WorkflowRun)]))
+        assert connection.execute(text(notes)).scalar_one() == 1
+    assert postgresql.take()[TENANT] != "whole"
+
+
+@pytest.mark.parametrize("parent", ["there", "gone"])
+def test_past_the_bound_of_a_transaction_children_count_by_their_parents(
+    postgresql: Any, values_of: Any, parent: str
+) -> None:
+    many = MOST_ROWS
+    with postgresql.engine.begin() as connection:
+        connection.execute(insert(RUNS).values([values_of(WorkflowRun) for _ in range(many)]))
+    postgresql.take()
+    run = postgresql.store(tenant_id=OTHER)
+    postgresql.store(WorkflowPause, workflow_run_id=run["id"])
+    with postgresql.engine.begin() as connection:
+        for _ in range(MOST_TOGETHER // (2 * many)):
+            connection.execute(update(RUNS).where(RUNS.c.tenant_id == TENANT).values(status="failed"))
+        if parent == "gone":
+            connection.execute(delete(RUNS).where(RUNS.c.id == run["id"]))
+        connection.execute(delete(WorkflowPause))
+    # Of a parent that is gone, notes would tell: here they are more than are looked through.
+    assert postgresql.recorder.everything == ("all of workflow_pauses" if parent == "gone" else "")
+    assert postgresql.take()[OTHER] == "whole"
 
 
 def test_past_the_bound_of_tenants_everything_counts(postgresql: Any, values_of: Any) -> None:

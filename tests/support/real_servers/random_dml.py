@@ -281,7 +281,8 @@ def _current_of(chance: random.Random) -> list[str]:
     name, change = chance.choice(("plain", "parted", "other.side", "heir_child")), _set(chance)
     done = chance.choice((f"UPDATE {name} SET {change}", f"DELETE FROM {name}"))
     return [
-        f"DECLARE c CURSOR FOR SELECT * FROM {name} WHERE id >= {_id(chance)} FOR UPDATE",
+        # In an order: else the first row is another one, once autovacuum has had the plan changed.
+        f"DECLARE c CURSOR FOR SELECT * FROM {name} WHERE id >= {_id(chance)} ORDER BY id FOR UPDATE",
         "FETCH 1 FROM c",
         f"{done} WHERE CURRENT OF c",
         "CLOSE c",

@@ -188,7 +188,8 @@ def committed_with(side: Side, transaction: Transaction) -> list[Any]:
     found: list[Any] = []
 
     def run(sql: str) -> None:
-        found.append(("ran", *side.run(sql)))
+        count, rows = side.run(sql)
+        found.append(("ran", count, sorted(rows, key=repr)))  # their order is the plan's
 
     def failed(error: BaseException) -> bool:
         original = getattr(error, "orig", error)
