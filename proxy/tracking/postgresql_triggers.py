@@ -19,9 +19,7 @@ That is the one error that they raise. The row trigger does not: what is copied 
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
-
-from sqlalchemy import Date, DateTime, TypeDecorator
+from typing import TYPE_CHECKING, Final
 
 from tidegate.proxy.database.note_functions import (
     CHECK_OWNERSHIP,
@@ -38,12 +36,11 @@ from tidegate.proxy.database.note_functions import (
     quoted,
 )
 from tidegate.proxy.database.ownership_functions import is_shard_sql
-from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, MOST_TOGETHER, UNREADABLE, source_of
+from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, MOST_TOGETHER, source_of
+from tidegate.proxy.tracking.postgresql_row_sql import RowSql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from sqlalchemy import Column
 
     from tidegate.proxy.tracking.tracked_table import TrackedTable
 
@@ -79,6 +76,7 @@ class TableTriggers:
         self._table: Final = table
         self._is_partition: Final = is_partition
         self._own: Final = own_schema
+        self._sql: Final = RowSql(table, own_schema)
         self.on: Final = on or qualified(table.table.schema or own_schema, table.table.name)
         self.fingerprint: Final = blake2b("\n".join(self._functions("?")).encode(), digest_size=6).hexdigest()
 
@@ -115,10 +113,10 @@ class TableTriggers:
 
     def try_sql(self) -> str:
         """Return a query of no rows that fails if the triggers would: a column is gone, or has another type."""
-        columns = ", ".join(self._columns())
+        columns = ", ".join(self._sql.columns())
         return (
-            f"SELECT {self._row_json()}, {self._tenant()}, {self._lost()}"
-            f" FROM (SELECT {columns} FROM {self.on} LIMIT 0) l0{self._joins()}"
+            f"SELECT {self._sql.as_json()}, {self._sql.tenant()}, {self._sql.lost()}"
+            f" FROM (SELECT {columns} FROM {self.on} LIMIT 0) l0{self._sql.joins()}"
         )
 
     def _trigger(self, what: str, when: str, how: str) -> list[str]:
@@ -205,7 +203,7 @@ BEGIN
 END $tidegate$""".strip()
 
     def _rows_of(self, tables: Sequence[str]) -> str:
-        columns = ", ".join(self._columns())
+        columns = ", ".join(self._sql.columns())
         most = MOST_ROWS * len(tables)
         rows = " UNION ALL ".join(
             f"(SELECT {columns}, {at} AS tidegate_side FROM {name} LIMIT {MOST_ROWS + 1})"
@@ -213,12 +211,14 @@ END $tidegate$""".strip()
         )
         every = " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)
         is_shard = is_shard_sql(qualified(self._own, "tidegate_state"))
-        return f"""SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*), {is_shard}{self._and_lost()}
+        return f"""SELECT json_agg({self._sql.as_json()}{self._old_first()})::text, count(*), {is_shard}
+        {self._and_lost()}
       INTO found, many, is_shard{self._into_lost()}
-      FROM ({rows}) l0{self._joins()};
+      FROM ({rows}) l0{self._sql.joins()};
     IF is_shard THEN  -- a row whose parent is not there is nobody's
-      SELECT array_agg(DISTINCT {self._tenant()}) FILTER (WHERE {self._tenant()} IS NOT NULL) INTO tenants
-      FROM ({every}) l0{self._joins()};
+      SELECT array_agg(DISTINCT {self._sql.tenant()}) FILTER (WHERE {self._sql.tenant()} IS NOT NULL)
+        INTO tenants
+      FROM ({every}) l0{self._sql.joins()};
     END IF;
     IF many > {most} OR {_TOO_MANY} THEN
       {self._summary(every)}
@@ -230,7 +230,8 @@ END $tidegate$""".strip()
         ELSE json_build_object('whole', coalesce(json_agg(tenant) FILTER (WHERE tenant IS NOT NULL), '[]'))::text END,
         concat(TG_NAME, ' ', TG_OP, ' ')
         INTO found, summary
-      FROM (SELECT DISTINCT {self._tenant()} AS tenant, {self._lost()} AS is_lost FROM ({rows}) l0{self._joins()}
+      FROM (SELECT DISTINCT {self._sql.tenant()} AS tenant, {self._sql.lost()} AS is_lost
+        FROM ({rows}) l0{self._sql.joins()}
         ORDER BY tenant LIMIT {MOST_TENANTS + 1}) whose;
       lost := false;"""
 
@@ -238,18 +239,8 @@ END $tidegate$""".strip()
         """Return the order of a note's rows: old versions first, as without a join they are in any case."""
         return "" if self._table.parent is None else " ORDER BY l0.tidegate_side"
 
-    def _lost(self) -> str:
-        """Return the SQL that tells of a row whether it names a parent that is not there, and so is nobody's."""
-        levels = self._table.levels
-        broken = [
-            f"{named} AND {_key(at + 1, levels[at + 1])[0]} IS NULL"
-            for at, level in enumerate(levels)
-            if (named := _names(at, level)) and not any(below.tenant for below in levels[: at + 1])
-        ]
-        return " OR ".join(broken) or "false"
-
     def _and_lost(self) -> str:
-        return "" if self._table.parent is None else f", coalesce(bool_or({self._lost()}), false)"
+        return "" if self._table.parent is None else f", coalesce(bool_or({self._sql.lost()}), false)"
 
     def _into_lost(self) -> str:
         return "" if self._table.parent is None else ", lost"
@@ -278,71 +269,12 @@ END $tidegate$""".strip()
     def _row(self) -> str:
         sides = []
         for at, (record, unless) in enumerate((("OLD", "INSERT"), ("NEW", "DELETE"))):
-            columns = ", ".join(f"{record}.{name} AS {name}" for name in self._columns())
+            columns = ", ".join(f"{record}.{name} AS {name}" for name in self._sql.columns())
             sides.append(f"SELECT {columns}, {at} AS tidegate_side WHERE TG_OP <> '{unless}'")
         rows = " UNION ALL ".join(sides)
-        return f"""SELECT json_agg({self._row_json()}{self._old_first()})::text, count(*){self._and_lost()}
+        return f"""SELECT json_agg({self._sql.as_json()}{self._old_first()})::text, count(*){self._and_lost()}
       INTO found, many{self._into_lost()}
-      FROM ({rows}) l0{self._joins()};
+      FROM ({rows}) l0{self._sql.joins()};
     IF {_TOO_MANY} THEN
       {self._summary(rows)}
     END IF;"""
-
-    def _columns(self) -> list[str]:
-        # Two fields may be one column: a key has a name in each class.
-        return list(dict.fromkeys(quoted(column.name) for column in self._table.fields.values()))
-
-    def _row_json(self) -> str:
-        levels = []
-        for at, level in enumerate(self._table.levels):
-            pairs = ", ".join(
-                f"{literal(name)}, {_value(f'l{at}.{quoted(column.name)}', column)}"
-                for name, column in level.fields.items()
-            )
-            built = f"json_build_object({pairs})"
-            levels.append(built if at == 0 else f"CASE WHEN {_key(at, level)[0]} IS NOT NULL THEN {built} END")
-        return f"json_build_array({', '.join(levels)})"
-
-    def _joins(self) -> str:
-        joined = ""
-        for at, level in enumerate(self._table.levels[:-1]):
-            if level.parent is not None:
-                above = level.parent.table
-                name = qualified(above.table.schema or self._own, above.table.name)
-                pairs = zip(_key(at + 1, above), _columns(at, level, level.parent.fields), strict=True)
-                joined += f" LEFT JOIN {name} l{at + 1} ON {' AND '.join(f'{key} = {named}' for key, named in pairs)}"
-        return joined
-
-    def _tenant(self) -> str:
-        found = [
-            f"l{at}.{quoted(level.fields[level.tenant].name)}"
-            for at, level in enumerate(self._table.levels)
-            if level.tenant is not None
-        ]
-        return f"{found[0]}::text"
-
-
-def _columns(at: int, level: TrackedTable, names: Sequence[str]) -> list[str]:
-    """Return the SQL of some fields of a level."""
-    return [f"l{at}.{quoted(level.fields[name].name)}" for name in names]
-
-
-def _key(at: int, level: TrackedTable) -> list[str]:
-    return _columns(at, level, level.pk)
-
-
-def _names(at: int, level: TrackedTable) -> str:
-    """Return the SQL that tells whether a row names a parent; "": it has none by its kind."""
-    named = level.parent.fields if level.parent else ()
-    return " AND ".join(f"{column} IS NOT NULL" for column in _columns(at, level, named))
-
-
-def _value(sql: str, column: Column[Any]) -> str:
-    """Return the SQL of a value as a note has it: dates in ISO form and UTC, whatever the session's settings."""
-    kind: Any = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
-    if not isinstance(kind, Date | DateTime):
-        return sql
-    form = "YYYY-MM-DD" if isinstance(kind, Date) else 'YYYY-MM-DD"T"HH24:MI:SS.US'
-    there = f"{sql} AT TIME ZONE 'UTC'" if getattr(kind, "timezone", False) else sql
-    readable = f"{sql} >= '0001-01-03' AND {sql} < '9999-12-30'"
-    return f"CASE WHEN {sql} IS NULL THEN NULL WHEN {readable} THEN to_char({there}, '{form}') ELSE '{UNREADABLE}' END"
