@@ -13,16 +13,16 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import inspect, select
-from sqlalchemy.orm import load_only, sessionmaker
+from sqlalchemy.orm import sessionmaker
 from sqlalchemy.orm.attributes import instance_state
 
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify.host_models import host_models
-from tidegate.proxy.dify.releases import WORKFLOW_RUNS, repository_of
+from tidegate.proxy.dify.log_pages import LogPages, log_pages_on
+from tidegate.proxy.dify.log_service import cached_pages
+from tidegate.proxy.dify.releases import LOG_PAGES, LOG_SERVICE, WORKFLOW_RUNS, repository_of
 from tidegate.proxy.layers.fingerprint import WRAPPED
-from tidegate.repositories.lazy import LazyPage
-from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _METHODS: Final = {
-    "services.workflow_app_service": ("WorkflowAppService", "get_paginate_workflow_app_logs"),
+    LOG_SERVICE: LOG_PAGES,
     "services.workflow_run_service": ("WorkflowRunService", "get_paginate_workflow_runs"),
 }
 MODULES: Final = tuple(_METHODS)
@@ -46,12 +46,13 @@ _INSTALLED: Final = "_tidegate_installed"
 def imported(module: Any) -> None:
     """Do what is due after the module of a service was imported: have its pages load what their rows will ask for."""
     owner, name = _METHODS[module.__name__]
-    service = getattr(module, owner, None)
+    service: Any = getattr(module, owner, None)
     method = vars(service).get(name) if service is not None else None
     if method is None:
         _log.info("%s has no %s.%s: its pages are loaded as they are", module.__name__, owner, name)
     elif not hasattr(method, _INSTALLED):
-        setattr(service, name, _grouping(method))
+        asked = cached_pages(module, service, method) if module.__name__ == LOG_SERVICE else method
+        setattr(service, name, _grouping(asked))
 
 
 def _grouping(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,13 +183,11 @@ def _are_kept_in_the_table(maker: Any) -> bool:
 
 
 def _runs(rows: Sequence[Any]) -> dict[str, Any]:
-    """Load the runs of logs, without their large columns: these are read for all at once when one is touched."""
-    run, maker = host_models()["workflow_runs"], sessionmaker(_database().engine, expire_on_commit=False)
-    if not _are_kept_in_the_table(maker):
+    """Load the runs of an app's logs, from the cache where it has them; those of other apps ask for themselves."""
+    engine = _database().engine
+    pages = log_pages_on(engine) or LogPages(sessionmaker(engine, expire_on_commit=False))
+    if not _are_kept_in_the_table(pages.session_maker):
         return {}
-    light = [getattr(run, one.key) for one in inspect(run).column_attrs if one.key not in LAZY_RUN_COLUMNS]
-    ids = {row.workflow_run_id for row in rows}
-    with maker() as session:
-        found = session.scalars(select(run).where(run.id.in_(ids)).options(load_only(*light))).all()
-    LazyPage(maker, run, LAZY_RUN_COLUMNS).adopt(found)
-    return {str(one.id): one for one in found}
+    first = rows[0]
+    ids = {str(row.workflow_run_id) for row in rows if (row.tenant_id, row.app_id) == (first.tenant_id, first.app_id)}
+    return {str(one.id): one for one in pages.runs_of_logs(first.tenant_id, first.app_id, sorted(ids))}

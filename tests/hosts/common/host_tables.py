@@ -160,6 +160,14 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
         workflow_run_id: Mapped[str | None] = mapped_column(Id)
         query: Mapped[str] = mapped_column(sa.Text)
 
+    class WorkflowTriggerLog(Base):
+        __tablename__ = "workflow_trigger_logs"
+        id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: str(uuid.uuid4()))
+        tenant_id: Mapped[str] = mapped_column(Id)
+        app_id: Mapped[str] = mapped_column(Id)
+        workflow_run_id: Mapped[str | None] = mapped_column(Id)
+        trigger_metadata: Mapped[str] = mapped_column(sa.Text)
+
     class WorkflowAppLog(Base):
         __tablename__ = "workflow_app_logs"
         id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: str(uuid.uuid4()))
@@ -188,6 +196,7 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
 
     made = (
         Base, WorkflowRun, WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, Account, Message, WorkflowAppLog,
+        WorkflowTriggerLog,
     )  # fmt: skip
     for cls in made:
         cls.__module__, cls.__qualname__ = module, cls.__name__
