@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import inspect, select
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import aliased, sessionmaker
 from sqlalchemy.orm.attributes import instance_state
 
 from tidegate.error_text import first_line
@@ -77,21 +77,21 @@ class _Group:
     def __init__(self, rows: Iterable[Any]) -> None:
         # Weak references, as a state holds its own: with strong ones only the garbage collector could free a page.
         self._rows = [instance_state(row).obj for row in rows]
-        self._loaded: dict[str, dict[str, Any] | None] = {}
+        self._loaded: dict[Loader, dict[str, Any] | None] = {}
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
     def loaded(self, name: str, load: Loader) -> dict[str, Any] | None:
         """Return what was loaded for a property, by key; None: it could not be."""
-        if name not in self._loaded:
-            self._loaded[name] = None
+        if load not in self._loaded:
+            self._loaded[load] = None
             try:
-                self._loaded[name] = load([row for row in (find() for find in self._rows) if row is not None])
+                self._loaded[load] = load([row for row in (find() for find in self._rows) if row is not None])
             except Exception as error:  # noqa: BLE001  # then each row asks for itself
                 pass_interruption(error)
                 _log.warning("%s of a page's rows could not be loaded together: %s", name, first_line(error))
-        return self._loaded[name]
+        return self._loaded[load]
 
 
 def _group(rows: Sequence[Any]) -> None:
@@ -99,7 +99,7 @@ def _group(rows: Sequence[Any]) -> None:
         return
     cls, group = type(rows[0]), _Group(rows)
     for name in _CREATORS:
-        _install(cls, name, functools.partial(_creators, name), None)
+        _install(cls, name, _creators, None)
     if hasattr(cls, "workflow_run_id"):
         _install(cls, "workflow_run", _runs, "workflow_run_id", asks_again=True)
     else:
@@ -142,18 +142,34 @@ def _database() -> Any:
     return sys.modules[_DATABASE].db
 
 
-def _creators(name: str, rows: Sequence[Any]) -> dict[str, Any]:
+def _creators(rows: Sequence[Any]) -> dict[str, Any]:
     """Load those who created *rows* into the session that will be asked for them; it forgets what nobody holds."""
-    role, table = _CREATORS[name]
-    cls = host_models()[table]
-    ids = {row.created_by for row in rows if row.created_by_role == role}
-    key = getattr(cls, inspect(cls).primary_key[0].key)
-    if not ids:
-        return {}
-    session = _database().session
-    with session.no_autoflush:  # as when the session is asked for one by its key
-        held = session.scalars(select(cls).where(key.in_(ids))).all()
-    return {str(inspect(one).identity[0]): one for one in held}
+    wanted: list[Any] = []
+    for role, table in _CREATORS.values():
+        if ids := {row.created_by for row in rows if row.created_by_role == role}:
+            cls = host_models()[table]
+            wanted.append(select(cls).where(_key_of(cls).in_(ids)))
+    database = _database()
+    with database.session.no_autoflush:  # as when the session is asked for one by its key
+        found = database.session.execute
+        held = [one for statement in _together(wanted, database.engine) for row in found(statement) for one in row]
+    return {str(number): one for number, one in enumerate(held)}  # an id of one table may be one of the other's too
+
+
+def _key_of(cls: Any) -> Any:
+    return getattr(cls, inspect(cls).mapper.primary_key[0].key)
+
+
+def _together(wanted: list[Any], engine: Any) -> list[Any]:
+    """Return one statement that reads the rows of two tables, where the database can; else *wanted* as they are."""
+    if len(wanted) < len(_CREATORS) or engine.dialect.name != "postgresql":
+        return wanted
+    first, second = (aliased(one.column_descriptions[0]["entity"], one.subquery()) for one in wanted)
+    keys = _key_of(first), _key_of(second)
+    if type(keys[0].type) is not type(keys[1].type):
+        return wanted
+    # Hardly any ids are alike: this sets the rows of both one after the other.
+    return [select(first, second).join_from(first, second, keys[0] == keys[1], full=True)]
 
 
 def _messages(rows: Sequence[Any]) -> dict[str, Any]:

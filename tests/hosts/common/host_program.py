@@ -68,6 +68,10 @@ def fill() -> None:
                 )
             )  # fmt: skip
         session.add_all(workflow.Account(id=account(number), name=f"account {number}") for number in range(5))
+        visitors = range(5)  # with the ids of accounts
+        session.add_all(
+            workflow.EndUser(id=account(number), tenant_id=TENANT, name=f"visitor {number}") for number in visitors
+        )
         session.add_all(
             workflow.Message(id=message(number), app_id=APP, workflow_run_id=run_id(number), query=f"query {number}")
             for number in range(0, 30, 2)
@@ -76,8 +80,8 @@ def fill() -> None:
             session.add(
                 workflow.WorkflowAppLog(
                     tenant_id=TENANT, app_id=APP, workflow_id=FLOW, workflow_run_id=run_id(number),
-                    created_from="web-app", created_by_role="account", created_by=account(number % 5),
-                    created_at=NOW + timedelta(minutes=number),
+                    created_from="web-app", created_by_role="account" if number % 4 else "end_user",
+                    created_by=account(number % 5), created_at=NOW + timedelta(minutes=number),
                 )
             )  # fmt: skip
         for number in (0, 3, 3, 12, 20):
@@ -322,7 +326,8 @@ def queries() -> dict[str, Any]:
 def of_log(log: Any) -> list[Any]:
     """Show a log with its run and who created it."""
     run = log.workflow_run
-    return [log.id, run.id, run.status, log.created_by_account.name]
+    creators = log.created_by_account, log.created_by_end_user
+    return [log.id, run.id, run.status, *(creator and creator.name for creator in creators)]
 
 
 def of_run(run: Any) -> list[Any]:
