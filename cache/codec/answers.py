@@ -42,9 +42,21 @@ if TYPE_CHECKING:
 
 _FORMAT: Final = b"\x01"
 _HEADER_BYTES: Final = 5
-_PLAIN, _ROW, _LIST, _TUPLE, _PAGE, _RECORDS = range(6)
+_PLAIN, _ROW, _LIST, _TUPLE, _PAGE, _RECORDS, _ROWS_AND_DATA = range(7)
 _NO_BLOBS: Final[frozenset[str]] = frozenset()
 _EMPTY: Final[Mapping[str, bytes]] = {}
+
+
+class RowsAndData(NamedTuple):
+    """Hold an answer that is neither rows alone nor plain data alone.
+
+    Args:
+        rows: instances of one mapped class, each once; there may be none.
+        data: plain data.
+    """
+
+    rows: list[Any]
+    data: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class Decoded(NamedTuple):
     Args:
         shape: what kind of answer it is.
         rows: the rows of the answer; None if it has none.
-        rest: the plain answer, packed; of a page, limit, has_more and span.
+        rest: the plain answer, or what is beside the rows, packed; of a page, limit, has_more and span.
         blobs: the hashes of the blobs that :meth:`AnswerCodec.build` will need.
     """
 
@@ -184,12 +196,18 @@ class AnswerCodec:
         if decoded.shape == _PAGE:
             limit, has_more, span = decoded.rest
             return self._page(rows, limit, has_more, *((span,) if self._spans else ()))
+        if decoded.shape == _ROWS_AND_DATA:
+            return RowsAndData(rows, unpack(decoded.rest))
         if decoded.shape == _LIST:
             return rows
         return rows[0] if decoded.shape == _ROW else tuple(rows)
 
     def _shape(self, rows: Dehydration, answer: object) -> list[Any]:
         """Return [shape, table, rest] of *answer*."""
+        if type(answer) is RowsAndData:
+            if not is_plain(answer.data):
+                raise Uncacheable("the data beside the rows are not plain")
+            return [_ROWS_AND_DATA, rows.table(answer.rows) if answer.rows else None, pack(answer.data)]
         if isinstance(answer, self._page):
             return [_PAGE, *self._page_parts(rows, answer)]
         if self._records.are(answer):
@@ -224,7 +242,7 @@ class AnswerCodec:
             return limit, has_more, (datetime.fromisoformat(newest), datetime.fromisoformat(oldest))
         if shape == _RECORDS:
             return self._records.checked(rest)
-        if shape == _PLAIN:
+        if shape in (_PLAIN, _ROWS_AND_DATA):
             unpack(rest)
         elif shape not in (_ROW, _LIST, _TUPLE) or rows is None or (shape == _ROW and len(rows.values) != 1):
             raise Undecodable(f"the answer has an unknown shape, or other rows than its shape needs: {shape!r}")

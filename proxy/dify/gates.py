@@ -36,10 +36,11 @@ _DATABASE: Final = "postgresql"
 
 
 class HostGate(NamedTuple):
-    """A gate on an engine of the host, and the layers for the host's own rows."""
+    """A gate on an engine of the host, the layers for the host's own rows, and sessions for Tidegate's own reads."""
 
     gate: Gate
     layers: Layer
+    sessions: sessionmaker[Session]
 
 
 _AGAIN_S: Final = 5.0
@@ -75,25 +76,27 @@ def gate_of(session_maker: Any) -> HostGate | None:
         an engine with options of its own, which may be those of another schema or isolation; or there can be no gate on
         that engine now, which the log says. If it is the database that does not answer, a later call tries again.
     """
-    engine = _engine_of(session_maker)
-    if engine is None:
+    # By its type, and not by isinstance(): a stand-in of a test's says that it is what it stands for.
+    return gate_on_bind(session_maker.kw.get("bind")) if issubclass(type(session_maker), sessionmaker) else None
+
+
+def gate_on_bind(bind: Any) -> HostGate | None:
+    """Return the gate on what a session is bound to; as :func:`gate_of`.
+
+    Args:
+        bind: an engine, or what else the host has.
+    """
+    kind = type(bind)
+    if not issubclass(kind, Engine) or issubclass(kind, OptionEngine):
         return None
+    engine: Engine = bind
     try:
         return _known.by_engine[engine]
     except KeyError:
         with _known.lock:
             if engine in _known.by_engine:
                 return _known.by_engine[engine]
-            return None if time.monotonic() < _known.again_s.get(engine, 0.0) else _made(engine, session_maker)
-
-
-def _engine_of(session_maker: Any) -> Engine | None:
-    # By their types, and not by isinstance(): a stand-in of a test's says that it is what it stands for.
-    if not issubclass(type(session_maker), sessionmaker):
-        return None
-    bind: Any = session_maker.kw.get("bind")
-    kind = type(bind)
-    return bind if issubclass(kind, Engine) and not issubclass(kind, OptionEngine) else None
+            return None if time.monotonic() < _known.again_s.get(engine, 0.0) else _made(engine)
 
 
 def gates() -> list[Gate]:
@@ -102,15 +105,16 @@ def gates() -> list[Gate]:
         return [found.gate for found in _known.by_engine.values() if found is not None]
 
 
-def _made(engine: Engine, session_maker: sessionmaker[Session]) -> HostGate | None:
+def _made(engine: Engine) -> HostGate | None:
     """Make a gate; None where there can be none, or none now."""
     found: HostGate | None = None
+    sessions = sessionmaker(bind=engine, expire_on_commit=False)
     try:
         _check(engine)
         settings = host_settings(engine)
-        gate = gate_on(engine, session_maker, settings)
+        gate = gate_on(engine, sessions, settings)
         try:
-            found = HostGate(gate, gate.layers(host_tracked(), host_types()))
+            found = HostGate(gate, gate.layers(host_tracked(), host_types()), sessions)
         except BaseException:
             gate.close()
             raise

@@ -35,17 +35,18 @@ def host_tracked() -> tuple[Tracked, ...]:
 
 def _tracked_rows(found: Mapping[str, type[Any]]) -> Iterator[Tracked]:
     for row in TRACKED:
-        cls, above = found.get(_table(row.model)), row.parent
+        cls, above = found.get(table_of(row.model)), row.parent
         if cls is None:
             continue
         parent = None
         if above is not None:
-            if _table(above[1]) not in found:
+            if table_of(above[1]) not in found:
                 continue
-            parent = (above[0], found[_table(above[1])])
+            parent = (above[0], found[table_of(above[1])])
         yield replace(row, model=cls, parent=parent)
 
 
+@lru_cache(maxsize=1)
 def host_models() -> Mapping[str, type[Any]]:
     """Return the host's mapped classes by the names of their tables.
 
@@ -64,7 +65,8 @@ def host_models() -> Mapping[str, type[Any]]:
     }
 
 
-def _table(model: Any) -> str:
+def table_of(model: Any) -> str:
+    """Return the name of a mapped class's table."""
     name: str = inspect(model).local_table.name
     return name
 

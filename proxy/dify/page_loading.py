@@ -13,16 +13,16 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import inspect, select
-from sqlalchemy.orm import load_only, sessionmaker
+from sqlalchemy.orm import aliased, sessionmaker
 from sqlalchemy.orm.attributes import instance_state
 
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.dify.host_models import host_models
-from tidegate.proxy.dify.releases import WORKFLOW_RUNS, repository_of
+from tidegate.proxy.dify.log_pages import LogPages, log_pages_on
+from tidegate.proxy.dify.log_service import cached_pages
+from tidegate.proxy.dify.releases import LOG_PAGES, LOG_SERVICE, WORKFLOW_RUNS, repository_of
 from tidegate.proxy.layers.fingerprint import WRAPPED
-from tidegate.repositories.lazy import LazyPage
-from tidegate.repositories.runs.page_statements import LAZY_RUN_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _METHODS: Final = {
-    "services.workflow_app_service": ("WorkflowAppService", "get_paginate_workflow_app_logs"),
+    LOG_SERVICE: LOG_PAGES,
     "services.workflow_run_service": ("WorkflowRunService", "get_paginate_workflow_runs"),
 }
 MODULES: Final = tuple(_METHODS)
@@ -46,12 +46,13 @@ _INSTALLED: Final = "_tidegate_installed"
 def imported(module: Any) -> None:
     """Do what is due after the module of a service was imported: have its pages load what their rows will ask for."""
     owner, name = _METHODS[module.__name__]
-    service = getattr(module, owner, None)
+    service: Any = getattr(module, owner, None)
     method = vars(service).get(name) if service is not None else None
     if method is None:
         _log.info("%s has no %s.%s: its pages are loaded as they are", module.__name__, owner, name)
     elif not hasattr(method, _INSTALLED):
-        setattr(service, name, _grouping(method))
+        asked = cached_pages(module, service, method) if module.__name__ == LOG_SERVICE else method
+        setattr(service, name, _grouping(asked))
 
 
 def _grouping(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,21 +77,21 @@ class _Group:
     def __init__(self, rows: Iterable[Any]) -> None:
         # Weak references, as a state holds its own: with strong ones only the garbage collector could free a page.
         self._rows = [instance_state(row).obj for row in rows]
-        self._loaded: dict[str, dict[str, Any] | None] = {}
+        self._loaded: dict[Loader, dict[str, Any] | None] = {}
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
     def loaded(self, name: str, load: Loader) -> dict[str, Any] | None:
         """Return what was loaded for a property, by key; None: it could not be."""
-        if name not in self._loaded:
-            self._loaded[name] = None
+        if load not in self._loaded:
+            self._loaded[load] = None
             try:
-                self._loaded[name] = load([row for row in (find() for find in self._rows) if row is not None])
+                self._loaded[load] = load([row for row in (find() for find in self._rows) if row is not None])
             except Exception as error:  # noqa: BLE001  # then each row asks for itself
                 pass_interruption(error)
                 _log.warning("%s of a page's rows could not be loaded together: %s", name, first_line(error))
-        return self._loaded[name]
+        return self._loaded[load]
 
 
 def _group(rows: Sequence[Any]) -> None:
@@ -98,7 +99,7 @@ def _group(rows: Sequence[Any]) -> None:
         return
     cls, group = type(rows[0]), _Group(rows)
     for name in _CREATORS:
-        _install(cls, name, functools.partial(_creators, name), None)
+        _install(cls, name, _creators, None)
     if hasattr(cls, "workflow_run_id"):
         _install(cls, "workflow_run", _runs, "workflow_run_id", asks_again=True)
     else:
@@ -141,18 +142,34 @@ def _database() -> Any:
     return sys.modules[_DATABASE].db
 
 
-def _creators(name: str, rows: Sequence[Any]) -> dict[str, Any]:
+def _creators(rows: Sequence[Any]) -> dict[str, Any]:
     """Load those who created *rows* into the session that will be asked for them; it forgets what nobody holds."""
-    role, table = _CREATORS[name]
-    cls = host_models()[table]
-    ids = {row.created_by for row in rows if row.created_by_role == role}
-    key = getattr(cls, inspect(cls).primary_key[0].key)
-    if not ids:
-        return {}
-    session = _database().session
-    with session.no_autoflush:  # as when the session is asked for one by its key
-        held = session.scalars(select(cls).where(key.in_(ids))).all()
-    return {str(inspect(one).identity[0]): one for one in held}
+    wanted: list[Any] = []
+    for role, table in _CREATORS.values():
+        if ids := {row.created_by for row in rows if row.created_by_role == role}:
+            cls = host_models()[table]
+            wanted.append(select(cls).where(_key_of(cls).in_(ids)))
+    database = _database()
+    with database.session.no_autoflush:  # as when the session is asked for one by its key
+        found = database.session.execute
+        held = [one for statement in _together(wanted, database.engine) for row in found(statement) for one in row]
+    return {str(number): one for number, one in enumerate(held)}  # an id of one table may be one of the other's too
+
+
+def _key_of(cls: Any) -> Any:
+    return getattr(cls, inspect(cls).mapper.primary_key[0].key)
+
+
+def _together(wanted: list[Any], engine: Any) -> list[Any]:
+    """Return one statement that reads the rows of two tables, where the database can; else *wanted* as they are."""
+    if len(wanted) < len(_CREATORS) or engine.dialect.name != "postgresql":
+        return wanted
+    first, second = (aliased(one.column_descriptions[0]["entity"], one.subquery()) for one in wanted)
+    keys = _key_of(first), _key_of(second)
+    if type(keys[0].type) is not type(keys[1].type):
+        return wanted
+    # Hardly any ids are alike: this sets the rows of both one after the other.
+    return [select(first, second).join_from(first, second, keys[0] == keys[1], full=True)]
 
 
 def _messages(rows: Sequence[Any]) -> dict[str, Any]:
@@ -182,13 +199,11 @@ def _are_kept_in_the_table(maker: Any) -> bool:
 
 
 def _runs(rows: Sequence[Any]) -> dict[str, Any]:
-    """Load the runs of logs, without their large columns: these are read for all at once when one is touched."""
-    run, maker = host_models()["workflow_runs"], sessionmaker(_database().engine, expire_on_commit=False)
-    if not _are_kept_in_the_table(maker):
+    """Load the runs of an app's logs, from the cache where it has them; those of other apps ask for themselves."""
+    engine = _database().engine
+    pages = log_pages_on(engine) or LogPages(sessionmaker(engine, expire_on_commit=False))
+    if not _are_kept_in_the_table(pages.session_maker):
         return {}
-    light = [getattr(run, one.key) for one in inspect(run).column_attrs if one.key not in LAZY_RUN_COLUMNS]
-    ids = {row.workflow_run_id for row in rows}
-    with maker() as session:
-        found = session.scalars(select(run).where(run.id.in_(ids)).options(load_only(*light))).all()
-    LazyPage(maker, run, LAZY_RUN_COLUMNS).adopt(found)
-    return {str(one.id): one for one in found}
+    first = rows[0]
+    ids = {str(row.workflow_run_id) for row in rows if (row.tenant_id, row.app_id) == (first.tenant_id, first.app_id)}
+    return {str(one.id): one for one in pages.runs_of_logs(first.tenant_id, first.app_id, sorted(ids))}

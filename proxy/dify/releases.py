@@ -68,6 +68,15 @@ NODE_EXECUTIONS: Final = HostRepository(
     ),
 )
 REPOSITORIES: Final = (WORKFLOW_RUNS, NODE_EXECUTIONS)
+LOG_SERVICE: Final = "services.workflow_app_service"
+"""The module of the service that gives pages of logs."""
+LOG_PAGES: Final = ("WorkflowAppService", "get_paginate_workflow_app_logs")
+"""The name of that service, and of its method."""
+LATER_LOG_PAGES: Final = (
+    ("repositories.workflow_app_log_query_repository", "WorkflowAppLogQueryRepository"),
+    ("repositories.workflow.app_log_repository", "WorkflowAppLogRepository"),
+)
+"""Module and name of the repositories by which later releases read such pages: they run as they are."""
 MODELS: Final = "models.workflow"
 """The module that has the mapped classes of the tables that are tracked."""
 PAGE: Final = ("libs.infinite_scroll_pagination", "InfiniteScrollPagination")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.proxy.dify.host_models import host_tracked
 from tidegate.proxy.dify.host_policies import plans_of
-from tidegate.proxy.dify.releases import REPOSITORIES
+from tidegate.proxy.dify.log_service import what_becomes_of
+from tidegate.proxy.dify.releases import LATER_LOG_PAGES, LOG_PAGES, LOG_SERVICE, REPOSITORIES
 from tidegate.repositories.policies import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tidegate.proxy.dify.releases import HostRepository
+
+
+OF_ACCOUNTS: Final = "its answers have names of accounts, whose changes no trigger notes"
+"""Why what gives pages of logs in later releases is not cached."""
 
 
 def report() -> list[str]:
@@ -30,7 +35,7 @@ def report() -> list[str]:
     if here not in sys.path:
         sys.path.insert(0, here)
     lines = [line for known in REPOSITORIES for line in _of_repository(known)]
-    return [*lines, f"tracked: {', '.join(sorted(name_of(row.model) for row in host_tracked()))}"]
+    return [*lines, *_of_log_pages(), f"tracked: {', '.join(sorted(name_of(row.model) for row in host_tracked()))}"]
 
 
 def class_of(known: HostRepository) -> type[Any]:
@@ -40,14 +45,9 @@ def class_of(known: HostRepository) -> type[Any]:
         ImportError: there is none; names the modules that were tried.
     """
     for place in known.places:
-        try:
-            module = import_module(place.module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{place.module}.".startswith(f"{error.name}."):
-                raise  # it is there, and lacks something itself
-            continue
-        found: type[Any] = getattr(module, known.class_name)
-        return found
+        if (module := _module(place.module)) is not None:
+            found: type[Any] = getattr(module, known.class_name)
+            return found
     places = " or ".join(place.module for place in known.places)
     raise ImportError(
         f"there is no Dify here: {known.class_name} is in no module {places}; run this in the folder 'api' of Dify, "
@@ -55,11 +55,46 @@ def class_of(known: HostRepository) -> type[Any]:
     )
 
 
+def _module(name: str) -> Any | None:
+    """Import a module of this release; None: it has none of that name.
+
+    Raises:
+        ModuleNotFoundError: it is there, and lacks something itself.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        return None
+
+
 def _of_repository(known: HostRepository) -> Iterator[str]:
     cls = class_of(known)
     plans = plans_of(cls, known)
-    width = max(len(plan.name) for plan in plans)
+    verdicts = [("passed on" if plan.policy is None else "cached", plan.why) for plan in plans]
+    yield from _lines(cls, [plan.name for plan in plans], verdicts)
+
+
+def _of_log_pages() -> Iterator[str]:
+    """Return lines for what gives pages of logs: a service, or in later releases a repository."""
+    module = _module(LOG_SERVICE)
+    if module is not None and (service := getattr(module, LOG_PAGES[0], None)) is not None:
+        names = [name for name in _public(service) if "paginate" in name]
+        yield from _lines(service, names, [what_becomes_of(module, service, name) for name in names])
+    for later, class_name in LATER_LOG_PAGES:
+        cls = getattr(_module(later), class_name, None)
+        if cls is not None:
+            names = _public(cls)
+            yield from _lines(cls, names, [("passed on", OF_ACCOUNTS)] * len(names))
+
+
+def _public(cls: type[Any]) -> list[str]:
+    return sorted(name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name)))
+
+
+def _lines(cls: type[Any], names: list[str], verdicts: list[tuple[str, str]]) -> Iterator[str]:
     yield f"{cls.__module__}.{cls.__name__}"
-    for plan in plans:
-        verdict = "passed on" if plan.policy is None else "cached"
-        yield f"  {plan.name:{width}}  {verdict:9}  {plan.why}".rstrip()
+    width = max(map(len, names), default=0)
+    for name, (verdict, why) in zip(names, verdicts, strict=True):
+        yield f"  {name:{width}}  {verdict:9}  {why}".rstrip()

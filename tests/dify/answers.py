@@ -42,6 +42,9 @@ def main(
     show: Annotated[
         bool, typer.Option("--show", help="Also list what is asked, with the status of the answer.")
     ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Compare nothing: measure first pages plain, cold and warm.")
+    ] = False,
 ) -> None:
     """Ask the console, the service API and web apps for all that is in the tables, and compare the bytes.
 
@@ -61,7 +64,8 @@ def main(
         folder = ROOT / "build" / "dify" / f"answers-{dify.version}"
         folder.mkdir(parents=True, exist_ok=True)
         with DifyServers() as servers:
-            code = _compare(Asking(dify, servers, folder), routes=routes, show=show)
+            asking = Asking(dify, servers, folder)
+            code = _measure(asking) if speed else _compare(asking, routes=routes, show=show)
     except DifyError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
@@ -155,6 +159,23 @@ def _compare(asking: Asking, *, routes: bool, show: bool) -> int:
     if len(found) > _SHOWN:
         typer.echo(f"and {len(found) - _SHOWN} more")
     return 1 if found else 0
+
+
+def _measure(asking: Asking) -> int:
+    """Show how long first pages take: the best of many, since other programs may run beside."""
+    typer.echo(f"Dify {asking.dify.version}: measuring plain, then with Tidegate installed")
+    plain, installed = asking.ask(None, "speed"), asking.ask("cache", "speed")
+    typer.echo(f"\n{'':26}{'plain ms':>9}{'cold ms':>9}{'warm ms':>9}{'cold':>7}{'warm':>7}  statements")
+    for name, taken in installed.items():
+        counts = ", ".join(f"{n:.0f}" for n in (plain[name]["statements"][0], *taken["statements"]))
+        for what in ("page", "end point"):
+            before, cold, warm = (
+                min(one[f"{how} {what}"]) for one, how in ((plain[name], "warm"), (taken, "cold"), (taken, "warm"))
+            )
+            ratios = f"{before / cold:>6.1f}x{before / warm:>6.1f}x"
+            line = f"{name + ', ' + what:26}{before:>9.2f}{cold:>9.2f}{warm:>9.2f}{ratios}"
+            typer.echo(f"{line}  {counts if what == 'page' else ''}".rstrip())
+    return 0
 
 
 def _line(mode: str, asked: int, differing: list[list[str]], answered: dict[str, int]) -> str:

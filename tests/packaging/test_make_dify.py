@@ -177,3 +177,7 @@ def test_the_hosts_of_the_suite_have_the_names_of_the_releases(classes: tuple[st
         wanted = kept[name].partition("(")[2].rstrip(")").split(", ")
         ours = [one for one in given.rstrip(")").split(", ") if one not in OURS_ALONE | {"*"}]
         assert ours == wanted, line
+    host = ROOT / "tests" / "hosts" / f"v{release.replace('.', '_')}"
+    of_logs = [line for line in names_of(host) if "paginate_workflow_app_logs" in line or "archive_logs(*" in line]
+    assert len(of_logs) == 2
+    assert set(of_logs) <= set(kept_lists()[release])

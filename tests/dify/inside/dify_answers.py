@@ -2,7 +2,7 @@
 
 The parts, each a process: ``fill`` makes tables and rows; ``ask`` writes what is answered to FILE, cold and several
 times warm; ``live`` does so, too, then has rows changed by somebody who knows nothing of Tidegate, and asks again;
-``again`` asks once; ``headers`` writes the headers that Dify takes.
+``again`` asks once; ``speed`` measures first pages; ``headers`` writes the headers that Dify takes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from dify_rows import (
     name_id,
     run_id,
 )
+from dify_speed import speed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,6 +253,10 @@ def main(part: str, file: str) -> None:
     doors = Doors(dify)
     if part == "headers":
         Path(file).write_text(json.dumps(doors.headers))
+        os._exit(0)
+    if part == "speed":
+        Path(file).write_text(json.dumps(speed(dify, doors)))
+        sys.stdout.flush()
         os._exit(0)
     told: dict[str, Any] = {"passes": [doors.ask_all() for _ in range(_PASSES if part != "again" else 1)]}
     if part == "live":

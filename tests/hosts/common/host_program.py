@@ -10,13 +10,14 @@ import logging
 import sys
 import threading
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import MagicMock
 
 from host_database import db
 from sqlalchemy import Engine, create_engine, event, inspect, text
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
 TENANT, APP, FLOW, USER = (f"{n}0000000-0000-4000-8000-000000000000" for n in (1, 2, 3, 4))
@@ -67,6 +68,10 @@ def fill() -> None:
                 )
             )  # fmt: skip
         session.add_all(workflow.Account(id=account(number), name=f"account {number}") for number in range(5))
+        visitors = range(5)  # with the ids of accounts
+        session.add_all(
+            workflow.EndUser(id=account(number), tenant_id=TENANT, name=f"visitor {number}") for number in visitors
+        )
         session.add_all(
             workflow.Message(id=message(number), app_id=APP, workflow_run_id=run_id(number), query=f"query {number}")
             for number in range(0, 30, 2)
@@ -75,10 +80,13 @@ def fill() -> None:
             session.add(
                 workflow.WorkflowAppLog(
                     tenant_id=TENANT, app_id=APP, workflow_id=FLOW, workflow_run_id=run_id(number),
-                    created_from="web-app", created_by_role="account", created_by=account(number % 5),
-                    created_at=NOW + timedelta(minutes=number),
+                    created_from="web-app", created_by_role="account" if number % 4 else "end_user",
+                    created_by=account(number % 5), created_at=NOW + timedelta(minutes=number),
                 )
             )  # fmt: skip
+        for number in (0, 3, 3, 12, 20):
+            fired = {"tenant_id": TENANT, "app_id": APP, "workflow_run_id": run_id(number)}
+            session.add(workflow.WorkflowTriggerLog(**fired, trigger_metadata=f"hook {number}"))
         session.add(
             workflow.WorkflowNodeExecutionOffload(
                 tenant_id=TENANT, app_id=APP, node_execution_id=node_id(1), type="outputs", created_at=NOW
@@ -318,7 +326,8 @@ def queries() -> dict[str, Any]:
 def of_log(log: Any) -> list[Any]:
     """Show a log with its run and who created it."""
     run = log.workflow_run
-    return [log.id, run.id, run.status, log.created_by_account.name]
+    creators = log.created_by_account, log.created_by_end_user
+    return [log.id, run.id, run.status, *(creator and creator.name for creator in creators)]
 
 
 def of_run(run: Any) -> list[Any]:
@@ -327,11 +336,11 @@ def of_run(run: Any) -> list[Any]:
 
 
 def counted_pages(ask: Any, show: Any, rows_of: Any) -> dict[str, Any]:
-    """Show two pages, each row with what it asks for, and count the statements of each page."""
+    """Show four pages, each row with what it asks for, and count the statements of each page."""
     sent: list[str] = []
     event.listen(ENGINE, "before_cursor_execute", lambda *given: sent.append(given[2]))
     counts, pages = [], []
-    for _ in range(2):
+    for _ in range(4):
         with MAKER() as session:
             sent.clear()
             page = ask(session)
@@ -344,15 +353,143 @@ def counted_pages(ask: Any, show: Any, rows_of: Any) -> dict[str, Any]:
 
 def logs() -> dict[str, Any]:
     """Show pages of logs."""
+    return counted_pages(lambda session: log_page(session, detail=True), of_log, lambda page: page["data"])
+
+
+def log_page(session: Any, **asked: Any) -> Any:
+    """Ask the host's service for a page of logs."""
     from services.workflow_app_service import WorkflowAppService
 
-    asked = {"tenant_id": TENANT, "app_id": APP}
-    repositories()  # so that the gate is there
-    return counted_pages(
-        lambda session: WorkflowAppService().get_paginate_workflow_app_logs(session=session, **asked),
-        of_log,
-        lambda page: page["data"],
+    app = SimpleNamespace(tenant_id=TENANT, id=APP)
+    return WorkflowAppService().get_paginate_workflow_app_logs(session=session, app_model=app, **asked)
+
+
+LOG_PAGES: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"page": 2, "limit": 7},
+    {"page": 9},
+    {"detail": True},
+    {"detail": True, "page": 2, "limit": 5},
+    {"created_at_after": NOW + timedelta(minutes=5), "created_at_before": NOW + timedelta(minutes=9)},
+    {"created_at_after": (NOW + timedelta(minutes=5)).replace(tzinfo=UTC)},
+    {"status": "succeeded"},
+    {"keyword": "2"},
+    {"created_by_account": "account 1", "limit": 3},
+)
+
+
+def log_answers() -> list[Any]:
+    """Ask for pages of logs of all kinds, several times, in sessions of all kinds, and show whose the rows are."""
+    found = []
+    for asked in LOG_PAGES:
+        for make in (MAKER, sessionmaker(ENGINE), MAKER, lambda: Session(ENGINE, autoflush=False)):
+            with make() as session:
+                page = log_page(session, **asked)
+                rows = [item.log for item in page["data"]]
+                states = [(state.persistent, state.session is session) for state in map(inspect, rows)]
+                once = len(set(map(id, rows)))
+                session.commit()  # those that expire are read again
+                seen = [[*of_log(item), item.details] for item in page["data"]]
+            detached = [inspect(row).detached for row in rows]
+            found.append([shown({**page, "data": rows}), states, once, seen, detached])
+    return found
+
+
+def speed() -> dict[str, list[float]]:
+    """Measure pages of logs and of runs with all that their rows show, in milliseconds: each several times."""
+    from services.workflow_run_service import WorkflowRunService
+
+    runs = WorkflowRunService()
+
+    def of_logs() -> None:
+        with MAKER() as session:
+            for item in log_page(session, detail=True)["data"]:
+                of_log(item)
+
+    def of_runs() -> None:
+        for run in runs.get_paginate_workflow_runs(TENANT, APP, ["app-run", "debugging"]).data:
+            of_run(run)
+
+    taken: dict[str, list[float]] = {"logs": [], "run_list": []}
+    for _ in range(30):
+        for name, ask in (("logs", of_logs), ("run_list", of_runs)):
+            begun = time.perf_counter()
+            ask()
+            db.session.remove()
+            taken[name].append((time.perf_counter() - begun) * 1000)
+    return taken
+
+
+def log_writes() -> dict[str, Any]:
+    """Write what pages of logs show, inside and outside, and see when they show it."""
+    from models.workflow import Account, WorkflowAppLog
+
+    def asked(session: Any = None) -> Any:
+        with MAKER() as own:
+            page = log_page(session or own, detail=True)
+            return page["total"], [(*of_log(item), item.details) for item in page["data"]]
+
+    def until(is_there: Any) -> bool:
+        end = time.monotonic() + 60
+        while not (there := is_there(*asked())) and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(there)
+
+    def new() -> Any:
+        return WorkflowAppLog(
+            tenant_id=TENANT, app_id=APP, workflow_id=FLOW, workflow_run_id=run_id(29), created_from="web-app",
+            created_by_role="account", created_by=account(1), created_at=NOW + timedelta(hours=1),
+        )  # fmt: skip
+
+    seen = {}
+    for _ in range(4):
+        before, _rows = asked()
+    with MAKER() as session, session.begin():
+        session.add(new())
+    seen["watched"] = asked()[0] - before
+    with MAKER() as session:
+        session.add(new())
+        seen["pending"] = asked(session)[0] - before
+        session.rollback()
+        session.add(new())
+        session.flush()
+        session.expunge_all()
+        seen["flushed"] = asked(session)[0] - before
+    seen["rolled back"] = asked()[0] - before
+    with MAKER() as session:
+        mine = session.get(Account, account(0))
+        mine.name = "mine"
+        seen["changed"] = {row[3] for row in asked(session)[1] if session.identity_map} != set()
+    other = create_engine(ENGINE.url)
+
+    def outside(sql: str, **given: Any) -> None:
+        for _ in range(4):  # so that what there was before is in the cache
+            asked()
+        with other.begin() as connection:
+            connection.execute(text(sql), given)
+
+    columns = "id, tenant_id, app_id, workflow_id, workflow_run_id, created_from, created_by_role, created_by"
+    outside(
+        f"INSERT INTO workflow_app_logs ({columns}, created_at)"
+        " SELECT gen_random_uuid(), tenant_id, app_id, workflow_id, id, 'cli', 'account', created_by, now()"
+        " FROM workflow_runs WHERE id = :id",
+        id=run_id(28),
     )
+    seen["outside"] = until(lambda total, rows: total == before + 2 and rows[0][1] == run_id(28))
+    outside("UPDATE workflow_runs SET status = 'failed' WHERE id = :id", id=run_id(28))
+    seen["status"] = until(lambda _, rows: rows[0][2] == "failed")
+    outside(
+        "INSERT INTO workflow_trigger_logs (id, tenant_id, app_id, workflow_run_id, trigger_metadata)"
+        " SELECT gen_random_uuid(), tenant_id, app_id, id, 'late' FROM workflow_runs WHERE id = :id",
+        id=run_id(28),
+    )
+    seen["trigger"] = until(lambda _, rows: "late" in str(rows[0][-1]))
+    outside("UPDATE accounts SET name = 'renamed' WHERE id = :id", id=account(28 % 5))
+    seen["account"] = asked()[1][0][3]
+    outside("DELETE FROM workflow_app_logs WHERE workflow_run_id = :id", id=run_id(28))
+    seen["deleted"] = until(lambda total, rows: total == before + 1 and rows[0][1] != run_id(28))
+    other.dispose()
+    return {"seen": seen, "stats": stats()}
 
 
 def run_list() -> dict[str, Any]:
@@ -360,7 +497,7 @@ def run_list() -> dict[str, Any]:
     from services.workflow_run_service import WorkflowRunService
 
     repositories()
-    service = WorkflowRunService(MAKER)
+    service = WorkflowRunService()
     return counted_pages(
         lambda _: service.get_paginate_workflow_runs(TENANT, APP, ["app-run", "debugging"]),
         of_run,
@@ -444,7 +581,6 @@ def other_engines() -> dict[str, Any]:
 def elsewhere() -> dict[str, Any]:
     """Read what another store gets later than it was asked for first, and logs whose runs are there."""
     from elsewhere import STORE
-    from services.workflow_app_service import WorkflowAppService
 
     runs, _ = repositories()
     asked = {"tenant_id": TENANT, "app_id": APP, "run_id": run_id(900)}
@@ -453,7 +589,7 @@ def elsewhere() -> dict[str, Any]:
     with MAKER() as session, session.begin():
         session.execute(text("DELETE FROM workflow_runs WHERE id = :id"), {"id": run_id(23)})
     with MAKER() as session:
-        page = WorkflowAppService().get_paginate_workflow_app_logs(session=session, tenant_id=TENANT, app_id=APP)
+        page = log_page(session)
         of_logs = [str(row.workflow_run)[:9] for row in page["data"][:2]]
     return {"before": before, "after": runs.get_workflow_run_by_id(**asked), "of logs": of_logs}
 
@@ -485,6 +621,9 @@ _EVERY: Final = (
     cost,
     queries,
     logs,
+    log_answers,
+    log_writes,
+    speed,
     run_list,
     ties,
     deep,

@@ -153,12 +153,26 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
         id: Mapped[str] = mapped_column(Id, primary_key=True)
         name: Mapped[str] = mapped_column(sa.String(255))
 
+    class EndUser(Base):
+        __tablename__ = "end_users"
+        id: Mapped[str] = mapped_column(Id, primary_key=True)
+        tenant_id: Mapped[str] = mapped_column(Id)
+        name: Mapped[str] = mapped_column(sa.String(255))
+
     class Message(Base):
         __tablename__ = "messages"
         id: Mapped[str] = mapped_column(Id, primary_key=True)
         app_id: Mapped[str] = mapped_column(Id)
         workflow_run_id: Mapped[str | None] = mapped_column(Id)
         query: Mapped[str] = mapped_column(sa.Text)
+
+    class WorkflowTriggerLog(Base):
+        __tablename__ = "workflow_trigger_logs"
+        id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: str(uuid.uuid4()))
+        tenant_id: Mapped[str] = mapped_column(Id)
+        app_id: Mapped[str] = mapped_column(Id)
+        workflow_run_id: Mapped[str | None] = mapped_column(Id)
+        trigger_metadata: Mapped[str] = mapped_column(sa.Text)
 
     class WorkflowAppLog(Base):
         __tablename__ = "workflow_app_logs"
@@ -184,10 +198,18 @@ def define(module: str, *, words: bool, later: bool) -> dict[str, type[Any]]:
         @property
         def created_by_account(self) -> Any:
             """Who it was, asked of the session of the request."""
-            return host_database.db.session.get(Account, self.created_by)
+            is_account = self.created_by_role == "account"
+            return host_database.db.session.get(Account, self.created_by) if is_account else None
+
+        @property
+        def created_by_end_user(self) -> Any:
+            """Who it was, if it was a visitor."""
+            is_visitor = self.created_by_role == "end_user"
+            return host_database.db.session.get(EndUser, self.created_by) if is_visitor else None
 
     made = (
         Base, WorkflowRun, WorkflowNodeExecutionModel, WorkflowNodeExecutionOffload, Account, Message, WorkflowAppLog,
+        WorkflowTriggerLog, EndUser,
     )  # fmt: skip
     for cls in made:
         cls.__module__, cls.__qualname__ = module, cls.__name__

@@ -210,6 +210,41 @@ def test_a_page_loads_what_its_rows_ask_for_at_once(found: Found, page: str) -> 
     show(f"statements of {page}", f"{installed['counts']} with Tidegate, {plain['counts']} without")
     assert plain["counts"][0] > 20
     assert max(installed["counts"]) <= 4, found.log
+    assert min(installed["counts"]) <= {"logs": 1, "run_list": 2}[page]
+
+
+@pytest.mark.parametrize("release", LOGS)
+def test_a_page_of_logs_is_the_host_s_own_in_its_session(host_of: Hosts, release: str) -> None:
+    host = host_of(release)
+    plain, _ = host.run("log_answers", how="plain", HOST_ICONS="a")
+    installed, log = host.run("log_answers", HOST_ICONS="a")
+    assert installed == plain, log
+    assert "WARNING" not in log
+    if release != LOGS[-1]:
+        return
+    elsewhere, _ = host.run("log_answers", how="plain", HOST_ICONS="b")
+    again, _ = host.run("log_answers", HOST_ICONS="b")
+    assert again == elsewhere != plain
+
+
+@pytest.mark.parametrize("release", LOGS)
+def test_a_page_of_logs_shows_whatever_was_written(host_of: Hosts, release: str) -> None:
+    written, log = host_of(release).run("log_writes")
+    assert written["log_writes"]["seen"] == {
+        "watched": 1,
+        "pending": 2,
+        "flushed": 2,
+        "rolled back": 1,
+        "changed": True,
+        "outside": True,
+        "status": True,
+        "trigger": True,
+        "account": "renamed",
+        "deleted": True,
+    }
+    answered = written["log_writes"]["stats"]
+    assert answered["detailed_log_page"]["store"] > 3, log
+    assert answered["runs_of_logs"]["store"] > 3
 
 
 def test_without_it_the_host_is_as_it_is(found: Found) -> None:
@@ -269,6 +304,13 @@ def test_doctor_says_what_becomes_of_each_method(tmp_path: Path) -> None:
     assert said["get_newest_of_everybody"].startswith("passed on no policy knows it")
     assert said["delete_runs_by_ids"].startswith("passed on it writes")
     assert said["get_archived_run_ids"] == "passed on it runs in the caller's session"
+    assert said["get_paginate_workflow_app_logs"] == (
+        "cached not with created_by_account, created_by_end_user_session_id, keyword, status;"
+        " not in a session that has done anything"
+    )
+    assert said["get_paginate_workflow_archive_logs"] == "passed on it runs in the caller's session"
+    later = doctor([HOSTS / "common"], HOSTS / "newest")
+    assert "get_paginated  passed on  its answers have names of accounts" in later.stdout
     nowhere = doctor([], tmp_path)
     assert (nowhere.returncode, "there is no Dify here" in nowhere.stderr) == (2, True), nowhere.stderr
 
@@ -328,6 +370,17 @@ def test_a_repository_is_made_in_thirty_microseconds(host_of: Hosts) -> None:
     best = host_of("v1_16").run("cost")[0]["cost"]
     show("to make a repository", f"{best['gated']:.1f} us gated, {best['plain']:.1f} us plain")
     assert best["gated"] - best["plain"] < 30
+
+
+@pytest.mark.alone
+def test_a_warm_page_is_many_times_faster(host_of: Hosts) -> None:
+    host = host_of("v1_16")
+    plain, warm = (host.run("speed", how=how)[0]["speed"] for how in ("plain", "path"))
+    for page in ("logs", "run_list"):
+        best = {name: min(taken[page]) for name, taken in (("plain", plain), ("warm", warm))}
+        ratio = best["plain"] / best["warm"]
+        show(f"a page of {page}", f"{best['warm']:.2f} ms warm, {best['plain']:.2f} ms plain, {ratio:.1f} times")
+        assert ratio > 5  # ten and more, where the machine has nothing else to do
 
 
 def test_the_start_up_file_hooks_the_modules_that_are_known() -> None:

@@ -1,4 +1,7 @@
-"""The names of classes, methods and parameters of a Dify's two repositories: facts, read without importing it."""
+"""The names in a Dify's two repositories, and in what gives pages of logs: facts, read without importing it.
+
+They are those of classes, methods and parameters.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import ast
 from typing import TYPE_CHECKING, Final
 
 from real_dify.checkout import ROOT, DifyError
-from tidegate.proxy.dify.releases import REPOSITORIES
+from tidegate.proxy.dify.releases import LATER_LOG_PAGES, LOG_PAGES, LOG_SERVICE, REPOSITORIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +27,10 @@ def names_of(api: Path) -> list[str]:
     Raises:
         DifyError: this Dify has none of the modules in which Tidegate looks for them.
     """
-    return [
-        line for known in REPOSITORIES for line in _of_class(api, known.class_name, [p.module for p in known.places])
-    ]
+    pages = [(LOG_SERVICE, LOG_PAGES[0]), *LATER_LOG_PAGES]
+    logs = next(((name, [module]) for module, name in pages if _file(api, module).is_file()), None)
+    known = [(one.class_name, [place.module for place in one.places]) for one in REPOSITORIES]
+    return [line for name, modules in [*known, *([logs] if logs else [])] for line in _of_class(api, name, modules)]
 
 
 def kept_lists() -> dict[str, list[str]]:
@@ -40,9 +44,13 @@ def differences(here: list[str], kept: list[str]) -> list[str]:
     return [f"+ {line}" for line in here if line not in kept] + [f"- {line}" for line in kept if line not in here]
 
 
+def _file(api: Path, module: str) -> Path:
+    return api.joinpath(*module.split(".")).with_suffix(".py")
+
+
 def _of_class(api: Path, class_name: str, modules: list[str]) -> Iterator[str]:
     for module in modules:
-        file = api.joinpath(*module.split(".")).with_suffix(".py")
+        file = _file(api, module)
         if not file.is_file():
             continue
         for node in ast.parse(file.read_text()).body:

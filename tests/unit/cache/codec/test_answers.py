@@ -48,7 +48,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.orm.attributes import set_committed_value
 
-from tidegate.cache.codec.answers import AnswerCodec
+from tidegate.cache.codec.answers import AnswerCodec, RowsAndData
 from tidegate.cache.codec.values import NotThisAnswer, Uncacheable, Undecodable, Unreadable
 from tidegate.repositories.columns import EnumText
 from tidegate.repositories.pagination import InfiniteScrollPagination
@@ -210,6 +210,22 @@ def test_equal_values_of_other_types_are_not_one_constant() -> None:
 
 def test_none_is_an_answer() -> None:
     assert round_trip(None) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_rows_with_data_beside_them_come_back_exactly(count: int) -> None:
+    rows = [boat(number=number, name="x" * 100) for number in range(count)]
+    data = {"total": 7, "order": [0, 0, 2], "text": ["é", None]}
+    first, second = round_trip(RowsAndData(rows, data)), round_trip(RowsAndData(rows, data))
+    assert type(first) is RowsAndData
+    assert [values_of(row) for row in first.rows] == [values_of(row) for row in rows]
+    assert first.data == second.data == data
+    assert first.data is not second.data
+
+
+def test_rows_with_other_data_than_plain_beside_them_are_uncacheable() -> None:
+    with pytest.raises(Uncacheable, match="beside the rows are not plain"):
+        CODEC.encode(TENANT, CALL, RowsAndData([boat()], {"total": (1,)}))
 
 
 @pytest.mark.parametrize("size", [39, 40, 41, 4000])
