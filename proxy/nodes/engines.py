@@ -42,7 +42,7 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
         return create_engine(url)
     routing, pool = settings.routing, settings.pool
     options = ("-c timezone=UTC", *_options(routing.primary_statement_timeout_ms, routing.primary_lock_timeout_ms))
-    engine = create_engine(
+    return create_engine(
         url,
         pool_size=pool.size,
         max_overflow=pool.overflow,
@@ -50,7 +50,6 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
         pool_pre_ping=True,
         connect_args=driver_defaults(url) | {"options": " ".join((*options, own_options(url)))},
     )
-    return forgotten_in_children(engine)
 
 
 def replica_engine(
@@ -141,7 +140,7 @@ def follow_primary(
 
 def forgotten_in_children(engine: Engine) -> Engine:
     """Have a forked process begin with an empty pool, since the connections belong to its parent; return *engine*."""
-    known = weakref.ref(engine)
+    known = weakref.ref(root_of(engine))
 
     def forget() -> None:
         if (alive := known()) is not None:
