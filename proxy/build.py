@@ -35,7 +35,7 @@ from tidegate.proxy.layers.routing import read_requirements
 from tidegate.proxy.layers.sharding import Sharding
 from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.layers.tenancy import Tenancy
-from tidegate.proxy.nodes.engines import primary_engine
+from tidegate.proxy.nodes.engines import forgotten_in_children, primary_engine
 from tidegate.proxy.observe import Counters, Log, all_of
 from tidegate.proxy.settings import Settings
 from tidegate.proxy.shards.id_queries import TrackedIds
@@ -116,6 +116,8 @@ def gate_on(
 ) -> Gate:
     """Make a gate on an engine that the program has already.
 
+    Processes that are forked after this open connections of their own, as they must: the gate has opened some here.
+
     Args:
         engine: the primary's; it is watched from now on, and goes where the primary goes.
         session_maker: what the repositories open sessions with.
@@ -130,6 +132,8 @@ def gate_on(
     if len(settings.shards) > 1:
         raise SettingsError(f"shards: there are {len(settings.shards)}, and one engine is one's: use connect()")
     counters, observe = _observed(observe)
+    if engine.dialect.name == "postgresql":  # SQLite has no server for which two processes could be one client
+        forgotten_in_children(engine)
     with ExitStack() as undo:
         joined = join_one(engine, session_maker, settings, observe, undo)
         gate = _put_together(joined, settings, counters, observe, undo, store)

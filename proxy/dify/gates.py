@@ -118,8 +118,7 @@ def _made(engine: Engine) -> HostGate | None:
         except BaseException:
             gate.close()
             raise
-        where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
-        _log.info("Tidegate is on: %s, and %d replicas are named", where, len(settings.shards[0].replicas))
+        _say_on(gate, settings)
     except (SettingsError, PolicyError) as error:
         say_off(error)
     except Exception as error:  # noqa: BLE001  # the host's repositories work without it
@@ -129,6 +128,12 @@ def _made(engine: Engine) -> HostGate | None:
         return None
     _known.by_engine[engine] = found
     return found
+
+
+def _say_on(gate: Gate, settings: Settings) -> None:
+    where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
+    replicas = sum(len(shard.replicas) for shard in settings.shards)  # a file of settings may name no shard
+    _log.info("Tidegate is on: %s, and %d replicas are named", where, replicas)
 
 
 def say_off(error: BaseException) -> None:

@@ -43,15 +43,18 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
         return create_engine(url)
     routing, pool = settings.routing, settings.pool
     options = ("-c timezone=UTC", *_options(routing.primary_statement_timeout_ms, routing.primary_lock_timeout_ms))
-    engine = create_engine(
+    return create_engine(
         url,
         pool_size=pool.size,
         max_overflow=pool.overflow,
         pool_timeout=pool.timeout_s,
         connect_args=driver_defaults(url) | {"options": " ".join((*options, own_options(url)))},
     )
+<<<<<<< HEAD
     ping_idle(engine)
     return forgotten_in_children(engine)
+=======
+>>>>>>> 31888c0579a6e0af6bf7f3e122b407048a15ec53
 
 
 def replica_engine(
@@ -142,7 +145,7 @@ def follow_primary(
 
 def forgotten_in_children(engine: Engine) -> Engine:
     """Have a forked process begin with an empty pool, since the connections belong to its parent; return *engine*."""
-    known = weakref.ref(engine)
+    known = weakref.ref(root_of(engine))
 
     def forget() -> None:
         if (alive := known()) is not None:

@@ -22,7 +22,7 @@ from tidegate.proxy.database.origins import note_origins
 from tidegate.proxy.database.ownership import record_ownership, verify_existing
 from tidegate.proxy.database.schema import make_tables, missing_tables
 from tidegate.proxy.database.serving import served
-from tidegate.proxy.nodes.engines import primary_engine
+from tidegate.proxy.nodes.engines import forgotten_in_children, primary_engine
 from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
 from tidegate.proxy.shards.joined import Joined
@@ -91,7 +91,7 @@ def _engine(shard: ShardSettings, settings: Settings, undo: ExitStack) -> Engine
             f"shards.{shard.name}.primary: it is {name}, and where there are several shards each must be PostgreSQL"
         )
     note_origins(engine, shard.name)
-    return engine
+    return forgotten_in_children(engine)
 
 
 class _Failed(NamedTuple):

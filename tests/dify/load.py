@@ -1,15 +1,14 @@
-"""Poll a real Dify under load while a worker writes, plain and with Tidegate installed; see ``--help``."""
+"""Poll a real Dify under load while its Celery worker writes, plain and with Tidegate installed; see ``--help``."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -19,9 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 sys.path.insert(0, str(Path(__file__).parent / "inside"))
 
 from dify_rows import APPS, run_id
+from real_dify.celery_writer import celery_writer
 from real_dify.checkout import INSIDE, ROOT, STARTUP, Dify, DifyError, find_dify
 from real_dify.polling import Commits, Seen, poll
 from real_dify.servers import DifyServers
+from real_dify.warming import warm
 
 from tidegate.proxy.embedded.process import free_port
 
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DATABASE: Final = "dify_load"
-_START_S: Final = 300.0
+_START_S: Final = 900.0
 _RUNNING: Final = [run_id("flow", number) for number in range(30, 36)]
-"""The runs that a worker writes, and clients poll."""
+"""The runs that Dify's worker writes, and clients poll."""
 _CONSOLE: Final = f"/console/api/apps/{APPS['flow']}"
 _PATHS: Final = {
     "run": [f"{_CONSOLE}/workflow-runs/{run}" for run in _RUNNING],
-    "nodes": [f"{_CONSOLE}/workflow-runs/{run_id('flow', number)}/node-executions" for number in range(20)],
+    "nodes": [f"{_CONSOLE}/workflow-runs/{run_id('flow', number)}/node-executions" for number in range(18, 36)],
     "run list": [f"{_CONSOLE}/workflow-runs?limit=20&triggered_from={source}" for source in ("app-run", "debugging")],
     "log page": [f"{_CONSOLE}/workflow-app-logs?page={page}&limit=10" for page in (1, 2)],
 }
@@ -48,15 +49,17 @@ def main(
         typer.Option(envvar="DIFY_PYTHON", help="The Python of Dify's environment. Default: api/.venv/bin/python."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="How long clients poll, each time.")] = 60.0,
+    rounds: Annotated[int, typer.Option(help="How often they poll each of the two, in turn.")] = 2,
     clients: Annotated[int, typer.Option(help="How many clients poll at once.")] = 50,
     workers: Annotated[int, typer.Option(help="How many gevent workers gunicorn has.")] = 4,
     window_ms: Annotated[float, typer.Option(help="How old an answer may be: the outbox window.")] = 1000.0,
 ) -> None:
-    """Measure Dify under gunicorn with gevent workers: clients poll runs and logs, and another process writes.
+    """Measure Dify under gunicorn with gevent workers: clients poll runs and logs, and Dify's Celery worker writes.
 
-    First plain, then with Tidegate and a cache, on the same servers in one run. The writer knows nothing of Tidegate.
-    A run that is answered with a counter that had been overtaken for longer than the outbox window is stale. The exit
-    code is 1 if one is, or if an answer is an error, and 2 if something is missing.
+    Plain and with Tidegate and a cache, in turn, on the same servers in one run: plain first and then second, so that
+    whatever the machine does beside hits both alike. The worker does Dify's own tasks, and knows nothing of Tidegate.
+    What is answered with a counter that had been overtaken for longer than the outbox window is stale. The exit code
+    is 1 if anything is, or if an answer is an error, and 2 if something is missing.
 
     Example: python tests/dify/load.py ../dify/api
     """
@@ -70,19 +73,12 @@ def main(
             servers.fresh(_DATABASE)
             load = _Load(dify, servers, folder, workers)
             load.ask("fill")
-            headers = load.ask("headers")["console"]
-            found, ages = {}, {}
-            for name, installed in (("plain", False), ("installed", True)):
-                typer.echo(f"Dify {dify.version}, {name}: {clients} clients, {workers} workers, {seconds:.0f} s")
-                commits = Commits()
-                with load.serving(name, installed=installed) as port, load.writing(commits):
-                    _warm(port, headers)
-                    found[name] = poll(port, clients, seconds, _PATHS, headers)
-                ages[name] = [commits.age_ms(*read) for read in found[name].reads]
+            typer.echo(f"Dify {dify.version}: {clients} clients, {workers} workers, {rounds} times {seconds:.0f} s")
+            found, ages = load.poll(clients, seconds, rounds)
     except DifyError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    raise typer.Exit(_show(found, ages, seconds, window_ms))
+    raise typer.Exit(_show(found, ages, seconds * rounds, window_ms))
 
 
 class _Load:
@@ -118,9 +114,29 @@ class _Load:
             raise DifyError(f"{part}: ended with {done.returncode}; {log} says why")
         return json.loads(file.read_text()) if file.exists() else None
 
+    def poll(self, clients: int, seconds: float, rounds: int) -> tuple[dict[str, Seen], dict[str, list[float]]]:
+        """Have clients poll, plain and installed in turn, while Dify's worker writes.
+
+        Returns:
+            What they have seen, and how old it was, in milliseconds: plain and installed.
+        """
+        headers, commits = self.ask("headers")["console"], Commits()
+        found = {"plain": Seen(), "installed": Seen()}
+        plain = self._environment(installed=False)
+        url = self._servers.url(_DATABASE)
+        with celery_writer(self._dify, url, plain, _RUNNING, commits, self._folder):
+            for number in range(rounds):
+                for name in list(found)[:: 1 if number % 2 == 0 else -1]:
+                    typer.echo(f"{name} ...")
+                    with self.serving(name, installed=name == "installed") as (server, port):
+                        warm(server, self._workers, port, chain.from_iterable(_PATHS.values()), headers)
+                        found[name].add(poll(port, clients, seconds, _PATHS, headers, _RUNNING))
+        ages = {name: [commits.age_ms(*read) for read in seen.reads] for name, seen in found.items()}
+        return found, ages
+
     @contextmanager
-    def serving(self, name: str, *, installed: bool) -> Iterator[int]:
-        """Run gunicorn, as Dify's image does, and give its port."""
+    def serving(self, name: str, *, installed: bool) -> Iterator[tuple[int, int]]:
+        """Run gunicorn, as Dify's image does, and give the id of its process and its port."""
         later = "socketio_app" in (self._dify.api / "app.py").read_text()
         worker = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker" if later else "gevent"
         port, log = free_port(), self._folder / f"gunicorn-{name}.log"
@@ -132,37 +148,10 @@ class _Load:
             process = subprocess.Popen(command, cwd=self._dify.api, env=environment, stdout=out, stderr=out)
         try:
             _wait(process, port, log)
-            yield port
+            yield process.pid, port
         finally:
             process.terminate()
             process.wait()
-
-    @contextmanager
-    def writing(self, commits: Commits) -> Iterator[None]:
-        """Run the writer, and note what it has committed."""
-        command = [sys.executable, "-m", "real_dify.writer", self._servers.url(_DATABASE), *_RUNNING]
-        support = str(Path(__file__).parents[1] / "support")
-        environment = os.environ | {"PYTHONPATH": support}
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=self._folder
-        )
-
-        def read() -> None:
-            for line in process.stdout or ():
-                run, value, at = line.split()
-                commits.add(run, int(value), float(at))
-
-        reading = threading.Thread(target=read, daemon=True)
-        reading.start()
-        try:
-            yield
-            if process.poll() is not None:
-                raise DifyError(f"the writer ended with {process.returncode}")
-        finally:
-            if process.stdin is not None:
-                process.stdin.close()
-            process.wait()
-            reading.join()
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -182,11 +171,6 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise DifyError(f"gunicorn does not answer after {_START_S:.0f} s; {log} may say why")
 
 
-def _warm(port: int, headers: dict[str, str]) -> None:
-    """Ask everything a few times, so that each worker has imported what it needs."""
-    poll(port, 16, 10.0, _PATHS, headers)
-
-
 def _show(found: dict[str, Seen], ages: dict[str, list[float]], seconds: float, window_ms: float) -> int:
     typer.echo(f"\n{'':12}{'asked':10}{'answers/s':>10}{'median ms':>11}{'p99 ms':>9}")
     for name, seen in found.items():
@@ -200,7 +184,7 @@ def _show(found: dict[str, Seen], ages: dict[str, list[float]], seconds: float, 
         stale = sum(age > window_ms for age in ages[name])
         oldest = max(ages[name], default=0.0)
         typer.echo(
-            f"{name}: {len(seen.reads)} answers about runs that are written: {stale} stale, the oldest by "
+            f"{name}: {len(seen.reads)} counters of runs that are written: {stale} stale, the oldest by "
             f"{oldest:.0f} ms; {sum(seen.failed.values())} errors {dict(seen.failed) or ''}".rstrip()
         )
         wrong += stale + sum(seen.failed.values())

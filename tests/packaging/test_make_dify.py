@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from real_dify.celery_writer import nodes_key
 from real_dify.names import differences, kept_lists, methods_of, names_of
 from real_dify.outcomes import lost, outcomes, passes
-from real_dify.polling import Commits
+from real_dify.polling import Commits, counters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,6 +143,20 @@ def test_an_answer_is_as_old_as_what_had_overtaken_it() -> None:
     ages = [commits.age_ms("run", *one) for one in ((3, 35.0), (1, 15.0), (1, 25.0), (2, 31.0), (0, 9.0))]
     assert ages == [0, 0, 5000, 1000, 0]
     assert commits.age_ms("another", 1, 50.0) == 0
+
+
+def test_the_counter_of_a_run_is_found_wherever_an_answer_shows_it() -> None:
+    written = {"r1", "r2"}
+    run = {"id": "r1", "total_tokens": 7}
+    logs = {
+        "data": [{"id": "log", "workflow_run": run}, {"id": "log", "workflow_run": {"id": "r3", "total_tokens": 1}}]
+    }
+    assert [*counters("/workflow-runs/r1", run, written), *counters("/logs?page=1", logs, written)] == [("r1", 7)] * 2
+    nodes = {"data": [{"id": "n1", "elapsed_time": 0.5}, {"id": "n2", "elapsed_time": 9.0}]}
+    asked = "/workflow-runs/{}/node-executions"
+    assert list(counters(asked.format("r2"), nodes, written)) == [(nodes_key("r2"), 9)]
+    assert list(counters(asked.format("r2"), {"data": []}, written)) == [(nodes_key("r2"), 0)]
+    assert list(counters(asked.format("r3"), nodes, written)) == []
 
 
 def test_names_are_written_and_compared(tmp_path: Path) -> None:

@@ -1,0 +1,160 @@
+"""Where Dify's processes run: gevent with psycogreen, Celery's prefork workers, its engine's options and listeners."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from real_servers.deadlines import patient
+from real_servers.subprocesses import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tidegate.proxy.embedded import Cluster
+
+HOSTS: Final = Path(__file__).parents[3] / "hosts"
+RELEASE: Final = "v1_16"
+WAITING: Final = """
+SELECT 1 FROM pg_locks
+WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+IN_TRANSACTION: Final = (
+    "SELECT query FROM pg_stat_activity WHERE state LIKE 'idle in%' AND datname = current_database()"
+)
+DATABASE: Final = "host_on_replicas"
+
+
+class Place:
+    """A database and a cache of a host's program, which can be kept from answering.
+
+    Args:
+        cluster: where they are.
+        database_url: of the database, which is filled first.
+        settings: of Tidegate, as variables.
+    """
+
+    def __init__(self, cluster: Cluster, database_url: str, settings: dict[str, str]) -> None:
+        self._cluster = cluster
+        self._conninfo = database_url.replace("+psycopg", "")
+        cluster.cache.flush()
+        variables = settings | {"HOST_DATABASE_URL": database_url.replace("+psycopg", "+psycopg2")}
+        self.given: dict[str, Any] = {"release": RELEASE, "variables": variables}
+        paths = os.pathsep.join(map(str, (HOSTS / RELEASE, HOSTS / "common")))
+        plain = os.environ | variables | {"PYTHONPATH": paths}
+        subprocess.run([sys.executable, "-m", "host_program", "fill"], env=plain, check=True)
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[Callable[[], None]]:
+        """Keep everybody out of *table*, and yield what waits until somebody wants in."""
+        with psycopg.connect(self._conninfo) as holder:
+            holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+            yield partial(self.wait_for, WAITING)
+
+    @contextmanager
+    def silent_cache(self, until: str = "SELECT 1") -> Iterator[Callable[[], None]]:
+        """Have the cache say nothing, and yield what waits until a statement finds something."""
+        self._cluster.cache.pause()
+        try:
+            yield partial(self.wait_for, until)
+        finally:
+            self._cluster.cache.resume()
+
+    def wait_for(self, sql: str) -> None:
+        until = time.monotonic() + patient(20)
+        while not self.execute(sql):
+            assert time.monotonic() < until, sql
+            time.sleep(0.01)
+
+    def execute(self, sql: str) -> list[Any]:
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            done = connection.execute(sql.encode())
+            return done.fetchall() if done.description else []
+
+
+@pytest.fixture
+def place(cluster: Cluster, database_url: str, tmp_path: Path) -> Place:
+    patience = {"connect_timeout_ms": 60_000, "read_timeout_ms": 60_000}  # what waits is asked, not timed
+    lines = [f'url = "{cluster.cache.url}"', *(f"{name} = {ms}" for name, ms in patience.items())]
+    settings = tmp_path / "tidegate.toml"
+    settings.write_text("\n".join(("[cache]", *lines, "")))
+    return Place(cluster, database_url, {"TIDEGATE_CONFIG": str(settings)})
+
+
+def ask(child: Child, *order: Any) -> Any:
+    """Ask, and do not wait for ever for one whose hub is blocked."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(child.ask, order)
+        try:
+            return asked.result(patient(20))
+        except TimeoutError:
+            child.kill()
+            pytest.fail(f"no greenlet runs while another waits: {order}")
+
+
+def test_while_one_greenlet_waits_the_others_run(place: Place) -> None:
+    with Child("host_in_gevent", place.given | {"patched": True}, fresh=True) as child:
+        for _ in range(4):
+            assert ask(child, "read", 1) == "begun"
+            assert ask(child, "result") == 0
+        assert ask(child, "stats")["get_workflow_run_by_id"]["store"] > 0
+        # A hit, a miss, a write and its commit, and the thread that applies the outbox.
+        with place.silent_cache():
+            assert ask(child, "read", 1) == "begun"
+            assert ask(child, "alive") == [False]
+        assert ask(child, "result") == 0
+        for order, result in ((["read", 2], 0), (["write", 2, 7], 7), (["read", 2], 7)):
+            with place.locked("workflow_runs") as wait:
+                assert ask(child, *order) == "begun"
+                wait()
+                assert ask(child, "alive") == [False]
+            assert ask(child, "result") == result
+        with place.silent_cache(IN_TRANSACTION) as wait:
+            assert ask(child, "write", 1, 5) == "begun"
+            wait()
+            assert ask(child, "alive") == [False]
+        assert ask(child, "result") == 5
+        with place.locked("tidegate_outbox") as wait:
+            wait()
+            assert ask(child, "alive") == []
+        assert ask(child, "read", 1) == "begun"
+        assert ask(child, "result") == 5
+
+
+def test_a_forked_worker_has_connections_of_its_own(place: Place) -> None:
+    with Child("host_in_prefork", place.given, fresh=True) as child:
+        assert child.ask(["parent", "backend"]) != child.ask(["worker", "backend"])
+        assert child.ask(["worker", "read", 1]) == 0
+
+
+def test_options_and_reset_listeners_of_the_engine_hold_on_replicas_too(replicated: Cluster) -> None:
+    shard = replicated.shards[0]
+    urls = [f"{node.url.rpartition('/')[0]}/{DATABASE}" for node in (shard.primary, *shard.replicas)]
+    shard.primary.execute(f"CREATE DATABASE {DATABASE} STRATEGY file_copy", database="postgres")
+    try:
+        place = Place(replicated, urls[0], {"TIDEGATE_REPLICAS": ",".join(urls[1:])})
+        # As Flask-SQLAlchemy hands them on: nothing but the listener resets a connection.
+        named = {"pool_reset_on_return": None, "connect_args": {"options": f"-c application_name={DATABASE}"}}
+        given = place.given | {"options": named, "enough": 2 * len(urls)}
+        with Child("host_on_replicas", given, fresh=True) as child:
+            ports = [str(urlsplit(url).port) for url in urls]
+            wanted = [[name, port] for name in ("all pools", "the engine's pool") for port in sorted(ports)]
+            assert child.hear() == wanted
+            for url in urls:
+                with psycopg.connect(url.replace("+psycopg", "")) as connection:
+                    states = connection.execute(
+                        "SELECT state FROM pg_stat_activity WHERE application_name = %s", [DATABASE]
+                    )
+                    assert {state for (state,) in states} == {"idle"}
+    finally:
+        shard.primary.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)", database="postgres")
