@@ -43,18 +43,15 @@ def primary_engine(shard: ShardSettings, settings: Settings) -> Engine:
         return create_engine(url)
     routing, pool = settings.routing, settings.pool
     options = ("-c timezone=UTC", *_options(routing.primary_statement_timeout_ms, routing.primary_lock_timeout_ms))
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool.size,
         max_overflow=pool.overflow,
         pool_timeout=pool.timeout_s,
         connect_args=driver_defaults(url) | {"options": " ".join((*options, own_options(url)))},
     )
-<<<<<<< HEAD
     ping_idle(engine)
-    return forgotten_in_children(engine)
-=======
->>>>>>> 31888c0579a6e0af6bf7f3e122b407048a15ec53
+    return engine
 
 
 def replica_engine(
