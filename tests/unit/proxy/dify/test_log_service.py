@@ -120,7 +120,7 @@ def with_more(view: View) -> View:
         page(with_more(View(Row(), None))),
         page(View(Row(), {"trigger_metadata": "", "more": 1})),
     ],
-    ids=repr,
+    ids=["nothing", "no mapping", "another key", "a tuple", "another class", "an attribute more", "a detail more"],
 )
 def test_a_page_of_another_shape_is_not_taken_apart(given: Any) -> None:
     with pytest.raises(OtherShapeError):
