@@ -7,14 +7,12 @@ nothing to renew for a while. A frozen or dead process renews nothing.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tidegate.cache.store import StoreUnavailable
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +62,7 @@ class Renewals:
         self._most_rounds: Final = 3 * limits.longest_ms // limits.lease_ms
         self._closed = False
         self._start_anew()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        reset_after_fork(self._start_anew)
 
     def _start_anew(self) -> None:
         # This also runs in a forked child: neither the thread nor the holders of its parent are there.
@@ -117,9 +115,3 @@ class Renewals:
             self._runs = False
             self._runs = bool(self._held)
             return not self._runs
-
-
-def _forked(reference: weakref.ref[Renewals]) -> None:
-    renewals = reference()
-    if renewals is not None:
-        renewals._start_anew()  # noqa: SLF001  # of this module

@@ -7,14 +7,13 @@ before its answer is offered to the store, and followers get nothing from an ans
 
 from __future__ import annotations
 
-import os
 import random
 import threading
-import weakref
 from collections import deque
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
+
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +103,7 @@ class Flights:
     def __init__(self, signal: Callable[[], Signal] = Latch) -> None:
         self._signal = signal
         self._start_anew()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        reset_after_fork(self._start_anew)
 
     def _start_anew(self) -> None:
         # This also runs in a forked child: nobody there leads its parent's flights, or would release the lock.
@@ -194,9 +193,3 @@ class Turn:
         """
         poll_ms, self._poll_ms = self._poll_ms, min(self._poll_ms * 2, _LONGEST_POLL_MS)
         return min(float(left_ms), poll_ms * (0.5 + random.random())) / 1000  # noqa: S311  # no secret
-
-
-def _forked(reference: weakref.ref[Flights]) -> None:
-    flights = reference()
-    if flights is not None:
-        flights._start_anew()  # noqa: SLF001  # of this module

@@ -27,6 +27,7 @@ from tidegate.cache.events import (
     Voided,
     ignore,
 )
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.routing.events import Banned, NotDiscovered, Passed, Promoted, Refused
 
 if TYPE_CHECKING:
@@ -109,10 +110,14 @@ class Counters:
     """Count calls and events; many threads may do so at once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._forked()
+        reset_after_fork(self._forked)
         self._methods: defaultdict[str, _Method] = defaultdict(_Method)
         self._events: dict[tuple[type[Event], str], int] = {}
         self._nodes: dict[str, int] = {}
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()  # a new one: the parent's lock may have been held at the fork
 
     def add(self, call: Call, answer: Answer, ns: int) -> None:
         """Count a call that was answered, and took *ns* nanoseconds."""
@@ -170,6 +175,10 @@ class Log:
         self._clock = clock
         self._next_s: dict[str, float] = {}
         self._unsaid: Counter[str] = Counter()
+        self._forked()
+        reset_after_fork(self._forked)
+
+    def _forked(self) -> None:
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:

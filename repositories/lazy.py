@@ -10,6 +10,7 @@ never turns into NULL because nobody had looked at it. :func:`make_lazy` install
 
 from __future__ import annotations
 
+import os
 from functools import update_wrapper
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -38,6 +39,7 @@ _Rows = TypeVar("_Rows", bound="Iterable[Any]")
 
 _guarded: Final[WeakKeyDictionary[type[Any], frozenset[str]]] = WeakKeyDictionary()
 _guarding: Final = Lock()
+os.register_at_fork(after_in_child=_guarding._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001  # as Python's own modules do
 
 
 class LazyPage:

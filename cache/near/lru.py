@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from tidegate.fork_hooks import reset_after_fork
+
 if TYPE_CHECKING:
     from tidegate.cache.marks import Noted
     from tidegate.position import AskedFor
@@ -61,6 +63,11 @@ class LruCache:
     def __init__(self, most_bytes: int, most_entries: int) -> None:
         self._most_bytes = most_bytes
         self._most_entries = most_entries
+        self._start_anew()
+        reset_after_fork(self._start_anew)
+
+    def _start_anew(self) -> None:
+        # This also runs in a forked child: another thread may have held the lock, in the middle of a change.
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self.size = 0

@@ -11,6 +11,7 @@ from tidegate.cache.redis.client import CLUSTER_ERRORS
 from tidegate.cache.redis.link import Moved, ServerLink, pass_others, unavailable
 from tidegate.cache.store import StoreRefused, StoreUnavailable
 from tidegate.error_text import error_text
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,11 @@ class ClusterLink:
         self._client = client
         self._pauses = pauses
         self._links: dict[str, ServerLink] = {}
-        self._mapping = threading.Lock()
+        self._forked()
+        reset_after_fork(self._forked)
+
+    def _forked(self) -> None:
+        self._mapping = threading.Lock()  # a new one: the parent may have been learning the map at the fork
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """Send every command to the master of its slot, and return the decoded replies; see :meth:`Link.ask`."""

@@ -8,11 +8,9 @@ hold nothing but the answers that were asked for.
 
 from __future__ import annotations
 
-import os
 import random
 import select
 import threading
-import weakref
 from collections import deque
 from fcntl import ioctl
 from functools import partial
@@ -25,6 +23,7 @@ from redis.retry import Retry
 
 from tidegate.cache.near.push_versions import ALIVE_S, VersionsByTenant
 from tidegate.cache.redis.wire import packed
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +69,7 @@ class RedisPushes:
         self._keys = keys
         self.beat_s = beat_s
         self._start_anew()
-        os.register_at_fork(after_in_child=partial(_forked, weakref.ref(self)))
+        reset_after_fork(self._start_anew)
 
     def _start_anew(self) -> None:
         # This also runs in a forked child: the parent's thread is not there, and what it vouched for does not count.
@@ -210,12 +209,6 @@ class _Following:
 def pushes_of(client: Client, keys: Keys, is_expected: Callable[[bytes], bool]) -> RedisPushes | None:
     """Return the stream of the server of *client*; None for a cluster: each of its masters would have its own."""
     return RedisPushes(client, keys, is_expected) if isinstance(client, redis.Redis) else None
-
-
-def _forked(stream: weakref.ref[RedisPushes]) -> None:
-    alive = stream()
-    if alive is not None:
-        alive._start_anew()  # noqa: SLF001  # of this module
 
 
 def _has_unread(fd: int) -> bool:

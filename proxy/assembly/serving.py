@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.cache.store import CacheServer, StoreUnavailable
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.database.serving import Serving, record_claim, record_serving, remove_claim, served
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

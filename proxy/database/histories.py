@@ -17,13 +17,13 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.error_text import first_line
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.interruptions import pass_interruption
 from tidegate.position import UNKNOWN, AskedFor, History, HistoryRecord
 from tidegate.proxy.database.driver_errors import driver_connection
 from tidegate.proxy.database.history_record import ask, restore_tables, write_record
 from tidegate.proxy.database.placement import forget_schema
 from tidegate.routing.replicas.probe_sql import ended_here, in_transaction
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

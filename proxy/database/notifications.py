@@ -8,10 +8,10 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.error_text import first_line
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.database.sibling_engine import sibling_engine
 from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
 from tidegate.routing.threads.background import Background
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,11 +19,11 @@ from sqlalchemy.orm import sessionmaker
 
 from tidegate.error_text import first_line
 from tidegate.errors import PolicyError, SettingsError
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.build import gate_on
 from tidegate.proxy.dify.host_models import host_tracked, host_types
 from tidegate.proxy.settings import Settings
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -7,9 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.routing.replicas.probe_sql import VIEW, one_row, view_of
 from tidegate.routing.replicas.sockets import close_line, line_of, listen_first, note_line
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

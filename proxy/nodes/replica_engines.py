@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary, WeakSet
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.database.sibling_engine import all_listeners, inherit, listeners_of, root_of
 from tidegate.proxy.nodes.engines import replica_engine
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

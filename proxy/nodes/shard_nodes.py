@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Final
 
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.database.origins import is_left, life_of
 from tidegate.proxy.database.placement import state_table
 from tidegate.proxy.nodes.connecting import IGNORED
@@ -23,7 +24,6 @@ from tidegate.routing.replicas.hang_guard import HangGuard
 from tidegate.routing.replicas.monitor import Monitor, Pace
 from tidegate.routing.replicas.sockets import ConnectionSockets
 from tidegate.routing.replicas.topology import Node, Topology
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tidegate.routing.threads.fork_hooks import reset_after_fork
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

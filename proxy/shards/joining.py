@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
 from tidegate.errors import NoNodeAvailable, SettingsError, StaleShardMap, UnknownTenant
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.database.identity import cluster_id, cluster_namespace, database_id, is_named, name_shard
 from tidegate.proxy.database.origins import note_origins
@@ -27,7 +28,6 @@ from tidegate.proxy.nodes.open import nodes_of
 from tidegate.proxy.shards.catalogue import Catalogue, Follower, StaticMap
 from tidegate.proxy.shards.joined import Joined
 from tidegate.routing.sharding.shard_map import FIRST_EPOCH
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.error_text import first_line
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.tracking.families import note_changed_families
 from tidegate.proxy.tracking.rights import how_to_make, needed_grants
 from tidegate.proxy.tracking.tracked_tables import keys_of
 from tidegate.proxy.tracking.triggers import make_triggers, missing_triggers
 from tidegate.repositories.policies import Read
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

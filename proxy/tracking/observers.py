@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tidegate.cache.events import ObserverFailed, ObserversMissed, ignore
 from tidegate.error_text import traceback_text
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.tracking.model_tables import shown
 from tidegate.proxy.tracking.row_events import RowEvent, events_of, sources_of, summaries_of
 from tidegate.proxy.tracking.tracked_tables import keys_of
 from tidegate.public import public
 from tidegate.routing.threads.background import Background
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from tidegate.errors import Overloaded
-from tidegate.routing.threads.fork_hooks import reset_after_fork
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

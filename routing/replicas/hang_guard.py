@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.routing.threads.background import Background
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     import threading

@@ -9,8 +9,8 @@ from random import uniform
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tidegate.error_text import first_line
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.routing.threads.background import Background
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.routing.replicas.health import HEALTHY, Health
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

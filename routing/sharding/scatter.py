@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from tidegate.errors import PartialResult, StaleShardMap
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.routing.threads.daemon_pool import DaemonPool
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

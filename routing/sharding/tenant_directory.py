@@ -11,8 +11,8 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.ids import canonical, is_canonical
-from tidegate.routing.threads.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from tidegate.routing.threads.fork_hooks import reset_after_fork
+from tidegate.fork_hooks import reset_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+    from tidegate.proxy.embedded import Cluster
+
 PID = text("SELECT pg_backend_pid()")
 
 
@@ -50,6 +52,24 @@ def test_a_connection_that_was_in_use_a_moment_ago_is_not_asked(
     monkeypatch.setattr(idle_ping, "IDLE_S", 3_600)
     assert len({pid(pooled) for _ in range(3)}) == 1
     assert pings == []
+
+
+def test_one_that_its_server_has_ended_is_replaced_however_soon(
+    pooled: Engine, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idle_ping, "IDLE_S", 3_600)
+    first = pid(pooled)
+    cluster.shards[0].primary.execute(f"SELECT pg_terminate_backend({first}, 10000)")
+    assert pid(pooled) != first
+
+
+def test_one_that_the_driver_has_closed_is_replaced(pooled: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle_ping, "IDLE_S", 3_600)
+    with pooled.connect() as connection:
+        first = connection.execute(PID).scalar_one()
+        raw: Any = connection.connection.dbapi_connection
+    raw.close()
+    assert pid(pooled) != first
 
 
 def test_one_that_was_idle_is_asked_and_replaced_if_it_is_dead(
