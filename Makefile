@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A hundred processes of the suite import the same modules: to compile them each time is a tenth of all it has to do.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
-WORKERS ?= 2
+WORKERS ?= 3
 DIFY ?=
 RUNS ?= 100000
 SEED ?= 1

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_methods: Final[dict[int, WeakMethod[Callable[[], Any]]]] = {}
-"""By the ids of the references themselves: objects may be equal, or have no hash."""
-
 
 def reset_after_fork(method: Callable[[], Any]) -> None:
     """Call *method* in every forked child, as long as its object lives. It must be a bound method."""
-    known = WeakMethod(method, lambda gone: _methods.pop(id(gone), None))
-    _methods[id(known)] = known
+    known = WeakMethod(method)
 
-
-def _forked() -> None:
-    for known in tuple(_methods.values()):
+    def forked() -> None:
         if (alive := known()) is not None:
             alive()
 
-
-os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=forked)
