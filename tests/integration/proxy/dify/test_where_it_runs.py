@@ -1,8 +1,9 @@
-"""Where Dify's processes run: gevent with psycogreen, Celery's prefork workers, its engine's options and listeners."""
+"""Where Dify's processes run: gevent with psycogreen, Celery's prefork with time limits, its engine's options."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import redis
 from real_servers.deadlines import patient
 from real_servers.subprocesses import Child
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 HOSTS: Final = Path(__file__).parents[3] / "hosts"
 RELEASE: Final = "v1_16"
+LIMIT: Final = "SoftTimeLimitExceeded"
 WAITING: Final = """
 SELECT 1 FROM pg_locks
 WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -32,6 +35,7 @@ WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = cu
 IN_TRANSACTION: Final = (
     "SELECT query FROM pg_stat_activity WHERE state LIKE 'idle in%' AND datname = current_database()"
 )
+NO_TRANSACTION: Final = f"SELECT 1 WHERE NOT EXISTS ({IN_TRANSACTION})"
 DATABASE: Final = "host_on_replicas"
 
 
@@ -80,6 +84,10 @@ class Place:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
             done = connection.execute(sql.encode())
             return done.fetchall() if done.description else []
+
+    def leases(self) -> list[bytes]:
+        with redis.Redis.from_url(self._cluster.cache.url) as client:
+            return list(client.scan_iter(match="tg:l:*"))
 
 
 @pytest.fixture
@@ -131,10 +139,29 @@ def test_while_one_greenlet_waits_the_others_run(place: Place) -> None:
         assert ask(child, "result") == 5
 
 
-def test_a_forked_worker_has_connections_of_its_own(place: Place) -> None:
+def test_a_time_limit_in_a_forked_worker_passes_and_leaves_nothing(place: Place) -> None:
     with Child("host_in_prefork", place.given, fresh=True) as child:
         assert child.ask(["parent", "backend"]) != child.ask(["worker", "backend"])
-        assert child.ask(["worker", "read", 1]) == 0
+        assert child.ask(["worker", "hit", 1]) == 0
+        late: tuple[tuple[list[Any], Any, bool], ...] = (
+            (["read", 1], place.silent_cache, True),
+            (["read", 2], partial(place.locked, "workflow_runs"), False),
+            (["write", 3, 7], partial(place.locked, "workflow_runs"), False),
+            (["write", 3, 7], partial(place.silent_cache, IN_TRANSACTION), True),
+        )
+        for order, kept, at_once in late:
+            with kept() as wait:
+                worker = child.ask(["late", *order])
+                wait()
+                os.kill(worker, signal.SIGUSR1)
+                outcome = child.ask(["outcome"]) if at_once else None
+            # While a statement of psycopg2 runs, no handler of Python's does.
+            assert (outcome or child.ask(["outcome"])) == LIMIT, order
+            assert child.ask(["worker", "left"]) == {"connections": 0, "flights": 0}, order
+            assert place.leases() == []
+            place.wait_for(NO_TRANSACTION)  # the thread beside has one now and then
+            tokens = place.execute(f"SELECT total_tokens FROM workflow_runs WHERE id::text LIKE 'a%{order[1]:012}'")
+            assert child.ask(["worker", "read", order[1]]) == tokens[0][0]
 
 
 def test_options_and_reset_listeners_of_the_engine_hold_on_replicas_too(replicated: Cluster) -> None:
