@@ -48,10 +48,10 @@ def main(
         Path | None,
         typer.Option(envvar="DIFY_PYTHON", help="The Python of Dify's environment. Default: api/.venv/bin/python."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long clients poll, each time.")] = 60.0,
-    rounds: Annotated[int, typer.Option(help="How often they poll each of the two, in turn.")] = 2,
-    clients: Annotated[int, typer.Option(help="How many clients poll at once.")] = 50,
-    workers: Annotated[int, typer.Option(help="How many gevent workers gunicorn has.")] = 4,
+    seconds: Annotated[float, typer.Option(min=1, help="How long clients poll, each time.")] = 60.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often they poll each of the two, in turn.")] = 2,
+    clients: Annotated[int, typer.Option(min=1, help="How many clients poll at once.")] = 50,
+    workers: Annotated[int, typer.Option(min=1, help="How many gevent workers gunicorn has.")] = 4,
     window_ms: Annotated[float, typer.Option(help="How old an answer may be: the outbox window.")] = 1000.0,
 ) -> None:
     """Measure Dify under gunicorn with gevent workers: clients poll runs and logs, and Dify's Celery worker writes.

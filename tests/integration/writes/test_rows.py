@@ -333,6 +333,22 @@ def test_past_the_bound_of_a_transaction_its_tenants_are_noted_once(postgresql: 
     assert postgresql.take()[TENANT] != "whole"
 
 
+def test_what_a_transaction_does_after_its_notes_were_taken_is_noted_again(postgresql: Any, values_of: Any) -> None:
+    # A PREPARE that was refused has taken them, and the program may go on and commit.
+    noted = text("SELECT count(*) FROM tidegate_outbox")
+    with postgresql.engine.begin() as connection:
+        connection.execute(insert(RUNS).values([values_of(WorkflowRun) for _ in range(MOST_ROWS)]))
+    every = update(RUNS).values(status="failed")
+    with postgresql.engine.connect() as connection:
+        for _ in range(MOST_TOGETHER // (2 * MOST_ROWS) + 1):
+            connection.execute(every)
+        connection.execute(text("SELECT FROM tidegate_take_notes(NULL)"))
+        assert connection.execute(noted).scalar_one() == 0
+        for number in range(MOST_TOGETHER // (2 * MOST_ROWS) + 2):
+            connection.execute(every)
+            assert connection.execute(noted).scalar_one() == min(number, MOST_TOGETHER // (2 * MOST_ROWS)) + 1
+
+
 @pytest.mark.parametrize("parent", ["there", "gone"])
 def test_past_the_bound_of_a_transaction_children_count_by_their_parents(
     postgresql: Any, values_of: Any, parent: str

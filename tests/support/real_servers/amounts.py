@@ -9,7 +9,11 @@ from __future__ import annotations
 import os
 from typing import Final
 
-IS_SHORT: Final = os.environ.get("TIDEGATE_TESTS") == "short"
+_GIVEN: Final = os.environ.get("TIDEGATE_TESTS", "")
+if _GIVEN not in ("", "short"):
+    raise ValueError(f"TIDEGATE_TESTS is {_GIVEN!r}: it is short, or not set, for all that CI runs")
+
+IS_SHORT: Final = _GIVEN == "short"
 
 
 def amount(whole: int, short: int) -> int:
