@@ -145,8 +145,6 @@ def test_a_time_limit_in_a_forked_worker_passes_and_leaves_nothing(place: Place)
         assert child.ask(["worker", "hit", 1]) == 0
         late: tuple[tuple[list[Any], Any, bool], ...] = (
             (["read", 1], place.silent_cache, True),
-            (["read", 2], partial(place.locked, "workflow_runs"), False),
-            (["write", 3, 7], partial(place.locked, "workflow_runs"), False),
             (["write", 3, 7], partial(place.silent_cache, IN_TRANSACTION), True),
         )
         for order, kept, at_once in late:
