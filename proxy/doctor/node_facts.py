@@ -29,7 +29,9 @@ _FACTS: Final = (
     " pg_has_role('pg_read_all_stats', 'USAGE'), current_user,"
     " (SELECT count(*) FROM pg_stat_wal_receiver),"
     " EXTRACT(EPOCH FROM now() - pg_last_xact_replay_timestamp()),"
-    " CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_current_wal_flush_lsn() - '0/0'::pg_lsn END"
+    " CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), '0/0') ELSE pg_current_wal_flush_lsn() END"
+    " - '0/0'::pg_lsn,"
+    " current_setting('wal_block_size')::int"
 )
 
 
@@ -46,6 +48,9 @@ class NodeFacts:
         user: the user who asked.
         receives: whether a standby is connected to the server that it replicates from.
         shown_age_s: how old the newest commit is that a standby shows, in seconds; None: it shows none yet.
+        safe_lsn: how far a primary's log is on its disk, or a standby has received it, in bytes. What a primary has
+            written and not flushed may stay behind for up to 15 s.
+        wal_page: the size of a page of the log, in bytes.
     """
 
     view: View
@@ -56,8 +61,8 @@ class NodeFacts:
     user: str
     receives: bool
     shown_age_s: float | None
-    flushed_lsn: int = 0
-    """How far a primary can send its log, in bytes: what is written and not flushed may stay behind for up to 15 s."""
+    safe_lsn: int = 0
+    wal_page: int = 8192
 
 
 def facts_of(url: URL, reach_lsn: int | None = None) -> NodeFacts | str:
@@ -88,12 +93,19 @@ def _asked(raw: Any, reach_lsn: int | None) -> NodeFacts:
     while view.standby and view.position.lsn < (reach_lsn or 0) and time.monotonic() < until_s:
         time.sleep(_POLL_S)
         view = view_of(one_row(raw, VIEW, STATE_NAME), time.monotonic())
-    timezone, retry_ms, connections, sees, user, receivers, age_s, flushed = row_of(raw, _FACTS)
+    timezone, retry_ms, connections, sees, user, receivers, age_s, safe, page = row_of(raw, _FACTS)
     shown_age_s = None if age_s is None else float(age_s)
-    return NodeFacts(view, timezone, retry_ms, connections, sees, user, receivers > 0, shown_age_s, int(flushed))
+    return NodeFacts(view, timezone, retry_ms, connections, sees, user, receivers > 0, shown_age_s, int(safe), page)
 
 
 def behind(facts: NodeFacts, primary: NodeFacts) -> NodeFacts:
     """Return *facts*, with an age of 0 if the standby shows all that *primary* had written when that was asked."""
-    caught_up = facts.view.position.lsn >= primary.flushed_lsn
+    caught_up = facts.view.position.lsn >= primary.safe_lsn or _waits_for_rest(facts, primary)
     return replace(facts, shown_age_s=0.0) if caught_up else facts
+
+
+def _waits_for_rest(facts: NodeFacts, primary: NodeFacts) -> bool:
+    # The log writer flushes whole pages, and a page may end within a record. No commit is in such a record (a commit
+    # flushes up to its end), and a standby that has received the page can replay the record only with its rest.
+    at_page_end = primary.safe_lsn % primary.wal_page == 0
+    return at_page_end and facts.safe_lsn >= primary.safe_lsn and not facts.view.replay_paused

@@ -100,7 +100,7 @@ def _of_standby(address: Address, facts: NodeFacts, primary: tuple[str, NodeFact
         findings.append(Finding(name, "receives nothing from its primary", cure))
     if primary is not None and facts.shown_age_s != 0.0:
         age = "none yet" if facts.shown_age_s is None else f"{facts.shown_age_s:.1f} s old"
-        bytes_behind = primary[1].flushed_lsn - facts.view.position.lsn
+        bytes_behind = primary[1].safe_lsn - facts.view.position.lsn
         too_far = facts.shown_age_s is None or facts.shown_age_s > address.max_lag_s
         wrong = (
             f"lags: {CATCHES_UP_S:g} s later it has not replayed what the primary had written ({bytes_behind:,} bytes; "
@@ -186,5 +186,5 @@ def _is_standby(facts: NodeFacts | str) -> bool:
 def _caught_up(address: Address, primary: tuple[str, NodeFacts] | None) -> NodeFacts | str:
     if primary is None:
         return facts_of(address.url)
-    facts = facts_of(address.url, primary[1].flushed_lsn)
+    facts = facts_of(address.url, primary[1].safe_lsn)
     return facts if isinstance(facts, str) else behind(facts, primary[1])

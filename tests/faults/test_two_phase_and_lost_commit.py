@@ -146,6 +146,7 @@ def test_marks_lost_under_an_open_transaction(pair: Pair, two_phase: Cluster) ->
         warm(pair)
 
 
+@pytest.mark.usefixtures("pair")  # whose gate makes the tables
 def test_the_newest_transaction_of_all_is_in_progress(two_phase: Cluster) -> None:
     # Nothing that began after it has ended, so it is not below the xmax of anybody's snapshot.
     url = two_phase.shards[0].primary.url

@@ -241,7 +241,8 @@ def held_on(node: PostgresNode) -> list[int]:
 
 def caught_up(primary: PostgresNode, *replicas: PostgresNode) -> None:
     """Wait until replicas have replayed what the primary has written so far."""
-    ((lsn,),) = primary.execute("SELECT pg_current_wal_insert_lsn()::text")
+    # A commit flushes the log up to its end. What stands behind the last commit may stay unsent for 15 s.
+    ((lsn,),) = primary.execute("SELECT pg_logical_emit_message(true, 'caught_up', '')::text")
     query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
     for replica in replicas:
         wait_for(lambda r=replica: r.execute(query, lsn)[0][0], f"{replica.name} has replayed up to {lsn}")  # type: ignore[misc]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
 from tidegate.proxy.cli.app import app
+from tidegate.proxy.embedded.process import wait_for
 from tidegate.repositories.indexes import create_indexes
 
 if TYPE_CHECKING:
@@ -70,6 +72,36 @@ def test_a_healthy_shard(doctor: Doctor, indexed: Cluster) -> None:
         "all indexes, tables and triggers are there",
     ]
     assert result.exit_code == 0
+
+
+@pytest.fixture
+def within_a_record(indexed: Cluster) -> Iterator[None]:
+    """The log writer has flushed pages, the last of which ends within a record; replicas wait for the rest of it."""
+    primary, *replicas = nodes(indexed)
+    # A transaction that stays open asks for no flush, so the log writer takes whole pages only.
+    with psycopg.connect(primary.url.replace("+psycopg", "")) as writer:
+        ends: list[str] = []
+
+        def held() -> bool:
+            ((flushed, at_page_end),) = primary.execute(
+                "SELECT pg_current_wal_flush_lsn()::text, (pg_current_wal_flush_lsn() - '0/0') % 8192 = 0"
+            )
+            if not ends or primary.execute("SELECT %s::pg_lsn >= %s::pg_lsn", flushed, ends[-1]) == [(True,)]:
+                record = "SELECT pg_logical_emit_message(false, 'within_a_record', repeat('x', 20000))::text"
+                ((end,),) = writer.execute(record).fetchall()
+                ends.append(end)
+                return False
+            received = "SELECT pg_last_wal_receive_lsn() >= %s::pg_lsn AND pg_last_wal_replay_lsn() < %s::pg_lsn"
+            return at_page_end and all(one.execute(received, flushed, flushed) == [(True,)] for one in replicas)
+
+        wait_for(held, "the log has been flushed up to the middle of a record", 30)
+        yield
+        writer.rollback()
+
+
+@pytest.mark.usefixtures("within_a_record")
+def test_a_record_of_which_the_rest_is_not_sent_makes_no_lag(doctor: Doctor, indexed: Cluster) -> None:
+    assert "lags" not in said(doctor(), indexed)
 
 
 def test_too_many_processes(doctor: Doctor, indexed: Cluster) -> None:

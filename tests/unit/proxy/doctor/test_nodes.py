@@ -33,7 +33,7 @@ def facts(name: str, *, standby: bool = True, **fields: object) -> NodeFacts:
         user="dify",
         receives=standby,
         shown_age_s=0.0,
-        flushed_lsn=0 if standby else 1000,
+        safe_lsn=1000,
     )
     return replace(made, **fields)  # type: ignore[arg-type]
 
@@ -157,6 +157,15 @@ def test_an_idle_primary_makes_no_lag() -> None:
     primary = facts("a", standby=False)
     assert behind(facts("b", shown_age_s=3600.0), primary).shown_age_s == 0.0
     assert behind(facts("b", view=seen("b", lsn=999), shown_age_s=3.0), primary).shown_age_s == 3.0
+
+
+def test_a_page_that_ends_within_a_record_makes_no_lag() -> None:
+    primary = facts("a", standby=False, safe_lsn=8192)
+    received = facts("b", view=seen("b", lsn=8000), shown_age_s=3.0, safe_lsn=8192)
+    assert behind(received, primary).shown_age_s == 0.0
+    assert behind(replace(received, safe_lsn=8191), primary).shown_age_s == 3.0
+    assert behind(received, replace(primary, safe_lsn=8191)).shown_age_s == 3.0
+    assert behind(replace(received, view=replace(received.view, replay_paused=True)), primary).shown_age_s == 3.0
 
 
 BUDGETS = {
