@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidegate.cache import marks
 from tidegate.cache.marks import Noted, Refusal, Root
-from tidegate.cache.store import CacheServer, Change, Filling, Hit, Lookup, Miss, NoRoot, OtherHistory
+from tidegate.cache.store import CacheServer, Change, Filling, Hit, Lookup, Miss, NoRoot, OtherHistory, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -22,7 +22,9 @@ MOST_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
+    """An entry as it is kept: the body, what was noted, the tags, and when it ends, in milliseconds."""
+
     body: bytes
     noted: Noted
     tags: tuple[str, ...]
@@ -57,7 +59,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._off: set[str] = set()
         self.roots: dict[str, Root] = {}
-        self.entries: dict[tuple[str, str], _Entry] = {}
+        self.entries: dict[tuple[str, str], Entry] = {}
         self._leases: dict[tuple[str, str], _Lease] = {}
         self._blobs: dict[tuple[str, str], bytes] = {}
         self._histories: dict[str, History] = {}
@@ -72,16 +74,24 @@ class MemoryStore:
     def lookup(self, tenant: str, entry: str, guard: str, asked: AskedFor, *, refresh: bool = False) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""
         with self._lock:
-            root = self.roots.get(tenant)
-            if root is None:
-                return NoRoot()
-            if (unasked := marks.not_asked_for(root, asked)) is not None:
-                return self._miss(root, guard, unasked)
-            kept = None if refresh else self.entries.get((tenant, entry))
-            if kept is None or kept.until_ms <= self._now_ms():
-                return self._miss(root, guard, Refusal.NO_ENTRY)
+            return self.judged(tenant, None if refresh else self.kept(tenant, entry), guard, asked)
+
+    def kept(self, tenant: str, entry: str) -> Entry | None:
+        """Return an entry, fresh or not; None: there is none."""
+        entry_kept = self.entries.get((tenant, entry))
+        return None if entry_kept is None or entry_kept.until_ms <= self._now_ms() else entry_kept
+
+    def judged(self, tenant: str, kept: Entry | None, guard: str, asked: AskedFor) -> Lookup:
+        """Return what a look-up finds that has read *kept*, by the marks as they are now."""
+        root = self.roots.get(tenant)
+        if root is None:
+            return NoRoot()
+        refusal = marks.not_asked_for(root, asked) or (Refusal.NO_ENTRY if kept is None else None)
+        if refusal is None and kept is not None:
             refusal = marks.stale(root, kept.noted, kept.tags)
-            return Hit(kept.body, kept.noted, kept.tags) if refusal is None else self._miss(root, guard, refusal)
+            if refusal is None:
+                return Hit(kept.body, kept.noted, kept.tags)
+        return self._miss(root, guard, refusal or Refusal.NO_ENTRY)
 
     def _miss(self, root: Root, guard: str, reason: Refusal) -> Miss:
         mark, now = root.mark(guard), self._now_ms()
@@ -133,18 +143,29 @@ class MemoryStore:
             self.release(tenant, filling.entry, filling.token)
             return Refusal.TOO_LARGE
         with self._lock:
-            root = self.roots.get(tenant)
-            if root is None:
-                return Refusal.NO_ROOT
             if self._held_by(tenant, filling.entry) not in {None, filling.token}:
                 return Refusal.LEASE
             self._leases.pop((tenant, filling.entry), None)
+            root = self.roots.get(tenant)
+            if root is None:
+                return Refusal.NO_ROOT
             refusal = marks.may_not_fill(root, filling.noted, filling.tags, filling.origin)
             if refusal is None:
                 until = self._now_ms() + filling.ttl_ms
-                self.entries[tenant, filling.entry] = _Entry(filling.body, filling.noted, filling.tags, until)
+                self.entries[tenant, filling.entry] = Entry(filling.body, filling.noted, filling.tags, until)
                 self._blobs.update({(tenant, name): blob for name, blob in filling.blobs.items()})
             return refusal
+
+    def fill_soon(
+        self, tenant: str, filling: Filling, told: Callable[[Refusal | StoreUnavailable | None], None]
+    ) -> None:
+        """Store an answer now; see :meth:`Store.fill_soon`."""
+        try:
+            refusal = self.fill(tenant, filling)
+        except StoreUnavailable as error:
+            told(error)
+        else:
+            told(refusal)
 
     def check(self, tenant: str, noted: Noted, tags: Sequence[str], asked: AskedFor) -> bool:
         """Tell whether an entry with these marks is fresh now; see :meth:`Store.check`."""
@@ -202,6 +223,20 @@ class MemoryStore:
                 elif root is not None:
                     refused.append(root.origin)
         _refuse(refused, origin)
+
+    def stamp_soon(
+        self,
+        changes: Sequence[Change],
+        xid: str,
+        origin: Origin,
+        position: Position,
+        failed: Callable[[StoreUnavailable], None],
+    ) -> None:
+        """Stamp now; see :meth:`Store.stamp_soon`."""
+        try:
+            self.stamp(changes, xid, origin, position)
+        except StoreUnavailable as error:
+            failed(error)
 
     def resolve(self, tenant: str, xids: Collection[str], origin: Origin, position: Position) -> None:
         """Close the intents of transactions that have ended in *origin*."""

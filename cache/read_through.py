@@ -309,24 +309,35 @@ class ReadThrough:
         return self._renewals.renewed(lead.token, lease)
 
     def _offer(self, request: Request, lead: _Lead, filling: Filling, turn: Turn) -> bytes | None:
-        """Store an answer; return the body if it was stored."""
+        """Store an answer; return the body if it was stored, and somebody waits for it."""
         # Closed first: who comes from now on must not be given what the store vouched for before they came.
         turn.close()
+        if not turn.is_followed and filling.origin == lead.miss.origin:
+            self._store.fill_soon(request.tenant, filling, partial(self._told, request.tenant, filling.size))
+            turn.token = None
+            return None
         try:
             refusal = self._store.fill(request.tenant, filling)
         except StoreUnavailable as error:
             self._observe(StoreFailed("fill", str(error)))
             return None
-        if refusal is not Refusal.NO_ROOT:
-            turn.token = None
+        turn.token = None
+        self._told(request.tenant, filling.size, refusal)
         if refusal is not None:
-            self._observe(NotFilled(request.tenant, refusal))
             if refusal is Refusal.ORIGIN and filling.origin.outdates(lead.miss.origin):
                 # A failover: entries of before may hold what it lost, and must not be served any longer.
                 self._create_root(request.tenant)
             return None
-        self._observe(Filled(request.tenant, filling.size))
         return filling.body
+
+    def _told(self, tenant: str, size: int, outcome: Refusal | StoreUnavailable | None) -> None:
+        """Tell what came of a fill."""
+        if outcome is None:
+            self._observe(Filled(tenant, size))
+        elif isinstance(outcome, StoreUnavailable):
+            self._observe(StoreFailed("fill", str(outcome)))
+        else:
+            self._observe(NotFilled(tenant, outcome))
 
     def _filling(self, request: Request, lead: _Lead, answer: Answer, cost_ms: int) -> Filling | None:
         """Make of an answer what is stored; None where it cannot be."""

@@ -74,6 +74,8 @@ class Flight:
         self.body: bytes | None = None
         self.unstorable = False
         """Whether its leader found that the store takes nothing: then nobody else needs to try."""
+        self.followed = False
+        """Whether somebody has joined it who does not lead it."""
         self.miss = miss
         self._signal: Final = signal
 
@@ -124,6 +126,7 @@ class Flights:
             flight = self._flights.get((tenant, entry))
             if flight is None or flight.is_hopeless(own.miss):
                 flight = self._flights[tenant, entry] = own
+            flight.followed = flight.followed or flight is not own
             return flight
 
     def close(self, tenant: str, entry: str, flight: Flight) -> None:
@@ -174,6 +177,11 @@ class Turn:
         """Let nobody join the flight any more, if this read leads it."""
         if self.flight is not None and self.leads:
             self._flights.close(self._tenant, self._entry, self.flight)
+
+    @property
+    def is_followed(self) -> bool:
+        """Tell whether others may wait for what this read brings; once it is closed, nobody else joins them."""
+        return self.flight is not None and self.flight.followed
 
     def leave(self, body: bytes | None = None, *, unstorable: bool = False) -> None:
         """Leave the flight.

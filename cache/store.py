@@ -1,6 +1,6 @@
 """The contract of a store: what the cache asks of the server that keeps its entries, marks and leases.
 
-Each call is atomic for its tenant, and takes one round trip.
+Each call is atomic for its tenant, and takes one round trip; those named ``..._soon`` do not wait for its end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from tidegate.cache.marks import Noted, Refusal, RootState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from tidegate.cache.near.push_versions import PushVersions
     from tidegate.position import AskedFor, History, Origin, Position
@@ -196,7 +196,19 @@ class Store(Protocol):
 
         It is refused while somebody else holds the lease. A caller whose own has ended may fill otherwise: what was
         noted shows whether the answer is fresh, and the lease only says who queries. The caller's lease is given back
-        in both cases. Only if there is no root, it stays until it expires.
+        in every case.
+        """
+        ...
+
+    def fill_soon(
+        self, tenant: str, filling: Filling, told: Callable[[Refusal | StoreUnavailable | None], None]
+    ) -> None:
+        """Store an answer as :meth:`fill` does, without waiting to hear of it.
+
+        Args:
+            tenant: whose answer it is.
+            filling: the answer.
+            told: is given what :meth:`fill` would return or raise, perhaps later and in another thread, perhaps never.
         """
         ...
 
@@ -251,6 +263,25 @@ class Store(Protocol):
 
         Raises:
             OtherHistory: a root is of another origin than *origin*. Its readers were not told of the change.
+        """
+        ...
+
+    def stamp_soon(
+        self,
+        changes: Sequence[Change],
+        xid: str,
+        origin: Origin,
+        position: Position,
+        failed: Callable[[StoreUnavailable], None],
+    ) -> None:
+        """Stamp as :meth:`stamp` does, without waiting to hear of it. If the stamp is lost, readers close the intents.
+
+        Args:
+            changes: what was changed.
+            xid: the transaction's id.
+            origin: whose data were changed.
+            position: the position of the commit.
+            failed: is given what :meth:`stamp` would raise, perhaps later and in another thread, perhaps never.
         """
         ...
 

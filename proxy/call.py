@@ -71,6 +71,21 @@ class Route(NamedTuple):
     sessions: sessionmaker[Session] | None = None
     retry: Retry | None = None
 
+    # Each of these is a step of most calls, and _replace takes three times as long.
+
+    def at_home(self, home: sessionmaker[Session]) -> Route:
+        """Return this route with what opens sessions on the tenant's primary."""
+        return Route(self.cacheable, self.requirement, self.wants_origin, home, self.sessions, self.retry)
+
+    def required(self, requirement: ReadRequirement) -> Route:
+        """Return this route with which node will do, for an answer that is to be stored."""
+        home, sessions, retry = self.home, self.sessions, self.retry
+        return Route(self.cacheable, requirement, wants_origin=True, home=home, sessions=sessions, retry=retry)
+
+    def on_shard(self, sessions: sessionmaker[Session], requirement: ReadRequirement | None) -> Route:
+        """Return this route with what opens sessions on the shard that was chosen, and which node will do there."""
+        return Route(self.cacheable, requirement, self.wants_origin, self.home, sessions, self.retry)
+
 
 NO_ROUTE: Final = Route()
 """Nothing is decided yet."""
@@ -180,9 +195,9 @@ def bound_copy(
     if _is_copied_plainly(cls):
         twin = cls.__new__(cls)
         twin.__dict__.update(repository.__dict__)
+        twin.__dict__["tidegate_binding"] = binding.of_copy(home, retry)
     else:
-        twin = copy.copy(repository)
-    bind(twin, binding.of_copy(home, retry))
+        twin = bind(copy.copy(repository), binding.of_copy(home, retry))
     if session_maker is not None:
         own, attributes = binding.home, twin.__dict__
         for key, value in repository.__dict__.items():

@@ -39,24 +39,21 @@ class Breaker:
         self._jitter = jitter
         self._pauses = pauses
         self._lock = threading.Lock()
-        self._failures = 0
+        self.failures = 0
+        """How many calls in a row have failed."""
+        self.closed = True
+        """Whether every call may go out."""
         self._pause_s = pauses.first_s
-        self._closed = True
         self._probing = False
         self._probe_at_s = 0.0
 
-    @property
-    def closed(self) -> bool:
-        """Tell whether every call may go out."""
-        return self._closed
-
     def admits(self) -> bool:
         """Tell whether this call may go out. One that may while the breaker is open is its probe."""
-        if self._closed:
+        if self.closed:
             return True
         with self._lock:
             now_s = self._now_s()
-            if not self._closed and now_s < self._probe_at_s:
+            if not self.closed and now_s < self._probe_at_s:
                 return False
             # Set the time of the next probe now: a probe whose thread dies never reports, and must not be the last.
             self._probe_at_s = now_s + self._pause_s * self._jitter()
@@ -65,17 +62,17 @@ class Breaker:
 
     def succeeded(self) -> None:
         """Take note that the server has answered, and close the breaker."""
-        if self._failures:
+        if self.failures:
             with self._lock:
-                self._failures, self._closed, self._probing = 0, True, False
+                self.failures, self.closed, self._probing = 0, True, False
                 self._pause_s = self._pauses.first_s
 
     def failed(self) -> None:
         """Take note that the server has not answered, or that its answer made no sense."""
         with self._lock:
-            self._failures += 1
-            if self._closed and self._failures >= self._pauses.failures:
-                self._closed = False
+            self.failures += 1
+            if self.closed and self.failures >= self._pauses.failures:
+                self.closed = False
             elif self._probing:
                 self._pause_s = min(self._pause_s * 2, self._pauses.longest_s)
             else:

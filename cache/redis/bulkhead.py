@@ -76,8 +76,14 @@ class Bulkhead:
         else:
             self._spent.append(None)
 
-    def answered(self) -> None:
-        """Take note that an answer has come, tell those who listen, and free the places that were spent."""
+    def answered(self, *, placed: bool = False) -> None:
+        """Take note that an answer has come, tell those who listen, and free the places that were spent.
+
+        Args:
+            placed: whether who got the answer gives its own place back.
+        """
+        if placed:
+            self._free.append(None)
         self.answers = next(self._numbers)
         if self._listening:
             with self._lock:

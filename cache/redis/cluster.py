@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tidegate.cache.redis.breaker import Pauses
     from tidegate.cache.redis.client import Client
     from tidegate.cache.redis.same_server import ExpectedServer
-    from tidegate.cache.redis.wire import Command, Link
+    from tidegate.cache.redis.wire import Command, Link, Plain
 
 T = TypeVar("T")
 
@@ -47,31 +47,45 @@ class ClusterLink:
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """Send every command to the master of its slot, and return the decoded replies; see :meth:`Link.ask`."""
         if len(commands) == 1:
-            return self._ask_node(self._node(commands[0]), commands, decode)
+            return self._ask_node(self._node(commands[0].keys[0]), commands, decode)
         by_node: dict[str, list[int]] = {}
         for i, command in enumerate(commands):
-            by_node.setdefault(self._node(command).name, []).append(i)
+            by_node.setdefault(self._node(command.keys[0]).name, []).append(i)
         replies: list[Any] = [None] * len(commands)
         for places in by_node.values():
             some = [commands[i] for i in places]
-            for i, reply in zip(places, self._ask_node(self._node(some[0]), some, list), strict=True):
+            for i, reply in zip(places, self._ask_node(self._node(some[0].keys[0]), some, list), strict=True):
                 replies[i] = reply
         return decode(replies)
 
-    def _node(self, command: Command) -> ClusterNode:
+    def ask_plain(self, plain: Plain) -> list[Any]:
+        """Send plain commands to the master of their slot, and return the replies; see :meth:`Link.ask_plain`."""
+        try:
+            return self._link(self._node(plain.key)).ask_plain(plain)
+        except StoreUnavailable:
+            self._refresh()
+            raise
+
+    def post(self, commands: Sequence[Command], told: Callable[[list[Any] | StoreUnavailable], None]) -> None:
+        """Send all commands, and wait for the replies: slots may be moving; see :meth:`Link.post`."""
+        try:
+            replies = self.ask(commands, list)
+        except StoreUnavailable as error:
+            told(error)
+        else:
+            told(replies)
+
+    def _node(self, key: bytes) -> ClusterNode:
         client = self._client
         try:
-            return client.nodes_manager.get_node_from_slot(client.keyslot(command.keys[0]))
+            return client.nodes_manager.get_node_from_slot(client.keyslot(key))
         except CLUSTER_ERRORS as error:
             self._refresh()
             raise StoreUnavailable(f"no server of the cluster has the slot: {error_text(error)}") from error
 
     def _ask_node(self, node: ClusterNode, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
-        link = self._links.get(node.name)
-        if link is None:
-            link = self._links.setdefault(node.name, ServerLink(self._client.get_redis_connection(node), self._pauses))
         try:
-            return link.ask(commands, decode)
+            return self._link(node).ask(commands, decode)
         except Moved:
             return self._follow(commands, decode)
         except StoreRefused:
@@ -79,6 +93,12 @@ class ClusterLink:
         except StoreUnavailable:
             self._refresh()
             raise
+
+    def _link(self, node: ClusterNode) -> ServerLink:
+        link = self._links.get(node.name)
+        if link is None:
+            link = self._links.setdefault(node.name, ServerLink(self._client.get_redis_connection(node), self._pauses))
+        return link
 
     def _follow(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """Let redis-py find the slots, because they are moving.

@@ -8,11 +8,13 @@ both).
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from contextlib import suppress
+from functools import partial
+from ssl import SSLWantReadError
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,20 +23,24 @@ from redis.retry import Retry
 
 from tidegate.cache.redis.breaker import Breaker, Pauses
 from tidegate.cache.redis.bulkhead import Bulkhead
+from tidegate.cache.redis.replies import FIRST, read_replies
 from tidegate.cache.redis.wire import packed, packet
 from tidegate.cache.store import StoreRefused, StoreUnavailable
 from tidegate.error_text import error_text
+from tidegate.fork_hooks import reset_after_fork
 from tidegate.interruptions import pass_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tidegate.cache.redis.same_server import ExpectedServer
-    from tidegate.cache.redis.wire import Command
+    from tidegate.cache.redis.wire import Command, Plain
 
 T = TypeVar("T")
 
 _MOST_IDLE: Final = 128
+_MOST_OWED: Final = 16
+"""How many answers may wait unread on one connection."""
 _SILENT: Final = "the server is silent, and no more calls may wait for it"
 _RAISE_FAULTS: Final = ("builtins", "redis", "hiredis")
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
@@ -46,6 +52,35 @@ class Moved(StoreUnavailable):
 
 class _Silent(StoreUnavailable):
     """No call was answered for a moment, and as many calls wait for that already as may."""
+
+
+class _Line:
+    """A connection, and the replies that nobody has read from it yet."""
+
+    __slots__ = ("connection", "owed")
+
+    def __init__(self, connection: Any) -> None:
+        self.connection: Final = connection
+        self.owed: list[_Owed] = []
+
+    @property
+    def owing(self) -> int:
+        """Return how many replies are to come."""
+        return sum([one.replies for one in self.owed])
+
+    def lose(self, error: BaseException) -> None:
+        """Give the connection up. Who has sent something on it is told that the answer is lost."""
+        self.connection.disconnect()
+        owed, self.owed = self.owed, []
+        for one in owed:
+            one.told(StoreUnavailable(f"the connection was lost before the answer came: {type(error).__name__}"))
+
+
+class _Owed(NamedTuple):
+    """Replies that are to come, and who is to be told of them."""
+
+    replies: int
+    told: Callable[[list[Any] | StoreUnavailable], None]
 
 
 class ServerLink:
@@ -62,28 +97,18 @@ class ServerLink:
         self._client = client  # kept alive here: connections hold a Sentinel pool by a weak reference only
         self._pauses = pauses
         self._start()
+        # On a connection that parent and child share, one of them would read the answers of the other.
+        reset_after_fork(self._start)
 
     def _start(self) -> None:
-        self._pid = os.getpid()
-        self._idle: deque[Any] = deque(maxlen=_MOST_IDLE)
+        self._idle: deque[_Line] = deque(maxlen=_MOST_IDLE)
+        self._loaded: set[bytes] = set()
         self.breaker = Breaker(time.monotonic, lambda: random.uniform(0.5, 1.5), self._pauses)  # noqa: S311  # no secret
         self._waiters = Bulkhead(self._client.connection_pool.connection_kwargs.get("socket_timeout"))
 
     def ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         """Send all commands in one round trip, and return the decoded replies; see :meth:`Link.ask`."""
-        if self._pid != os.getpid():
-            # On a connection that parent and child share, one of them would read the answers of the other.
-            self._start()
-        if not self.breaker.admits():
-            raise StoreUnavailable("the server failed a moment ago; it is asked again after a pause")
-        try:
-            replies = self._in_turn(commands)
-        except _Silent:  # this call did not fail: those who still wait will report
-            raise
-        except Exception as error:  # a parser may raise anything on garbage
-            pass_others(error)
-            self._failed()
-            raise unavailable(error) from error
+        replies = self._admitted(partial(self._replies, commands))
         if _has_refusals(replies):
             _raise_refusals(replies, self._failed, self.breaker.succeeded)
         try:
@@ -95,11 +120,73 @@ class ServerLink:
         self.breaker.succeeded()
         return answer
 
+    def ask_plain(self, plain: Plain) -> list[Any]:
+        """Send plain commands in one round trip, and return the replies; see :meth:`Link.ask_plain`."""
+        replies = self._admitted(partial(self._exchange, plain.packet, plain.replies))
+        # Where one of them is a refusal, a script is asked next, whose own refusal is judged.
+        if self.breaker.failures and not _has_refusals(replies):
+            self.breaker.succeeded()
+        return replies
+
+    def post(self, commands: Sequence[Command], told: Callable[[list[Any] | StoreUnavailable], None]) -> None:
+        """Send all commands, and let whoever uses the connection next read the replies; see :meth:`Link.post`."""
+        line = self._line_for(commands)
+        try:
+            if line is not None:
+                line.connection.send_packed_command((_packets(commands),), check_health=False)
+        except BaseException as error:
+            if line is not None:
+                line.lose(error)
+            if not isinstance(error, Exception):
+                raise
+            pass_others(error)
+            if not isinstance(error, redis.ConnectionError):  # the server takes nothing: who asks would wait as long
+                self._failed()
+                told(unavailable(error))
+                return
+            line = None
+        if line is None:
+            told(self._asked(commands))
+            return
+        line.owed.append(_Owed(len(commands), told))
+        self._idle.append(line)
+
+    def _line_for(self, commands: Sequence[Command]) -> _Line | None:
+        """Return an idle connection to a server that has the scripts; None: the answer must be waited for."""
+        if not self.breaker.closed or any(
+            command.script and command.script.sha not in self._loaded for command in commands
+        ):
+            return None
+        with suppress(IndexError):
+            line = self._idle.pop()
+            if len(line.owed) < _MOST_OWED:
+                return line
+            self._idle.append(line)
+        return None
+
+    def _asked(self, commands: Sequence[Command]) -> list[Any] | StoreUnavailable:
+        try:
+            return self.ask(commands, list)
+        except StoreUnavailable as error:
+            return error
+
+    def _admitted(self, exchange: Callable[..., list[Any]]) -> list[Any]:
+        if not (self.breaker.closed or self.breaker.admits()):
+            raise StoreUnavailable("the server failed a moment ago; it is asked again after a pause")
+        try:
+            return self._in_turn(exchange)
+        except _Silent:  # this call did not fail: those who still wait will report
+            raise
+        except Exception as error:  # a parser may raise anything on garbage
+            pass_others(error)
+            self._failed()
+            raise unavailable(error) from error
+
     def _failed(self) -> None:
         self.breaker.failed()
-        self.close()
+        self._drop_idle()
 
-    def _in_turn(self, commands: Sequence[Command]) -> list[Any]:
+    def _in_turn(self, exchange: Callable[..., list[Any]]) -> list[Any]:
         """Return the replies, or raise after the time-out.
 
         A call without a place gives up one moment after the server has fallen silent.
@@ -108,31 +195,31 @@ class ServerLink:
         placed = waiters.enter()
         try:
             hurried = not placed and self.breaker.closed  # with the breaker open this is a probe, and may wait
-            replies = self._replies(commands, hurried=hurried)
+            if hurried and waiters.silent:
+                raise _Silent(_SILENT)  # noqa: TRY301  # its place is given back below, as for any other failure
+            replies = exchange(hurried=hurried)
         except BaseException as error:
             if placed:
                 (waiters.spend if _is_fault(error) else waiters.leave)()
             raise
-        if placed:
-            waiters.leave()
-        waiters.answered()
+        waiters.answered(placed=placed)
         return replies
 
     def _replies(self, commands: Sequence[Command], *, hurried: bool) -> list[Any]:
-        if hurried and self._waiters.silent:
-            raise _Silent(_SILENT)
-        replies = self._exchange([packet(command) for command in commands], hurried=hurried)
+        replies = self._exchange(_packets(commands), len(commands), hurried=hurried)
+        self._loaded.update([command.script.sha for command in commands if command.script])
         if not _has_refusals(replies):
             return replies
         again = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if again:
-            texts = self._exchange([packed(commands[i].parts(whole_text=True)) for i in again], hurried=hurried)
+            whole = b"".join([packed(commands[i].parts(whole_text=True)) for i in again])
+            texts = self._exchange(whole, len(again), hurried=hurried)
             for i, reply in zip(again, texts, strict=True):
                 replies[i] = reply
         return replies
 
-    def _exchange(self, packets: list[bytes], *, hurried: bool) -> list[Any]:
-        """Send the packets and read the replies.
+    def _exchange(self, packet: bytes, count: int, *, hurried: bool) -> list[Any]:
+        """Send a packet of so many commands, and read the replies.
 
         Do it once more if the server had closed the idle connection that was used.
 
@@ -142,45 +229,81 @@ class ServerLink:
         ours, and a fill may look refused although it was not: both cost a query, never freshness.
         """
         try:
-            connection, used = self._idle.pop(), True
+            line, used = self._idle.pop(), True
         except IndexError:
-            connection, used = self._connected(hurried=hurried), False
+            line, used = _Line(self._connected(hurried=hurried)), False
         try:
-            return self._exchange_on(connection, packets, hurried=hurried)
+            return self._exchange_on(line, packet, count, hurried=hurried)
         except redis.ConnectionError as error:
             if not used:
                 raise
             pass_others(error)
-            self.close()
-        return self._exchange_on(self._connected(hurried=hurried), packets, hurried=hurried)
+            self._drop_idle()
+        return self._exchange_on(_Line(self._connected(hurried=hurried)), packet, count, hurried=hurried)
 
-    def _exchange_on(self, connection: Any, packets: list[bytes], *, hurried: bool) -> list[Any]:
+    def _exchange_on(self, line: _Line, packet: bytes, count: int, *, hurried: bool) -> list[Any]:
+        connection = line.connection
         try:
+            if hurried and line.owed:  # first, since these may have come before the server fell silent
+                self._settle(line, self._read(connection, line.owing, hurried=True))
             # Use shows whether an idle connection has died; to ask first would cost a round trip.
-            connection.send_packed_command(packets, check_health=False)
-            if hurried:
-                self._await_while_others_are_answered(connection)
-            replies = [_reply(connection) for _ in packets]
-        except BaseException:
+            connection.send_packed_command((packet,), check_health=False)
+            replies = self._read(connection, line.owing + count if line.owed else count, hurried=hurried)
+        except BaseException as error:
             # After a time-out, or another interruption (KeyboardInterrupt, gevent.Timeout), the answer may still come.
             # The next call on this connection would take it for its own, so nobody may use the connection again.
-            connection.disconnect()
+            line.lose(error)
             raise
-        self._idle.append(connection)
-        return replies
+        own = self._settle(line, replies) if line.owed else replies
+        self._idle.append(line)
+        return own
 
-    def _await_while_others_are_answered(self, connection: Any) -> None:
+    def _read(self, connection: Any, count: int, *, hurried: bool) -> list[Any]:
+        """Read replies.
+
+        A refusal of the server is returned as a value, since the replies of other commands follow it.
+        """
+        sock = connection._sock  # noqa: SLF001
+        try:
+            first = self._first_part(sock) if hurried else b""
+            return read_replies(sock.recv, count, connection._parser.parse_error, first)  # noqa: SLF001
+        except TimeoutError:
+            raise redis.TimeoutError("the server did not answer in time") from None
+        except OSError as error:
+            raise redis.ConnectionError(str(error)) from error
+
+    def _settle(self, line: _Line, replies: list[Any]) -> list[Any]:
+        """Tell who has sent something on this connection what came of it, and return the replies that are left."""
+        owed, line.owed = line.owed, []
+        at = 0
+        for one in owed:
+            some, at = replies[at : at + one.replies], at + one.replies
+            refusal = next((reply for reply in some if isinstance(reply, redis.RedisError)), None)
+            if isinstance(refusal, NoScriptError):
+                self._loaded.clear()
+            one.told(some if refusal is None else unavailable(refusal))
+        return replies[at:]
+
+    def _first_part(self, sock: Any) -> bytes:
+        """Wait for the beginning of a reply, for as long as other calls are answered."""
         waiters = self._waiters
         until_s = time.monotonic() + (waiters.timeout_s or math.inf)
         answers = waiters.answers
-        # Ask twice: on a busy machine this thread may wake long after the answer came.
-        while not connection.can_read(timeout=waiters.moment_s) and not connection.can_read(timeout=0):
-            if waiters.answers == answers:
-                waiters.fell_silent(answers)
-                raise _Silent(_SILENT)
-            if time.monotonic() >= until_s:
-                raise redis.TimeoutError("the server did not answer in time, although it answered other calls")
-            answers = waiters.answers
+        try:
+            while True:
+                # Look twice: on a busy machine this thread may wake long after the answer came.
+                for timeout_s in (waiters.moment_s, 0.0):
+                    sock.settimeout(timeout_s)
+                    with suppress(TimeoutError, BlockingIOError, SSLWantReadError):
+                        return bytes(sock.recv(FIRST))
+                if waiters.answers == answers:
+                    waiters.fell_silent(answers)
+                    raise _Silent(_SILENT)
+                if time.monotonic() >= until_s:
+                    raise redis.TimeoutError("the server did not answer in time, although it answered other calls")
+                answers = waiters.answers
+        finally:
+            sock.settimeout(waiters.timeout_s)
 
     def _connected(self, *, hurried: bool) -> Any:
         waiters, pool = self._waiters, self._client.connection_pool
@@ -208,15 +331,35 @@ class ServerLink:
 
     def _check_server(self, connection: Any, expected: ExpectedServer) -> None:
         connection.send_packed_command([packed(question) for question in expected.questions()])
-        if (gives_back := expected.check(_reply(connection), _reply(connection))) is not None:
+        if (gives_back := expected.check(*self._read(connection, 2, hurried=False))) is not None:
             connection.send_packed_command([packed(gives_back)])
-            _reply(connection)
+            self._read(connection, 1, hurried=False)
 
     def close(self) -> None:
-        """Close the idle connections. After a failure this is done too, since the others are no better."""
+        """Close the idle connections, after what came of all that was sent on them is read.
+
+        A connection that is closed with something unread is cut off, and with it what the server has not done yet.
+        """
         while True:
             try:
-                self._idle.pop().disconnect()
+                line = self._idle.pop()
+            except IndexError:
+                return
+            try:
+                if line.owed:
+                    self._settle(line, self._read(line.connection, line.owing, hurried=False))
+                line.connection.disconnect()
+            except Exception as error:  # noqa: BLE001  # it is closed anyway, and its own callers are told
+                line.lose(error)
+                self._drop_idle()  # to wait for each of them would take long
+                pass_interruption(error)
+
+    def _drop_idle(self) -> None:
+        """Give the idle connections up: one has failed, and the others are no better."""
+        self._loaded.clear()  # another server may answer next
+        while True:
+            try:
+                self._idle.pop().lose(ConnectionError("another connection has failed"))
             except IndexError:
                 return
 
@@ -228,15 +371,10 @@ def _let_wait(connection: Any, timeout_s: float | None) -> None:
     """
     connection.socket_timeout = timeout_s
     connection._sock.settimeout(timeout_s)  # noqa: SLF001
-    connection._parser.on_connect(connection)  # noqa: SLF001  # it keeps a time-out too, and has nothing to read yet
 
 
-def _reply(connection: Any) -> Any:
-    """Read a reply. A refusal of the server is returned as a value, since the replies of other commands follow it."""
-    try:
-        return connection.read_response(disable_decoding=True)
-    except redis.ResponseError as error:
-        return error
+def _packets(commands: Sequence[Command]) -> bytes:
+    return b"".join([packet(command) for command in commands])
 
 
 def _has_refusals(replies: list[Any]) -> bool:

@@ -187,11 +187,11 @@ return 1
 FILL: Final = """
 local fields = {'r'}
 local nonce, counter = header(ARGV[5], fields)
+if (holder(KEYS[3]) or ARGV[2]) ~= ARGV[2] then return 8 end
+call('DEL', KEYS[3])
 local values = read(KEYS[1], fields)
 local root = values and parse(values[1])
 if not root then return 7 end
-if (holder(KEYS[3]) or ARGV[2]) ~= ARGV[2] then return 8 end
-call('DEL', KEYS[3])
 local reason = stale(root, nonce, counter, values, 2)
 if not reason then
   lost(KEYS[1])

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from tidegate.cache.marks import Noted, Refusal, RootState
+from tidegate.cache.marks import Noted, Refusal
 from tidegate.cache.memory_store import MOST_BYTES, MOST_TAGS
 from tidegate.cache.redis import scripts
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.redis.client import client_of
 from tidegate.cache.redis.cluster import link_of
 from tidegate.cache.redis.keys import Keys, decoded, encoded, token, untoken
+from tidegate.cache.redis.lookups import REFUSALS, lookup_of
+from tidegate.cache.redis.plain_reads import PlainReads
 from tidegate.cache.redis.push_stream import pushes_of
 from tidegate.cache.redis.same_server import ExpectedServer, ask_server, name_server
 from tidegate.cache.redis.server_facts import servers_of
 from tidegate.cache.redis.url import Target, Timeouts
 from tidegate.cache.redis.wire import Command
-from tidegate.cache.store import Hit, Miss, NoRoot, OtherHistory, StoreRefused, StoreUnavailable
+from tidegate.cache.store import Miss, OtherHistory, StoreRefused, StoreUnavailable
 from tidegate.position import History, Origin, Position
 
 if TYPE_CHECKING:
@@ -45,21 +47,11 @@ _HISTORIES_KEPT: Final = 64
 _HISTORY: Final = re.compile(rb"\d+\.[0-9a-f]*").fullmatch
 _REFUSED: Final = 0
 """What a script returns whose caller's data are not those of the marks."""
-MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
-_STATES: Final = {"c": RootState.CLEAN, "p": RootState.PENDING, "q": RootState.QUARANTINE}
-_REFUSALS: Final = (
-    None,
-    Refusal.NO_ENTRY,
-    Refusal.NONCE,
-    Refusal.STATE,
-    Refusal.FLOOR,
-    Refusal.BUMPED,
-    Refusal.INTENT,
-    Refusal.NO_ROOT,
-    Refusal.LEASE,
-    Refusal.ORIGIN,
-    Refusal.EPOCH,
+_OTHER_HISTORY: Final = (
+    "the marks in the cache are of another history of the database: another server was promoted, or it is left behind, "
+    "or was restored; 'tidegate doctor' says which"
 )
+MARKS_TTL_MS: Final = 7 * 24 * 3600 * 1000
 
 
 class RedisStore:
@@ -96,6 +88,7 @@ class RedisStore:
         self._keys = Keys(ns)
         self._expected = ExpectedServer(self._keys.server())
         self._link: Link = link_of(client, pauses, self._expected)
+        self._plain = PlainReads(self._keys, self._link)
         self._bounds = (b"%d" % marks_ttl_ms, b"%d" % most_tags)
         self._most_bytes = most_bytes
 
@@ -174,10 +167,18 @@ class RedisStore:
 
     def lookup(self, tenant: str, entry: str, guard: str, asked: AskedFor, *, refresh: bool = False) -> Lookup:
         """Return the entry if it is fresh, else what a miss must note; see :meth:`Store.lookup`."""
+        if not refresh:
+            self._expected.refuse()
+            found = self._plain.lookup(tenant, entry, guard, asked)
+            if found is not None:
+                return found
         args: tuple[bytes, ...] = (_field(guard), b"1" if refresh else b"0", _history(asked.history))
         if asked.epoch is not None:
             args = (*args, b"%d" % asked.epoch)
-        return self._ask((Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), _lookup)
+        learn = partial(self._plain.learn, tenant, entry, guard)
+        return self._ask(
+            (Command(scripts.LOOKUP, self._keys.both(tenant, entry), args),), lambda found: lookup_of(found, learn)
+        )
 
     def lease(
         self, tenant: str, entry: str, miss: Miss, token: str, lease_ms: int, *, unless_filled: bool = False
@@ -195,23 +196,46 @@ class RedisStore:
 
     def release(self, tenant: str, entry: str, token: str) -> None:
         """Give the lease back, if *token* holds it."""
-        self._one(scripts.RELEASE, (self._keys.lease(tenant, entry),), (_tokens("k", token),))
+        self._all((self._releasing(tenant, entry, token),))
+
+    def _releasing(self, tenant: str, entry: str, token: str) -> Command:
+        return Command(scripts.RELEASE, (self._keys.lease(tenant, entry),), (_tokens("k", token),))
 
     def fill(self, tenant: str, filling: Filling) -> Refusal | None:
         """Store an answer, or return the reason why it was refused; see :meth:`Store.fill`."""
         if filling.size > self._most_bytes:
             self.release(tenant, filling.entry, filling.token)
             return Refusal.TOO_LARGE
+        return REFUSALS[self._ask((self._filling(tenant, filling),), lambda replies: _number(replies[0]))]
+
+    def fill_soon(
+        self, tenant: str, filling: Filling, told: Callable[[Refusal | StoreUnavailable | None], None]
+    ) -> None:
+        """Store an answer, without waiting to hear of it; see :meth:`Store.fill_soon`."""
+        if filling.size > self._most_bytes:
+            self._post((self._releasing(tenant, filling.entry, filling.token),), lambda _answer: None)
+            told(Refusal.TOO_LARGE)
+            return
+
+        def heard(answer: list[int] | StoreUnavailable) -> None:
+            told(answer if isinstance(answer, StoreUnavailable) else REFUSALS[answer[0]])
+
+        self._post((self._filling(tenant, filling),), heard)
+
+    def _filling(self, tenant: str, filling: Filling) -> Command:
         of, name = self._keys, filling.entry
         keys = [of.marks(tenant), of.entry(tenant, name), of.lease(tenant, name)]
         keys += [of.blob(tenant, blob) for blob in filling.blobs]
         header = b" ".join((b"1", *_noted(filling.noted), *_fields(filling.tags)))
         args = (_origin(filling.origin), _tokens("k", filling.token), b"%d" % filling.ttl_ms, self._bounds[0])
         entry = b"%b\n%b" % (header, filling.body)
-        return _REFUSALS[self._one(scripts.FILL, keys, (*args, entry, *filling.blobs.values()))]
+        return Command(scripts.FILL, keys, (*args, entry, *filling.blobs.values()))
 
     def check(self, tenant: str, noted: Noted, tags: Sequence[str], asked: AskedFor) -> bool:
         """Tell whether an entry with these marks is fresh now; see :meth:`Store.check`."""
+        self._expected.refuse()
+        if (fresh := self._plain.check(tenant, noted, tuple(tags), asked)) is not None:
+            return fresh
         known = b"" if asked.epoch is None else b"%d" % asked.epoch
         args = (*_noted(noted), _history(asked.history), known, *_fields(tags))
         return bool(self._one(scripts.CHECK, (self._keys.marks(tenant),), args))
@@ -255,8 +279,29 @@ class RedisStore:
 
     def stamp(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> None:
         """Stamp the tags of a transaction whose COMMIT has returned, and close its intents; see :meth:`Store.stamp`."""
+        self._tell(self._stamping(changes, xid, origin, position))
+
+    def stamp_soon(
+        self,
+        changes: Sequence[Change],
+        xid: str,
+        origin: Origin,
+        position: Position,
+        failed: Callable[[StoreUnavailable], None],
+    ) -> None:
+        """Stamp the tags of a transaction, without waiting to hear of it; see :meth:`Store.stamp_soon`."""
+
+        def heard(answer: list[int] | StoreUnavailable) -> None:
+            if isinstance(answer, StoreUnavailable):
+                failed(answer)
+            elif _REFUSED in answer:
+                failed(OtherHistory(_OTHER_HISTORY))
+
+        self._post(self._stamping(changes, xid, origin, position), heard)
+
+    def _stamping(self, changes: Sequence[Change], xid: str, origin: Origin, position: Position) -> list[Command]:
         at, source = _position(position), _origin(origin)
-        self._tell(self._altering(scripts.STAMP, c.tenant, *_change(c, xid, at, source)) for c in changes)
+        return [self._altering(scripts.STAMP, c.tenant, *_change(c, xid, at, source)) for c in changes]
 
     def resolve(self, tenant: str, xids: Collection[str], origin: Origin, position: Position) -> None:
         """Close the intents of transactions that have ended in *origin*; see :meth:`Store.resolve`."""
@@ -306,10 +351,7 @@ class RedisStore:
 
     def _tell(self, commands: Iterable[Command]) -> None:
         if _REFUSED in self._all(commands):
-            raise OtherHistory(
-                "the marks in the cache are of another history of the database: another server was promoted, or it is "
-                "left behind, or was restored; 'tidegate doctor' says which"
-            )
+            raise OtherHistory(_OTHER_HISTORY)
 
     def _all(self, commands: Iterable[Command]) -> list[int]:
         listed = list(commands)
@@ -318,6 +360,22 @@ class RedisStore:
     def _ask(self, commands: Sequence[Command], decode: Callable[[list[Any]], T]) -> T:
         self._expected.refuse()
         return self._link.ask(commands, decode)
+
+    def _post(self, commands: Sequence[Command], heard: Callable[[list[int] | StoreUnavailable], None]) -> None:
+        """Send commands that answer with a number, and do not wait."""
+
+        def told(replies: list[Any] | StoreUnavailable) -> None:
+            try:
+                heard(replies if isinstance(replies, StoreUnavailable) else [_number(reply) for reply in replies])
+            except TypeError as error:
+                heard(StoreUnavailable(f"the server's reply makes no sense: {error}"))
+
+        try:
+            self._expected.refuse()
+        except StoreUnavailable as error:
+            told(error)
+        else:
+            self._link.post(commands, told)
 
     def _one(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> int:
         return self._ask((Command(script, keys, args),), lambda replies: _number(replies[0]))
@@ -379,39 +437,6 @@ def _blobs(replies: list[Any], count: int) -> list[bytes | None]:
 def _holder(replies: list[Any]) -> str | None:
     (lease,) = _blobs(replies, 1)
     return None if lease is None else untoken(decoded(lease).rpartition(" ")[2])
-
-
-def _lookup(replies: list[Any]) -> Lookup:
-    reply = replies[0]
-    if type(reply) is bytes:
-        head, _, body = reply.partition(b"\n")
-        _, nonce, counter, *tags = decoded(head).split(" ")
-        return Hit(body, Noted(untoken(nonce), int(counter)), tuple([untoken(tag) for tag in tags]))
-    return NoRoot() if reply is None else _miss(*reply)
-
-
-def _miss(reason: int, root: bytes, guard: bytes, seconds: bytes, microseconds: bytes) -> Miss:
-    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    _, state, counter, _, at, _, _, nonce, awaits, origin, *intents = decoded(root).split(" ")
-    generation, position, *guards = decoded(guard).split(" ") if guard else ("0", at)
-    refusal = _REFUSALS[reason]
-    if refusal is None:
-        raise ValueError("the server reported a miss without a reason")
-    since = {**_intents(intents), **_intents(guards)}
-    return Miss(
-        noted=Noted(untoken(nonce), int(counter)),
-        reason=refusal,
-        state=_STATES[state],
-        origin=Origin.of_text(untoken(origin)),
-        position=Position.of_text(at).merged(Position.of_text(position)),
-        intents={xid: now_ms - opened for xid, opened in since.items()},
-        awaits=untoken(awaits),
-        guard_generation=int(generation),
-    )
-
-
-def _intents(texts: list[str]) -> dict[str, int]:
-    return {untoken(xid): int(since) for xid, since in zip(texts[::2], texts[1::2], strict=True)}
 
 
 def _switches(replies: list[Any]) -> frozenset[str]:

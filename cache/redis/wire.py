@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tidegate.cache.redis.scripts import Script
+    from tidegate.cache.store import StoreUnavailable
 
 T = TypeVar("T")
 
@@ -28,6 +29,20 @@ class Command(NamedTuple):
             return (b"MGET", *self.keys)
         name, text = (b"EVAL", self.script.text) if whole_text else (b"EVALSHA", self.script.sha)
         return (name, text, b"%d" % len(self.keys), *self.keys, *self.args)
+
+
+class Plain(NamedTuple):
+    """Plain commands about one tenant, packed once for all calls.
+
+    Args:
+        key: one of their keys; a cluster is asked where that is.
+        packet: the commands, one after the other.
+        replies: how many commands these are, and so how many replies come.
+    """
+
+    key: bytes
+    packet: bytes
+    replies: int
 
 
 def packet(command: Command) -> bytes:
@@ -60,6 +75,24 @@ class Link(Protocol):
 
         Raises:
             StoreUnavailable: the replies do not come, or they make no sense.
+        """
+        ...
+
+    def ask_plain(self, plain: Plain) -> list[Any]:
+        """Send plain commands, and return the replies; a refusal is one of them, as a value of some other type.
+
+        Raises:
+            StoreUnavailable: the replies do not come, or they make no sense.
+        """
+        ...
+
+    def post(self, commands: Sequence[Command], told: Callable[[list[Any] | StoreUnavailable], None]) -> None:
+        """Send all commands, without waiting for the replies if that can be helped.
+
+        Args:
+            commands: they must be safe to lose: if the connection is lost, nobody sends them again.
+            told: is given the replies, or why there are none, when they are read: at the latest by whoever uses the
+                connection next. It must not raise.
         """
         ...
 

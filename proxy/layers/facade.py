@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tidegate.cache.tags import as_text
-from tidegate.ids import canonical_id, is_canonical
+from tidegate.ids import known_id, known_ids
 from tidegate.proxy.call import NO_ROUTE, UNCACHEABLE, Call, Method, bound_copy
 from tidegate.repositories.policies import is_of_class
 
@@ -102,12 +102,13 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
         route = NO_ROUTE
         for key in ids:
             value = arguments[key]
-            if value.__class__ is not str or not is_canonical(value):
-                canonical = canonical_id(value)
-                if canonical is not None:
-                    arguments[key] = canonical
-                elif value is not None:  # left for the database to refuse
-                    route = UNCACHEABLE
+            if value is None:
+                continue
+            canonical = (known_ids.get(value) if value.__class__ is str else None) or known_id(value)
+            if canonical is None:  # left for the database to refuse
+                route = UNCACHEABLE
+            else:
+                arguments[key] = canonical
         tenant = arguments[tenant_name] if has_tenant else None
         if tenant is not None and (not tenant_is_id or tenant.__class__ is not str):
             tenant = as_text(tenant)

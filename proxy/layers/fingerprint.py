@@ -16,14 +16,15 @@ from tidegate.cache.codec.values import Uncacheable
 from tidegate.proxy.layers.code_digest import code_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tidegate.proxy.call import Call
     from tidegate.repositories.base import Binding
 
 WRAPPED: Final = "_tidegate_wrapped"
 """The attribute in which a class that a gate has made keeps the class that it wraps."""
 DIGEST_BYTES: Final = 16
+_PLAIN_DATA: Final = (type(None), bool, int, float, str, bytes)
+_MAYBE_DATA: Final = (bytearray, memoryview, list, tuple, dict, Enum, datetime, msgpack.Timestamp)
+"""What msgpack packs besides, and what :func:`_plain` does, if what is in it can be packed too."""
 
 
 def fingerprint_of(call: Call) -> bytes | None:
@@ -34,9 +35,10 @@ def fingerprint_of(call: Call) -> bytes | None:
     attributes.
     """
     repository = call.repository
+    binding: Binding = repository.tidegate_binding
     try:
-        given = (call.binding.made_with, *_attributes(repository, call.binding), *call.arguments.values())
-        packed = msgpack.packb(given, default=_plain)
+        given = (binding.made_with, *_attributes(repository, binding), *call.arguments.values())
+        packed = msgpack.Packer(default=_plain).pack(given)
     except (Uncacheable, TypeError, ValueError, OverflowError):
         return None
     digest = _begun(repository.__class__, call.method.qualified_name).copy()
@@ -85,31 +87,29 @@ def _attributes(repository: Any, binding: Binding) -> list[Any]:
     """
     found: list[Any] = []
     made, home = binding.attributes, binding.home
-    for name, value in _state(repository):
-        if value is home or value is binding or (name in made and made[name] is value and not _is_data(value)):
+    attributes = repository.__dict__ if hasattr(repository, "__dict__") else {}
+    names = sorted(attributes)
+    if slots := _slots(repository.__class__):
+        slotted = {name: getattr(repository, name) for name in slots if hasattr(repository, name)}
+        attributes, names = {**attributes, **slotted}, [*slotted, *names]
+    for name in names:
+        value = attributes[name]
+        if value is home or value is binding or (made.get(name) is value and not _is_data(value)):
             continue
         found += (name, value)
     return found
 
 
 def _is_data(value: Any) -> bool:
+    if isinstance(value, _PLAIN_DATA):
+        return True
+    if not isinstance(value, _MAYBE_DATA):  # mostly an engine or a logger, and an exception takes long
+        return False
     try:
         msgpack.packb(value, default=_plain)
     except (Uncacheable, TypeError, ValueError, OverflowError):
         return False
     return True
-
-
-def _state(repository: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes of *repository* in the order of their names, those in slots too."""
-    names = _slots(repository.__class__)
-    if names:
-        for name in names:
-            if hasattr(repository, name):
-                yield name, getattr(repository, name)
-    attributes = getattr(repository, "__dict__", {})
-    for name in sorted(attributes):
-        yield name, attributes[name]
 
 
 @lru_cache(maxsize=1024)

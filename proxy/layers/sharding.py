@@ -61,7 +61,8 @@ class Sharding:
             return only.routing(call)
         if isinstance(call.scope, OneShard):
             shard = self._shards.at(call.scope.shard)
-            return shard.routing(call.at(call.route._replace(sessions=self._maker(call, shard.name, check=True))))
+            sessions = self._maker(call, shard.name, check=True)
+            return shard.routing(call.at(call.route.on_shard(sessions, call.route.requirement)))
         if call.tenant is None:
             raise UnknownTenant(f"{call.method.qualified_name} names no tenant, and this gate has several shards")
         if isinstance(call.policy, Read):
@@ -129,7 +130,7 @@ class Sharding:
 
     def _run(self, call: Call, ownership: Ownership, requirement: ReadRequirement | None, *, check: bool) -> Answer:
         routing, sessions = self._shards.at(ownership.shard).routing, self._maker(call, ownership.shard, check=check)
-        routed = call.at(call.route._replace(requirement=requirement, sessions=sessions))
+        routed = call.at(call.route.on_shard(sessions, requirement))
         if check:
             with ownership_checks(ownership):
                 answer = routing(routed)

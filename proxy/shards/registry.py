@@ -173,7 +173,7 @@ class Shards:
         """Return *call* with what opens sessions where its tenant's rows are."""
         if self.only is not None or call.tenant is None:
             return call
-        return call.at(call.route._replace(home=for_canonical_tenant(call.binding.home, call.tenant)))
+        return call.at(call.route.at_home(for_canonical_tenant(call.binding.home, call.tenant)))
 
     def of_tenant(self, tenant: str) -> Shard:
         """Return the shard of a tenant in canonical form, once it can be used."""

@@ -215,7 +215,9 @@ class IntentAndStamp:
     ) -> None:
         if history != origin.history:  # behind a pooler, another server may have answered
             raise OtherHistory("the position after the commit is of another history than the commit")
-        store.stamp(changes, xid, origin, position)
+        store.stamp_soon(
+            changes, xid, origin, position, lambda error: self._observe(StoreFailed("stamp", first_line(error)))
+        )
 
     def _note(self, ticket: Ticket, position: Position) -> None:
         tenants = [change.tenant for change in ticket.changes]

@@ -6,28 +6,18 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from real_servers.one_answer import ASKED, CHANGE, MISS, ORIGIN, filling, put
 from real_servers.one_tenant import make_table
 from real_servers.replicated import make_notes
 
-from tidegate.cache.marks import Noted, Refusal, RootState
+from tidegate.cache.marks import Noted
 from tidegate.cache.redis.store import RedisStore
-from tidegate.cache.store import Change, Filling, Hit, Miss
-from tidegate.position import NOWHERE, AskedFor, History, Origin
+from tidegate.cache.store import Change
+from tidegate.position import NOWHERE
 from tidegate.proxy.embedded import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-ORIGIN = Origin(1, History(1), "s0")
-ASKED = AskedFor(ORIGIN.history)
-CHANGE = [Change("t", frozenset({"tag"}))]
-MISS = Miss(Noted("n", 1), Refusal.NO_ENTRY, RootState.CLEAN, ORIGIN, NOWHERE, {})
-
-
-def filling(entry: str = "d", counter: int = 1, body: bytes = b"answer", **overrides: Any) -> Filling:
-    values: dict[str, Any] = {"token": "k", "origin": ORIGIN, "tags": ("tag",), "ttl_ms": 60_000, "blobs": {}}
-    return Filling(entry=entry, noted=Noted("n", counter), body=body, **(values | overrides))
-
 
 CALLS: dict[str, Callable[[RedisStore], object]] = {
     "lookup": lambda store: store.lookup("t", "d", "tag", ASKED),
@@ -45,15 +35,6 @@ CALLS: dict[str, Callable[[RedisStore], object]] = {
     "resolve": lambda store: store.resolve("t", ["5"], ORIGIN, NOWHERE),
     "bump": lambda store: store.bump([*CHANGE, Change("t2", whole=True)], None, NOWHERE),
 }
-
-
-def put(store: RedisStore, entry: str = "d", body: bytes = b"answer") -> None:
-    store.make_root("t", "n", ORIGIN)
-    store.complete_root("t", "n", "7", NOWHERE)
-    store.end_quarantine("t", "n", NOWHERE)
-    assert store.lease("t", entry, MISS, "k", 60_000)
-    assert store.fill("t", filling(entry, body=body)) is None
-    assert isinstance(store.lookup("t", entry, "tag", ASKED), Hit)
 
 
 @pytest.fixture

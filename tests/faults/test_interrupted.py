@@ -16,7 +16,7 @@ from tidegate.cache.redis.store import RedisStore
 from tidegate.cache.request import Answer, Limits
 from tidegate.cache.root_recovery import RootRecovery
 from tidegate.cache.single_flight import Flights
-from tidegate.cache.store import Filling, Hit, Miss
+from tidegate.cache.store import Change, Filling, Hit, Miss
 from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.database.primary import ClockPrimary
 from tidegate.proxy.settings import CacheSettings
@@ -75,6 +75,29 @@ def test_an_interruption_passes_and_the_next_call_gets_its_own_answer(
             assert found.body == entry.encode() * 50
 
     assert at_every_call(work, check, error, step=97 if connects else 1) > 20
+
+
+@pytest.mark.parametrize("error", ERRORS[:2])  # of an error that is a socket's too, only *failed* is told
+def test_an_interruption_while_something_is_sent_without_waiting_leaves_nothing_out_of_step(
+    store: RedisStore, error: type[BaseException]
+) -> None:
+    put(store, "next")
+    changes = [Change("t", frozenset({"other"}))]
+    store.stamp(changes, "5", ORIGIN, NOWHERE)  # the server learns the script
+
+    def work() -> None:
+        store.stamp_soon(changes, "5", ORIGIN, NOWHERE, lambda _error: None)
+        store.stamp_soon(changes, "6", ORIGIN, NOWHERE, lambda _error: None)
+        store.lookup("t", "next", "g", ASKED)
+
+    def check(passed: bool) -> None:
+        assert passed
+        for _ in range(2):
+            found = store.lookup("t", "next", "g", ASKED)
+            assert isinstance(found, Hit)
+            assert found.body == b"next" * 50
+
+    assert at_every_call(work, check, error) > 20
 
 
 class Request:

@@ -16,7 +16,7 @@ import pytest
 import redis
 from real_servers.deadlines import patient
 
-from tidegate.cache.marks import Noted
+from tidegate.cache.redis import link, replies
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 from tidegate.position import AskedFor, History
@@ -97,7 +97,7 @@ def test_an_interrupted_call_leaves_no_answer_behind(
     for name in ("d1", "d2"):
         put_answer(store, name, name.encode())
 
-    here, plain = threading.get_ident(), redis.Connection.read_response
+    here, plain = threading.get_ident(), replies.read_replies
 
     def interrupted(*args: Any, **options: Any) -> Any:
         if threading.get_ident() != here:
@@ -105,7 +105,7 @@ def test_an_interrupted_call_leaves_no_answer_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(redis.Connection, "read_response", interrupted)
+        patch.setattr(link, "read_replies", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.lookup("t", "d1", "tag", ASKED)
     assert store.lookup("t", "d2", "tag", ASKED).body == b"d2"
@@ -265,7 +265,7 @@ def test_a_server_that_is_slow_with_each_but_answers_others_is_waited_for_by_all
 
     def ask(_: int) -> float:
         begun = time.perf_counter()
-        assert store.check("t", Noted("n", 1), ["tag"], ASKED)
+        store.release("t", "d", "k")
         return time.perf_counter() - begun
 
     with ThreadPoolExecutor(32) as pool:

@@ -28,10 +28,15 @@ SMALL = [
     Shape(readers=2, processes=1),
     Shape(readers=2, faults={"commit answer lost": 1}),
     Shape(readers=2, faults={"lease ends": 1}),
+    Shape(readers=1, processes=1, plain=True),
+    Shape(readers=1, faults={"lose": 1}, plain=True),
+    Shape(readers=1, faults={"dies after commit": 1, "drop": 1}, plain=True),
 ]
 LARGE = [
     Shape(writers=2, readers=3, reads=2, faults=FAULTS, replicas=2),
     Shape(writers=1, readers=3, reads=2, processes=1, faults=FAULTS),
+    Shape(writers=2, readers=3, reads=2, faults=FAULTS, replicas=2, plain=True),
+    Shape(writers=3, readers=2, reads=3, faults={"lose": 2, "drop": 2, "commit answer lost": 1}, plain=True),
     Shape(writers=3, readers=2, reads=3, faults={"lose": 2, "drop": 2, "commit answer lost": 1}),
     Shape(writers=2, readers=2, reads=3, faults={"promote": 1, "lose": 1, "dies after commit": 1}, replicas=2),
     # Two that were promoted to timelines of one number; a process may be left on any of them, as on a copy.

@@ -43,7 +43,7 @@ class Killing:
         assert store is not None
         self._around(store, "open", before="before the intent", after="intent open")
         self._around(commit, "after_commit", before="after COMMIT")
-        self._around(store, "stamp", before="before the stamp", after="after the stamp")
+        self._around(store, "stamp_soon", before="before the stamp", after="after the stamp")
         if step == "COMMIT sent":
             gate.engine.dialect.do_commit = self._send_commit  # type: ignore[method-assign,assignment]
 

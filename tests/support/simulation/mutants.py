@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from simulation.one_shard_world import TENANT, Shape, SimRequest, SimWriter
+from simulation.one_shard_world import TENANT, PlainSimStore, Shape, SimRequest, SimStore, SimWriter
 
 from tidegate.cache import marks
 from tidegate.cache.marks import Mark, Root, RootState
@@ -283,9 +283,28 @@ def _without_answers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "resolve", resolve)
 
 
+def _without_moment(patch: pytest.MonkeyPatch) -> None:
+    """The marks are read by two commands: the root first, and the tags later."""
+
+    def lookup(self: PlainSimStore, tenant: str, entry: str, guard: str, asked: Any, *, refresh: bool = False) -> Any:
+        root = None if refresh else self.roots.get(tenant)
+        if root is None:
+            return SimStore.lookup(self, tenant, entry, guard, asked, refresh=refresh)
+        self.world.scheduler.step("tags")
+        present = self.roots.get(tenant)
+        try:
+            self.roots[tenant] = replace(root, tags=present.tags if present else {})
+            return MemoryStore.lookup(self, tenant, entry, guard, asked)
+        finally:
+            self.roots[tenant] = present or root
+
+    patch.setattr(PlainSimStore, "lookup", lookup)
+
+
 MUTANTS = [
     Mutant(("intent",), Shape(readers=2)),
     Mutant(("fence",), Shape(readers=2)),
+    Mutant(("moment",), Shape(readers=2, reads=2, faults={"drop": 1}, plain=True)),
     Mutant(("noted",), Shape(readers=2)),
     Mutant(("position",), Shape(readers=1)),
     Mutant(("choice",), Shape(writers=2, readers=1, reads=3)),

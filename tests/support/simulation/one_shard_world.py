@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from simulation.servers import Action, Node
 
     from tidegate.cache.request import ReadRequirement
-    from tidegate.cache.store import Hit, Store
+    from tidegate.cache.store import Hit, Lookup, Store
     from tidegate.position import AskedFor, History
 
 TENANT, ENTRY, GUARD, ANSWER = "tenant", "entry", "guard", "answer"
@@ -50,6 +50,8 @@ class Shape:
     rooted: bool = True
     promoted: bool = False
     """Whether a replica has just been promoted, and no process knows."""
+    plain: bool = False
+    """Whether look-ups are plain commands, not a script."""
 
 
 class SimStore(MemoryStore):
@@ -88,6 +90,17 @@ _STORE_CALLS = (
 )
 for _name in _STORE_CALLS:
     setattr(SimStore, _name, _at_switch_point(_name))
+_judged = _at_switch_point("judged")
+
+
+class PlainSimStore(SimStore):
+    """The store that is asked by plain commands: others may act between the entry and the marks."""
+
+    def lookup(self, tenant: str, entry: str, guard: str, asked: AskedFor, *, refresh: bool = False) -> Lookup:
+        if refresh:
+            return super().lookup(tenant, entry, guard, asked, refresh=True)
+        self.world.scheduler.step("entry")
+        return _judged(self, tenant, self.kept(tenant, entry), guard, asked)  # type: ignore[return-value]
 
 
 class Sleeping(Protocol):
@@ -194,7 +207,7 @@ class World(Servers):
         self.stale: list[str] = []
         self.reads = 0
         self._nonces = 0
-        self.store = SimStore(self)
+        self.store = (PlainSimStore if shape.plain else SimStore)(self)
         if shape.rooted:
             assert self.primary.origin is not None
             self.store.roots[TENANT] = Root("first", self.primary.origin, RootState.CLEAN)

@@ -62,6 +62,20 @@ class SimClient:
             raise AttributeError(name)
         return getattr(self._connected().store, name)
 
+    def fill_soon(self, *args: Any) -> None:
+        self._soon("fill_soon", *args)
+
+    def stamp_soon(self, *args: Any) -> None:
+        self._soon("stamp_soon", *args)
+
+    def _soon(self, name: str, *args: Any) -> None:
+        try:
+            store = self._connected().store
+        except StoreUnavailable as error:
+            args[-1](error)
+        else:
+            getattr(store, name)(*args)
+
     def _connected(self) -> SimCache:
         self._expected.refuse()
         if self._line is None:
