@@ -142,8 +142,8 @@ class Call(NamedTuple):
         Args:
             session_maker: opens the sessions; None: the one of the route, or the repository's own.
         """
-        route = self.route
-        twin = bound_copy(self.repository, session_maker or route.sessions or route.home, route.home, route.retry)
+        _, _, _, home, sessions, retry = self.route
+        twin = bound_copy(self.repository, session_maker or sessions or home, home, retry)
         return self.method.plain(twin, **self.arguments)
 
     def shown(self) -> str:
@@ -194,8 +194,9 @@ def bound_copy(
     cls: Any = type(repository)
     if _is_copied_plainly(cls):
         twin = cls.__new__(cls)
-        twin.__dict__.update(repository.__dict__)
-        twin.__dict__["tidegate_binding"] = binding.of_copy(home, retry)
+        own = twin.__dict__
+        own.update(repository.__dict__)
+        own["tidegate_binding"] = binding.of_copy(home, retry)
     else:
         twin = bind(copy.copy(repository), binding.of_copy(home, retry))
     if session_maker is not None:

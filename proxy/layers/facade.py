@@ -96,7 +96,9 @@ def _method(cls: type[Any], name: str, policy: Policy, policies: PolicyTable) ->
             arguments = signature.bind(args, kwargs)
         else:
             tail = tails[len(args)]
-            arguments = None if tail is None else dict(zip(names, args), **tail)  # noqa: B905  # the tail is the rest
+            arguments = None if tail is None else dict(zip(names, args))  # noqa: B905  # the tail is the rest
+            if tail and arguments is not None:
+                arguments.update(tail)
         if arguments is None:  # in the caller's own session; or a call that only the plain method can refuse
             return directly(self, binding, args, kwargs)
         route = NO_ROUTE
