@@ -28,9 +28,10 @@ LONGEST: Final = 8_000
 """How many characters of places a setting holds before it is full."""
 NOTED: Final = "tidegate.noted"
 """A setting that ends with the transaction and follows its savepoints: how many rows it has noted one by one, and the
-summaries that it has noted instead, each with what it is about, with a separator between."""
+summaries that it has noted instead, each with what it is about and the place of its note, with separators between."""
 SEPARATOR: Final = r"E'\x1f'"
-"""No text of JSON has this character."""
+PLACED: Final = r"E'\x1e'"
+"""No text of JSON has these characters."""
 FEW: Final = 8
 """How many notes are taken out one by one."""
 HELD: Final = "tidegate.held"

@@ -28,6 +28,7 @@ from tidegate.proxy.database.note_functions import (
     NOTED,
     NOTES,
     NOTIFY,
+    PLACED,
     SAFE,
     SEPARATOR,
     WATCHED,
@@ -158,11 +159,20 @@ DECLARE
   noted_rows int := 0;
   summaries text[] := string_to_array(current_setting('{NOTED}', true), {SEPARATOR});
   summary text;
+  is_said boolean := false;
 BEGIN
   BEGIN
     noted_rows := coalesce(nullif(summaries[1], ''), '0')::int;
     summaries := summaries[2:];
     {find}{self._context(outbox)}
+    summary := summary || found;
+    IF summary IS NOT NULL THEN
+      -- Has the transaction said so? Anybody may write into a setting, so the note itself is looked at.
+      SELECT split_part(one, {PLACED}, 2)::tid INTO place FROM unnest(summaries) one
+        WHERE split_part(one, {PLACED}, 1) = summary LIMIT 1;
+      is_said := EXISTS (SELECT FROM {outbox} WHERE ctid = place AND xact = pg_current_xact_id_if_assigned()::text
+        AND source = {said} AND rows = found);
+    END IF;
   EXCEPTION WHEN OTHERS THEN
     found := json_build_object('failed', SQLERRM)::text;
     many := 1;
@@ -170,7 +180,6 @@ BEGIN
   IF many = 0 THEN
     RETURN NULL;
   END IF;
-  summary := summary || found;
   IF to_regclass({literal(outbox)}) IS NULL THEN
     RAISE WARNING 'Tidegate cannot note this change: its tables are gone; run "tidegate init"';
     RETURN NULL;
@@ -185,7 +194,7 @@ BEGIN
     AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
   END IF;
-  IF summary = ANY (summaries) THEN  -- the transaction has said so
+  IF is_said THEN
     RETURN NULL;
   END IF;
   INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid INTO place;
@@ -193,7 +202,7 @@ BEGIN
   IF summary IS NULL THEN
     noted_rows := noted_rows + many;
   ELSIF coalesce(cardinality(summaries), 0) < {_MOST_SUMMARIES} THEN
-    summaries := summaries || summary;
+    summaries := summaries || concat(summary, {PLACED}, place);
   END IF;
   PERFORM set_config('{NOTED}', concat_ws({SEPARATOR}, noted_rows, array_to_string(summaries, {SEPARATOR})), true);
   IF NOT is_watched THEN

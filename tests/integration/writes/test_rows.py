@@ -349,6 +349,27 @@ def test_what_a_transaction_does_after_its_notes_were_taken_is_noted_again(postg
             assert connection.execute(noted).scalar_one() == min(number, MOST_TOGETHER // (2 * MOST_ROWS)) + 1
 
 
+def test_nobody_keeps_a_change_from_being_noted_by_a_setting(postgresql: Any, values_of: Any) -> None:
+    with postgresql.engine.begin() as connection:
+        connection.execute(insert(RUNS).values([values_of(WorkflowRun) for _ in range(MOST_ROWS)]))
+    postgresql.take()
+    every, said = update(RUNS).values(status="failed"), text("SELECT current_setting('tidegate.noted')")
+    with postgresql.engine.begin() as connection:
+        for _ in range(MOST_TOGETHER // (2 * MOST_ROWS) + 1):
+            connection.execute(every)
+        forged = connection.execute(said).scalar_one()
+    assert "whole" in forged
+    postgresql.take()
+    # As another transaction's; of a place that is none; of one that is no place at all.
+    for setting in (forged, forged.rpartition("\x1e")[0] + "\x1e(0,0)", forged + "x"):
+        with postgresql.engine.begin() as connection:
+            connection.execute(text("SELECT set_config('tidegate.noted', :setting, true)"), {"setting": setting})
+            connection.execute(every)
+        found = postgresql.take()
+        assert found == {TENANT: "whole"} or postgresql.recorder.everything
+        postgresql.recorder.everything = ""
+
+
 @pytest.mark.parametrize("parent", ["there", "gone"])
 def test_past_the_bound_of_a_transaction_children_count_by_their_parents(
     postgresql: Any, values_of: Any, parent: str
