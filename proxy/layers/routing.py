@@ -203,7 +203,7 @@ class Routing:
             requirement = ask(call)
         if requirement.primary:
             return UNSURE
-        own = self._own_writes.position(as_text(call.tenant))
+        own = self._own_writes.position(call.tenant)
         if own is None:
             return "a commit of this process has not come back"
         position = requirement.position if own is NOWHERE else requirement.position.merged(own)
@@ -230,7 +230,7 @@ class Routing:
 
     def _on_replica(self, call: Call, node: Node, required: ReplicaRequirement) -> Answer:
         view = node.view
-        maker = self._nodes.session_maker(node, call.route.sessions or call.binding.home)
+        maker = self._nodes.session_maker(node, call.route.sessions or call.repository.tidegate_binding.home)
         if view is None or maker is None:
             raise TryAnotherNode("its connections are not to be had here")
         attempt = Attempt(node, view, required.position, time.monotonic())

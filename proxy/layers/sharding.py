@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tidegate.cache.request import Answer, ReadRequirement
     from tidegate.proxy.call import Call
     from tidegate.proxy.explanation import Explanation
-    from tidegate.proxy.shards.registry import Shards
+    from tidegate.proxy.shards.registry import Shard, Shards
     from tidegate.repositories.policies import Policy
     from tidegate.routing.sharding.shard_map import Ownership
 
@@ -107,15 +107,12 @@ class Sharding:
                     raise
             # Nobody has written elsewhere: what lies here is the newest, whatever the shard's table says by now. The
             # shard itself has not said so: it is answered, and not stored for others.
-            return self._run(call, ownership, ONLY_PRIMARY, check=False)._replace(origin=None)
+            shard = self._shards.at(ownership.shard)
+            return self._run(call, ownership, shard, ONLY_PRIMARY, check=False)._replace(origin=None)
 
     def _read_at(self, call: Call, ownership: Ownership) -> Answer:
-        requirement = call.route.requirement
-        if (
-            requirement is None
-            and self._shards.at(ownership.shard).nodes is not None
-            and _may_be_elsewhere(call.policy)
-        ):
+        requirement, shard = call.route.requirement, self._shards.at(ownership.shard)
+        if requirement is None and shard.nodes is not None and _may_be_elsewhere(call.policy):
             requirement = self._ask(call)
         root = None if requirement is None else requirement.root
         if root is not None and root.epoch > ownership.since_epoch:
@@ -126,10 +123,12 @@ class Sharding:
         vouched = root is not None and (root.epoch, root.shard) == (ownership.since_epoch, ownership.shard)
         if root is not None and not vouched:
             requirement = ONLY_PRIMARY  # the position is one in another shard's log
-        return self._run(call, ownership, requirement, check=not vouched)
+        return self._run(call, ownership, shard, requirement, check=not vouched)
 
-    def _run(self, call: Call, ownership: Ownership, requirement: ReadRequirement | None, *, check: bool) -> Answer:
-        routing, sessions = self._shards.at(ownership.shard).routing, self._maker(call, ownership.shard, check=check)
+    def _run(
+        self, call: Call, ownership: Ownership, shard: Shard, requirement: ReadRequirement | None, *, check: bool
+    ) -> Answer:
+        routing, sessions = shard.routing, self._maker(call, ownership.shard, check=check)
         routed = call.at(call.route.on_shard(sessions, requirement))
         if check:
             with ownership_checks(ownership):

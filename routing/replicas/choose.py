@@ -6,8 +6,7 @@ of two; Mitzenmacher, "The Power of Two Choices", 2001).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate.position import NOWHERE
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from tidegate.routing.replicas.topology import Node, Topology, View
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaRequirement:
+class ReplicaRequirement(NamedTuple):
     """What a read needs of a node.
 
     Args:

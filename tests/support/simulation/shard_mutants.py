@@ -98,7 +98,9 @@ def _without_check(patch: pytest.MonkeyPatch) -> None:
     """A read does not ask its shard whether it owns the tenant."""
     run = Sharding._run
     patch.setattr(
-        Sharding, "_run", lambda self, call, ownership, need, **_: run(self, call, ownership, need, check=False)
+        Sharding,
+        "_run",
+        lambda self, call, ownership, shard, need, **_: run(self, call, ownership, shard, need, check=False),
     )
 
 
@@ -136,7 +138,8 @@ def _without_vouching(patch: pytest.MonkeyPatch) -> None:
         requirement = call.route.requirement
         root = requirement.root
         vouched = root is not None and (root.epoch, root.shard) == (ownership.since_epoch, ownership.shard)
-        return self._run(call, ownership, requirement, check=not vouched)
+        shard = self._shards.at(ownership.shard)
+        return self._run(call, ownership, shard, requirement, check=not vouched)
 
     patch.setattr(Sharding, "_read_at", read_at)
 
