@@ -85,7 +85,10 @@ class StoreFailed:
 
 @dataclass(frozen=True, slots=True)
 class Bumped:
-    """The tags of a transaction were stamped after its commit; *tenants* and *tags* are counts."""
+    """The stamps of a transaction's tags were sent after its commit; *tenants* and *tags* are counts.
+
+    Nobody has waited for them: where they are lost or refused, ``StoreFailed`` may follow.
+    """
 
     tenants: int
     tags: int

@@ -1,6 +1,7 @@
 """The contract of a store: what the cache asks of the server that keeps its entries, marks and leases.
 
-Each call is atomic for its tenant, and takes one round trip; those named ``..._soon`` do not wait for its end.
+Each call is atomic for its tenant, or gives what one that is would have given at a moment while it ran. It takes one
+round trip, and a look-up two at most; calls named ``..._soon`` do not wait for its end.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class Store(Protocol):
 
         Args:
             tenant: whose answer it is.
-            filling: the answer.
+            filling: the answer. If it is lost on its way, the lease ends by itself.
             told: is given what :meth:`fill` would return or raise, perhaps later and in another thread, perhaps never.
         """
         ...

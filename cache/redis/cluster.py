@@ -58,10 +58,10 @@ class ClusterLink:
                 replies[i] = reply
         return decode(replies)
 
-    def ask_plain(self, plain: Plain) -> list[Any]:
-        """Send plain commands to the master of their slot, and return the replies; see :meth:`Link.ask_plain`."""
+    def ask_plain(self, plain: Plain, judge: Callable[..., T | None]) -> T | None:
+        """Send plain commands to the master of their slot; see :meth:`Link.ask_plain`."""
         try:
-            return self._link(self._node(plain.key)).ask_plain(plain)
+            return self._link(self._node(plain.key)).ask_plain(plain, judge)
         except StoreUnavailable:
             self._refresh()
             raise

@@ -8,6 +8,7 @@ both).
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, MovedError, NoScriptError
+from redis.exceptions import AskError, ClusterDownError, MasterDownError, MovedError, NoScriptError
 from redis.retry import Retry
 
 from tidegate.cache.redis.breaker import Breaker, Pauses
@@ -44,6 +45,8 @@ _MOST_OWED: Final = 16
 _SILENT: Final = "the server is silent, and no more calls may wait for it"
 _RAISE_FAULTS: Final = ("builtins", "redis", "hiredis")
 _NO_SERVER: Final = ("NOTMASTER", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN")
+_GONE: Final = (redis.ReadOnlyError, redis.BusyLoadingError, MasterDownError, ClusterDownError)
+"""What redis-py makes of such refusals, without their codes."""
 
 
 class Moved(StoreUnavailable):
@@ -57,10 +60,11 @@ class _Silent(StoreUnavailable):
 class _Line:
     """A connection, and the replies that nobody has read from it yet."""
 
-    __slots__ = ("connection", "owed")
+    __slots__ = ("connection", "owed", "pid")
 
     def __init__(self, connection: Any) -> None:
         self.connection: Final = connection
+        self.pid: Final = os.getpid()
         self.owed: list[_Owed] = []
 
     @property
@@ -97,8 +101,7 @@ class ServerLink:
         self._client = client  # kept alive here: connections hold a Sentinel pool by a weak reference only
         self._pauses = pauses
         self._start()
-        # On a connection that parent and child share, one of them would read the answers of the other.
-        reset_after_fork(self._start)
+        reset_after_fork(self._start)  # a breaker's lock may have been held at the fork
 
     def _start(self) -> None:
         self._idle: deque[_Line] = deque(maxlen=_MOST_IDLE)
@@ -120,13 +123,14 @@ class ServerLink:
         self.breaker.succeeded()
         return answer
 
-    def ask_plain(self, plain: Plain) -> list[Any]:
-        """Send plain commands in one round trip, and return the replies; see :meth:`Link.ask_plain`."""
-        replies = self._admitted(partial(self._exchange, plain.packet, plain.replies))
-        # Where one of them is a refusal, a script is asked next, whose own refusal is judged.
-        if self.breaker.failures and not _has_refusals(replies):
+    def ask_plain(self, plain: Plain, judge: Callable[..., T | None]) -> T | None:
+        """Send plain commands in one round trip; see :meth:`Link.ask_plain`."""
+        if not self.breaker.closed:
+            return None
+        answer = judge(*self._admitted(partial(self._exchange, plain.packet, plain.replies)))
+        if answer is not None and self.breaker.failures:
             self.breaker.succeeded()
-        return replies
+        return answer
 
     def post(self, commands: Sequence[Command], told: Callable[[list[Any] | StoreUnavailable], None]) -> None:
         """Send all commands, and let whoever uses the connection next read the replies; see :meth:`Link.post`."""
@@ -157,12 +161,11 @@ class ServerLink:
             command.script and command.script.sha not in self._loaded for command in commands
         ):
             return None
-        with suppress(IndexError):
-            line = self._idle.pop()
-            if len(line.owed) < _MOST_OWED:
-                return line
+        line = self._idle_line()
+        if line is not None and len(line.owed) >= _MOST_OWED:
             self._idle.append(line)
-        return None
+            return None
+        return line
 
     def _asked(self, commands: Sequence[Command]) -> list[Any] | StoreUnavailable:
         try:
@@ -228,10 +231,10 @@ class ServerLink:
         The steps of a root name the nonce and the state that they start from. A lease may look taken although it is
         ours, and a fill may look refused although it was not: both cost a query, never freshness.
         """
-        try:
-            line, used = self._idle.pop(), True
-        except IndexError:
-            line, used = _Line(self._connected(hurried=hurried)), False
+        line = self._idle_line()
+        used = line is not None
+        if line is None:
+            line = _Line(self._connected(hurried=hurried))
         try:
             return self._exchange_on(line, packet, count, hurried=hurried)
         except redis.ConnectionError as error:
@@ -240,6 +243,20 @@ class ServerLink:
             pass_others(error)
             self._drop_idle()
         return self._exchange_on(_Line(self._connected(hurried=hurried)), packet, count, hurried=hurried)
+
+    def _idle_line(self) -> _Line | None:
+        """Return an idle connection of this process; None: there is none.
+
+        On one that parent and child share, one of them would read the answers of the other. A program may fork without
+        Python's hooks, and a thread of gevent's may go on in the child with a connection of the parent's.
+        """
+        pid = os.getpid()
+        try:
+            while (line := self._idle.pop()).pid != pid:
+                pass
+        except IndexError:
+            return None
+        return line
 
     def _exchange_on(self, line: _Line, packet: bytes, count: int, *, hurried: bool) -> list[Any]:
         connection = line.connection
@@ -340,11 +357,7 @@ class ServerLink:
 
         A connection that is closed with something unread is cut off, and with it what the server has not done yet.
         """
-        while True:
-            try:
-                line = self._idle.pop()
-            except IndexError:
-                return
+        while (line := self._idle_line()) is not None:
             try:
                 if line.owed:
                     self._settle(line, self._read(line.connection, line.owing, hurried=False))
@@ -422,7 +435,7 @@ def unavailable(error: Exception) -> StoreUnavailable:
 
 
 def _is_gone(error: Exception) -> bool:
-    return isinstance(error, redis.ReadOnlyError) or _says(error, *_NO_SERVER)
+    return isinstance(error, _GONE) or _says(error, *_NO_SERVER)
 
 
 def _says(error: Exception, *codes: str) -> bool:

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tidegate.cache.redis.keys import encoded, token
 from tidegate.cache.redis.link import pass_others
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from tidegate.cache.marks import Noted
     from tidegate.cache.redis.keys import Keys
     from tidegate.cache.redis.wire import Link
-    from tidegate.cache.store import Lookup
+    from tidegate.cache.store import Lookup, Miss
     from tidegate.position import AskedFor, History
 
-_MOST_KEPT: Final = 2048
-_MOST_TAGS: Final = 64
-"""An answer with more tags is left to the script: what is kept here must stay small."""
+_MOST_KEPT: Final = 8192
+_GIVEN_UP: Final = 512
+"""How many of those kept longest are given up when there are too many."""
+_LONGEST_PACKET: Final = 1536
+"""A call whose tags make a longer packet, in bytes, is left to the script: what is kept here must stay small."""
+_LONGEST_VOID: Final = 16_384
+"""Where a void entry is longer, in bytes, the script is asked from then on: it sends no entry that is void."""
 _HISTORIES_KEPT: Final = 64
 _NO_ENTRY, _NONCE, _STATE, _FLOOR, _BUMPED, _INTENT, _ORIGIN, _EPOCH = 1, 2, 3, 4, 5, 6, 9, 10
 _POSITION: Final = rb"[0-9a-f]{8}\.[0-9a-f]{16}"
@@ -66,6 +70,13 @@ class _Fresh:
     def holds(self, values: list[Any], asked: AskedFor, info: bytes) -> bool:
         """Tell whether marks, caller and server are the same."""
         return values == self.values and self.server in info and _MASTER in info and asked == self.asked
+
+
+class _Void(NamedTuple):
+    """A miss whose entry is there and void; how long the entry is, in bytes."""
+
+    miss: Miss
+    size: int
 
 
 class _Known:
@@ -101,25 +112,20 @@ class PlainReads:
         known = self._entries.get((tenant, entry))
         if known is None or known.guard != guard:
             return None
-        line, values, now, info = self._link.ask_plain(known.packet)
-        if type(values) is not list or type(info) is not bytes:
-            return None
-        fresh = known.fresh
-        if fresh is not None and fresh.holds(values, asked, info) and line is not None and line.startswith(fresh.head):
-            return Hit(line[len(fresh.head) :], fresh.noted, known.texts)
-        try:
-            return _found(known, line, values, now, info, asked)
-        except (ValueError, TypeError) as error:  # a record that does not parse
-            pass_others(error)
-            return None
+        found: Any = self._link.ask_plain(known.packet, partial(_judged, known, asked))
+        if isinstance(found, _Void):
+            if found.size > _LONGEST_VOID:
+                self._entries.pop((tenant, entry), None)
+            return found.miss
+        return found  # type: ignore[no-any-return]
 
     def learn(self, tenant: str, entry: str, guard: str, line: bytes) -> None:
         """Keep which tags the answer of an entry has, for the next look-up."""
         head = _HEAD(line[: line.find(b"\n")])
-        if head is None or len(fields := head[3].split()) > _MOST_TAGS:
+        if head is None or len(head[3]) > _LONGEST_PACKET:
             return
         marks, key = self._keys.both(tenant, entry)
-        hmget = packed((b"HMGET", marks, b"r", _field(guard), *fields))
+        hmget = packed((b"HMGET", marks, b"r", _field(guard), *head[3].split()))
         packet = Plain(marks, b"".join((packed((b"GET", key)), hmget, _TIME, _SERVER)), 4)
         _keep(self._entries, (tenant, entry), _Known(packet, guard, head[3], head_of(head[0])[1]))
 
@@ -127,22 +133,32 @@ class PlainReads:
         """Return what the store's check would; None: the script must decide."""
         known = self._checks.get((tenant, tags))
         if known is None:
-            if len(tags) > _MOST_TAGS:
+            if sum(map(len, tags)) > _LONGEST_PACKET:
                 return None
             marks = self._keys.marks(tenant)
             hmget = packed((b"HMGET", marks, b"r", *map(_field, tags)))
             known = _Known(Plain(marks, hmget + _SERVER, 2), "", b"", tags)
             _keep(self._checks, (tenant, tags), known)
-        values, info = self._link.ask_plain(known.packet)
-        if type(values) is not list or type(info) is not bytes:
-            return None
-        fresh = known.fresh
-        if fresh is not None and fresh.holds(values, asked, info) and fresh.noted == noted:
-            return True
-        return _checked(known, noted, values, info, asked)
+        return self._link.ask_plain(known.packet, partial(_checked, known, noted, asked))
 
 
-def _found(known: _Known, line: Any, values: list[Any], now: Any, info: bytes, asked: AskedFor) -> Lookup | None:
+def _judged(known: _Known, asked: AskedFor, line: Any, values: Any, now: Any, info: Any) -> Lookup | _Void | None:
+    """Return what a look-up finds; None: it is not plain."""
+    if type(values) is not list or type(info) is not bytes:  # a refusal, most often
+        return None
+    fresh = known.fresh
+    if fresh is not None and type(line) is bytes and fresh.holds(values, asked, info) and line.startswith(fresh.head):
+        return Hit(line[len(fresh.head) :], fresh.noted, known.texts)
+    try:
+        return _found(known, line, values, now, info, asked)
+    except (ValueError, TypeError) as error:  # a record that does not parse
+        pass_others(error)
+        return None
+
+
+def _found(
+    known: _Known, line: Any, values: list[Any], now: Any, info: bytes, asked: AskedFor
+) -> Lookup | _Void | None:
     root, guard = _root_of(values[0], info), values[1]
     if root is None or (guard is not None and _MARK(guard) is None) or type(now) is not list:
         return None
@@ -153,13 +169,19 @@ def _found(known: _Known, line: Any, values: list[Any], now: Any, info: bytes, a
     if head is None or head[3] != known.tags or (stale := _stale(root, head[1], int(head[2]), values[2:])) is None:
         return None
     if stale:
-        return miss_of(stale, values[0], guard or b"", *now)
+        return _Void(miss_of(stale, values[0], guard or b"", *now), len(line))
     noted, start = head_of(head[0])[0], head.end() + 1
     known.fresh = _Fresh(line[:start], noted, values, asked, _server_of(root))
     return Hit(line[start:], noted, known.texts)
 
 
-def _checked(known: _Known, noted: Noted, values: list[Any], info: bytes, asked: AskedFor) -> bool | None:
+def _checked(known: _Known, noted: Noted, asked: AskedFor, values: Any, info: Any) -> bool | None:
+    """Return whether a near answer is fresh; None: that is not plain."""
+    if type(values) is not list or type(info) is not bytes:
+        return None
+    fresh = known.fresh
+    if fresh is not None and fresh.holds(values, asked, info) and fresh.noted == noted:
+        return True
     root = _root_of(values[0], info)
     if root is None:
         return None
@@ -212,8 +234,11 @@ def _void(root: re.Match[bytes], nonce: bytes, counter: int) -> int:
 
 
 def _keep(kept: dict[Any, _Known], key: Any, known: _Known) -> None:
+    if len(known.packet.packet) > _LONGEST_PACKET:
+        return
     if len(kept) >= _MOST_KEPT:
-        kept.clear()  # at once, in one step: to search for the oldest would need a lock in each look-up
+        for old in tuple(kept)[:_GIVEN_UP]:  # a copy made in one step: other threads keep theirs meanwhile
+            kept.pop(old, None)
     kept[key] = known
 
 

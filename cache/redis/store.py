@@ -1,8 +1,8 @@
 """The store on Valkey or Redis >= 6.2: single, behind Sentinel, or a cluster. The rules are in ``scripts``.
 
-Every method is one round trip (on a cluster, for several tenants, one to each server concerned). Two precautions are
-needed only here, and not in ``MemoryStore``: marks count as lost if another server has made them, or this one in
-another life (its replication id differs); and a server that is no master answers nothing.
+Every method is one round trip, a look-up two at most (on a cluster, for several tenants, one to each server concerned).
+Two precautions are needed only here, and not in ``MemoryStore``: marks count as lost if another server has made them,
+or this one in another life (its replication id differs); and a server that is no master answers nothing.
 """
 
 from __future__ import annotations

@@ -78,8 +78,16 @@ class Link(Protocol):
         """
         ...
 
-    def ask_plain(self, plain: Plain) -> list[Any]:
-        """Send plain commands, and return the replies; a refusal is one of them, as a value of some other type.
+    def ask_plain(self, plain: Plain, judge: Callable[..., T | None]) -> T | None:
+        """Send plain commands, and return what *judge* makes of the replies.
+
+        Args:
+            plain: the commands.
+            judge: is called with the replies; a refusal is one of them, as a value of some other type. It returns None
+                where they decide nothing: the caller asks a script next, whose reply tells how the server is.
+
+        Returns:
+            What *judge* returns; None also while the server has failed: then the script is the probe.
 
         Raises:
             StoreUnavailable: the replies do not come, or they make no sense.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from os import getpid
 from random import uniform
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,6 @@ from tidegate.cache.near.lru import NearEntry
 from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.tags import template
-from tidegate.fork_hooks import reset_after_fork
 from tidegate.proxy.layers.caching_explained import explained
 from tidegate.proxy.layers.fingerprint import fingerprint_of
 from tidegate.repositories.policies import GUARD, Read
@@ -82,17 +82,14 @@ class Caching:
         self.keep_alive = keep_alive
         self.switches = switches
         self.untold = untold
-        self._is_forked = False
-        reset_after_fork(self._forked)
+        self._process = getpid()
         self._observe = observe
-
-    def _forked(self) -> None:
-        self._is_forked = True
 
     def __call__(self, call: Call) -> Answer:
         """Answer *call*, never older than the newest change that was visible on the primary as it began."""
-        if self._is_forked:  # hits alone must learn of what the cache is not told, too
-            self._is_forked = False
+        # Forked off, perhaps without Python's hooks. Hits alone must learn of what the cache is not told, too.
+        if self._process != getpid():
+            self._process = getpid()
             self.keep_alive()
         request = self._request(call)
         if request is None:

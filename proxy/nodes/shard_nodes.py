@@ -6,6 +6,7 @@ Nothing here decides anything: :mod:`tidegate.routing.replicas.topology` says wh
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -67,8 +68,7 @@ class ShardNodes:
         self._pace = Pace(routing.poll_ms / 1000, routing.wanted_poll_ms / 1000, routing.answer_ms / 1000)
         self._lock = threading.Lock()
         self._news = threading.Condition()
-        self._runs_here = False
-        """Whether the monitors run in this process."""
+        self._pid = 0
         self.addresses = {address.name: address for address in known}
         self.topology = Topology([address.node() for address in known], self._changed)
         self._engines = ReplicaEngines(self.addresses, self.topology, routing, connecting, self._state)
@@ -109,14 +109,14 @@ class ShardNodes:
 
     def look(self) -> None:
         """Ask the servers what they are, unless this process monitors them already."""
-        if not self._runs_here:
+        if self._pid != os.getpid():
             self.find_primary()
 
     def ensure_started(self) -> None:
         """Start the monitors in this process, if they do not run."""
-        if self._runs_here:
+        if self._pid == os.getpid():
             return
-        self._runs_here = True
+        self._pid = os.getpid()
         self._news = threading.Condition()  # in a forked process the old one may be locked for ever
         for monitor in list(self._monitors.values()):
             monitor.ensure_started()
@@ -193,7 +193,7 @@ class ShardNodes:
             monitor = self._monitors[node.name] = self._monitor(node)
             self.topology.add(node)
         self._bar_ignored()
-        if self._runs_here:
+        if self._pid == os.getpid():
             monitor.ensure_started()
         return True
 
@@ -267,7 +267,6 @@ class ShardNodes:
         self._told(before, now)
 
     def _forked(self) -> None:
-        self._runs_here = False
         self._lock = threading.Lock()
         self._news = threading.Condition()
         for node in self.topology.nodes:  # the reads that are under way are the parent's

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tidegate.proxy.gate import Gate
 
 TENANT, APP = (f"{n}f6bd0c2-0d4f-4b8e-9a53-3f3c0e5a1d10" for n in range(2))
-HIT, NEAR, OFF = 50, 30, 20
+HIT, NEAR, OFF = 52, 30, 20
 """The most that there may be: for an answer of the cache server, for one of this process, and with the cache off."""
 
 
