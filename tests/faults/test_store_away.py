@@ -258,6 +258,19 @@ def test_killed_and_started_again_it_is_found_again(node: Any, store_at: Any, pu
     assert found == NoRoot()
 
 
+@pytest.mark.parametrize("code", ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "OOM"])
+def test_a_server_that_answers_nobody_opens_the_breaker_and_one_that_refuses_does_not(store_at: Any, code: str) -> None:
+    liar = Liar(f"-{code} for now\r\n".encode())
+    store = store_at(liar.url, pauses=Pauses(failures=3, first_s=60))
+    said = []
+    for _ in range(5):
+        with pytest.raises(StoreUnavailable) as refused:
+            store.lookup("t", "d", "tag", ASKED)
+        said.append("a moment ago" in str(refused.value))
+    assert said == [False] * 3 + [code != "OOM"] * 2
+    liar.close()
+
+
 def test_a_server_that_is_slow_with_each_but_answers_others_is_waited_for_by_all(store_at: Any) -> None:
     slow = Liar(b":1\r\n", late_s=0.4)
     store = store_at(slow.url, read_timeout_ms=1_000)
