@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -116,21 +115,16 @@ def test_a_server_that_is_no_master_any_more_opens_the_breaker(
     assert look(store) is Hit
 
 
-@pytest.mark.skipif(not hasattr(ctypes, "PyDLL") or os.name != "posix", reason="it forks by the C library")
-def test_a_child_that_was_forked_without_python_s_hooks_gets_its_own_answers(store: RedisStore) -> None:
-    names = ("parent", "child")
-    for name in names:
-        put(store, name, name.encode() * 10)
-
-    def is_right(name: str) -> bool:
-        found = store.lookup("t", name, "tag", ASKED)
-        return isinstance(found, Hit) and found.body == name.encode() * 10
-
-    fork = ctypes.PyDLL(None).fork  # as uWSGI does
-    for _ in range(20):
-        assert all(map(is_right, names))
-        child = fork()
-        if child == 0:
-            os._exit(0 if all(is_right("child") for _ in range(20)) else 1)
-        assert all(is_right("parent") for _ in range(20))
-        assert os.waitpid(child, 0)[1] == 0
+def test_a_connection_that_another_process_has_opened_is_not_used(
+    store: RedisStore, sent: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A program may fork without Python's hooks, as uWSGI does: then the parent's idle connections are still at hand.
+    parents = store._link._idle[-1].connection  # type: ignore[attr-defined]
+    store.stamp_soon(CHANGE, "5", ORIGIN, NOWHERE, lambda _error: None)
+    process = os.getpid()
+    monkeypatch.setattr("tidegate.cache.redis.link.os.getpid", lambda: process + 1)
+    sent.clear()
+    assert look(store) is Refusal.BUMPED
+    assert look(store) is Refusal.BUMPED
+    assert parents not in [line.connection for line in store._link._idle]  # type: ignore[attr-defined]
+    assert len(store._link._idle) == 1  # type: ignore[attr-defined]
