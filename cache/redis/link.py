@@ -8,12 +8,12 @@ both).
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from os import getpid
 from ssl import SSLWantReadError
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -64,7 +64,7 @@ class _Line:
 
     def __init__(self, connection: Any) -> None:
         self.connection: Final = connection
-        self.pid: Final = os.getpid()
+        self.pid: Final = getpid()
         self.owed: list[_Owed] = []
 
     @property
@@ -250,7 +250,7 @@ class ServerLink:
         On one that parent and child share, one of them would read the answers of the other. A program may fork without
         Python's hooks, and a thread of gevent's may go on in the child with a connection of the parent's.
         """
-        pid = os.getpid()
+        pid = getpid()
         try:
             while (line := self._idle.pop()).pid != pid:
                 pass

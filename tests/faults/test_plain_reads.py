@@ -11,6 +11,7 @@ from real_servers.one_answer import ASKED, CHANGE, ORIGIN, filling, put
 from real_servers.sent_packets import commands_in, packets_sent
 
 from tidegate.cache.marks import Noted, Refusal
+from tidegate.cache.redis import link
 from tidegate.cache.redis.breaker import Pauses
 from tidegate.cache.store import Hit, Miss, NoRoot, StoreUnavailable
 from tidegate.position import NOWHERE
@@ -120,9 +121,10 @@ def test_a_connection_that_another_process_has_opened_is_not_used(
 ) -> None:
     # A program may fork without Python's hooks, as uWSGI does: then the parent's idle connections are still at hand.
     parents = store._link._idle[-1].connection  # type: ignore[attr-defined]
-    store.stamp_soon(CHANGE, "5", ORIGIN, NOWHERE, lambda _error: None)
+    store.stamp(CHANGE, "5", ORIGIN, NOWHERE)
+    store.stamp_soon(CHANGE, "6", ORIGIN, NOWHERE, lambda _error: None)
     process = os.getpid()
-    monkeypatch.setattr("tidegate.cache.redis.link.os.getpid", lambda: process + 1)
+    monkeypatch.setattr(link, "getpid", lambda: process + 1)
     sent.clear()
     assert look(store) is Refusal.BUMPED
     assert look(store) is Refusal.BUMPED
