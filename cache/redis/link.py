@@ -7,6 +7,7 @@ both).
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -27,7 +28,7 @@ from tidegate.cache.redis.bulkhead import Bulkhead
 from tidegate.cache.redis.replies import FIRST, read_replies
 from tidegate.cache.redis.wire import packed, packet
 from tidegate.cache.store import StoreRefused, StoreUnavailable
-from tidegate.error_text import error_text
+from tidegate.error_text import error_text, traceback_text
 from tidegate.fork_hooks import reset_after_fork
 from tidegate.interruptions import pass_interruption
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_log: Final = logging.getLogger(__name__)
 _MOST_IDLE: Final = 128
 _MOST_OWED: Final = 16
 """How many answers may wait unread on one connection."""
@@ -77,7 +79,7 @@ class _Line:
         self.connection.disconnect()
         owed, self.owed = self.owed, []
         for one in owed:
-            one.told(StoreUnavailable(f"the connection was lost before the answer came: {type(error).__name__}"))
+            one.tell(StoreUnavailable(f"the connection was lost before the answer came: {type(error).__name__}"))
 
 
 class _Owed(NamedTuple):
@@ -85,6 +87,14 @@ class _Owed(NamedTuple):
 
     replies: int
     told: Callable[[list[Any] | StoreUnavailable], None]
+
+    def tell(self, outcome: list[Any] | StoreUnavailable) -> None:
+        """Tell what came of it. An error of an observer's is logged: it is not the call's that reads the replies."""
+        try:
+            self.told(outcome)
+        except Exception as error:  # noqa: BLE001  # whatever an observer raises
+            pass_interruption(error)
+            _log.error("an observer failed, told of a fill or a stamp\n%s", traceback_text(error))
 
 
 class ServerLink:
@@ -298,7 +308,7 @@ class ServerLink:
             refusal = next((reply for reply in some if isinstance(reply, redis.RedisError)), None)
             if isinstance(refusal, NoScriptError):
                 self._loaded.clear()
-            one.told(some if refusal is None else unavailable(refusal))
+            one.tell(some if refusal is None else unavailable(refusal))
         return replies[at:]
 
     def _first_part(self, sock: Any) -> bytes:

@@ -86,6 +86,17 @@ def test_a_refused_stamp_is_told(store: RedisStore) -> None:
     assert [type(error) for error in failed] == [OtherHistory]
 
 
+def test_an_observer_that_fails_is_not_the_next_call_s_error(
+    store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_error: StoreUnavailable) -> None:
+        raise LookupError("an observer's")
+
+    store.stamp_soon(CHANGE, "5", OTHER, NOWHERE, fail)
+    assert outcome(store) is Hit
+    assert "an observer's" in caplog.text
+
+
 def test_a_server_that_has_forgotten_its_scripts_is_given_them_again(
     store_at: Callable[..., RedisStore], start_valkey: Callable[[], ValkeyNode]
 ) -> None:
