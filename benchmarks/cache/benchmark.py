@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -134,17 +135,16 @@ class CacheBenchmark:
         size, engine = self._size, plain.kw["bind"]
         steps = (size.writes + 1) + 2 * (size.bulks + 1)
         with self._step("measuring writes", steps) as advance, without_triggers(engine) as bare:
-            found = measure_writes(
+            return measure_writes(
                 bare,
                 plain,
                 behind,
                 seed=self._data_set.seed,
                 rounds=size.writes,
                 bulks=size.bulks,
+                settle=partial(wait_until_applied, engine),
                 advance=advance,
             )
-            wait_until_applied(engine)
-            return found
 
     def _step(self, title: str, total: float) -> AbstractContextManager[Advance]:
         return self._steps.step(title, total)

@@ -81,7 +81,15 @@ def without_triggers(engine: Engine) -> Iterator[Sessions]:
 
 
 def measure_writes(
-    plain: Sessions, triggered: Sessions, behind: Sessions, *, seed: int, rounds: int, bulks: int, advance: Advance
+    plain: Sessions,
+    triggered: Sessions,
+    behind: Sessions,
+    *,
+    seed: int,
+    rounds: int,
+    bulks: int,
+    settle: Callable[[], None],
+    advance: Advance,
 ) -> list[WriteTimes]:
     """Insert runs of an app that nobody reads, and end them, in the three ways by turns.
 
@@ -92,6 +100,8 @@ def measure_writes(
         seed: decides ids and orders.
         rounds: how many rounds of one row count; one more before them warms up.
         bulks: as many of many rows.
+        settle: is called after each that left notes in the outbox, and waits until a gate has applied them: it would do
+            so during the next one otherwise, in this process.
         advance: is called with 1 after each round.
     """
     rng = Random(f"{seed}:gated writes")  # noqa: S311  # data, not secrets
@@ -107,6 +117,8 @@ def measure_writes(
                 rows, others = ([next(new) for _ in range(many)] for _ in range(2))
                 for what, write in steps:
                     took = _timed(write, ways[name], others if write is _insert_one_by_one else rows)
+                    if name == _TRIGGERED:
+                        settle()
                     if number:  # the first round is for warming up
                         found[what][name].append(took)
             advance(1)

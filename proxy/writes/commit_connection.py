@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 _HERE: Final = f"SELECT {HERE}"
 _TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken, held FROM {{take}}(%s)"  # noqa: S608  # a name of our own, quoted
 _TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL, NULL"
+_COMMIT: Final = b"COMMIT; SELECT pg_current_wal_insert_lsn()"
+"""One message, so one server answers it. No connection outlives a life of its server, and a transaction that has written
+cannot be of a standby: the timeline and the history are those of the statement that took the notes. To ask for these as
+well would cost as much as the COMMIT."""
 _MARK: Final = f"SELECT set_config('{WATCHED}', 'on', false)"
 _OURS: Final = select(OUTBOX.c.source, OUTBOX.c.rows).order_by(OUTBOX.c.id)
 _MARKED: Final = "tidegate.marked"
@@ -66,7 +70,7 @@ class CommittingConnection:
         self._raw: PoolProxiedConnection = connection.connection
         self._transaction = transaction
         self._held: Mapping[str, int] = {}
-        self._place: Here | None = None
+        self._committed_at: str | None = None
 
     def transaction_id(self) -> Transaction:
         """Return the transaction's id, the position and the history; in at most one statement, before COMMIT only."""
@@ -141,7 +145,8 @@ class CommittingConnection:
         """
         raw: Any = self._raw.dbapi_connection
         if (
-            type(raw) is not psycopg.Connection
+            self._transaction is None
+            or type(raw) is not psycopg.Connection
             or raw.autocommit
             or raw.pgconn.pipeline_status
             or not in_transaction(raw)
@@ -150,15 +155,14 @@ class CommittingConnection:
             return
         cursor = psycopg.Cursor(raw, row_factory=tuple_row)  # the program's own kind may do anything
         try:
-            both = f"COMMIT; {_HERE.format(state=state_table(self._connection.dialect))}"
-            cursor.execute(both.encode(), prepare=False)
+            cursor.execute(_COMMIT, prepare=False)
         except psycopg.Error:
             # The position may be what failed. Without a connection nobody can tell: then the outcome is not known.
             if in_transaction(raw) or not self._has_committed(cursor):
                 raise
         else:
             cursor.nextset()
-            self._place = here_of(cursor.fetchone())
+            ((self._committed_at,),) = cursor
         finally:
             cursor.close()
 
@@ -173,7 +177,9 @@ class CommittingConnection:
         """Return the position and the history of now, in one statement at most; after COMMIT only."""
         if self._connection.dialect.name != "postgresql":
             return NOWHERE, History()
-        found = self._place or self._ask_place()
+        if self._committed_at is not None and self._transaction is not None:
+            return self._transaction.position.moved(self._committed_at), self._transaction.history
+        found = self._ask_place()
         return found.position, found.history
 
     def _ask_place(self) -> Here:

@@ -34,8 +34,11 @@ class Position(NamedTuple):
     @classmethod
     def parse(cls, lsn: str, wal_file: str) -> Self:
         """Parse an LSN like "0/16B3748" and the name of a WAL file, whose first eight digits are the timeline."""
-        high, low = lsn.split("/")
-        return cls(int(wal_file[:8], 16), (int(high, 16) << 32) + int(low, 16))
+        return cls(int(wal_file[:8], 16), _number(lsn))
+
+    def moved(self, lsn: str) -> Self:
+        """Return the position on the same timeline at an LSN like "0/16B3748"."""
+        return self._replace(lsn=_number(lsn))
 
     def text(self) -> str:
         """Return 25 characters. Such texts compare number by number, as their numbers do."""
@@ -45,6 +48,11 @@ class Position(NamedTuple):
     def of_text(cls, text: str) -> Self:
         """Return the position that :meth:`text` wrote."""
         return cls(int(text[:8], 16), int(text[9:], 16))
+
+
+def _number(lsn: str) -> int:
+    high, low = lsn.split("/")
+    return (int(high, 16) << 32) + int(low, 16)
 
 
 NOWHERE = Position()
