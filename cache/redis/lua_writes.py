@@ -38,6 +38,7 @@ end
 local ORIGIN = '^(%d+)%.(%d+)%.%x*%.(.*)$'
 -- Whether b is newer than a. Of two that differ in nothing but the tokens of their histories, neither is.
 local function older(a, b)
+  if a == b then return false end
   local epoch, ordinal, shard = match(a, ORIGIN)
   local other_epoch, other_ordinal, other_shard = match(b, ORIGIN)
   if epoch ~= other_epoch then return tonumber(epoch) < tonumber(other_epoch) end

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TAGS_KEPT: Final = 4096
+_CHANGES_KEPT: Final = 64
+"""A stamp has the tags of an intent that was opened a moment ago."""
 _HISTORIES_KEPT: Final = 64
 _HISTORY: Final = re.compile(rb"\d+\.[0-9a-f]*").fullmatch
 _REFUSED: Final = 0
@@ -418,7 +420,12 @@ def _position(position: Position) -> bytes:
 
 def _change(change: Change, xid: str, nonce_or_position: bytes, origin: bytes) -> tuple[bytes, ...]:
     whole = b"1" if change.whole else b"0"
-    return (_tokens("x", xid), whole, nonce_or_position, origin, *sorted(_fields(change.tags)))
+    return (_tokens("x", xid), whole, nonce_or_position, origin, *_sorted_fields(change.tags))
+
+
+@lru_cache(maxsize=_CHANGES_KEPT)
+def _sorted_fields(tags: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(sorted(_fields(tags)))
 
 
 def _number(reply: object) -> int:

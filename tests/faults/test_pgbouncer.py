@@ -183,6 +183,7 @@ def test_whoever_shares_connections_is_seen_by_what_he_does_himself(
         seen(lambda: str(first.execute("SELECT count(*) FROM tidegate_outbox").fetchall()), "[(0,)]")
         assert sum(found.answered.get("store", 0) for found in gate.stats().methods.values()) > ROUNDS
     assert "[('on',)]" in marked  # else nobody met a connection that is marked, and the test shows nothing
+    assert "[('told',)]" not in marked  # a trigger would send what it notes to whoever shares the connection
 
 
 def test_a_server_that_went_back_behind_the_pooler_is_found_out(

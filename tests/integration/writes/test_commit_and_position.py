@@ -64,8 +64,9 @@ def test_each_commit_is_stamped_with_a_position_after_it(writing: Writing) -> No
 
 def test_a_position_that_cannot_be_had_fails_no_commit(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
     writing.write()
-    events, hidden = len(writing.of(Bumped)), "SELECT missing"
-    monkeypatch.setattr("tidegate.proxy.writes.commit_connection._HERE", hidden)
+    events, module = len(writing.of(Bumped)), "tidegate.proxy.writes.commit_connection"
+    monkeypatch.setattr(f"{module}._HERE", "SELECT missing")
+    monkeypatch.setattr(f"{module}._COMMIT", b"COMMIT; SELECT missing")
     written = writing.write()
     assert writing.has(written)
     assert len(writing.of(Bumped)) == events
