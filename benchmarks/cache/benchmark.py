@@ -18,7 +18,7 @@ from tidegate.benchmarks.cache.outside_writes import WAYS, measure_outside_write
 from tidegate.benchmarks.cache.report import CacheReport
 from tidegate.benchmarks.cache.under_writes import DEEP, ENDED, RATES, measure_under_writes
 from tidegate.benchmarks.cache.writes import measure_writes, wait_until_applied, without_triggers
-from tidegate.benchmarks.contenders.behind_gate import CONTENDERS, HIT, gated
+from tidegate.benchmarks.contenders.behind_gate import CONTENDERS, HIT, Gated, gated
 from tidegate.benchmarks.contenders.contender import ScenarioCall
 from tidegate.benchmarks.data.targets import Targets
 from tidegate.benchmarks.scenarios import FIRST_PAGE, PAGE, page_call, page_name, scenarios
@@ -97,19 +97,16 @@ class CacheBenchmark:
             asked: all scenarios.
             deepest_page: the number of the deepest page that the scenarios read.
         """
-        plain = sessionmaker(contenders[0].engine)
-        with ExitStack() as stack:
-            gates = {
-                name: stack.enter_context(gated(self._url, self._cache_url, name, **settings))
-                for name, settings in CONTENDERS.items()
-            }
-            every = [*contenders, *(one.contender for one in gates.values())]
-            chosen = [s for s in asked if _is_cached(s.name, deepest_page)]
-            measured = self._scenarios(chosen, every)
-            with self._step("measuring floors", 1) as advance:
-                floors = Floors(plain, self._cache_url, gates).measure(self._size.floor_rounds, advance)
-            writes = self._writes(plain, gates[HIT].gate.session_maker)
-            apps = [CachedPages(gates[HIT], self._cache_url, Page(plain), n) for n in (FEW_PAGES, self._size.pages)]
+        plain, chosen = sessionmaker(contenders[0].engine), [s for s in asked if _is_cached(s.name, deepest_page)]
+        with self._gate(HIT) as hit:
+            with ExitStack() as near:  # their threads hear of each write
+                gates = {HIT: hit} | {name: near.enter_context(self._gate(name)) for name in CONTENDERS if name != HIT}
+                every = [*contenders, *(one.contender for one in gates.values())]
+                measured = self._scenarios(chosen, every)
+                with self._step("measuring floors", 1) as advance:
+                    floors = Floors(plain, self._cache_url, gates).measure(self._size.floor_rounds, advance)
+            writes = self._writes(plain, hit.gate.session_maker)
+            apps = [CachedPages(hit, self._cache_url, Page(plain), n) for n in (FEW_PAGES, self._size.pages)]
             with self._step(f"caching {self._size.pages:,} pages", self._size.pages) as advance:
                 memory = [app.fill(advance) for app in apps][-1]
             with self._step("measuring invalidation", 200) as advance:
@@ -131,9 +128,12 @@ class CacheBenchmark:
             goals=cache_goals(floors, writes, under_writes, outside),
         )
 
+    def _gate(self, name: str) -> AbstractContextManager[Gated]:
+        return gated(self._url, self._cache_url, name, **CONTENDERS[name])
+
     def _writes(self, plain: sessionmaker[Session], behind: sessionmaker[Session]) -> list[WriteTimes]:
         size, engine = self._size, plain.kw["bind"]
-        steps = (size.writes + 1) + 2 * (size.bulks + 1)
+        steps = 2 * (size.writes + 1) + 2 * 2 * (size.bulks + 1)
         with self._step("measuring writes", steps) as advance, without_triggers(engine) as bare:
             return measure_writes(
                 bare,

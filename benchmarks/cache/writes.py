@@ -1,4 +1,4 @@
-"""What a transaction that writes costs: on a table without triggers, on one with them, and behind a gate, by turns."""
+"""What a transaction that writes costs: on a table without triggers, on one with them, and behind a gate."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def measure_writes(
     settle: Callable[[], None],
     advance: Advance,
 ) -> list[WriteTimes]:
-    """Insert runs of an app that nobody reads, and end them, in the three ways by turns.
+    """Insert runs of an app that nobody reads, and end them: plain and gated by turns, then with triggers alone.
+
+    What triggers alone have noted, a gate applies, in this process. Among the others that would count as theirs.
 
     Args:
         plain: makes sessions on a table without triggers.
@@ -100,8 +102,7 @@ def measure_writes(
         seed: decides ids and orders.
         rounds: how many rounds of one row count; one more before them warms up.
         bulks: as many of many rows.
-        settle: is called after each that left notes in the outbox, and waits until a gate has applied them: it would do
-            so during the next one otherwise, in this process.
+        settle: waits until a gate has applied what is in the outbox.
         advance: is called with 1 after each round.
     """
     rng = Random(f"{seed}:gated writes")  # noqa: S311  # data, not secrets
@@ -112,15 +113,15 @@ def measure_writes(
         sizes.append((bulks, many, (*bulk, (ONE_BY_ONE.format(many), _insert_one_by_one))))
     found: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for times, many, steps in sizes:
-        for number in range(times + 1):
-            for name in rng.sample(list(ways), len(ways)):
+        for number, names in [(n, names) for names in ([_PLAIN, _GATED], [_TRIGGERED]) for n in range(times + 1)]:
+            for name in rng.sample(names, len(names)):
                 rows, others = ([next(new) for _ in range(many)] for _ in range(2))
                 for what, write in steps:
                     took = _timed(write, ways[name], others if write is _insert_one_by_one else rows)
-                    if name == _TRIGGERED:
-                        settle()
                     if number:  # the first round is for warming up
                         found[what][name].append(took)
+                if name == _TRIGGERED:
+                    settle()
             advance(1)
     return [WriteTimes(what, *(timing(by[name]) for name in ways)) for what, by in found.items()]
 

@@ -224,11 +224,12 @@ class Watch:
     def _before_commit(self, connection: Connection, *, told: bool) -> None:
         """Tell the protocol; if *told* is true, of what triggers have told, even if a savepoint has undone it since."""
         check_deadline()
-        if not connection.info.get(_WROTE) or has_failed(connection) or is_autocommit(connection):
+        info = connection.info
+        if not info.get(_WROTE) or has_failed(connection) or is_autocommit(connection):
             return
         committing, only = CommittingConnection(connection), only_tenant(connection)
         # A program may commit all the same after a prepare that raised: what was taken then counts again.
-        taken = connection.info.setdefault(_TAKEN, [])
+        taken = info.setdefault(_TAKEN, [])
         look = take_look(connection)  # what has written is checked as its notes are taken
         notes = committing.told_notes() if told and not taken else None
         taken += committing.take_notes(only) if notes is None else notes
@@ -238,16 +239,16 @@ class Watch:
         refuse_others(found.changes, only)
         ticket = None
         if found.changes or found.everything:
-            connection.info[_COMMITTING] = True
+            info[_COMMITTING] = True
             ticket = self.protocol.before_commit(committing, found.changes, found.everything)
         elif only is not None and committing.has_written():
             self.protocol.verify_ownership(committing, only)
         if not told and self._observers is not None and self._observers.active and taken:
-            connection.info[_OBSERVED] = self._observers.begin(taken)  # while it holds the locks of its rows
+            info[_OBSERVED] = self._observers.begin(taken)  # while it holds the locks of its rows
         if ticket is not None or notes is not None:  # told notes are taken by the commit
-            connection.info[_TICKET] = (committing, ticket)
-        connection.info.pop(_WROTE, None)
-        connection.info.pop(_TAKEN, None)
+            info[_TICKET] = (committing, ticket)
+        info.pop(_WROTE, None)
+        info.pop(_TAKEN, None)
 
     def _after_commit(self, raw: Any) -> None:
         if not isinstance(raw, PoolProxiedConnection) or not raw.is_valid:

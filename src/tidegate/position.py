@@ -38,7 +38,7 @@ class Position(NamedTuple):
 
     def moved(self, lsn: str) -> Self:
         """Return the position on the same timeline at an LSN like "0/16B3748"."""
-        return self._replace(lsn=_number(lsn))
+        return type(self)(self.timeline, _number(lsn))
 
     def text(self) -> str:
         """Return 25 characters. Such texts compare number by number, as their numbers do."""
