@@ -50,7 +50,8 @@ class Work:
         return found
 
     def _hits(self) -> int:
-        return int(self._host.stats().get("get_workflow_run_by_id", {}).get("store", 0))
+        answered = self._host.stats().get("get_workflow_run_by_id", {})
+        return int(answered.get("store", 0)) + int(answered.get("near", 0))
 
     def write(self, number: int, tokens: int) -> int:
         """Change a run as the host's own code does."""

@@ -44,10 +44,14 @@ class Shaped:
         call = getattr(self.shapes, method)
         answer: str = call(tenant, argument)
         name = next((name for name in self.gate.stats().methods if name.endswith(f"Shapes.{method}")), "")
-        before = self.gate.stats().methods[name].answered.get("store", 0)
-        while self.gate.stats().methods[name].answered.get("store", 0) == before:
+        before = self._cached_answers(name)
+        while self._cached_answers(name) == before:
             answer = call(tenant, argument)
         return answer
+
+    def _cached_answers(self, method: str) -> int:
+        answered = self.gate.stats().methods[method].answered
+        return answered.get("store", 0) + answered.get("near", 0)
 
 
 def connect(url: str) -> psycopg.Connection[Any]:
