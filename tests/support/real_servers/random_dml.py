@@ -165,9 +165,11 @@ def _insert_select(chance: random.Random) -> list[str]:
 
 def _update_from(chance: random.Random) -> list[str]:
     source, target = _table(chance), _named(chance)
+    # A table that others inherit may have an id twice. Which one is joined would hang on where the rows lie.
+    one = f"(SELECT DISTINCT ON (id) * FROM {source} ORDER BY id, tenant_id, grp, value) s"
     return [
         (
-            f"UPDATE {target} AS t SET value = s.value, grp = s.grp FROM {source} s WHERE s.id = t.id"
+            f"UPDATE {target} AS t SET value = s.value, grp = s.grp FROM {one} WHERE s.id = t.id"
             f" AND s.tenant_id = {_tenant(chance)}"
         )
     ]
@@ -282,7 +284,7 @@ def _current_of(chance: random.Random) -> list[str]:
     done = chance.choice((f"UPDATE {name} SET {change}", f"DELETE FROM {name}"))
     return [
         # In an order: else the first row is another one, once autovacuum has had the plan changed.
-        f"DECLARE c CURSOR FOR SELECT * FROM {name} WHERE id >= {_id(chance)} ORDER BY id FOR UPDATE",
+        f"DECLARE c CURSOR FOR SELECT * FROM {name} WHERE id >= {_id(chance)} ORDER BY id, tenant_id, grp, value FOR UPDATE",
         "FETCH 1 FROM c",
         f"{done} WHERE CURRENT OF c",
         "CLOSE c",
