@@ -45,6 +45,8 @@ T = TypeVar("T")
 _TAGS_KEPT: Final = 4096
 _CHANGES_KEPT: Final = 64
 """A stamp has the tags of an intent that was opened a moment ago."""
+_FEW_TAGS: Final = 64
+"""More tags than that are not kept: a transaction may have 10,000 of them."""
 _HISTORIES_KEPT: Final = 64
 _HISTORY: Final = re.compile(rb"\d+\.[0-9a-f]*").fullmatch
 _REFUSED: Final = 0
@@ -420,7 +422,8 @@ def _position(position: Position) -> bytes:
 
 def _change(change: Change, xid: str, nonce_or_position: bytes, origin: bytes) -> tuple[bytes, ...]:
     whole = b"1" if change.whole else b"0"
-    return (_tokens("x", xid), whole, nonce_or_position, origin, *_sorted_fields(change.tags))
+    fields = _sorted_fields if len(change.tags) <= _FEW_TAGS else _sorted_fields.__wrapped__
+    return (_tokens("x", xid), whole, nonce_or_position, origin, *fields(change.tags))
 
 
 @lru_cache(maxsize=_CHANGES_KEPT)

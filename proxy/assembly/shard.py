@@ -110,13 +110,7 @@ def assemble_shard(name: str, engine: Engine, nodes: ShardNodes | None, shared: 
     return Shard(
         name=name,
         engine=engine,
-        watch=attach(
-            engine,
-            commit,
-            left_note=None if applier is None else applier.wake,
-            observers=shared.observers,
-            tells=store is not None and name == ONLY_SHARD,
-        ),
+        watch=attach(engine, commit, left_note=None if applier is None else applier.wake, observers=shared.observers),
         outbox=outbox,
         applier=applier,
         primary=primary,

@@ -6,23 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
-from tidegate.proxy.database.note_functions import (
-    CHECK_OWNERSHIP,
-    PUT,
-    TAKE,
-    TAKE_TOLD,
-    put_sql,
-    qualified,
-    take_sql,
-    take_told_sql,
-)
+from tidegate.proxy.database.note_functions import CHECK_OWNERSHIP, PUT, TAKE, put_sql, qualified, take_sql
 from tidegate.proxy.database.ownership_functions import check_ownership_sql
 from tidegate.proxy.database.slot_function import SLOT, slot_sql
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-_TAKEN: Final = {TAKE: "text", TAKE_TOLD: "tid[], bigint[]", PUT: "text, text", CHECK_OWNERSHIP: "text[]", SLOT: "text"}
+_TAKEN: Final = {TAKE: "text", PUT: "text, text", CHECK_OWNERSHIP: "text[]", SLOT: "text"}
 """The functions, with the types that they take: by these it is told whether a database has them."""
 _BODIES: Final = text(
     "SELECT prosrc FROM unnest(CAST(:names AS text[])) name JOIN pg_proc ON pg_proc.oid = to_regprocedure(name)"
@@ -31,7 +22,7 @@ _BODIES: Final = text(
 
 def functions_sql(schema: str | None) -> list[str]:
     """Return the statements that make the functions; they may be run again."""
-    return [slot_sql(schema), check_ownership_sql(schema), take_sql(schema), take_told_sql(schema), put_sql(schema)]
+    return [slot_sql(schema), check_ownership_sql(schema), take_sql(schema), put_sql(schema)]
 
 
 def drop_functions_sql(schema: str | None) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tidegate.position import History, HistoryRecord, Position
-from tidegate.proxy.database.history_sql import RECORD, STARTED
 from tidegate.proxy.database.placement import find_schema, state_table
 from tidegate.proxy.database.schema import DATABASE, ddl
 from tidegate.routing.replicas.probe_sql import row_or
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 NAME: Final = "history"
 """The name of the row: ordinal, token, what they are bound to, and the id of the database."""
+_STARTED: Final = "extract(epoch FROM pg_postmaster_start_time())::numeric::text"
+_RECORD: Final = "(SELECT value FROM {state} WHERE name = 'history')"
 _DATABASE: Final = "(SELECT value FROM {state} WHERE name = 'database')"
 BOUND_TO: Final = (
     "(SELECT system_identifier FROM pg_control_system())::text || ' '"
@@ -32,12 +33,17 @@ BOUND_TO: Final = (
 """What a database has and none of its copies: the server's system identifier with the database's oid there."""
 # A crash ends all connections, and each one is asked when it opens. So the statements of commits need not ask this.
 _COUNTS_SINCE: Final = "coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time())::numeric::text, '-')"
+PLACE: Final = f"pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn()), {_STARTED}"
+"""The columns that tell where a primary's log is, and of which life it is."""
+HERE: Final = f"{PLACE}, {_RECORD}"
+"""The columns that tell where a primary's log is and which history it has, with a place for the table of named facts.
+"""
 _ASK: Final = (
     "SELECT pg_is_in_recovery(), CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END,"
     " CASE WHEN NOT pg_is_in_recovery() THEN pg_walfile_name(pg_current_wal_insert_lsn()) END,"
-    f" {STARTED}, {RECORD}, {_DATABASE}, {BOUND_TO}, {_COUNTS_SINCE}"
+    f" {_STARTED}, {_RECORD}, {_DATABASE}, {BOUND_TO}, {_COUNTS_SINCE}"
 )
-_BARE: Final = _ASK.replace(RECORD, "NULL").replace(_DATABASE, "NULL")
+_BARE: Final = _ASK.replace(_RECORD, "NULL").replace(_DATABASE, "NULL")
 _REPLACE: Final = "UPDATE {state} SET value = %s WHERE name = 'history' AND value = %s"
 _INSERT: Final = "INSERT INTO {state} (name, value) VALUES (%s, %s) ON CONFLICT (name) DO NOTHING"
 
@@ -81,7 +87,7 @@ class Here(NamedTuple):
 
 
 def here_of(row: Any) -> Here:
-    """Return what a row of the columns :data:`~tidegate.proxy.database.history_sql.HERE` says."""
+    """Return what a row of the columns :data:`HERE` says."""
     lsn, file, started, text = row
     position, record = Position.parse(lsn, file), HistoryRecord.of_text(text)
     life = Life(position.timeline, started)
@@ -104,7 +110,7 @@ def write_record(raw: Any, dialect: Dialect, instead_of: str | None, text: str) 
     else:
         _run(raw, _REPLACE.format(state=state), (text, instead_of))
     raw.commit()
-    ((written,),) = _run(raw, f"SELECT {RECORD}".format(state=state))
+    ((written,),) = _run(raw, f"SELECT {_RECORD}".format(state=state))
     return None if written is None else str(written)
 
 

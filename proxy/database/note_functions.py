@@ -10,8 +10,6 @@ from weakref import WeakSet
 
 from sqlalchemy.dialects import postgresql
 
-from tidegate.proxy.database.history_sql import HERE
-
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
@@ -20,14 +18,7 @@ TAKE: Final = "tidegate_take_notes"
 PUT: Final = "tidegate_put_note"
 WATCHED: Final = "tidegate.watched"
 """A setting of connections that take their notes at COMMIT: nobody need be woken for these. Where a pooler leaves it to
-others, their notes are found by the next poll. One that hears notices has :data:`TELLS` there, any other one "on"."""
-TELLS: Final = "told"
-IS_WATCHED: Final = f"coalesce(current_setting('{WATCHED}', true), '') IN ('on', '{TELLS}')"
-TOLD_STATE: Final = "TG001"
-"""The SQLSTATE of the notices by which triggers tell of notes: the class TG is nobody's."""
-TAKE_TOLD: Final = "tidegate_take_told_notes"
-_LONGEST_TOLD: Final = 8_000
-"""How many characters a note that is told has at most: who commits asks for longer ones."""
+others, their notes are found by the next poll."""
 NOTES: Final = "tidegate.notes"
 """A setting that ends with the transaction and follows its savepoints: the places (ctid) of its notes."""
 FULL: Final = "tidegate.notes_full"
@@ -42,15 +33,13 @@ SEPARATOR: Final = r"E'\x1f'"
 PLACED: Final = r"E'\x1e'"
 """No text of JSON has these characters."""
 FEW: Final = 8
-"""How many notes are taken out one by one, and told."""
+"""How many notes are taken out one by one."""
 HELD: Final = "tidegate.held"
 """A setting that ends with the transaction and follows its savepoints, as locks do: the units of tenants that the
 transaction keeps on this shard, and since when this shard owns each, as a JSON object."""
 CHECK_OWNERSHIP: Final = "tidegate_check_ownership"
 SAFE: Final = "LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp"
 """How functions of ours are declared: no search path leads them astray."""
-HEARD: Final = "SET client_min_messages = notice"
-"""How functions that tell of notes are declared: no setting of the program keeps a notice from its own gate."""
 KEEP_PLACE: Final = f"""IF length(noted) > {LONGEST} THEN
     full_ones := {FULL_SQL} + 1;
     PERFORM set_config('{NOTES}_' || full_ones, noted, true), set_config('{FULL}', full_ones::text, true);
@@ -127,39 +116,6 @@ BEGIN
 END $tidegate$""".strip()
 
 
-def take_told_sql(schema: str | None) -> str:
-    """Return the statement that makes the function by which a transaction takes those of its notes that it was told.
-
-    A place alone would not do: what is rolled back to a savepoint may leave it to another note.
-    """
-    return f"""
-CREATE OR REPLACE FUNCTION {qualified(schema, TAKE_TOLD)}(places tid[], ids bigint[]) RETURNS void
-{SAFE} SECURITY DEFINER AS $tidegate$
-BEGIN
-  FOR one IN 1..cardinality(places) LOOP  -- all in one statement would take longer
-    DELETE FROM {qualified(schema, "tidegate_outbox")} WHERE ctid = places[one] AND id = ids[one]
-      AND xact = pg_current_xact_id_if_assigned()::text;
-  END LOOP;
-END $tidegate$""".strip()
-
-
-def tell_sql(schema: str | None, source: str, rows: str) -> str:
-    """Return what tells of a new note with that source and those rows, unless many were told.
-
-    The variables place, note_id and noted are the note's, and those of the places before it. How many these are is told
-    too: so who hears it knows whether he has heard all of them.
-    """
-    state, before = qualified(schema, "tidegate_state"), "coalesce(length(noted) - length(replace(noted, '(', '')), 0)"
-    return f"""IF current_setting('{WATCHED}', true) = '{TELLS}' AND to_regclass({literal(state)}) IS NOT NULL
-    AND {before} <= {FEW} THEN
-    RAISE NOTICE USING ERRCODE = '{TOLD_STATE}', MESSAGE = 'Tidegate has noted this change',
-      DETAIL = CASE WHEN length({rows}) > {_LONGEST_TOLD} THEN '' ELSE
-        json_build_array(pg_current_xact_id()::text, {before}, place, note_id, {HERE.format(state=state)}, {source},
-          {rows})::text
-      END;
-  END IF;"""
-
-
 def _places(setting: str, number: str = "''") -> str:
     return f"('{{' || nullif(current_setting('{setting}' || {number}, true), '') || '}}')::tid[]"
 
@@ -168,14 +124,12 @@ def put_sql(schema: str | None) -> str:
     """Return the statement that makes the function by which a transaction adds a note that no trigger writes."""
     outbox = qualified(schema, "tidegate_outbox")
     return f"""
-CREATE OR REPLACE FUNCTION {qualified(schema, PUT)}(source text, rows text) RETURNS void {SAFE} {HEARD} AS $tidegate$
+CREATE OR REPLACE FUNCTION {qualified(schema, PUT)}(source text, rows text) RETURNS void {SAFE} AS $tidegate$
 DECLARE
   noted text := current_setting('{NOTES}', true);
   place tid;
-  note_id bigint;
   full_ones int;
 BEGIN
-  INSERT INTO {outbox} (source, rows) VALUES (source, rows) RETURNING ctid, id INTO place, note_id;
+  INSERT INTO {outbox} (source, rows) VALUES (source, rows) RETURNING ctid INTO place;
   {KEEP_PLACE}
-  {tell_sql(schema, "source", "rows")}
 END $tidegate$""".strip()

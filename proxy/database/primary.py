@@ -9,8 +9,7 @@ from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.errors import NoNodeAvailable
 from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.database.driver_errors import driver_connection
-from tidegate.proxy.database.history_record import Here, Life, here_of
-from tidegate.proxy.database.history_sql import HERE
+from tidegate.proxy.database.history_record import HERE, Here, Life, here_of
 from tidegate.proxy.database.origins import is_of_another
 from tidegate.proxy.database.placement import schema_of, state_table
 

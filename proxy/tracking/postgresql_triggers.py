@@ -24,8 +24,6 @@ from typing import TYPE_CHECKING, Final
 from tidegate.proxy.database.note_functions import (
     CHECK_OWNERSHIP,
     FULL_SQL,
-    HEARD,
-    IS_WATCHED,
     KEEP_PLACE,
     NOTED,
     NOTES,
@@ -33,10 +31,10 @@ from tidegate.proxy.database.note_functions import (
     PLACED,
     SAFE,
     SEPARATOR,
+    WATCHED,
     literal,
     qualified,
     quoted,
-    tell_sql,
 )
 from tidegate.proxy.database.ownership_functions import is_shard_sql
 from tidegate.proxy.tracking.notes import MOST_ROWS, MOST_TENANTS, MOST_TOGETHER, source_of
@@ -146,7 +144,7 @@ class TableTriggers:
         if what == "replica":  # a row trigger is told what was done
             said = f"""replace({said}, '"did":"replica"', '"did":"' || lower(TG_OP) || '"')"""
         return f"""
-CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} {HEARD} SET row_security = off SECURITY DEFINER AS $tidegate$
+CREATE OR REPLACE FUNCTION {name}() RETURNS trigger {SAFE} SET row_security = off SECURITY DEFINER AS $tidegate$
 #variable_conflict use_column
 DECLARE
   found text;
@@ -154,7 +152,6 @@ DECLARE
   lost boolean := false;
   noted text := current_setting('{NOTES}', true);
   place tid;
-  note_id bigint;
   full_ones int;
   is_watched boolean;
   is_shard boolean;
@@ -192,7 +189,7 @@ BEGIN
   END IF;
   -- Without a cache that serves this database, nobody would take the note out again, except who commits himself. An
   -- old snapshot does not tell: a cache may have come since.
-  is_watched := {IS_WATCHED};
+  is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
   IF NOT is_watched AND current_setting('transaction_isolation') = 'read committed'
     AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
     RETURN NULL;
@@ -200,9 +197,8 @@ BEGIN
   IF is_said THEN
     RETURN NULL;
   END IF;
-  INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid, id INTO place, note_id;
+  INSERT INTO {outbox} (source, rows) VALUES ({said}, found) RETURNING ctid INTO place;
   {KEEP_PLACE}
-  {tell_sql(self._own, said, "found")}
   IF summary IS NULL THEN
     noted_rows := noted_rows + many;
   ELSIF coalesce(cardinality(summaries), 0) < {_MOST_SUMMARIES} THEN

@@ -16,12 +16,9 @@ from tidegate.errors import StaleShardMap
 from tidegate.position import NOWHERE, History, Position
 from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.database.driver_errors import driver_connection
-from tidegate.proxy.database.history_record import here_of
-from tidegate.proxy.database.history_sql import HERE, PLACE
+from tidegate.proxy.database.history_record import HERE, PLACE, here_of
 from tidegate.proxy.database.note_functions import (
     TAKE,
-    TAKE_TOLD,
-    TELLS,
     UNDEFINED_FUNCTION,
     WATCHED,
     qualified,
@@ -33,7 +30,6 @@ from tidegate.proxy.database.placement import execute_own, schema_of, state_tabl
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.database.transaction import transaction_id
 from tidegate.proxy.tracking.notes import Note
-from tidegate.proxy.writes.told_notes import ToldNotes
 from tidegate.routing.replicas.failures import sqlstate
 from tidegate.routing.replicas.probe_sql import ended_here, in_transaction
 
@@ -43,21 +39,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Executable, PoolProxiedConnection
 
     from tidegate.proxy.database.history_record import Here
-    from tidegate.proxy.writes.told_notes import Told
     from tidegate.routing.sharding.shard_map import Ownership
 
 _HERE: Final = f"SELECT {HERE}"
 _TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken, held FROM {{take}}(%s)"  # noqa: S608  # a name of our own, quoted
 _TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL, NULL"
-_COMMIT: Final = b"COMMIT; SELECT pg_current_wal_insert_lsn()"
+_COMMIT: Final = b"COMMIT; SELECT pg_current_wal_insert_lsn()::text"
 """One message, so one server answers it. No connection outlives a life of its server, and no standby has a transaction
 that has written: timeline and history are those that came with the notes. To ask for these too would take as long as
 the COMMIT."""
-# Behind a pooler that shares connections, a setting may stay for others: these are told nothing.
-_MARK: Final = f"SELECT set_config('{WATCHED}', CASE WHEN pg_backend_pid() = %s THEN '{TELLS}' ELSE 'on' END, false)"
+_MARK: Final = f"SELECT set_config('{WATCHED}', 'on', false)"
 _OURS: Final = select(OUTBOX.c.source, OUTBOX.c.rows).order_by(OUTBOX.c.id)
 _MARKED: Final = "tidegate.marked"
-_TOLD: Final = "tidegate.told"
 _FAILED: Final = 3
 """libpq's transaction status "in error": the transaction has failed, and COMMIT will roll it back."""
 
@@ -77,7 +70,6 @@ class CommittingConnection:
         self._raw: PoolProxiedConnection = connection.connection
         self._transaction = transaction
         self._held: Mapping[str, int] = {}
-        self._told: Told | None = None
         self._committed_at: str | None = None
 
     def transaction_id(self) -> Transaction:
@@ -85,18 +77,6 @@ class CommittingConnection:
         if self._transaction is None:
             self._transaction = transaction_id(self._connection)
         return self._transaction
-
-    def told_notes(self) -> list[Note] | None:
-        """Return the notes that the triggers have told of; :meth:`commit` takes them. None: they must be asked for."""
-        raw: Any = self._raw.dbapi_connection
-        hears: ToldNotes | None = self._raw.info.get(_TOLD)
-        if hears is None or not self._can_send_two() or self._connection.dialect in without_functions:
-            return None
-        self._told = hears.told(raw.info.encoding)
-        if self._told is None:
-            return None
-        self._transaction = self._told.transaction
-        return self._told.notes
 
     def take_notes(self, tenant: str | None = None) -> list[Note]:
         """Take what the transaction has changed out of the outbox, in one statement; before COMMIT only.
@@ -158,42 +138,33 @@ class CommittingConnection:
         return execute_own(self._connection, statement, parameters)
 
     def commit(self, commit: Callable[[Any], object]) -> None:
-        """Commit, take the notes that were told, and bring the position, all in one message, where the driver can.
+        """Commit, and bring the position in the same round trip, where the driver can send two statements in one.
 
         Args:
             commit: commits as the dialect does.
         """
         raw: Any = self._raw.dbapi_connection
-        if self._transaction is None or not self._can_send_two() or not in_transaction(raw):
+        if (
+            self._transaction is None
+            or type(raw) is not psycopg.Connection
+            or raw.autocommit
+            or raw.pgconn.pipeline_status
+            or not in_transaction(raw)
+        ):
             commit(self._raw)
             return
         cursor = psycopg.Cursor(raw, row_factory=tuple_row)  # the program's own kind may do anything
         try:
-            cursor.execute(self._take_told() + _COMMIT, prepare=False)
-        except psycopg.Error as error:
-            if sqlstate(error) == UNDEFINED_FUNCTION and TAKE_TOLD in str(error):
-                without_functions.add(self._connection.dialect)  # this transaction is lost, and no other will be
+            cursor.execute(_COMMIT, prepare=False)
+        except psycopg.Error:
             # The position may be what failed. Without a connection nobody can tell: then the outcome is not known.
             if in_transaction(raw) or not self._has_committed(cursor):
                 raise
         else:
-            while cursor.nextset():
-                pass
+            cursor.nextset()
             ((self._committed_at,),) = cursor
         finally:
             cursor.close()
-
-    def _can_send_two(self) -> bool:
-        """Tell whether the driver can send two statements in one message."""
-        raw: Any = self._raw.dbapi_connection
-        return type(raw) is psycopg.Connection and not raw.autocommit and not raw.pgconn.pipeline_status
-
-    def _take_told(self) -> bytes:
-        if self._told is None:
-            return b""
-        places, ids = ",".join(f'"{place}"' for place in self._told.places), ",".join(map(str, self._told.ids))
-        name = qualified(schema_of(self._connection), TAKE_TOLD)
-        return f"SELECT {name}('{{{places}}}', '{{{ids}}}'); ".encode()
 
     def _has_committed(self, cursor: Any) -> bool:
         if self._transaction is None:
@@ -236,36 +207,19 @@ def _row_of(raw: Any, sql: str, given: tuple[Any, ...]) -> Any:
         cursor.close()
 
 
-def mark_watched(dialect: Any, raw: Any, record: Any, _proxy: Any, *, tells: bool) -> None:
-    """Say once on each connection that its notes are taken at COMMIT, so that nobody is woken for them.
-
-    Args:
-        dialect: the engine's.
-        raw: the driver's connection.
-        record: the pool's record of it.
-        tells: whether triggers are to tell of their notes, where the driver hears that.
-    """
+def mark_watched(dialect: Any, raw: Any, record: Any, _proxy: Any) -> None:
+    """Say once on each connection that its notes are taken at COMMIT, so that nobody is woken for them."""
     if dialect.name != "postgresql" or _MARKED in record.info:
         return
     record.info[_MARKED] = True
     began_here = not in_transaction(raw)  # else a listener of the program did, and ends it
-    pid = 0
-    if tells and type(raw) is psycopg.Connection:
-        pid = raw.info.backend_pid
-        raw.pgconn.notice_handler = record.info[_TOLD] = ToldNotes(raw.pgconn.notice_handler)
     cursor = raw.cursor()
     try:
-        cursor.execute(_MARK, (pid,))
+        cursor.execute(_MARK)
     finally:
         cursor.close()
     if began_here:
         raw.commit()
-
-
-def forget_told(info: Any) -> None:
-    """Forget what triggers have told: the transaction of the connection with this *info* has ended."""
-    if (hears := info.get(_TOLD)) is not None:
-        hears.forget()
 
 
 def has_failed(connection: Connection) -> bool:

@@ -22,13 +22,7 @@ from tidegate.proxy.database.note_functions import PUT, qualified
 from tidegate.proxy.database.placement import OWN_SCHEMA, execute_own, schema_of
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.tracking.notes import MOST_TAGS, found_in
-from tidegate.proxy.writes.commit_connection import (
-    CommittingConnection,
-    forget_told,
-    has_failed,
-    is_autocommit,
-    mark_watched,
-)
+from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit, mark_watched
 from tidegate.proxy.writes.one_tenant import (
     HELD,
     look_before,
@@ -83,7 +77,6 @@ def attach(
     left_note: Callable[[], None] | None = None,
     most_tags: int = MOST_TAGS,
     observers: Observers | None = None,
-    tells: bool = False,
 ) -> Watch:
     """Watch *engine*, and all engines that ``execution_options`` made of it.
 
@@ -93,8 +86,6 @@ def attach(
         left_note: is called after each statement that may have left a note in the outbox, since it commits by itself.
         most_tags: how many tags of one tenant one transaction collects; with more, the whole tenant counts as changed.
         observers: are told of the rows that were changed; None: nobody ever observes.
-        tells: whether triggers tell of their notes, so that a commit need not ask for them; where it must ask for
-            more, of the tenants' ownership, they had better not.
 
     Returns:
         The watch of the engine: the same one each time.
@@ -107,7 +98,7 @@ def attach(
     # execution_options made of this one.
     watch = getattr(root.dialect.do_commit, "watch", None)
     if watch is None:
-        watch = Watch(protocol, left_note, most_tags, observers, tells=tells)
+        watch = Watch(protocol, left_note, most_tags, observers)
         watch.listen(root)
         return watch
     if watch.protocol is not protocol:
@@ -144,7 +135,6 @@ class Watch:
         left_note: as for :func:`attach`.
         most_tags: as well.
         observers: as well.
-        tells: as well.
     """
 
     def __init__(
@@ -153,23 +143,20 @@ class Watch:
         left_note: Callable[[], None] | None,
         most_tags: int,
         observers: Observers | None,
-        *,
-        tells: bool,
     ) -> None:
         self.protocol: Final = protocol
         self._observers: Final = observers
         self._left_note = left_note
         self._most_tags = most_tags
-        self._tells = tells
 
     def listen(self, engine: Engine) -> None:
         """Register the hooks on *engine*, its pool and its dialect."""
-        event.listen(engine, "checkout", partial(mark_watched, engine.dialect, tells=self._tells))
+        event.listen(engine, "checkout", partial(mark_watched, engine.dialect))
         event.listen(engine, "before_cursor_execute", _note_write)
         if self._left_note is not None:
             event.listen(engine, "after_cursor_execute", partial(_note_left, self._left_note))
         event.listen(engine, "commit", self._before_commit_or_rollback)
-        event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_prepare(connection))
+        event.listen(engine, "prepare_twophase", lambda connection, _xid: self._before_commit(connection))
         event.listen(engine, "commit_twophase", self._before_commit_twophase)
         event.listen(engine, "rollback", self._forget)
         event.listen(engine, "handle_error", refused_by_shard)
@@ -196,11 +183,11 @@ class Watch:
 
     def _before_commit_twophase(self, connection: Connection, _xid: Any, is_prepared: bool) -> None:
         if not is_prepared:
-            self._before_prepare(connection)
+            self._before_commit(connection)
 
     def _before_commit_or_rollback(self, connection: Connection) -> None:
         try:
-            self._before_commit(connection, told=not self._is_observed())
+            self._before_commit(connection)
         except BaseException as refusal:
             tell = refusal_told_to({} if connection.invalidated else connection.info)  # it was lost
             # SQLAlchemy believes that a transaction has ended if its commit event raised. It may give the connection
@@ -208,6 +195,7 @@ class Watch:
             # rows. So roll back here.
             try:
                 connection.dialect.do_rollback(connection.connection)
+                self._forget(connection)  # nothing of it is for the next transaction
             except Exception as error:  # noqa: BLE001  # the connection is lost: then the server rolls back
                 connection.invalidate()
                 pass_interruption(error)
@@ -215,14 +203,7 @@ class Watch:
                 tell(refusal)
             raise
 
-    def _before_prepare(self, connection: Connection) -> None:
-        self._before_commit(connection, told=False)
-
-    def _is_observed(self) -> bool:
-        return self._observers is not None and self._observers.active
-
-    def _before_commit(self, connection: Connection, *, told: bool) -> None:
-        """Tell the protocol; if *told* is true, of what triggers have told, even if a savepoint has undone it since."""
+    def _before_commit(self, connection: Connection) -> None:
         check_deadline()
         info = connection.info
         if not info.get(_WROTE) or has_failed(connection) or is_autocommit(connection):
@@ -231,22 +212,20 @@ class Watch:
         # A program may commit all the same after a prepare that raised: what was taken then counts again.
         taken = info.setdefault(_TAKEN, [])
         look = take_look(connection)  # what has written is checked as its notes are taken
-        notes = committing.told_notes() if told and not taken else None
-        taken += committing.take_notes(only) if notes is None else notes
+        taken += committing.take_notes(only)
         if not committing.has_written():
             look()
         found = found_in(taken, self._most_tags)
         refuse_others(found.changes, only)
-        ticket = None
         if found.changes or found.everything:
             info[_COMMITTING] = True
             ticket = self.protocol.before_commit(committing, found.changes, found.everything)
+            if ticket is not None:
+                info[_TICKET] = (committing, ticket)
         elif only is not None and committing.has_written():
             self.protocol.verify_ownership(committing, only)
-        if not told and self._observers is not None and self._observers.active and taken:
+        if self._observers is not None and self._observers.active and taken:
             info[_OBSERVED] = self._observers.begin(taken)  # while it holds the locks of its rows
-        if ticket is not None or notes is not None:  # told notes are taken by the commit
-            info[_TICKET] = (committing, ticket)
         info.pop(_WROTE, None)
         info.pop(_TAKEN, None)
 
@@ -257,8 +236,7 @@ class Watch:
         if (observed := raw.info.pop(_OBSERVED, None)) is not None:
             observed.committed()
         committing, ticket = raw.info.pop(_TICKET, (None, None))
-        forget_told(raw.info)
-        if ticket is None:
+        if committing is None:
             return
         try:
             self.protocol.after_commit(committing, ticket)
@@ -287,7 +265,6 @@ def _commit(commit: Callable[[Any], object], raw: Any) -> None:
 def _forget_info(info: Any) -> None:
     if (observed := info.pop(_OBSERVED, None)) is not None:
         observed.rolled_back()
-    forget_told(info)
     for name in (*HELD, _WROTE, _TAKEN, _TICKET, _COMMITTING):
         info.pop(name, None)
 

@@ -160,7 +160,7 @@ def test_every_spelling_of_an_id_is_the_same_entry(watched: Watched) -> None:
         )
 
 
-def test_a_hit_asks_the_database_nothing_and_a_write_adds_no_statement(
+def test_a_hit_asks_the_database_nothing_and_a_write_adds_one_statement(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note_taking(monkeypatch, watched.statements.append)
@@ -173,7 +173,7 @@ def test_a_hit_asks_the_database_nothing_and_a_write_adds_no_statement(
     assert (watched.statements, len(sent)) == ([], 1)
     sent.clear()
     watched.make_run()
-    assert [statement.split()[0] for statement in watched.statements] == ["INSERT"]
+    assert [statement.split()[0] for statement in watched.statements] == ["INSERT", "SELECT"]
     assert len(sent) == 2
     watched.runs.get_paginated_workflow_runs(TENANT, new_id(), "app-run")  # type: ignore[arg-type]  # finds the indexes
     watched.statements.clear()

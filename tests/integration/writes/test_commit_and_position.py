@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from real_servers.driver_statements import note_taking
 from real_servers.sharded import run_row
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
@@ -91,6 +92,28 @@ def test_a_commit_that_the_database_refuses_raises_what_it_raises_without_a_gate
     assert not writing.has(named)
     assert writing.of(Bumped) == []
     assert writing.has(writing.write())
+
+
+def test_a_refused_commit_leaves_nothing_for_the_next_one(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("refused")
+
+    asked: list[str] = []
+    note_taking(monkeypatch, asked.append)
+    watch: Any = writing.engine.dialect.do_commit
+    with writing.engine.connect() as connection:
+        with monkeypatch.context() as patched:
+            patched.setattr(type(watch.watch.protocol), "before_commit", refuse)
+            with Session(connection) as session:
+                session.add(run_row(writing.tenant))
+                with pytest.raises(RuntimeError, match="refused"):
+                    session.commit()
+        assert len(asked) == 1
+        connection.rollback()
+        connection.execute(text("SELECT 1"))
+        connection.commit()
+    assert len(asked) == 1
+    assert writing.of(Bumped) == []
 
 
 def test_a_program_s_own_kind_of_cursor_is_not_used(tables_url: str, valkey_url: str) -> None:

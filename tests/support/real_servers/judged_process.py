@@ -25,8 +25,7 @@ from tidegate.cache.events import Served
 from tidegate.cache.store import Miss
 from tidegate.errors import TidegateError
 from tidegate.position import AskedFor
-from tidegate.proxy.database.history_record import here_of
-from tidegate.proxy.database.history_sql import HERE
+from tidegate.proxy.database.history_record import HERE, here_of
 from tidegate.proxy.tracking.notes import Note as Changed
 from tidegate.proxy.tracking.notes import found_in
 

@@ -284,8 +284,10 @@ def _current_of(chance: random.Random) -> list[str]:
     done = chance.choice((f"UPDATE {name} SET {change}", f"DELETE FROM {name}"))
     return [
         # In an order: else the first row is another one, once autovacuum has had the plan changed.
-        f"DECLARE c CURSOR FOR SELECT * FROM {name} WHERE id >= {_id(chance)}"
-        " ORDER BY id, tenant_id, grp, value FOR UPDATE",
+        (
+            f"DECLARE c CURSOR FOR SELECT * FROM {name} WHERE id >= {_id(chance)}"
+            " ORDER BY id, tenant_id, grp, value FOR UPDATE"
+        ),
         "FETCH 1 FROM c",
         f"{done} WHERE CURRENT OF c",
         "CLOSE c",
