@@ -45,6 +45,16 @@ _MOST_EARLY: Final = 37.0
 _TIMES: Final = Struct(">QI")  # when the entry ends, and what it cost: ms since the epoch, ms
 
 
+def end_of(body: bytes) -> int:
+    """Return when an entry with this body ends, in ms since the epoch.
+
+    Raises:
+        struct.error: it is no such body.
+    """
+    until_ms: int = _TIMES.unpack_from(body)[0]
+    return until_ms
+
+
 def unpacked(body: bytes) -> tuple[int, bytes]:
     """Split the body of an entry into when it ends, in ms since the epoch, and the answer as it was frozen.
 

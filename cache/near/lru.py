@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from sys import getsizeof
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tidegate.fork_hooks import reset_after_fork
@@ -34,7 +35,7 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NearEntry:
-    """A decoded answer, and what tells whether it is fresh.
+    """A decoded answer, what tells whether it is fresh, and when it ends, in ms since the epoch.
 
     *version* is of before it was looked up, and so is *asked*: whose marks were asked for.
     """
@@ -42,12 +43,18 @@ class NearEntry:
     decoded: Any
     noted: Noted
     tags: tuple[str, ...]
+    until_ms: int
     version: int = 0
     asked: AskedFor | None = None
 
+    def has_ended(self) -> bool:
+        """Tell whether the time of its policy is over: the server has given the entry up by now."""
+        return self.until_ms <= time_ns() // 1_000_000
+
     def held_bytes(self) -> int:
         """Return how much memory this takes, in bytes, and never less."""
-        own = (self, self.noted, self.noted.nonce, self.noted.counter, self.version, self.tags, *self.tags)
+        numbers = (self.noted.counter, self.version, self.until_ms)
+        own = (self, self.noted, self.noted.nonce, *numbers, self.tags, *self.tags)
         decoded: Sized = self.decoded
         return decoded.held_bytes() + sum(map(getsizeof, own))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tidegate.cache.codec.values import Undecodable
 from tidegate.cache.events import NearChecked, StoreFailed, served
 from tidegate.cache.near.lru import NearEntry
+from tidegate.cache.read_through import end_of
 from tidegate.cache.request import ONLY_PRIMARY, Answer
 from tidegate.cache.store import StoreUnavailable
 from tidegate.cache.tags import template
@@ -96,6 +97,9 @@ class Caching:
             return self.below(call)
         if request.near != "off" and self.near is not None:
             kept: NearEntry | None = self.near.get(request.tenant, request.entry)
+            if kept is not None and kept.has_ended():
+                self.near.evict(request.tenant, request.entry)
+                kept = None
             vouched = request.near == "bounded" and self._is_vouched_for(request, kept)
             fresh = kept is not None and (vouched or self._is_fresh(request, kept))
             if fresh is None:  # the cache does not answer, and a call waits for that once
@@ -237,7 +241,7 @@ class CachedCall:
         home = call.route.home or call.repository.tidegate_binding.home
         value = layer.codec.build(decoded, home, shared=keeps)
         if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
-            kept = NearEntry(decoded, hit.noted, hit.tags, self.version, self.asked)
+            kept = NearEntry(decoded, hit.noted, hit.tags, end_of(hit.body), self.version, self.asked)
             layer.near.put(self.tenant, self.entry, kept)
         return value
 

@@ -89,7 +89,7 @@ def _near(layer: Caching, call: Call, request: CachedCall) -> CacheExplained:
     kept: NearEntry | None = layer.near.peek(request.tenant, request.entry)
     if mode == "off":
         answers, why = False, "neither its policy nor cache.near_modes turns it on"
-    elif kept is None:
+    elif kept is None or kept.has_ended():
         answers, why = False, "this process has not kept its answer"
     elif mode == "bounded" and layer.vouches_for(request.tenant, kept):
         answers, why = True, "kept in this process, and the stream of pushes has named no change since"

@@ -161,7 +161,8 @@ _LOCKS: Final = (
     "SELECT DISTINCT regexp_replace(relation::regclass::text, 'toast_[0-9]+', 'toast') AS name, mode FROM pg_locks"
     " WHERE pid = pg_backend_pid()"
     " AND locktype = 'relation' AND relation >= 16384 AND strpos(relation::regclass::text, 'tidegate') = 0"
-    " AND mode <> 'AccessShareLock' AND (SELECT relkind FROM pg_class WHERE oid = relation) NOT IN ('i', 'I') ORDER BY 1, 2"
+    " AND mode <> 'AccessShareLock' AND (SELECT relkind FROM pg_class WHERE oid = relation) NOT IN ('i', 'I')"
+    " ORDER BY 1, 2"
 )
 """The locks on a program's tables that others could meet. That of reading keeps out nothing but ACCESS EXCLUSIVE;
 triggers take it on the tables of parents. Which indexes a statement opens hangs on its plan, and on where its rows lie.

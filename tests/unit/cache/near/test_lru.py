@@ -25,7 +25,8 @@ def small(number: int) -> NearEntry:
     """An answer that is smaller than its key."""
     body = CODEC.encode("t", b"c" * 16, number).body
     noted = Noted(f"{number:032x}", 10**9 + number)
-    return NearEntry(CODEC.decode("t", b"c" * 16, body), noted, (f"run:{number:036}", f"runs:{number:036}"))
+    tags = (f"run:{number:036}", f"runs:{number:036}")
+    return NearEntry(CODEC.decode("t", b"c" * 16, body), noted, tags, 10**12 + number)
 
 
 @pytest.mark.parametrize("make", [small, lambda n: bytes([n % 256]) * 5_000, lambda n: bytes([n % 256])])
