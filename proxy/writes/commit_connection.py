@@ -174,7 +174,7 @@ class CommittingConnection:
             return bool(cursor.fetchone() == ("committed",))
 
     def position(self) -> tuple[Position, History | None]:
-        """Return the position and the history of now, in one statement at most; after COMMIT only."""
+        """Return a position behind the COMMIT, and the history; in one statement at most, after COMMIT only."""
         if self._connection.dialect.name != "postgresql":
             return NOWHERE, History()
         if self._committed_at is not None and self._transaction is not None:

@@ -36,7 +36,7 @@ class Committing(Protocol):
         ...
 
     def position(self) -> tuple[Position, History | None]:
-        """Return the position and the history of now, in one statement without a transaction; after COMMIT only."""
+        """Return a position behind the COMMIT, and the history; in one statement without a transaction at most."""
         ...
 
     def execute(self, statement: Executable, parameters: Any = None, /) -> Any:

@@ -15,7 +15,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 import tidegate
 from tidegate.cache.events import Bumped, StoreFailed
+from tidegate.cache.redis.store import RedisStore
+from tidegate.position import Position
 from tidegate.proxy.settings import CacheSettings
+from tidegate.proxy.writes.commit_connection import CommittingConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +64,35 @@ def test_each_commit_is_stamped_with_a_position_after_it(writing: Writing) -> No
         assert writing.has(writing.write())
     assert len(writing.of(Bumped)) == 3
     assert writing.of(StoreFailed) == []
+
+
+def test_the_position_of_a_stamp_lies_behind_the_commit_on_its_timeline(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Position] = []
+    stamped: list[Position] = []
+    stamp, take = RedisStore.stamp_soon, CommittingConnection.take_notes
+
+    def known(committing: CommittingConnection, tenant: str | None) -> Any:
+        found = take(committing, tenant)
+        taken.append(committing.transaction_id().position)
+        return found
+
+    def noted(store: RedisStore, changes: Any, xid: str, origin: Any, position: Position, failed: Any) -> None:
+        stamped.append(position)
+        stamp(store, changes, xid, origin, position, failed)
+
+    monkeypatch.setattr(RedisStore, "stamp_soon", noted)
+    monkeypatch.setattr(CommittingConnection, "take_notes", known)
+    here = text("SELECT pg_current_wal_insert_lsn()::text, pg_walfile_name(pg_current_wal_insert_lsn())")
+    with writing.engine.connect() as connection:
+        with Session(connection) as session:
+            session.add(run_row(writing.tenant))
+            session.commit()
+        after = Position.parse(*connection.execute(here).one())
+    ((before,), (position,)) = taken, stamped
+    assert before.lsn < position.lsn <= after.lsn, "the COMMIT has a record of its own"
+    assert before.timeline == position.timeline == after.timeline
 
 
 def test_a_position_that_cannot_be_had_fails_no_commit(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
