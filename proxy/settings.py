@@ -26,10 +26,9 @@ class CacheSettings(_Section):
 
     Args:
         url: ``redis://``, ``rediss://``, ``redis+sentinel://`` or ``redis+cluster://``; None: no cache.
-        near: whether answers whose policy allows it are also kept in the process; of Dify's repositories these are runs
-            that have ended, by id, which are checked each time.
+        near: whether answers are also kept in the process, decoded; each is checked before it is used.
         near_modes: modes of the near cache by the method's name, instead of what their policies say; "all" for every
-            cached method. Which answers of a method may be kept is its policy's to say all the same.
+            cached method.
         near_bytes: of memory for what the process keeps, decoded answers and large values apart, each.
         near_entries: how many of them.
         when_away: what a write does when the cache cannot be told: ``"outbox"`` (availability) or ``"refuse"``

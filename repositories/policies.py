@@ -50,7 +50,6 @@ class Read:
         node: ``"primary"`` if the method must not be read from a replica, else ``"any"``.
         when: tells whether these arguments may be cached at all; None: always.
         near: the mode of the near cache: ``"off"``, ``"strict"`` or ``"bounded"`` (which is outside the guarantee).
-        near_if: tells of an answer whether a near cache may keep it; None: always.
         scope: where the rows are, for a method that names no tenant; None: on the shard of the tenant that it names.
         answer_kind: what the ``id`` of the answer is of, if the answer is no row of a tracked model; the id belongs to
             the tenant of the call.
@@ -62,8 +61,7 @@ class Read:
     negative_ttl: timedelta = timedelta(minutes=1)
     node: Literal["any", "primary"] = "any"
     when: Callable[[Mapping[str, Any]], bool] | None = None
-    near: NearMode = "off"
-    near_if: Callable[[Any], bool] | None = None
+    near: NearMode = "strict"
     scope: Scope | None = None
     answer_kind: Kind | None = None
 

@@ -6,7 +6,6 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tidegate.repositories.columns import naive_utc
-from tidegate.repositories.enums import WorkflowExecutionStatus
 from tidegate.repositories.policies import GUARD, PRIMARY, PolicyTable, Read, Write
 from tidegate.repositories.runs.pauses import MOST_PRUNED
 from tidegate.repositories.runs.queries import is_time_range
@@ -15,7 +14,6 @@ from tidegate.repositories.scopes import AllShards, AllShardsInOrder, ByRowId, B
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_ENDED: Final = frozenset(WorkflowExecutionStatus.ended_values())
 MOST_DAYS: Final = 31
 """The most days in the tags of one answer. An answer of more days depends on its whole app instead."""
 
@@ -49,11 +47,6 @@ def of_found_run(_arguments: Mapping[str, Any], run: Any) -> Sequence[str]:
     return (GUARD,) if run is None else (GUARD, f"app:{run.app_id}")
 
 
-def has_ended(run: Any) -> bool:
-    """Tell whether a run will not change any more, until it is deleted."""
-    return run is not None and run.status in _ENDED
-
-
 def days(app_id: str, newest: datetime, oldest: datetime) -> Sequence[str]:
     """Return the tags of an app's days from *oldest* to *newest*, both included.
 
@@ -84,12 +77,10 @@ _STATISTICS: Final = Read(guard="runs:{app_id}", answer_tags=range_days)
 WORKFLOW_RUN_POLICIES: Final = PolicyTable(
     {
         "get_paginated_workflow_runs": Read(guard="runs:{app_id}", answer_tags=page_days),
-        "get_workflow_run_by_id": Read(guard="run:{run_id}", answer_tags=of_app, near="strict", near_if=has_ended),
+        "get_workflow_run_by_id": Read(guard="run:{run_id}", answer_tags=of_app),
         "get_workflow_run_by_id_without_tenant": Read(
             guard="run:{run_id}",
             answer_tags=of_found_run,
-            near="strict",
-            near_if=has_ended,
             scope=ByRowId("run", "run_id", search=True, is_row=True),
         ),
         "get_workflow_runs_count": Read(guard="runs:{app_id}", answer_tags=of_app, when=_without_clock),

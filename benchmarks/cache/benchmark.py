@@ -23,8 +23,8 @@ from tidegate.benchmarks.contenders.contender import ScenarioCall
 from tidegate.benchmarks.data.targets import Targets
 from tidegate.benchmarks.scenarios import FIRST_PAGE, PAGE, page_call, page_name, scenarios
 from tidegate.benchmarks.timing import measure
+from tidegate.repositories.enums import WorkflowExecutionStatus as Status
 from tidegate.repositories.enums import WorkflowRunTriggeredFrom as Source
-from tidegate.repositories.run_policies import has_ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,7 +179,8 @@ def _kinds(targets: Targets, plain: Repositories) -> dict[str, list[ScenarioCall
     main, runs = targets.main, targets.runs_of_main()
     depths = [max(PAGE, runs * (i + 1) // (_DEEP_PAGES + 2)) for i in range(_DEEP_PAGES)]
     deep = [page_call(main, Source.APP_RUN, last_id=targets.cursor(depth)) for depth in depths]
-    found = [run for call in deep for run in plain.run(call).data if has_ended(run)]
+    ended = frozenset(Status.ended_values())
+    found = [run for call in deep for run in plain.run(call).data if run.status in ended]
     by_id = [ScenarioCall("runs", "get_workflow_run_by_id", (main.tenant_id, main.app_id, run.id)) for run in found]
     asked = {scenario.name: list(scenario.calls) for scenario in scenarios(targets)}
     return {

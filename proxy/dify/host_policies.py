@@ -16,7 +16,7 @@ from tidegate.proxy.dify.pages import METHOD, page_tags
 from tidegate.proxy.dify.releases import NODE_EXECUTIONS, WORKFLOW_RUNS
 from tidegate.repositories.node_policies import NODE_EXECUTION_POLICIES, of_run
 from tidegate.repositories.policies import PolicyTable, Read, Write, is_of_class
-from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES, has_ended, of_found_run
+from tidegate.repositories.run_policies import WORKFLOW_RUN_POLICIES, of_found_run
 from tidegate.repositories.sqlalchemy_api_workflow_node_execution_repository import (
     DifyAPISQLAlchemyWorkflowNodeExecutionRepository,
 )
@@ -34,7 +34,7 @@ _MISSING: Final = inspect.Parameter.empty
 
 _LATER_RUNS: Final[dict[str, tuple[Read, tuple[str, ...]]]] = {
     "get_workflow_run_by_id_and_tenant_id": (
-        Read(guard="run:{run_id}", answer_tags=of_found_run, near="strict", near_if=has_ended),
+        Read(guard="run:{run_id}", answer_tags=of_found_run),
         ("tenant_id", "run_id"),
     ),
 }

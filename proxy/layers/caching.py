@@ -240,13 +240,10 @@ class CachedCall:
         call = self._call
         home = call.route.home or call.repository.tidegate_binding.home
         value = layer.codec.build(decoded, home, shared=keeps)
-        if hit is not None and keeps and self._may_be_near(value) and layer.near is not None:
+        if hit is not None and keeps and layer.near is not None:
             kept = NearEntry(decoded, hit.noted, hit.tags, end_of(hit.body), self.version, self.asked)
             layer.near.put(self.tenant, self.entry, kept)
         return value
-
-    def _may_be_near(self, value: object) -> bool:
-        return self._policy.near_if is None or self._policy.near_if(value)
 
     def _resolved(self, decoded: Decoded) -> Decoded:
         layer = self._layer

@@ -88,7 +88,7 @@ def _near(layer: Caching, call: Call, request: CachedCall) -> CacheExplained:
     mode = layer.near_mode(call, call.policy)
     kept: NearEntry | None = layer.near.peek(request.tenant, request.entry)
     if mode == "off":
-        answers, why = False, "neither its policy nor cache.near_modes turns it on"
+        answers, why = False, "its policy or cache.near_modes says that no answer is kept"
     elif kept is None or kept.has_ended():
         answers, why = False, "this process has not kept its answer"
     elif mode == "bounded" and layer.vouches_for(request.tenant, kept):

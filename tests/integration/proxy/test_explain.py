@@ -170,7 +170,7 @@ def test_transactions_that_hold_the_cache_up(gate: tidegate.Gate, engine: Engine
 
 
 def test_the_near_cache_when_it_checks(connect: Callable[..., tidegate.Gate]) -> None:
-    gate = connect(near=True)
+    gate = connect(near=True, near_modes={"get_paginated_workflow_runs": "off"})
     run = make_run(gate)
     assert foretold(gate, run).near.why == "this process has not kept its answer"
     wait_for(lambda: who_answers(gate, run) == "near", "the run is near")
@@ -182,7 +182,7 @@ def test_the_near_cache_when_it_checks(connect: Callable[..., tidegate.Gate]) ->
     assert void.answered == "node"
     assert void.near.why == "kept in this process, but something that it depends on has changed"
     page: Any = gate.explain(gate.workflow_runs.get_paginated_workflow_runs, TENANT, APP, "app-run")
-    assert page.near.why == "neither its policy nor cache.near_modes turns it on"
+    assert page.near.why == "its policy or cache.near_modes says that no answer is kept"
 
 
 def test_the_near_cache_when_it_is_pushed_to(connect: Callable[..., tidegate.Gate]) -> None:
