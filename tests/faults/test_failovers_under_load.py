@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CACHES: Final[tuple[dict[str, Any], ...]] = ({"near": True}, {}, {"when_away": "refuse"})
+CACHES: Final[tuple[dict[str, Any], ...]] = ({"near": False}, {}, {"when_away": "refuse"})
 """One process for each."""
 CALLERS: Final = 3
 _ENOUGH: Final = {"judged": 150, "after": 50, "hits": 50, "writes": 20}

@@ -167,14 +167,14 @@ def plain_of(repository: Any) -> Any:
 
 
 def stats() -> dict[str, dict[str, int]]:
-    """Give how often which method was answered by whom."""
+    """Give how often which method was answered by whom, and how often the cache "served" it, near or not."""
     from tidegate.proxy.dify.gates import gates
 
     counted: dict[str, dict[str, int]] = {}
     for gate in gates():
         for name, method in gate.stats().methods.items():
             answered = {str(who): count for who, count in method.answered.items()}
-            counted[name.rpartition(".")[2]] = answered
+            counted[name.rpartition(".")[2]] = answered | {"served": method.served}
     return counted
 
 
@@ -547,7 +547,7 @@ def deep() -> dict[str, Any]:
     new_run(300, NOW + timedelta(minutes=19, seconds=30))
     first = runs.get_paginated_workflow_runs(**asked).data[0].id
     after = stats()["get_paginated_workflow_runs"]
-    hits = sum(after[where] - before.get(where, 0) for where in ("store", "near") if where in after)
+    hits = after["served"] - before["served"]
     return {"same": same, "hits": hits, "first is the new one": first == run_id(300)}
 
 

@@ -93,7 +93,7 @@ class Compared:
     def hits(self, method: str) -> int:
         found = self.gate.stats().methods
         named = (stats for name, stats in found.items() if name.endswith(f"Kinds.{method}"))
-        return int(sum(stats.answered.get("store", 0) + stats.answered.get("near", 0) for stats in named))
+        return sum(stats.served for stats in named)
 
 
 def shown(answer: Any) -> Any:

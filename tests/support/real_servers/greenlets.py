@@ -123,7 +123,7 @@ class Program:
         book, by_id, lacks = self.books[1], READS["by_id"], []
         known = 0
         self.served.clear()
-        while not self.served["store"] + self.served["near"]:
+        while not self.served.total():
             known = by_id(self.gate, book, 0)
         with psycopg.connect(self._conninfo(), autocommit=True) as connection:
             connection.execute("UPDATE workflow_runs SET total_tokens = total_tokens + 1 WHERE id = %s", [book.run])

@@ -50,8 +50,7 @@ class Work:
         return found
 
     def _hits(self) -> int:
-        answered = self._host.stats().get("get_workflow_run_by_id", {})
-        return int(answered.get("store", 0)) + int(answered.get("near", 0))
+        return int(self._host.stats().get("get_workflow_run_by_id", {}).get("served", 0))
 
     def write(self, number: int, tokens: int) -> int:
         """Change a run as the host's own code does."""

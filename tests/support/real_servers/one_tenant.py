@@ -67,7 +67,7 @@ def from_cache(scene: Scene) -> bool:
     """Whether the cache answers a read."""
     before = len(scene.events)
     scene.read()
-    return any(isinstance(event, Served) and event.where == "store" for event in scene.events[before:])
+    return any(isinstance(event, Served) for event in scene.events[before:])
 
 
 def reads(scene: Scene, *words: str) -> bool:
