@@ -106,8 +106,9 @@ class CacheBenchmark:
                 with self._step("measuring floors", 1) as advance:
                     floors = Floors(plain, self._cache_url, gates).measure(self._size.floor_rounds, advance)
             writes = self._writes(plain, hit.gate.session_maker)
-            apps = [CachedPages(hit, self._cache_url, Page(plain), n) for n in (FEW_PAGES, self._size.pages)]
+            pages = [(n, Page(plain)) for n in (FEW_PAGES, self._size.pages)]
             wait_until_applied(contenders[0].engine)  # else what made the apps' rows voids their pages a moment later
+            apps = [CachedPages(hit, self._cache_url, page, n) for n, page in pages]
             with self._step(f"caching {self._size.pages:,} pages", self._size.pages) as advance:
                 memory = [app.fill(advance) for app in apps][-1]
             with self._step("measuring invalidation", 200) as advance:

@@ -83,7 +83,7 @@ class CachedPages:
         self._key = self._stored(gated)
 
     def _stored(self, gated: Gated) -> bytes:
-        """Have the page stored, and return its key; its rows are an outside write, which must be known before."""
+        """Have the page stored, and return its key; the gate may yet have to learn that nothing of its tenant waits."""
         page, deadline = self._page, time.monotonic() + _STORED_S
         while time.monotonic() < deadline:
             gated.contender.runs.get_paginated_workflow_runs(page.tenant, page.app, page.sources)
