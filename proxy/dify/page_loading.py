@@ -12,7 +12,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import inspect, select
+from sqlalchemy import bindparam, inspect, select
 from sqlalchemy.orm import aliased, sessionmaker
 from sqlalchemy.orm.attributes import instance_state
 
@@ -26,6 +26,8 @@ from tidegate.proxy.layers.fingerprint import WRAPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import BindParameter, Select
 
     Loader = Callable[[Sequence[Any]], dict[str, Any]]
 
@@ -144,15 +146,14 @@ def _database() -> Any:
 
 def _creators(rows: Sequence[Any]) -> dict[str, Any]:
     """Load those who created *rows* into the session that will be asked for them; it forgets what nobody holds."""
-    wanted: list[Any] = []
-    for role, table in _CREATORS.values():
-        if ids := {row.created_by for row in rows if row.created_by_role == role}:
-            cls = host_models()[table]
-            wanted.append(select(cls).where(_key_of(cls).in_(ids)))
+    ids = {table: {row.created_by for row in rows if row.created_by_role == role} for role, table in _CREATORS.values()}
+    classes = tuple((table, host_models()[table]) for table, some in ids.items() if some)
     database = _database()
+    held: list[Any] = []
     with database.session.no_autoflush:  # as when the session is asked for one by its key
-        found = database.session.execute
-        held = [one for statement in _together(wanted, database.engine) for row in found(statement) for one in row]
+        for statement, tables in _reading(classes, database.engine.dialect.name):
+            for row in database.session.execute(statement, {table: list(ids[table]) for table in tables}):
+                held += row
     return {str(number): one for number, one in enumerate(held)}  # an id of one table may be one of the other's too
 
 
@@ -160,30 +161,42 @@ def _key_of(cls: Any) -> Any:
     return getattr(cls, inspect(cls).mapper.primary_key[0].key)
 
 
-def _together(wanted: list[Any], engine: Any) -> list[Any]:
-    """Return one statement that reads the rows of two tables, where the database can; else *wanted* as they are."""
-    if len(wanted) < len(_CREATORS) or engine.dialect.name != "postgresql":
-        return wanted
-    first, second = (aliased(one.column_descriptions[0]["entity"], one.subquery()) for one in wanted)
-    keys = _key_of(first), _key_of(second)
-    if type(keys[0].type) is not type(keys[1].type):
-        return wanted
-    # Hardly any ids are alike: this sets the rows of both one after the other.
-    return [select(first, second).join_from(first, second, keys[0] == keys[1], full=True)]
+@functools.cache
+def _reading(classes: tuple[tuple[str, type[Any]], ...], dialect: str) -> Sequence[tuple[Select[Any], tuple[str, ...]]]:
+    """Return what reads rows of these tables by their ids: statements, and which tables each one reads.
+
+    Where the database can, it is one statement for both. The ids of a table are a parameter of its name. To make the
+    statements takes longer than to run them, so they are kept.
+    """
+    tables = tuple(table for table, _ in classes)
+    wanted = [select(cls).where(_key_of(cls).in_(bindparam(table, expanding=True))) for table, cls in classes]
+    if len(wanted) == len(_CREATORS) and dialect == "postgresql":
+        first, second = (aliased(cls, one.subquery()) for one, (_, cls) in zip(wanted, classes, strict=True))
+        keys = _key_of(first), _key_of(second)
+        if type(keys[0].type) is type(keys[1].type):
+            # Hardly any ids are alike: this sets the rows of both one after the other.
+            return [(select(first, second).join_from(first, second, keys[0] == keys[1], full=True), tables)]
+    return [(one, (table,)) for one, table in zip(wanted, tables, strict=True)]
 
 
 def _messages(rows: Sequence[Any]) -> dict[str, Any]:
     """Load the messages of runs."""
-    message = host_models()["messages"]
-    wanted = select(message).where(
-        message.workflow_run_id.in_([row.id for row in rows]), message.app_id.in_({row.app_id for row in rows})
-    )
+    wanted = {"runs": [row.id for row in rows], "apps": list({row.app_id for row in rows})}
     found: dict[str, Any] = {}
+    message: Any = host_models()["messages"]
     session = _database().session
     with session.no_autoflush:
-        for one in session.scalars(wanted):
+        for one in session.scalars(_reading_messages(message), wanted):
             found.setdefault(str(one.workflow_run_id), one)
     return found
+
+
+@functools.cache
+def _reading_messages(message: Any) -> Select[Any]:
+    """Return the statement that reads the messages of runs; see :func:`_reading` for why it is kept."""
+    runs: BindParameter[Any] = bindparam("runs", expanding=True)
+    apps: BindParameter[Any] = bindparam("apps", expanding=True)
+    return select(message).where(message.workflow_run_id.in_(runs), message.app_id.in_(apps))
 
 
 def _are_kept_in_the_table(maker: Any) -> bool:

@@ -45,6 +45,9 @@ def main(
     speed: Annotated[
         bool, typer.Option("--speed", help="Compare nothing: measure first pages plain, cold and warm.")
     ] = False,
+    runs: Annotated[
+        int, typer.Option(min=0, help="With --speed: how many runs with logs the app of the pages has, beside a few.")
+    ] = 20_000,
 ) -> None:
     """Ask the console, the service API and web apps for all that is in the tables, and compare the bytes.
 
@@ -65,7 +68,7 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         with DifyServers() as servers:
             asking = Asking(dify, servers, folder)
-            code = _measure(asking) if speed else _compare(asking, routes=routes, show=show)
+            code = _measure(asking, runs) if speed else _compare(asking, routes=routes, show=show)
     except DifyError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
@@ -88,15 +91,15 @@ class Asking:
         servers.fresh(_DATABASE)
         self._process("fill", "fill", None)
 
-    def ask(self, mode: str | None, part: str = "ask") -> Any:
+    def ask(self, mode: str | None, part: str = "ask", *given: str) -> Any:
         """Return what a process was answered, plain (None) or in a mode."""
-        return self._process(part, f"{mode or 'plain'}-{part}", mode)
+        return self._process(part, f"{mode or 'plain'}-{part}", mode, *given)
 
-    def _process(self, part: str, name: str, mode: str | None) -> Any:
+    def _process(self, part: str, name: str, mode: str | None, *given: str) -> Any:
         began = time.monotonic()
         file, log = (self._folder / f"{name}.{kind}" for kind in ("json", "log"))
         file.unlink(missing_ok=True)
-        command = [str(self.dify.python), str(INSIDE / "dify_answers.py"), part, str(file)]
+        command = [str(self.dify.python), str(INSIDE / "dify_answers.py"), part, str(file), *given]
         with log.open("w") as written:
             done = subprocess.run(
                 command, cwd=self.dify.api, env=self._environment(mode), stdout=written, stderr=written, check=False
@@ -161,9 +164,10 @@ def _compare(asking: Asking, *, routes: bool, show: bool) -> int:
     return 1 if found else 0
 
 
-def _measure(asking: Asking) -> int:
+def _measure(asking: Asking, runs: int) -> int:
     """Show how long first pages take: the best of many, since other programs may run beside."""
-    typer.echo(f"Dify {asking.dify.version}: measuring plain, then with Tidegate installed")
+    typer.echo(f"Dify {asking.dify.version}, {runs:,} runs: measuring plain, then with Tidegate installed")
+    asking.ask(None, "grow", str(runs))
     plain, installed = asking.ask(None, "speed"), asking.ask("cache", "speed")
     typer.echo(f"\n{'':26}{'plain ms':>9}{'cold ms':>9}{'warm ms':>9}{'cold':>7}{'warm':>7}  statements")
     for name, taken in installed.items():

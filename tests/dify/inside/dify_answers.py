@@ -1,8 +1,9 @@
-"""Ask Dify's end points, by the test client of its own application: ``python dify_answers.py PART FILE``.
+"""Ask Dify's end points, by the test client of its own application: ``python dify_answers.py PART FILE [RUNS]``.
 
 The parts, each a process: ``fill`` makes tables and rows; ``ask`` writes what is answered to FILE, cold and several
 times warm; ``live`` does so, too, then has rows changed by somebody who knows nothing of Tidegate, and asks again;
-``again`` asks once; ``speed`` measures first pages; ``headers`` writes the headers that Dify takes.
+``again`` asks once; ``grow`` adds RUNS runs; ``speed`` measures first pages; ``headers`` writes the headers that Dify
+takes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dify_rows import (
     name_id,
     run_id,
 )
-from dify_speed import speed
+from dify_speed import grow, speed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,24 +232,36 @@ def changed(application: Any, doors: Doors) -> dict[str, list[Any]]:
     return doors.ask_all()
 
 
-def main(part: str, file: str) -> None:
+def _fill() -> None:
+    database = import_module("extensions.ext_database").db
+    with database.engine.begin() as connection:
+        connection.execute(sa.text('CREATE EXTENSION IF NOT EXISTS "uuid-ossp"'))
+        for name, arguments in (("uuidv7", ""), ("uuidv7_boundary", "timestamptz")):
+            body = "AS 'SELECT gen_random_uuid()' LANGUAGE SQL"
+            connection.execute(sa.text(f"CREATE FUNCTION {name}({arguments}) RETURNS uuid {body}"))
+    database.create_all()
+    with database.engine.begin() as connection:
+        fill(connection, database.metadata.tables)
+        files = connection.execute(sa.text("SELECT key FROM upload_files")).scalars().all()
+    storage = import_module("extensions.ext_storage").storage
+    for key in files:
+        storage.save(key, json.dumps({"from": key, "text": "as long as it was"}).encode())
+
+
+def _grow(runs: int) -> None:
+    database = import_module("extensions.ext_database").db
+    with database.engine.begin() as connection:
+        grow(connection, database.metadata.tables, runs)
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("VACUUM ANALYZE"))
+
+
+def main(part: str, file: str, runs: str = "0") -> None:
     """Do one part."""
     dify = application()
-    if part == "fill":
+    if part in {"fill", "grow"}:
         with dify.app_context():
-            database = import_module("extensions.ext_database").db
-            with database.engine.begin() as connection:
-                connection.execute(sa.text('CREATE EXTENSION IF NOT EXISTS "uuid-ossp"'))
-                for name, arguments in (("uuidv7", ""), ("uuidv7_boundary", "timestamptz")):
-                    body = "AS 'SELECT gen_random_uuid()' LANGUAGE SQL"
-                    connection.execute(sa.text(f"CREATE FUNCTION {name}({arguments}) RETURNS uuid {body}"))
-            database.create_all()
-            with database.engine.begin() as connection:
-                fill(connection, database.metadata.tables)
-                files = connection.execute(sa.text("SELECT key FROM upload_files")).scalars().all()
-            storage = import_module("extensions.ext_storage").storage
-            for key in files:
-                storage.save(key, json.dumps({"from": key, "text": "as long as it was"}).encode())
+            _fill() if part == "fill" else _grow(int(runs))
         return
     doors = Doors(dify)
     if part == "headers":
@@ -276,4 +289,4 @@ def main(part: str, file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:4])

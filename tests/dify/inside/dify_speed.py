@@ -1,4 +1,5 @@
-"""Measure first pages of Dify's: the service's call with all that its rows show, and the whole end point.
+"""Measure first pages of Dify's: what the repository gives, the service's call with all that its rows show, and the end
+point.
 
 Cold, what is cached of the app is void before each: it is read, and stored.
 """
@@ -7,22 +8,48 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from dify_rows import APPS, TENANT
-from sqlalchemy import event
+from dify_rows import APPS, BEGIN, TENANT, run_id
+from sqlalchemy import event, text
 from sqlalchemy.orm import sessionmaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Connection
 
 _TIMES: Final = 25
 _SHOWN: Final = (
     "id", "version", "status", "triggered_from", "error", "elapsed_time", "total_tokens", "total_steps", "created_at",
     "finished_at", "exceptions_count",
 )  # fmt: skip
+
+
+_NEW_RUN: Final = "md5('run ' || n)::uuid"
+_WORDS: Final = "(SELECT string_agg(md5(n || ' ' || word), ' ') FROM generate_series(1, 200) word)"
+_GROWN: Final = {
+    "workflow_runs": (
+        "id",
+        {"id": _NEW_RUN, "sequence_number": "n + 1000", "graph": f"json_build_object('w', {_WORDS})"},
+    ),
+    "workflow_app_logs": ("workflow_run_id", {"id": "md5('log ' || n)::uuid", "workflow_run_id": _NEW_RUN}),
+}
+"""By table: the column that names the run whose row is copied, and what a copy has of its own."""
+
+
+def grow(connection: Connection, tables: Any, runs: int) -> None:
+    """Give the app of the pages *runs* more runs with their logs, one each second, with graphs of 6 kB."""
+    given = {"runs": runs, "run": run_id("flow", 1), "at": BEGIN + timedelta(days=1)}
+    for table, (of, own) in _GROWN.items():
+        values = {column.name: column.name for column in tables[table].columns}
+        values |= {name: made for name, made in own.items() if name in values}
+        values["created_at"] = "CAST(:at AS timestamp) + n * interval '1 second'"
+        copied = f"SELECT {', '.join(values.values())} FROM {table}, generate_series(1, :runs) n WHERE {of} = :run"
+        connection.execute(text(f"INSERT INTO {table} ({', '.join(values)}) {copied}"), given)
 
 
 def speed(application: Any, doors: Any) -> dict[str, dict[str, list[float]]]:
@@ -67,6 +94,16 @@ def _pages() -> dict[str, tuple[str, str, Callable[[Any], None]]]:
                 _show(item.workflow_run)
                 _show_creators(item)
 
+    def rows(app: Any) -> None:
+        for run in (
+            run_service()
+            ._workflow_run_repo.get_paginated_workflow_runs(  # as the service asks
+                tenant_id=app.tenant_id, app_id=app.id, triggered_from=source, limit=20, last_id=None
+            )
+            .data
+        ):
+            _show(run)
+
     def runs(app: Any) -> None:
         for run in run_service().get_paginate_workflow_runs(app, {"limit": 20}, source).data:
             _show(run)
@@ -80,6 +117,7 @@ def _pages() -> dict[str, tuple[str, str, Callable[[Any], None]]]:
     query = "limit=20&triggered_from=app-run"
     return {
         "log page": ("flow", "workflow-app-logs?detail=true", logs),
+        "repository": ("flow", f"workflow-runs?{query}", rows),
         "run list": ("flow", f"workflow-runs?{query}", runs),
         "chat run list": ("chat", f"advanced-chat/workflow-runs?{query}", chats),
     }
