@@ -33,8 +33,6 @@ BASELINE: Final = "tidegate_bench_baseline"
 SERVER_SETTINGS: Final[Mapping[str, str]] = {
     "shared_buffers": "256MB",
     "autovacuum": "off",  # it would run during the measurements; VACUUM ANALYZE is run before them
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
     "max_wal_size": "2GB",
 }
 """The settings of the embedded server, beside those that every embedded server has."""
