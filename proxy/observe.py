@@ -27,7 +27,9 @@ from tidegate.cache.events import (
     Voided,
     ignore,
 )
+from tidegate.error_text import traceback_text
 from tidegate.fork_hooks import reset_after_fork
+from tidegate.interruptions import pass_interruption
 from tidegate.routing.events import Banned, NotDiscovered, Passed, Promoted, Refused
 
 if TYPE_CHECKING:
@@ -43,13 +45,14 @@ Event: TypeAlias = "cache_events.Event | routing_events.Event"
 
 
 class Observer(Protocol):
-    """Is told of every event; it must be quick, and must not raise."""
+    """Is told of every event; it must be quick. What it raises is logged, and passed on to nobody."""
 
     def __call__(self, event: Event, /) -> None:
         """Take note of *event*."""
         ...
 
 
+_log: Final = logging.getLogger(__name__)
 _NS_PER_S: Final = 1e9
 LOG_EVERY_S: Final = 10.0
 
@@ -198,13 +201,26 @@ class Log:
 
 
 def all_of(*observers: Observer) -> Observer:
-    """Return one observer that tells all of these, in order; answers of the cache only those that use them."""
+    """Return one observer that tells all of these, in order; answers of the cache only those that use them.
+
+    One that raises is logged the first time: a call, or a COMMIT, must not fail by it.
+    """
     caring = tuple(observer for observer in observers if observer is not ignore)
     of_answers = tuple(observer for observer in caring if not isinstance(observer, Counters | Log))
+    said: set[tuple[Observer, type[Exception]]] = set()
 
     def told(event: Event, /) -> None:
         for observer in of_answers if event.__class__ is Served else caring:
-            observer(event)
+            try:
+                observer(event)
+            except Exception as error:  # noqa: BLE001  # whatever a program's own observer raises
+                pass_interruption(error)
+                say(observer, error)
+
+    def say(observer: Observer, error: Exception) -> None:
+        if (observer, type(error)) not in said:
+            said.add((observer, type(error)))
+            _log.error("the observer %r failed; it is told of the next events\n%s", observer, traceback_text(error))
 
     return told
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy.exc import DBAPIError
+
 from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.errors import NoNodeAvailable
 from tidegate.position import NOWHERE, AskedFor, History, Origin
 from tidegate.proxy.database.driver_errors import driver_connection
-from tidegate.proxy.database.history_record import HERE, Here, Life, here_of
+from tidegate.proxy.database.history_record import HERE, PLACE, Here, Life, here_of
 from tidegate.proxy.database.origins import is_of_another
 from tidegate.proxy.database.placement import schema_of, state_table
+from tidegate.routing.replicas.failures import sqlstate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from sqlalchemy import Connection, Engine
 
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from tidegate.proxy.database.histories import Histories
 
 _HERE: Final = f"SELECT {HERE}"
-_TRANSACTION: Final = f"SELECT pg_current_xact_id()::text, {HERE}"
+_TRANSACTION: Final = "pg_current_xact_id()::text, "
+_UNDEFINED_TABLE: Final = "42P01"
 _OLDEST: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
 # An id that this server has not given out yet comes from another history: no transaction here has it, and
 # pg_xact_status would raise. The snapshot's xmax cannot tell whether an id was given out: it is one above the last
@@ -46,6 +50,23 @@ def here(connection: Connection) -> Here:
 def _placed(connection: Connection, sql: str) -> str:
     schema_of(connection)
     return sql.format(state=state_table(connection.dialect))
+
+
+def _place(connection: Connection, before: str = "") -> Sequence[str]:
+    """Return the columns *before*, and where the log is; no history where our tables are gone: no read fails by that.
+
+    Args:
+        connection: one of our own, which may be rolled back.
+        before: columns, each with a comma behind it.
+    """
+    try:
+        ((*row,),) = connection.exec_driver_sql(_placed(connection, f"SELECT {before}{HERE}")).all()
+    except DBAPIError as error:
+        if sqlstate(error) != _UNDEFINED_TABLE:
+            raise
+        connection.rollback()
+        ((*row,),) = connection.exec_driver_sql(f"SELECT {before}{PLACE}, NULL").all()
+    return row
 
 
 class PostgresPrimary:
@@ -89,21 +110,21 @@ class PostgresPrimary:
     def transaction(self, _tenant: str) -> Transaction:
         """Return a transaction id that no transaction had yet, the position, and the history."""
         with self._engine.connect() as connection:
-            ((xid, *row),) = connection.exec_driver_sql(_placed(connection, _TRANSACTION)).all()
+            xid, *row = _place(connection, _TRANSACTION)
         return Transaction(xid, *self._noted(here_of(row)))
 
     def oldest_running(self, _tenant: str) -> OldestRunning:
         """Return the id below which all transactions have ended, and the position and history read after that."""
         with self._engine.connect() as connection:
             ((xmin,),) = connection.exec_driver_sql(_OLDEST).all()
-            return OldestRunning(int(xmin), *self._noted(here(connection)))
+            return OldestRunning(int(xmin), *self._noted(here_of(_place(connection))))
 
     def ended(self, _tenant: str, xids: Collection[str]) -> Ended:
         """Return those of *xids* that are not in progress, and the position and history read after that."""
         decimal = [xid for xid in xids if xid.isdecimal()]
         with self._engine.connect() as connection:
             running = {row[0] for row in connection.exec_driver_sql(_IN_PROGRESS, (decimal,))}
-            return Ended([xid for xid in xids if xid not in running], *self._noted(here(connection)))
+            return Ended([xid for xid in xids if xid not in running], *self._noted(here_of(_place(connection))))
 
     def _noted(self, found: Here) -> tuple[Position, History | None]:
         return found.position, self._histories.note(found)

@@ -27,7 +27,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from tidegate.errors import SettingsError
 from tidegate.proxy.database.functions import drop_functions_sql, functions_sql, has_functions
-from tidegate.proxy.database.note_functions import without_functions
+from tidegate.proxy.database.note_functions import literal, qualified, without_functions
 from tidegate.proxy.database.placement import (
     LEFT_BEHIND,
     OWN_SCHEMA,
@@ -141,7 +141,21 @@ def ddl(engine_name: str = "postgresql", *, undo: bool = False, schema: str | No
         dropped = [str(DropTable(table, if_exists=True).compile(dialect=dialect)).strip() for table in tables]
         return [*(drop_functions_sql(schema) if is_postgresql else ()), *dropped]
     created = [str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip() for table in tables]
-    return [*created, *(functions_sql(schema) if is_postgresql else ())]
+    return [forget_history_sql(schema), *created, *functions_sql(schema)] if is_postgresql else created
+
+
+def forget_history_sql(schema: str | None) -> str:
+    """Return the statement that makes all void that is cached, if the outbox is gone and the other tables are there.
+
+    Triggers could not note what was changed meanwhile. Without its record the database gets a new history.
+    """
+    outbox, state = (qualified(schema, table.name) for table in (OUTBOX, STATE))
+    return f"""
+DO $tidegate$ BEGIN
+  IF to_regclass({literal(outbox)}) IS NULL AND to_regclass({literal(state)}) IS NOT NULL THEN
+    DELETE FROM {state} WHERE name = 'history';
+  END IF;
+END $tidegate$""".strip()  # noqa: S608  # names of our own, quoted
 
 
 def _in_schema(schema: str | None) -> MetaData:
@@ -176,7 +190,10 @@ def make_tables(engine: Engine) -> list[str]:
     missing = missing_tables(engine)
     placed = _in_schema(schema_of(engine))
     try:
-        placed.create_all(engine, tables=[table for table in placed.sorted_tables if table.name in missing])
+        with engine.begin() as connection:
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql(forget_history_sql(schema_of(connection)))
+            placed.create_all(connection, tables=[table for table in placed.sorted_tables if table.name in missing])
         make_functions(engine)
     except DBAPIError as error:
         if not missing_tables(engine):  # another gate was faster, or only the functions are missing

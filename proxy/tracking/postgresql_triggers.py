@@ -191,8 +191,10 @@ BEGIN
   -- old snapshot does not tell: a cache may have come since.
   is_watched := current_setting('{WATCHED}', true) IS NOT DISTINCT FROM 'on';
   IF NOT is_watched AND current_setting('transaction_isolation') = 'read committed'
-    AND NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
-    RETURN NULL;
+    AND to_regclass({literal(state)}) IS NOT NULL THEN
+    IF NOT EXISTS (SELECT FROM {state} WHERE name = 'cache') THEN
+      RETURN NULL;
+    END IF;
   END IF;
   IF is_said THEN
     RETURN NULL;

@@ -21,7 +21,7 @@ from tidegate.proxy.database.placement import own
 from tidegate.proxy.database.primary import here
 from tidegate.proxy.database.schema import OUTBOX
 from tidegate.proxy.tracking.failures import keep_failure
-from tidegate.proxy.tracking.notes import Found, Note, found_in
+from tidegate.proxy.tracking.notes import Found, Note, read_notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -163,13 +163,6 @@ def _delete(connection: Connection, places: Collection[Any]) -> None:
         connection.execute(delete(OUTBOX).where(_AT_PLACES), {"places": list(places)})
 
 
-def _understood(*notes: Note) -> Found:
-    try:
-        return found_in(notes)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # of a later release, or written by hand
-        return Found((), f"a note cannot be read: {error!r}")
-
-
 def _read(engine: Engine, rows: Sequence[Row[Any]]) -> dict[Any, Found]:
     """Return what each note says, by its place.
 
@@ -177,10 +170,10 @@ def _read(engine: Engine, rows: Sequence[Row[Any]]) -> dict[Any, Found]:
     that lie there are read together.
     """
     if engine.dialect.name != "sqlite":
-        return {row.place: _understood(Note(row.source, row.rows)) for row in rows}
+        return {row.place: read_notes([Note(row.source, row.rows)]) for row in rows}
     found = dict.fromkeys((row.place for row in rows), Found(()))
     if rows:
-        found[rows[-1].place] = _understood(*(Note(row.source, row.rows) for row in rows))
+        found[rows[-1].place] = read_notes([Note(row.source, row.rows) for row in rows])
     return found
 
 

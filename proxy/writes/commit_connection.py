@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 _HERE: Final = f"SELECT {HERE}"
 _TAKE: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, record, taken, held FROM {{take}}(%s)"  # noqa: S608  # a name of our own, quoted
-_TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {HERE}, NULL, NULL"
+_TAKE_NOTHING: Final = f"SELECT pg_current_xact_id_if_assigned()::text, {PLACE}, NULL, NULL, NULL"
+"""Where our functions are gone our tables may be too: then no history is known, and nothing is stored."""
 _COMMIT: Final = b"COMMIT; SELECT pg_current_wal_insert_lsn()::text"
 """One message, so one server answers it. No connection outlives a life of its server, and no standby has a transaction
 that has written: timeline and history are those that came with the notes. To ask for these too would take as long as
@@ -94,7 +95,7 @@ class CommittingConnection:
         given: tuple[str | None, ...] = (tenant,)
         sql = _TAKE.format(take=qualified(schema, TAKE))
         if dialect in without_functions:
-            sql, given = _TAKE_NOTHING.format(state=state_table(dialect)), ()
+            sql, given = _TAKE_NOTHING, ()
         try:
             with driver_connection(self._connection) as raw:  # SQLAlchemy's way takes longer than the statement
                 xid, *place, taken, held = _row_of(raw, sql, given)

@@ -21,7 +21,7 @@ from tidegate.proxy.database.deadlines import check_deadline
 from tidegate.proxy.database.note_functions import PUT, qualified
 from tidegate.proxy.database.placement import OWN_SCHEMA, execute_own, schema_of
 from tidegate.proxy.database.schema import OUTBOX
-from tidegate.proxy.tracking.notes import MOST_TAGS, found_in
+from tidegate.proxy.tracking.notes import MOST_TAGS, read_notes
 from tidegate.proxy.writes.commit_connection import CommittingConnection, has_failed, is_autocommit, mark_watched
 from tidegate.proxy.writes.one_tenant import (
     HELD,
@@ -50,7 +50,8 @@ _COMMITTING: Final = "tidegate.committing"
 _OBSERVED: Final = "tidegate.observed"
 _PLAIN: Final = ("SELECT", "SHOW", "SET", "SAVEPOINT", "RELEASE", "ROLLBACK", "BEGIN")
 """How statements begin that change no row, if nothing follows them and they call no function that does."""
-_CALLED: Final = re.compile(r'([\w$]+|")\s*\(')
+_CALLED: Final = re.compile(r'([\w$]+|"|\*/|--[^\n]*)\s*\(')
+"""Words before a bracket; or a comment, behind which there may be one."""
 _HARMLESS: Final = frozenset(
     """
     select from where and or not on in any all some as by having limit offset values exists case when then else
@@ -215,7 +216,7 @@ class Watch:
         taken += committing.take_notes(only)
         if not committing.has_written():
             look()
-        found = found_in(taken, self._most_tags)
+        found = read_notes(taken, self._most_tags)
         refuse_others(found.changes, only)
         if found.changes or found.everything:
             info[_COMMITTING] = True

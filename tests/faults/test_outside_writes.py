@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from real_servers.deadlines import patient
 from real_servers.shaped_gate import Shaped, connect, shaped, wrapped
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import sessionmaker
 
 import tidegate
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import psycopg
+    from sqlalchemy import Connection
 
 ROW = '[["a", "ann", "g1", {}]]'
 
@@ -67,9 +68,15 @@ def _copy(connection: psycopg.Connection[Any], value: int) -> None:
             copy.write_row(("a", "ann", "g1", value))
 
 
+def _call(connection: psycopg.Connection[Any], value: int) -> None:
+    connection.execute("UPDATE plain SET value = %s WHERE id = 'a'", (value - 1,))
+    connection.execute("CALL commit_each('a')")
+
+
 WAYS: dict[str, Callable[[psycopg.Connection[Any], int], Any]] = {
     "statement": lambda outside, value: outside.execute("UPDATE plain SET value = %s WHERE id = 'a'", (value,)),
     "copy": _copy,
+    "procedure": _call,
     "function": lambda outside, value: outside.execute(
         "DO $$ BEGIN UPDATE plain SET value = 0; PERFORM raise_value('a'); END $$; UPDATE plain SET value = "
         f"{value} WHERE id = 'a'".encode()
@@ -101,6 +108,62 @@ def test_a_statement_that_commits_by_itself_is_looked_for_at_once(outside: Shape
         with alone.connect() as connection:
             connection.execute(text("UPDATE plain SET value = :value"), {"value": value})
         seen(lambda: _plain(outside.shapes), ROW.format(value))
+
+
+def test_the_database_wakes_gates_for_outside_writes_and_not_for_watched_ones(outside: Shaped) -> None:
+    """NOTIFY locks a queue of the whole cluster at COMMIT, so it is kept off the way of watched writes."""
+    outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
+    outside.comparison.settle()
+    applier = outside.gate._shards.every[0].applier
+    assert applier is not None
+    applier._notified._poll_s = 3_600
+    with connect(outside.url) as listener:
+        listener.execute("LISTEN tidegate_outbox")
+        for value in (1, 2, 3):
+            with outside.gate.engine.begin() as connection:
+                connection.execute(text("UPDATE plain SET value = :value"), {"value": value})
+            assert outside.cached("plain_one", "ann", "a") == ROW.format(value)
+        outside.outside.execute("UPDATE plain SET value = 4")
+        heard = next(listener.notifies(timeout=patient(10)))
+        assert heard.pid == outside.outside.info.backend_pid  # and no watched one before it
+        seen(lambda: _plain(outside.shapes), ROW.format(4))
+
+
+def test_what_a_later_listener_of_the_commit_writes_is_seen_within_the_window(outside: Shaped) -> None:
+    outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
+    outside.cached("plain_one", "ann", "a")
+
+    def write_more(connection: Connection) -> None:
+        connection.execute(text("UPDATE plain SET value = 8"))
+
+    event.listen(outside.gate.engine, "commit", write_more)
+    try:
+        with outside.gate.engine.begin() as connection:
+            connection.execute(text("UPDATE other.side SET value = value"))
+    finally:
+        event.remove(outside.gate.engine, "commit", write_more)
+    seen(lambda: _plain(outside.shapes), ROW.format(8))
+
+
+def test_a_watched_select_that_writes_is_seen_at_once(outside: Shaped) -> None:
+    outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
+    outside.comparison.settle()
+    for value, between in enumerate(("", " ", "/* of all */", " -- of all\n "), start=1):
+        outside.cached("plain_one", "ann", "a")
+        with outside.gate.engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT raise_value{between}('a')")
+        assert _plain(outside.shapes) == ROW.format(value), between
+
+
+def test_nobody_s_search_path_leads_our_functions_astray(outside: Shaped) -> None:
+    found = outside.outside.execute(
+        "SELECT proname, prosecdef, proconfig FROM pg_proc WHERE proname LIKE 'tidegate%' AND prorettype <> 0"
+    ).fetchall()
+    written = [one for one in found if "tidegate_slot" not in one[0]]
+    assert len(written) > 20
+    for name, _, settings in written:
+        assert "search_path=pg_catalog, pg_temp" in (settings or ()), name
+    assert {is_definer for name, is_definer, _ in written if name.startswith("tidegate_note_")} == {True}
 
 
 def test_what_waits_while_no_gate_runs_is_known_before_a_gate_serves(outside: Shaped) -> None:
@@ -209,6 +272,8 @@ BREAKAGES = {
     "column renamed": "ALTER TABLE plain RENAME grp TO grp2",
     "column gone": "ALTER TABLE plain DROP grp CASCADE",
     "our tables gone": "DROP TABLE tidegate_outbox, tidegate_state",
+    "the outbox gone": "DROP TABLE tidegate_outbox",
+    "our facts gone": "DROP TABLE tidegate_state",
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from real_servers.amounts import amount
 from real_servers.random_dml import transaction
 from real_servers.random_dml_run import alone, committed_with, run_watched
-from real_servers.shaped_gate import Shaped, connect, shaped
+from real_servers.shaped_gate import Shaped, connect, served, shaped
 from real_servers.tracked_shapes import SCHEMA
 
 from tidegate.proxy.embedded import Cluster
@@ -54,6 +54,7 @@ def test_watched_writes_are_seen_at_once(shapes: Shaped, many: int) -> None:
         assert shapes.comparison.stale == []
     assert done > many // 2
     assert shapes.comparison.changes > many
+    assert served(shapes) > many // 4
 
 
 @pytest.mark.parametrize("many", LENGTHS)
@@ -69,6 +70,7 @@ def test_writes_that_nobody_watches_are_seen_within_the_window(shapes: Shaped, h
             shapes.comparison.check(chance, lambda some=some: "\n".join(each.shown() for each in some))  # type: ignore[misc]
             assert shapes.comparison.stale == []
     assert shapes.comparison.changes > many // 2
+    assert served(shapes) > many // 4
 
 
 @pytest.mark.parametrize("many", LENGTHS)

@@ -60,6 +60,11 @@ def wrapped(gate: Gate) -> Shapes:
     return gate.wrap(Shapes, SHAPES_POLICIES, TRACKED_SHAPES)(gate.session_maker)
 
 
+def served(shaped: Shaped) -> int:
+    """How many answers the cache has given."""
+    return sum(method.served for method in shaped.gate.stats().methods.values())
+
+
 @contextmanager
 def shaped(url: str, cache_url: str) -> Iterator[Shaped]:
     """Make the tables in an empty database, and a gate; what waits in the outbox at first is applied."""
