@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -181,6 +181,10 @@ class ShardingSettings(_Section):
     scatter_s: float = Field(default=10.0, gt=0)
 
 
+ENV_FILE: Final = ".env"
+"""The file of variables that commands read in the folder where they run, as Dify does."""
+
+
 @public
 class Settings(_Section):
     """All of it; frozen, and can be pickled."""
@@ -230,8 +234,7 @@ class Settings(_Section):
         Raises:
             SettingsError: no database is named, or what is set cannot work.
         """
-        settings: Any = _Environment  # pydantic's own argument is not in the signature that type checkers see
-        given = settings(_env_file=env_file)
+        given = variables(env_file)
         if given.config:
             return cls.from_toml(Path(given.config))
         database, replicas = primary or given.database_url, (given.replicas or "").replace(",", " ").split()
@@ -253,7 +256,7 @@ class Settings(_Section):
             raise SettingsError(f"{where}: {wrong}") from None
 
 
-class _Environment(BaseSettings):
+class Variables(BaseSettings):
     """The TIDEGATE_* variables."""
 
     model_config = SettingsConfigDict(env_prefix="TIDEGATE_", extra="ignore")
@@ -262,3 +265,14 @@ class _Environment(BaseSettings):
     database_url: str | None = None
     cache_url: str | None = None
     replicas: str | None = None
+
+
+def variables(env_file: str | None) -> Variables:
+    """Read the TIDEGATE_* variables of the process, and of a file; those of the process count more.
+
+    Args:
+        env_file: the file's path; None: there is none.
+    """
+    settings: Any = Variables  # pydantic's own argument is not in the signature that type checkers see
+    found: Variables = settings(_env_file=env_file)
+    return found

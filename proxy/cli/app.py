@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from tidegate.proxy.doctor.nodes import examine
 from tidegate.proxy.doctor.rules import all_is_well, findings
 from tidegate.proxy.doctor.shards import examine_databases
 from tidegate.proxy.embedded.cli import cluster_app
-from tidegate.proxy.settings import Settings, ShardSettings
+from tidegate.proxy.settings import ENV_FILE, Settings, ShardSettings, variables
 from tidegate.proxy.shard_admin.databases import Databases
 from tidegate.proxy.tracking.dropping import drop_triggers, old_triggers, prune_triggers
 from tidegate.proxy.tracking.tracked_tables import Tables
@@ -222,7 +221,7 @@ def doctor(
         return
     settings = _refused_in_one_line(lambda: _settings(url, cache_url, config))
     found, well = _examined_databases(settings)
-    if config or (url is None and os.environ.get("TIDEGATE_CONFIG")):
+    if config or (url is None and variables(ENV_FILE).config):
         for shard in settings.shards:
             with _console.status(f"asking the servers of {shard.name} ..."):
                 examined = _refused_in_one_line(partial(examine, shard, settings, processes))
@@ -255,12 +254,12 @@ def _examined_databases(settings: Settings) -> tuple[list[Finding], list[str]]:
 
 def _settings(url: str | None, cache_url: str | None, config: Path | None) -> Settings:
     """Return the settings that a gate would be made of."""
-    file = config or (None if url else os.environ.get("TIDEGATE_CONFIG"))
+    file = config or (None if url else variables(ENV_FILE).config)
     given = Settings.from_toml(Path(file)) if file else Settings()
     if url or not given.shards:
-        primary = url or os.environ.get("TIDEGATE_DATABASE_URL")
+        primary = url or variables(ENV_FILE).database_url
         given = given.model_copy(update={"shards": (ShardSettings(name="s0", primary=primary),) if primary else ()})
-    cache = cache_url or given.cache.url or (None if file else os.environ.get("TIDEGATE_CACHE_URL"))
+    cache = cache_url or given.cache.url or (None if file else variables(ENV_FILE).cache_url)
     return given.model_copy(update={"cache": given.cache.model_copy(update={"url": cache})})
 
 
@@ -282,7 +281,7 @@ def _show(bars: Bars) -> Callable[[Progress], None]:
 @contextmanager
 def _engine(url: str | None) -> Iterator[Engine]:
     """Give an engine; print its errors as one line without the password, and exit with status 2."""
-    engine = _refused_in_one_line(lambda: _engine_for(url or os.environ.get("TIDEGATE_DATABASE_URL")))
+    engine = _refused_in_one_line(lambda: _engine_for(url or variables(ENV_FILE).database_url))
     try:
         yield engine
     except (TidegateError, SQLAlchemyError) as error:

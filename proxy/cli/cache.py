@@ -17,6 +17,7 @@ from tidegate.error_text import error_text
 from tidegate.errors import TidegateError
 from tidegate.proxy.build import connect
 from tidegate.proxy.layers.facade import POLICY
+from tidegate.proxy.settings import ENV_FILE, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -139,7 +140,7 @@ def _value(kind: str, text: str) -> Any:
 @contextmanager
 def _gate(config: Path | None) -> Iterator[Gate]:
     try:
-        with connect(config) as gate:
+        with connect(config or Settings.from_environment(env_file=ENV_FILE)) as gate:
             yield gate
     except (TidegateError, SQLAlchemyError, StoreUnavailable) as error:
         typer.echo(f"error: {error_text(error)}", err=True)

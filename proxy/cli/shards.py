@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.error_text import error_text, first_line
 from tidegate.errors import SettingsError, TidegateError
-from tidegate.proxy.settings import Settings
+from tidegate.proxy.settings import ENV_FILE, Settings, variables
 from tidegate.proxy.shard_admin.check import check as check_shards
 from tidegate.proxy.shard_admin.citus import citus_ddl
 from tidegate.proxy.shard_admin.databases import Databases
@@ -256,9 +255,10 @@ def _slots(text: str) -> list[int]:
 def _databases(config: Path | None) -> Iterator[Databases]:
     """Give the shards' databases; print their errors as one line without passwords, and exit with status 2."""
     try:
-        if config is None and not {"TIDEGATE_CONFIG", "TIDEGATE_DATABASE_URL"} & os.environ.keys():
+        given = variables(ENV_FILE)
+        if config is None and not (given.config or given.database_url):
             raise SettingsError("no settings: give --config a TOML file, or set TIDEGATE_CONFIG to the path of one")
-        settings = Settings.from_environment() if config is None else Settings.from_toml(config)
+        settings = Settings.from_environment(env_file=ENV_FILE) if config is None else Settings.from_toml(config)
         with Databases(settings) as databases:
             yield databases
     except (TidegateError, SQLAlchemyError) as error:

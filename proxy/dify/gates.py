@@ -23,7 +23,7 @@ from tidegate.fork_hooks import reset_after_fork
 from tidegate.interruptions import pass_interruption
 from tidegate.proxy.build import gate_on
 from tidegate.proxy.dify.host_models import host_tracked, host_types
-from tidegate.proxy.settings import Settings
+from tidegate.proxy.settings import ENV_FILE, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -131,9 +131,15 @@ def _made(engine: Engine) -> HostGate | None:
 
 
 def _say_on(gate: Gate, settings: Settings) -> None:
-    where = "answers are cached" if gate.has_cache else "nothing is cached: TIDEGATE_CACHE_URL names no cache of it"
     replicas = sum(len(shard.replicas) for shard in settings.shards)  # a file of settings may name no shard
-    _log.info("Tidegate is on: %s, and %d replicas are named", where, replicas)
+    if not gate.has_cache:
+        where = "nothing is cached: TIDEGATE_CACHE_URL names no cache of this database"
+    elif why := gate.why_uncached():
+        where = f"not all is cached now: {why}"
+    else:
+        _log.info("Tidegate is on: answers are cached, and %d replicas are named", replicas)
+        return
+    _log.warning("Tidegate is on, but %s; %d replicas are named", where, replicas)
 
 
 def say_off(error: BaseException) -> None:
@@ -164,7 +170,7 @@ def _check(engine: Engine) -> None:
 class _HostVariables(BaseSettings):
     """The TIDEGATE_DIFY_* variables."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDEGATE_DIFY_", env_file=".env", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TIDEGATE_DIFY_", env_file=ENV_FILE, extra="ignore")
 
     statements: str = "tidegate"
 
@@ -184,7 +190,7 @@ def host_settings(engine: Engine) -> Settings:
     Raises:
         SettingsError: they cannot work, or name several shards.
     """
-    settings = Settings.from_environment(primary=engine.url.render_as_string(hide_password=False), env_file=".env")
+    settings = Settings.from_environment(primary=engine.url.render_as_string(hide_password=False), env_file=ENV_FILE)
     if len(settings.shards) > 1:
         names = ", ".join(shard.name for shard in settings.shards)
         raise SettingsError(

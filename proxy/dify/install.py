@@ -80,6 +80,7 @@ def _wrap_factory(module: Any, known: HostRepository, place: Place) -> None:
     if not getattr(plain, _INSTALLED, False):
         made = _gating(plain)
         setattr(owner, place.function, classmethod(made) if isinstance(factory, classmethod) else made)
+        _log.info("Tidegate is installed in this process, before %s.%s", place.factory, place.function)
 
 
 def _gating(factory: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from tidegate.error_text import first_line
 from tidegate.interruptions import pass_interruption
+from tidegate.proxy.dify.gates import gate_on_bind
 from tidegate.proxy.dify.host_models import host_models
 from tidegate.proxy.dify.log_pages import LogPages, log_pages_on
 from tidegate.proxy.dify.log_service import cached_pages
@@ -62,6 +63,8 @@ def _grouping(method: Callable[..., Any]) -> Callable[..., Any]:
     def paginated(*args: Any, **kwargs: Any) -> Any:
         page = method(*args, **kwargs)
         try:
+            if gate_on_bind(_database().engine) is None:  # it is off: the log says that the host runs as it is
+                return page
             found = page["data"] if isinstance(page, dict) else page.data
             _group([getattr(item, "log", item) for item in found])
         except Exception as error:  # noqa: BLE001  # then each row asks for itself, as without it

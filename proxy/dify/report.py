@@ -11,14 +11,19 @@ from tidegate.proxy.dify.host_models import host_tracked
 from tidegate.proxy.dify.host_policies import plans_of
 from tidegate.proxy.dify.log_service import what_becomes_of
 from tidegate.proxy.dify.releases import LATER_LOG_PAGES, LOG_PAGES, LOG_SERVICE, REPOSITORIES
-from tidegate.repositories.policies import name_of
+from tidegate.repositories.policies import PRIMARY, Read, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tidegate.proxy.dify.releases import HostRepository
+    from tidegate.repositories.policies import Policy
 
 
+_MEANING: Final = (
+    "cached: where TIDEGATE_CACHE_URL names a cache; routed: where TIDEGATE_REPLICAS names replicas; passed on: it is "
+    "Dify's own"
+)
 OF_ACCOUNTS: Final = "its answers have names of accounts, whose changes no trigger notes"
 """Why what gives pages of logs in later releases is not cached."""
 
@@ -35,7 +40,8 @@ def report() -> list[str]:
     if here not in sys.path:
         sys.path.insert(0, here)
     lines = [line for known in REPOSITORIES for line in _of_repository(known)]
-    return [*lines, *_of_log_pages(), f"tracked: {', '.join(sorted(name_of(row.model) for row in host_tracked()))}"]
+    tracked = ", ".join(sorted(name_of(row.model) for row in host_tracked()))
+    return [_MEANING, *lines, *_of_log_pages(), f"tracked: {tracked}"]
 
 
 def class_of(known: HostRepository) -> type[Any]:
@@ -72,8 +78,15 @@ def _module(name: str) -> Any | None:
 def _of_repository(known: HostRepository) -> Iterator[str]:
     cls = class_of(known)
     plans = plans_of(cls, known)
-    verdicts = [("passed on" if plan.policy is None else "cached", plan.why) for plan in plans]
+    verdicts = [(_verdict(plan.policy), plan.why) for plan in plans]
     yield from _lines(cls, [plan.name for plan in plans], verdicts)
+
+
+def _verdict(policy: Policy | None) -> str:
+    if not isinstance(policy, Read):
+        return "passed on"
+    by = ["cached"] * (policy.guard is not None) + ["routed"] * (policy.node != PRIMARY)
+    return ", ".join(by) or "passed on"
 
 
 def _of_log_pages() -> Iterator[str]:
@@ -97,4 +110,4 @@ def _lines(cls: type[Any], names: list[str], verdicts: list[tuple[str, str]]) ->
     yield f"{cls.__module__}.{cls.__name__}"
     width = max(map(len, names), default=0)
     for name, (verdict, why) in zip(names, verdicts, strict=True):
-        yield f"  {name:{width}}  {verdict:9}  {why}".rstrip()
+        yield f"  {name:{width}}  {verdict:14}  {why}".rstrip()

@@ -298,9 +298,9 @@ def test_doctor_says_what_becomes_of_each_method(tmp_path: Path) -> None:
     done = doctor([HOSTS / "common"], HOSTS / "v1_16")
     assert done.returncode == 0, done.stderr
     said = {words[0]: " ".join(words[1:]) for line in done.stdout.splitlines() if (words := line.split())}
-    assert said["get_workflow_run_by_id"] == "cached not with with_deleted"
-    assert said["get_paginated_workflow_runs"] == "cached"
-    assert said["get_execution_snapshots_by_workflow_run"] == "cached"
+    assert said["get_workflow_run_by_id"] == "cached, routed not with with_deleted"
+    assert said["get_paginated_workflow_runs"] == "cached, routed"
+    assert said["get_execution_snapshots_by_workflow_run"] == "cached, routed"
     assert said["get_newest_of_everybody"].startswith("passed on no policy knows it")
     assert said["delete_runs_by_ids"].startswith("passed on it writes")
     assert said["get_archived_run_ids"] == "passed on it runs in the caller's session"
@@ -310,7 +310,7 @@ def test_doctor_says_what_becomes_of_each_method(tmp_path: Path) -> None:
     )
     assert said["get_paginate_workflow_archive_logs"] == "passed on it runs in the caller's session"
     later = doctor([HOSTS / "common"], HOSTS / "newest")
-    assert "get_paginated  passed on  its answers have names of accounts" in later.stdout
+    assert "get_paginated  passed on       its answers have names of accounts" in later.stdout
     nowhere = doctor([], tmp_path)
     assert (nowhere.returncode, "there is no Dify here" in nowhere.stderr) == (2, True), nowhere.stderr
 
@@ -337,11 +337,22 @@ def test_settings_that_cannot_work_are_said_and_the_host_runs(
 ) -> None:
     (tmp_path / "tidegate.toml").write_text(config)
     given: dict[str, Any] = {"TIDEGATE_CONFIG": str(tmp_path / "tidegate.toml"), "TIDEGATE_DIFY_STATEMENTS": "ours"}
-    counted, log = host_of("v1_12").run("queries", **given)
+    counted, log = host_of("v1_12").run("queries", "logs", "run_list", **given)
+    plain, _ = host_of("v1_12").run("logs", "run_list", how="plain")
     assert counted["queries"]["counts"] == [1, 1, 1, 1, 1]
+    assert {part: counted[part] for part in plain} == plain  # the pages of its services are its own
     assert "Tidegate is off in this process" in log
     assert said in log
     assert "TIDEGATE_DIFY_STATEMENTS is 'ours': expected tidegate or dify" in log
+
+
+def test_a_cache_that_does_not_answer_is_said(host_of: Hosts) -> None:
+    log = host_of("v1_16").run("queries", TIDEGATE_CACHE_URL="redis://127.0.0.1:1/0")[1]
+    assert "Tidegate is installed in this process" in log
+    assert re.search(
+        r"WARNING.*Tidegate is on, but not all is cached now: the cache \S*127.0.0.1:1\S* does not answer", log
+    ), log.splitlines()[2:6]
+    assert "answers are cached" not in log
 
 
 def test_a_host_s_tests_that_empty_its_tables_see_them_empty(host_of: Hosts) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
+import redis
+
 from tidegate.proxy.embedded import Cluster
 from tidegate.proxy.embedded.process import temporary_folder
 
@@ -73,6 +75,11 @@ class DifyServers:
     def cache_url(self) -> str:
         """Return the URL for Tidegate: another database of the Valkey that Dify uses."""
         return f"redis://{self.redis}/9"
+
+    def empty_cache(self) -> None:
+        """Forget what Tidegate has there, and nothing of Dify's."""
+        with redis.Redis.from_url(self.cache_url) as client:
+            client.flushdb()
 
     def url(self, database: str, *, replica: bool = False) -> str:
         """Return the URL of a database, on the primary or its replica."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -245,3 +246,23 @@ def test_what_changes_over_is_said(engine: Engine, valkey_url: str) -> None:
     for other in (["--new-history"], ["--cache-url", "redis://elsewhere/0"]):
         refused = tidegate("init", "--undo", *other)
         assert (refused.exit_code, "goes with neither" in refused.stderr) == (2, True)
+
+
+def test_commands_read_the_variables_of_an_env_file(
+    engine: Engine, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TIDEGATE_DATABASE_URL")
+    monkeypatch.chdir(tmp_path)
+    url = engine.url.render_as_string(hide_password=False)
+    assert "no database" in tidegate("init").output
+    Path(".env").write_text(f"DB_HOST=elsewhere\nTIDEGATE_DATABASE_URL={url}\nTIDEGATE_CACHE_URL={valkey_url}\n")
+    for arguments, said in (
+        (["init"], "created:"),
+        (["switch", "off"], "all is off"),
+        (["switch", "on"], "all is on"),
+        (["doctor"], ""),
+        (["invalidate", "a"], "invalidated"),
+        (["init", "--undo"], "dropped:"),
+    ):
+        done = tidegate(*arguments)
+        assert (done.exit_code, said in done.output) == (0, True), (arguments, done.output)
