@@ -64,6 +64,7 @@ def main(
         dify = find_dify(api, python)
         folder = (reports or ROOT / "build" / "dify" / dify.version).resolve()
         folder.mkdir(parents=True, exist_ok=True)
+        _write_names(checkout(api), folder / "names.txt")
         found: dict[str, dict[str, Run]] = {}
         for name in suites:
             files = test_files(dify, name)

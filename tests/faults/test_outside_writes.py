@@ -155,6 +155,33 @@ def test_a_watched_select_that_writes_is_seen_at_once(outside: Shaped) -> None:
         assert _plain(outside.shapes) == ROW.format(value), between
 
 
+def test_an_update_of_no_key_keeps_out_no_child(outside: Shaped) -> None:
+    """A watched statement takes the locks that it takes without a gate, and no more."""
+    outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0), ('b', 'ann', 'g1', 0)")
+    with connect(outside.url) as other, outside.gate.engine.begin() as connection:
+        connection.execute(text("UPDATE plain SET value = value + 1 WHERE random() < 2"))
+        other.execute("SET lock_timeout = '200ms'")
+        other.execute("INSERT INTO kid VALUES ('k', 'a', 1)")  # it needs the parent's key as it is
+        connection.execute(text("UPDATE plain SET value = value + 1"))
+        other.execute("INSERT INTO kid VALUES ('l', 'b', 1)")
+    seen(lambda: str(outside.shapes.kid_one("ann", "l")), '[["l", "b", 1]]')
+
+
+def test_a_delete_needs_no_right_to_update(outside: Shaped) -> None:
+    outside.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0); DROP ROLE IF EXISTS remover")
+    outside.outside.execute("CREATE ROLE remover LOGIN; GRANT SELECT, DELETE ON plain TO remover")
+    outside.outside.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public, other TO remover")
+    outside.outside.execute("GRANT USAGE ON SCHEMA other TO remover")
+    assert outside.cached("plain_one", "ann", "a") == ROW.format(0)
+    engine = create_engine(outside.url.replace("postgres@", "remover@"))
+    with tidegate.gate_on(engine, sessionmaker(engine), Settings(cache=outside.settings.cache)) as gate:
+        wrapped(gate)
+        with engine.begin() as connection:
+            connection.execute(text("DELETE FROM plain"))
+    engine.dispose()
+    seen(lambda: _plain(outside.shapes), "[]")
+
+
 def test_nobody_s_search_path_leads_our_functions_astray(outside: Shaped) -> None:
     found = outside.outside.execute(
         "SELECT proname, prosecdef, proconfig FROM pg_proc WHERE proname LIKE 'tidegate%' AND prorettype <> 0"

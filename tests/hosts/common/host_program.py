@@ -16,6 +16,7 @@ from typing import Any, Final
 from unittest.mock import MagicMock
 
 from host_database import db
+from host_queries import RunRepository
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
@@ -188,7 +189,16 @@ def compare() -> dict[str, Any]:
             if plain != gated:
                 different.append([method, arguments, plain, gated])
     classes = [type(one).__qualname__ for one in (runs, nodes)]
-    return {"different": different, "stats": stats(), "classes": classes, "gated": hasattr(runs, "tidegate_binding")}
+    own = [isinstance(one, type(plain_of(one))) for one in (runs, nodes)]
+    as_plain = isinstance(runs, RunRepository) == isinstance(plain_of(runs), RunRepository)
+    return {
+        "different": different,
+        "stats": stats(),
+        "classes": classes,
+        "gated": hasattr(runs, "tidegate_binding"),
+        "own": own,
+        "of the protocol as plain": as_plain,
+    }
 
 
 def write() -> dict[str, Any]:

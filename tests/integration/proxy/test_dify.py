@@ -164,6 +164,7 @@ def test_every_answer_is_the_host_s_own(found: Found) -> None:
     compared = found.installed["compare"]
     assert compared["different"] == []
     assert compared["gated"]
+    assert (compared["own"], compared["of the protocol as plain"]) == ([True, True], True)
     assert not {"ERROR", "CRITICAL"} & {line.partition(":")[0] for line in found.log.splitlines()}, found.log
     stats = compared["stats"]
     cached = {name for name, answered in stats.items() if answered["served"]}
