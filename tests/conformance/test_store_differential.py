@@ -190,9 +190,9 @@ def test_a_server_answers_as_memory_does(shared_valkey: ValkeyNode) -> None:
     run()
     print(f"{counted['steps']} steps: {dict(sorted(counted.items()))}")  # noqa: T201  # what the test rests on
     assert counted["steps"] >= STEPS_IN_CI
-    # What can be answered was answered, and refused for every reason there is.
+    # What can be answered was answered, and refused for every reason there is. A lease is lost by chance alone: seldom.
     assert counted["lookup: Hit"] >= HITS_IN_CI
-    assert set(counted) >= set(Refusal) - {Refusal.TOO_LARGE, Refusal.NO_ROOT}
+    assert set(counted) >= set(Refusal) - {Refusal.TOO_LARGE, Refusal.NO_ROOT, Refusal.LEASE}
 
 
 many_tags = st.frozensets(st.integers(0, 30).map(lambda n: f"run:{n}"), min_size=1, max_size=6)

@@ -126,7 +126,7 @@ def check_cache(found: Any) -> None:
     ways = {"psycopg", "function", "COPY", "subscription"} | ({"psql"} if shutil.which("psql") else set())
     assert {one["way"] for one in found["outside_writes"]} == ways
     assert all(one["timing"]["samples"] == 2 and one["timing"]["p99_ms"] > 0 for one in found["outside_writes"])
-    assert len(found["goals"]) == 12 + len(ways)
+    assert len(found["goals"]) == 15 + len(ways)
 
 
 def test_a_database_in_use_is_refused_by_name(database_url: str, cluster: Cluster, steps: Steps) -> None:

@@ -35,7 +35,7 @@ def test_replicas_may_answer_once_the_marks_are_clean_and_reached(gate: tidegate
     assert [node.answers for node in unmarked.nodes] == [True, False, False]
     by_id(TENANT, APP, RUN)
     gate.invalidate(TENANT)
-    wait_for(lambda: gate.explain(by_id, TENANT, APP, RUN).nodes[1].answers, "replicas may")
+    wait_for(lambda: all(node.answers for node in gate.explain(by_id, TENANT, APP, RUN).nodes[1:]), "replicas may")
     marked = gate.explain(by_id, TENANT, APP, RUN)
     assert (marked.answered, marked.stores) == ("node", True)
     assert [node.answers for node in marked.nodes] == [False, True, True]
