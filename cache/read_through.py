@@ -62,10 +62,9 @@ def unpacked(body: bytes) -> tuple[int, bytes]:
         Unreadable: it is no such body.
     """
     try:
-        until_ms, _ = _TIMES.unpack_from(body)
+        return end_of(body), body[_TIMES.size :]
     except StructError as error:
         raise Unreadable(str(error)) from error
-    return until_ms, body[_TIMES.size :]
 
 
 class _Lead(NamedTuple):

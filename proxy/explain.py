@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from tidegate.cache.request import Answer
+from tidegate.cache.store import StoreUnavailable
 from tidegate.error_text import first_line
 from tidegate.errors import PolicyError, TidegateError
 from tidegate.proxy.call import bound_copy
 from tidegate.proxy.explanation import shown, uncached
 from tidegate.proxy.layers.facade import POLICY
 from tidegate.proxy.shards.sessions import for_tenant
+from tidegate.proxy.tracking.model_tables import shown as table_shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tidegate.cache.store import Store
     from tidegate.proxy.call import Call, Layer
     from tidegate.proxy.explanation import Explanation
+    from tidegate.proxy.tracking.coverage import Coverage
 
 _ONE_BY_ONE: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _SESSION: Final = "it runs in the caller's own session, or takes any arguments"
@@ -85,3 +89,19 @@ def _call_of(repository: Any, function: Any, args: tuple[Any, ...], kwargs: dict
     twin.tidegate_binding = repository.tidegate_binding._replace(layer=keep)
     function(twin, *args, **kwargs)
     return made[0]
+
+
+def why_uncached(store: Store | None, coverage: Coverage) -> str:
+    """Ask the cache, and return why nothing is cached now, or less than could be; "": answers are cached."""
+    if store is None:
+        return "the settings name no cache, or another one serves this database"
+    try:
+        store.server()
+    except StoreUnavailable as error:
+        return f"the cache {store.name} does not answer: {first_line(error)}"
+    if store.expected is None:
+        return f"the cache {store.name} is another one than serves this database"
+    if coverage.uncovered:
+        names = ", ".join(sorted(map(table_shown, coverage.uncovered)))
+        return f"{names} lack triggers; {coverage.advice or 'run tidegate init'}"
+    return ""

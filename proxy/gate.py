@@ -12,15 +12,13 @@ from sqlalchemy.exc import DBAPIError
 from tidegate.cache.store import OtherHistory, StoreUnavailable
 from tidegate.cache.switches import checked_switch
 from tidegate.cache.tags import as_text
-from tidegate.error_text import first_line
 from tidegate.errors import PolicyError, RoutingError, SettingsError
 from tidegate.position import Origin
-from tidegate.proxy.explain import explain
+from tidegate.proxy.explain import explain, why_uncached
 from tidegate.proxy.layers.gated_repositories import NodeExecutions, WorkflowRuns, subclass
 from tidegate.proxy.layers.partial_results import partial_results
 from tidegate.proxy.shards.retry import StaleMapRetry
 from tidegate.proxy.tracking.kinds_of_table import check_tables
-from tidegate.proxy.tracking.model_tables import shown
 from tidegate.proxy.tracking.observers import entities
 from tidegate.proxy.writes.comparable_types import check_comparable
 from tidegate.proxy.writes.invalidation import (
@@ -221,19 +219,7 @@ class Gate:
 
     def why_uncached(self) -> str:
         """Ask the cache, and return why nothing is cached now, or less than could be; "": answers are cached."""
-        store, coverage = self._parts.store, self._parts.coverage
-        if store is None:
-            return "the settings name no cache, or another one serves this database"
-        try:
-            store.server()
-        except StoreUnavailable as error:
-            return f"the cache {store.name} does not answer: {first_line(error)}"
-        if store.expected is None:
-            return f"the cache {store.name} is another one than serves this database"
-        if coverage.uncovered:
-            names = ", ".join(sorted(map(shown, coverage.uncovered)))
-            return f"{names} lack triggers; {coverage.advice or 'run tidegate init'}"
-        return ""
+        return why_uncached(self._parts.store, self._parts.coverage)
 
     def _learn_invalidation(self, policies: PolicyTable) -> None:
         for name, templates in policies.invalidation.items():

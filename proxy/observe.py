@@ -200,6 +200,27 @@ class Log:
         self._logger.log(level, "%s%s", event, f" (and {unsaid} more like it)" if unsaid else "")
 
 
+class ObserverFailures:
+    """Log what observers raise, each kind of error of each one once.
+
+    Args:
+        log: where lines go.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._said: set[tuple[int, type[Exception]]] = set()
+
+    def say(self, observer: object, error: Exception) -> None:
+        """Write *error* to the log, if it is the first of its kind."""
+        key = (id(observer), type(error))  # a program's observer need not be hashable
+        if key not in self._said:
+            self._said.add(key)
+            self._log.error(
+                "the observer %r failed; it is told of the next events\n%s", observer, traceback_text(error)
+            )
+
+
 def all_of(*observers: Observer) -> Observer:
     """Return one observer that tells all of these, in order; answers of the cache only those that use them.
 
@@ -207,7 +228,7 @@ def all_of(*observers: Observer) -> Observer:
     """
     caring = tuple(observer for observer in observers if observer is not ignore)
     of_answers = tuple(observer for observer in caring if not isinstance(observer, Counters | Log))
-    said: set[tuple[Observer, type[Exception]]] = set()
+    failures = ObserverFailures(_log)
 
     def told(event: Event, /) -> None:
         for observer in of_answers if event.__class__ is Served else caring:
@@ -215,12 +236,7 @@ def all_of(*observers: Observer) -> Observer:
                 observer(event)
             except Exception as error:  # noqa: BLE001  # whatever a program's own observer raises
                 pass_interruption(error)
-                say(observer, error)
-
-    def say(observer: Observer, error: Exception) -> None:
-        if (observer, type(error)) not in said:
-            said.add((observer, type(error)))
-            _log.error("the observer %r failed; it is told of the next events\n%s", observer, traceback_text(error))
+                failures.say(observer, error)
 
     return told
 

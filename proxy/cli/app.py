@@ -59,7 +59,9 @@ T = TypeVar("T")
 _console = Console()
 Url = Annotated[
     str | None,
-    typer.Option(help="SQLAlchemy URL of the primary \\[default: TIDEGATE_DATABASE_URL].", show_default=False),
+    typer.Option(
+        help="SQLAlchemy URL of the primary \\[default: TIDEGATE_DATABASE_URL, also of .env].", show_default=False
+    ),
 ]
 
 
@@ -199,7 +201,7 @@ def doctor(
     url: Url = None,
     cache_url: Annotated[
         str | None,
-        typer.Option(help="URL of the cache \\[default: TIDEGATE_CACHE_URL].", show_default=False),
+        typer.Option(help="URL of the cache \\[default: TIDEGATE_CACHE_URL, also of .env].", show_default=False),
     ] = None,
     config: Config = None,
     processes: Annotated[int, typer.Option(min=1, help="How many processes will have a gate.")] = 1,
@@ -313,7 +315,9 @@ def _refused_in_one_line(make: Callable[[], T]) -> T:
 
 def _engine_for(given: str | None) -> Engine:
     if not given:
-        raise SettingsError("no database: give --url or set TIDEGATE_DATABASE_URL, like postgresql+psycopg://host/dify")
+        raise SettingsError(
+            "no database: give --url or set TIDEGATE_DATABASE_URL, in the environment or in .env, like postgresql+psycopg://host/dify"
+        )
     try:
         url = make_url(given)
         remember_password(url.password)

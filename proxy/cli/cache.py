@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="TOML file of the gate \\[default: TIDEGATE_CONFIG, or TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL].",
+        help="TOML file of the gate \\[default: TIDEGATE_CONFIG, or TIDEGATE_DATABASE_URL and TIDEGATE_CACHE_URL; "
+        "also of .env].",
         show_default=False,
     ),
 ]

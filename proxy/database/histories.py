@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 _LIVES_KEPT: Final = 64
+_RESTORES: Final = 2
+"""Somebody else may be making the tables just then: the first try fails, and the second names the database."""
 
 
 class Histories:
@@ -217,9 +219,10 @@ class Histories:
             # Our tables were there. They may have moved with the tracked ones; or somebody has removed them.
             forget_schema(self._dialect)
             found = self._ask_once(raw)
-            if found.database is None:
-                self._restore(raw, found)
-                found = self._ask_once(raw)
+            for _ in range(_RESTORES):
+                if found.database is None:
+                    self._restore(raw, found)
+                    found = self._ask_once(raw)
         return found
 
     def _ask_once(self, raw: Any) -> Asked:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.exc import DBAPIError
-
 from tidegate.cache.root_recovery import Ended, OldestRunning, Transaction
 from tidegate.errors import NoNodeAvailable
 from tidegate.position import NOWHERE, AskedFor, History, Origin
@@ -14,7 +12,7 @@ from tidegate.proxy.database.driver_errors import driver_connection
 from tidegate.proxy.database.history_record import HERE, PLACE, Here, Life, here_of
 from tidegate.proxy.database.origins import is_of_another
 from tidegate.proxy.database.placement import schema_of, state_table
-from tidegate.routing.replicas.failures import sqlstate
+from tidegate.routing.replicas.probe_sql import row_or
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 _HERE: Final = f"SELECT {HERE}"
 _TRANSACTION: Final = "pg_current_xact_id()::text, "
-_UNDEFINED_TABLE: Final = "42P01"
 _OLDEST: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
 # An id that this server has not given out yet comes from another history: no transaction here has it, and
 # pg_xact_status would raise. The snapshot's xmax cannot tell whether an id was given out: it is one above the last
@@ -56,16 +53,12 @@ def _place(connection: Connection, before: str = "") -> Sequence[str]:
     """Return the columns *before*, and where the log is; no history where our tables are gone: no read fails by that.
 
     Args:
-        connection: one of our own, which may be rolled back.
+        connection: to the primary.
         before: columns, each with a comma behind it.
     """
-    try:
-        ((*row,),) = connection.exec_driver_sql(_placed(connection, f"SELECT {before}{HERE}")).all()
-    except DBAPIError as error:
-        if sqlstate(error) != _UNDEFINED_TABLE:
-            raise
-        connection.rollback()
-        ((*row,),) = connection.exec_driver_sql(f"SELECT {before}{PLACE}, NULL").all()
+    sql = _placed(connection, f"SELECT {before}{HERE}")
+    with driver_connection(connection) as raw:
+        row: Sequence[str] = row_or(raw, sql, f"SELECT {before}{PLACE}, NULL")
     return row
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from tidegate.cache.events import ObserverFailed, ObserversMissed, ignore
 from tidegate.error_text import traceback_text
 from tidegate.fork_hooks import reset_after_fork
+from tidegate.proxy.observe import ObserverFailures
 from tidegate.proxy.tracking.model_tables import shown
 from tidegate.proxy.tracking.row_events import RowEvent, events_of, sources_of, summaries_of
 from tidegate.proxy.tracking.tracked_tables import keys_of
@@ -101,7 +102,7 @@ class Observers:
         self._until_s = 0.0
         self._lock = threading.Lock()
         self._observers: tuple[tuple[frozenset[str] | None, RowObserver], ...] = ()
-        self._said: set[tuple[RowObserver, type[Exception]]] = set()
+        self._failures: Final = ObserverFailures(_log)
         self._thread = Background("tidegate-observers", self._run)
         self._forget()
         reset_after_fork(self._forget)
@@ -206,9 +207,7 @@ class Observers:
 
     def _say(self, callback: RowObserver, error: Exception) -> None:
         self._telemetry(ObserverFailed(type(error).__name__))
-        if (callback, type(error)) not in self._said:
-            self._said.add((callback, type(error)))
-            _log.error("the observer %r failed; it is told of the next events\n%s", callback, traceback_text(error))
+        self._failures.say(callback, error)
 
 
 @public

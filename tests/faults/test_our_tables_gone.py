@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from real_servers.deadlines import patient
-from real_servers.shaped_gate import Shaped, shaped, wrapped
+from real_servers.shaped_gate import Shaped, shaped, stocked, wrapped
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
 import tidegate
+from tidegate.proxy.database.history_record import restore_tables
 from tidegate.proxy.database.schema import drop_tables, make_tables
 from tidegate.proxy.embedded.process import wait_for
 from tidegate.proxy.settings import CacheSettings
@@ -32,9 +33,7 @@ DROPPED = {
 @pytest.fixture
 def outside(database_url: str, valkey_url: str) -> Iterator[Shaped]:
     with shaped(database_url, valkey_url) as found:
-        found.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
-        found.comparison.settle()
-        yield found
+        yield stocked(found)
 
 
 def write(outside: Shaped, value: int, gate: Gate | None) -> None:
@@ -88,3 +87,25 @@ def test_a_watched_note_that_cannot_be_read_fails_no_commit(outside: Shaped) -> 
     with outside.gate.engine.begin() as connection:
         connection.execute(text("SELECT tidegate_put_note('of a later release', '[]')"))
     wait_for(lambda: outside.shapes.plain_one("ann", "a") == ROW.format(1), "all is void", patient(5))
+
+
+def test_a_gate_whose_tables_somebody_else_makes_again_goes_on_caching(
+    outside: Shaped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who makes them does not know the database's id: the gate must say it, although its own try failed."""
+    other, restore, raced = create_engine(outside.url), restore_tables, []
+
+    def beaten(*given: Any) -> None:
+        if not raced:
+            raced.append(make_tables(other))
+            raise RuntimeError("somebody else is making them")
+        restore(*given)
+
+    monkeypatch.setattr("tidegate.proxy.database.histories.restore_tables", beaten)
+    outside.outside.execute(DROPPED["both"].encode())
+    wait_for(lambda: bool(raced), "the gate has tried", patient(10))
+    write(outside, 1, None)
+    wait_for(lambda: outside.shapes.plain_one("ann", "a") == ROW.format(1), "the change is seen", patient(5))
+    assert outside.cached("plain_one", "ann", "a") == ROW.format(1)
+    assert not outside.gate._shards.every[0].histories.is_lost
+    other.dispose()

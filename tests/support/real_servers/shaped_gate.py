@@ -60,6 +60,13 @@ def wrapped(gate: Gate) -> Shapes:
     return gate.wrap(Shapes, SHAPES_POLICIES, TRACKED_SHAPES)(gate.session_maker)
 
 
+def stocked(found: Shaped) -> Shaped:
+    """Give it one row, of which nothing waits in the outbox any more."""
+    found.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
+    found.comparison.settle()
+    return found
+
+
 def served(shaped: Shaped) -> int:
     """How many answers the cache has given."""
     return sum(method.served for method in shaped.gate.stats().methods.values())

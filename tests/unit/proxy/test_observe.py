@@ -16,6 +16,7 @@ from tidegate.proxy.call import Call, Method
 from tidegate.proxy.explanation import Explanation, uncached
 from tidegate.proxy.layers.telemetry import Telemetry
 from tidegate.proxy.observe import Counters, Log, all_of
+from tidegate.proxy.observe import Event as AnyEvent
 from tidegate.repositories.policies import Read
 
 if TYPE_CHECKING:
@@ -129,3 +130,28 @@ def test_a_cache_that_is_away_is_one_line_in_ten_seconds(caplog: pytest.LogCaptu
         "StoreFailed(where='stamp', detail='away')",
         "StoreFailed(where='read', detail='away') (and 4 more like it)",
     ]
+
+
+def test_an_observer_that_raises_is_logged_once_and_the_others_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[AnyEvent] = []
+
+    class Broken:
+        __hash__ = None  # type: ignore[assignment]  # a program's own need not be hashable
+
+        def __call__(self, _event: AnyEvent) -> None:
+            raise LookupError("no such thing")
+
+    tell = all_of(Broken(), told.append)
+    for _ in range(3):
+        tell(StoreFailed("read", "away"))
+    assert len(told) == 3
+    assert [line.count("no such thing") > 0 for line in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_passes_an_observer(error: type[BaseException]) -> None:
+    def broken(_event: AnyEvent) -> None:
+        raise error
+
+    with pytest.raises(error):
+        all_of(broken)(StoreFailed("read", "away"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from real_servers.deadlines import patient
-from real_servers.shaped_gate import Shaped, shaped
+from real_servers.shaped_gate import Shaped, shaped, stocked
 from real_servers.tracked_shapes import SHAPES_POLICIES, TRACKED_SHAPES, Shapes
 
 import tidegate
@@ -26,9 +26,7 @@ TIME = timedelta(milliseconds=400)
 @pytest.fixture
 def outside(database_url: str, valkey_url: str) -> Iterator[Shaped]:
     with shaped(database_url, valkey_url) as found:
-        found.outside.execute("INSERT INTO plain VALUES ('a', 'ann', 'g1', 0)")
-        found.comparison.settle()
-        yield found
+        yield stocked(found)
 
 
 @pytest.mark.parametrize("mode", ["strict", "bounded"])
