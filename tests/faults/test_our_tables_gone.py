@@ -93,13 +93,14 @@ def test_a_gate_whose_tables_somebody_else_makes_again_goes_on_caching(
     outside: Shaped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who makes them does not know the database's id: the gate must say it, although its own try failed."""
-    other, restore, raced = create_engine(outside.url), restore_tables, []
+    other = create_engine(outside.url)
+    raced: list[object] = []
 
     def beaten(*given: Any) -> None:
         if not raced:
             raced.append(make_tables(other))
             raise RuntimeError("somebody else is making them")
-        restore(*given)
+        restore_tables(*given)
 
     monkeypatch.setattr("tidegate.proxy.database.histories.restore_tables", beaten)
     outside.outside.execute(DROPPED["both"].encode())
