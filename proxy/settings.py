@@ -272,7 +272,13 @@ def variables(env_file: str | None) -> Variables:
 
     Args:
         env_file: the file's path; None: there is none.
+
+    Raises:
+        SettingsError: the file is there, and cannot be read.
     """
     settings: Any = Variables  # pydantic's own argument is not in the signature that type checkers see
-    found: Variables = settings(_env_file=env_file)
+    try:
+        found: Variables = settings(_env_file=env_file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} cannot be read: {error}") from error
     return found

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 from tidegate.errors import PolicyError
 from tidegate.public import public
@@ -64,6 +64,15 @@ class Read:
     near: NearMode = "strict"
     scope: Scope | None = None
     answer_kind: Kind | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse another word than those that there are: it would be taken for one of them.
+
+        Raises:
+            PolicyError: names the argument and its value.
+        """
+        _refuse_others("Read: node", self.node, ("any", PRIMARY))
+        _refuse_others("Read: near", self.near, get_args(NearMode))
 
 
 @public
@@ -202,6 +211,11 @@ def name_of(model: object) -> str:
     """Return the name of a class or a table, for messages."""
     found = getattr(model, "__name__", None) or getattr(model, "name", None)
     return found if isinstance(found, str) else repr(model)
+
+
+def _refuse_others(what: str, given: object, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise PolicyError(f"{what} is {given!r}; it must be one of {', '.join(known)}")
 
 
 def _refuse_text(what: str, given: object) -> None:

@@ -177,7 +177,11 @@ class _HostVariables(BaseSettings):
 
 def host_statements() -> str:
     """Return whose statements are used where Tidegate has better ones: "tidegate" or "dify"."""
-    given = _HostVariables().statements
+    try:
+        given = _HostVariables().statements
+    except (OSError, UnicodeDecodeError) as error:
+        _log.error("%s cannot be read: %s; Dify's own statements are used", ENV_FILE, first_line(error))
+        return "dify"
     if given not in ("tidegate", "dify"):
         _log.error("TIDEGATE_DIFY_STATEMENTS is %r: expected tidegate or dify; Dify's are used", given)
         return "dify"

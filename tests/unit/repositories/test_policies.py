@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidegate import PolicyTable, Tracked
+from tidegate import PolicyTable, Read, Tracked
 from tidegate.errors import PolicyError
 from tidegate.repositories.models import WorkflowRun
 
@@ -42,3 +42,16 @@ def test_a_text_where_a_policy_table_names_several_things_is_refused_with_its_va
     with pytest.raises(PolicyError) as refused:
         PolicyTable({}, **given)
     assert f"PolicyTable: {said}; it must be a tuple" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"near": "often"}, "Read: near is 'often'; it must be one of off, strict, bounded"),
+        ({"node": "Primary"}, "Read: node is 'Primary'; it must be one of any, primary"),
+    ],
+)
+def test_a_word_that_no_policy_knows_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        Read(guard="run:{run_id}", **given)
+    assert str(refused.value) == said

@@ -255,6 +255,10 @@ def test_commands_read_the_variables_of_an_env_file(
     monkeypatch.chdir(tmp_path)
     url = engine.url.render_as_string(hide_password=False)
     assert "no database" in tidegate("init").output
+    Path(".env").write_bytes(b"\xff\xfe")
+    for command in (["init"], ["doctor"], ["switch", "off"]):
+        refused = tidegate(*command)
+        assert (refused.exit_code, "error: .env cannot be read: 'utf-8'" in refused.output) == (2, True), refused.output
     Path(".env").write_text(f"DB_HOST=elsewhere\nTIDEGATE_DATABASE_URL={url}\nTIDEGATE_CACHE_URL={valkey_url}\n")
     for arguments, said in (
         (["init"], "created:"),
